@@ -1,0 +1,41 @@
+"""The streaming head against the eager one: one optimizer step of BERT-tiny on 4 x 128 x 3 full-length texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from splade_bench.cell import Cell, Sweep
+from splade_bench.results import CellResult
+
+MODES = ("standard", "memory-efficient")
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, CellResult]:
+    return {}
+
+
+@pytest.mark.parametrize("memory_mode", MODES)
+def test_head_cell(
+    memory_mode: str, sweep: Sweep, measure_cell: Callable[[Cell], CellResult], measured: dict[str, CellResult]
+) -> None:
+    cell = Cell(
+        workload="head", device=sweep.devices[0], batch_size=4, gradient_accumulation_steps=1, memory_mode=memory_mode
+    )
+    measured[memory_mode] = measure_cell(cell)
+
+
+def test_streaming_head_takes_a_third_of_time_and_memory(measured: dict[str, CellResult]) -> None:
+    if set(measured) != set(MODES):
+        pytest.skip("needs both cells of this module in the same run")
+    eager, streaming = (measured[mode] for mode in MODES)
+    assert eager.step_time_s and streaming.step_time_s
+    assert eager.step_time_s >= 3 * streaming.step_time_s
+    assert _above_baseline(eager) >= 3 * _above_baseline(streaming)
+
+
+def _above_baseline(result: CellResult) -> int:
+    assert result.peak_rss_bytes is not None and result.baseline_rss_bytes is not None
+    return result.peak_rss_bytes - result.baseline_rss_bytes

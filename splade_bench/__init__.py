@@ -1,0 +1,10 @@
+"""splade_bench: train SPLADE models in little memory, and measure what that costs.
+
+Importing this package imports no torch; the trainer is in :mod:`splade_bench.training`.
+"""
+
+from splade_bench.config import MEMORY_MODES, MemoryConfig, TrainConfig
+from splade_bench.errors import SpladeBenchError
+
+__version__ = "0.1.0"
+__all__ = ["MEMORY_MODES", "MemoryConfig", "SpladeBenchError", "TrainConfig", "__version__"]

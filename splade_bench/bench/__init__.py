@@ -1,0 +1,1 @@
+"""Cells in, recorded results out: each cell in a fresh process."""

@@ -1,0 +1,116 @@
+"""What a cell is made of: its corpus, its batches, its model."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from splade_bench.cell import WORKLOADS, Cell
+from splade_bench.config import MODEL_PRESETS, TrainConfig
+from splade_bench.data.batching import SyntheticBatches, TripleBatch, TripleSource
+from splade_bench.data.embedded import PreparedCorpus
+from splade_bench.data.records import Corpus
+from splade_bench.data.wordpiece import train_tokenizer
+from splade_bench.devices import resolve_device
+from splade_bench.evaluation.evaluator import evaluate
+from splade_bench.measure.machine import source_tree
+from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.model.presets import build_preset
+from splade_bench.training.trainer import text_batches
+from splade_bench.training.validation import validation_loss
+
+_WARM_UP_STEPS = 2
+
+
+class CellBuilder:
+    """Builds the same parts for the same cell, however often it is asked."""
+
+    def __init__(self, cell: Cell, corpus_folder: Path | None) -> None:
+        self.cell = cell
+        self.config = cell.train_config
+        self.workload = WORKLOADS[cell.workload]
+        self.device = resolve_device(cell.device, force=True)
+        self.prepared = PreparedCorpus(corpus_folder) if corpus_folder else None
+        self.corpus: Corpus | None = self.prepared.load() if self.prepared else None
+
+    def encoder(self) -> SpladeEncoder:
+        """The cell's model with its first weights, on its device."""
+        vocab_size = MODEL_PRESETS[self.workload.model_name].vocab_size
+        if self.prepared:
+            tokenizer = self.prepared.load_tokenizer(vocab_size)
+        else:
+            tokenizer = train_tokenizer((), vocab_size=vocab_size)  # synthetic token ids need none
+        return build_preset(self.workload.model_name, tokenizer, seed=self.cell.seed).to(self.device)
+
+    def source(self, encoder: SpladeEncoder) -> TripleSource:
+        """The cell's training batches: the workload's number of queries, drawn by seed."""
+        if self.corpus is None:
+            vocab_size = MODEL_PRESETS[self.workload.model_name].vocab_size
+            return self._synthetic(vocab_size, self.workload.queries // self.cell.batch_size)
+        count = min(self.workload.queries, len(self.corpus.triples))
+        triples = random.Random(self.cell.seed).sample(list(self.corpus.triples), count)
+        return text_batches(triples, encoder, self.config)
+
+    def toy(self) -> tuple[SpladeEncoder, TripleSource, TrainConfig]:
+        """A run that costs nothing and takes the cell's path through the code, to load kernels and start threads."""
+        vocab_size = MODEL_PRESETS["toy"].vocab_size
+        encoder = build_preset("toy", train_tokenizer((), vocab_size=vocab_size), seed=0).to(self.device)
+        return encoder, self._synthetic(vocab_size, 1), replace(self.config, max_steps=_WARM_UP_STEPS)
+
+    def quality(self, encoder: SpladeEncoder) -> dict[str, object]:
+        """Held-out figures of a trained encoder; empty for synthetic workloads, which have no meaning to learn."""
+        if self.corpus is None or self.corpus.test is None:
+            return {}
+        figures: dict[str, object] = {
+            "validation_loss": validation_loss(encoder, self.corpus.test_triples, self.config)
+        }
+        if self.workload.ranked:
+            figures["metrics"] = self._metrics(encoder)
+            figures["metrics_before"] = self._metrics_before()
+        return figures
+
+    def _metrics(self, encoder: SpladeEncoder) -> dict[str, float]:
+        assert self.corpus is not None and self.corpus.test is not None
+        return evaluate(encoder, self.corpus.test, max_length=self.config.max_length)
+
+    def _metrics_before(self) -> dict[str, float]:
+        """Figures of the untrained model: the same for every cell of a workload and seed, so taken once on disk."""
+        assert self.prepared is not None
+        name = f"untrained-{self.cell.workload}-{self.cell.seed}-{source_tree()[:16]}.json"
+        path = self.prepared.folder / name
+        if path.is_file():
+            figures: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+            return figures
+        figures = self._metrics(self.encoder())
+        path.write_text(json.dumps(figures), encoding="utf-8")
+        return figures
+
+    def _synthetic(self, vocab_size: int, batches_per_epoch: int) -> SyntheticBatches:
+        return SyntheticBatches(
+            batch_size=self.cell.batch_size,
+            max_length=self.workload.max_length,
+            vocab_size=vocab_size,
+            negatives_per_query=self.config.negatives_per_query,
+            batches_per_epoch=max(1, batches_per_epoch),
+            seed=self.cell.seed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WidestBatch:
+    """The widest batch of another source's first epoch, over and over: what decides its peak memory."""
+
+    source: TripleSource
+    batches_per_epoch: int = 1_000_000
+
+    def batches(self, epoch: int) -> Iterator[TripleBatch]:
+        widest = max(self.source.batches(0), key=_tokens)
+        for _ in range(self.batches_per_epoch):
+            yield widest
+
+
+def _tokens(batch: TripleBatch) -> int:
+    return sum(texts.input_ids.numel() for texts in (batch.queries, *batch.documents))

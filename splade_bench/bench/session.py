@@ -1,0 +1,59 @@
+"""A sweep under way: runs cells one after another, records each at once, and knows how long the rest will take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+
+from splade_bench.bench.isolate import CellError
+from splade_bench.bench.run import CellRun, CellRunner
+from splade_bench.cell import Cell
+from splade_bench.results import CellResult, append_result
+from splade_bench.units import format_bytes, format_seconds
+
+
+class SweepSession:
+    """Where a sweep's results go, and how far it is."""
+
+    def __init__(self, *, reports: Path, results: Path | None, cache: Path, profile: str) -> None:
+        started = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        self.reports = reports
+        self.results_path = results or reports / "results" / f"{started}-{profile}.jsonl"
+        self.planned_cells = 0
+        self.finished: list[CellResult] = []
+        self._runner = CellRunner(cache=cache)
+        self._elapsed_s = 0.0
+
+    def measure(self, cell: Cell, timed: Callable[[CellRun], object]) -> CellResult:
+        """Run ``cell``; ``timed`` waits until the run is ready and trains it, under whatever clock it likes."""
+        start_s = time.perf_counter()
+        with self._runner.start(cell) as run:
+            try:
+                timed(run)
+            except CellError:
+                pass  # the run knows, and says so in its result
+            result = run.finish()
+        append_result(self.results_path, result)
+        self.finished.append(result)
+        self._elapsed_s += time.perf_counter() - start_s
+        return result
+
+    def line(self, result: CellResult) -> str:
+        """One line for people: what came out, and the time that is left."""
+        parts = [result.cell_id, result.status]
+        if result.wall_time_s is not None:
+            parts.append(format_seconds(result.wall_time_s))
+        if result.peak_rss_bytes is not None:
+            parts.append(f"peak {format_bytes(result.peak_rss_bytes)}")
+        if result.final_loss is not None:
+            parts.append(f"loss {result.final_loss:.3f}")
+        if result.metrics and result.metrics_before:
+            parts.append(f"MRR@10 {result.metrics_before['mrr@10']:.3f} to {result.metrics['mrr@10']:.3f}")
+        if result.error:
+            parts.append(result.error)
+        done = len(self.finished)
+        left_s = self._elapsed_s / done * max(0, self.planned_cells - done)
+        parts.append(f"[{done}/{self.planned_cells}, {format_seconds(left_s)} left]")
+        return "  ".join(parts)

@@ -1,0 +1,135 @@
+"""The grid: workloads, cells and sweeps, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from types import MappingProxyType
+from typing import Any, Literal
+
+from splade_bench.config import MEMORY_MODES, DeviceName, TrainConfig, memory_mode
+from splade_bench.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workload:
+    """What every cell of a sweep trains: the same model on the same number of queries."""
+
+    model_name: str
+    corpus: Literal["docstrings", "synthetic"]
+    """The embedded corpus, or random token ids at full length (which have no retrieval figures)."""
+    max_length: int
+    queries: int
+    """Training queries that each cell sees, unless --max-steps says otherwise."""
+    learning_rate: float
+    ranked: bool = True
+    """Whether the held-out queries are ranked against the whole corpus before and after training."""
+
+
+WORKLOADS: Mapping[str, Workload] = MappingProxyType(
+    {
+        "tiny": Workload(model_name="tiny", corpus="docstrings", max_length=48, queries=1200, learning_rate=7e-4),
+        "mini": Workload(model_name="mini", corpus="docstrings", max_length=128, queries=96, learning_rate=1e-4),
+        "base": Workload(
+            model_name="base", corpus="docstrings", max_length=256, queries=16, learning_rate=5e-5, ranked=False
+        ),
+        # BERT-tiny's size at 128 full tokens: where the head is most of the work.
+        "head": Workload(
+            model_name="bert-tiny", corpus="synthetic", max_length=128, queries=32, learning_rate=1e-4, ranked=False
+        ),
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One grid point, run in a process of its own."""
+
+    workload: str
+    device: DeviceName
+    batch_size: int
+    gradient_accumulation_steps: int
+    memory_mode: str
+    max_steps: int | None = None
+    seed: int = 42
+
+    @property
+    def cell_id(self) -> str:
+        """Name of the grid point, the same for every seed: ``tiny-cpu-b8-a4-memory-efficient``."""
+        return (
+            f"{self.workload}-{self.device}-b{self.batch_size}-a{self.gradient_accumulation_steps}-{self.memory_mode}"
+        )
+
+    @property
+    def train_config(self) -> TrainConfig:
+        workload = WORKLOADS[self.workload]
+        return TrainConfig(
+            max_length=workload.max_length,
+            batch_size=self.batch_size,
+            gradient_accumulation_steps=self.gradient_accumulation_steps,
+            epochs=1,
+            max_steps=self.max_steps,
+            learning_rate=workload.learning_rate,
+            seed=self.seed,
+            memory=memory_mode(self.memory_mode),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sweep:
+    """The axes of a grid."""
+
+    workload: str = "tiny"
+    devices: Sequence[DeviceName] = ("cpu",)
+    batch_sizes: Sequence[int] = (4, 8)
+    gradient_accumulation_steps: Sequence[int] = (1, 4)
+    memory_modes: Sequence[str] = tuple(MEMORY_MODES)
+    max_steps: int | None = None
+    seeds: Sequence[int] = (42,)
+
+    def __post_init__(self) -> None:
+        if self.workload not in WORKLOADS:
+            raise ConfigError(f"--workload {self.workload}: no such workload; choose from {', '.join(WORKLOADS)}")
+        for name in self.memory_modes:
+            memory_mode(name)
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ConfigError(f"--max-steps {self.max_steps}: must be at least 1")
+        for flag, values in (
+            ("--batch-sizes", self.batch_sizes),
+            ("--gradient-accumulation-steps", self.gradient_accumulation_steps),
+        ):
+            if min(values) < 1:
+                raise ConfigError(f"{flag} {min(values)}: must be at least 1")
+
+    def cells(self) -> Iterator[Cell]:
+        """Every combination, modes next to each other: what is compared is measured close in time."""
+        for device, seed, batch_size, accumulation, mode in product(
+            self.devices, self.seeds, self.batch_sizes, self.gradient_accumulation_steps, self.memory_modes
+        ):
+            yield Cell(
+                workload=self.workload,
+                device=device,
+                batch_size=batch_size,
+                gradient_accumulation_steps=accumulation,
+                memory_mode=mode,
+                max_steps=self.max_steps,
+                seed=seed,
+            )
+
+
+PROFILES: Mapping[str, Sweep] = MappingProxyType(
+    {
+        "smoke": Sweep(
+            batch_sizes=(8,),
+            gradient_accumulation_steps=(1,),
+            memory_modes=("standard", "memory-efficient"),
+            max_steps=10,
+        ),
+        "default": Sweep(),
+        "full": Sweep(batch_sizes=(2, 4, 8, 16), seeds=(1, 2, 3)),
+    }
+)

@@ -1,0 +1,89 @@
+"""``splade-bench evaluate``: a trained model and held-out queries in, retrieval figures out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from splade_bench.cli.arguments import parse, print_json
+from splade_bench.cli.models import Placement, cache_folder, load_encoder
+from splade_bench.cli.progress import memory_line
+from splade_bench.data.embedded import PreparedCorpus
+from splade_bench.data.formats import read_triples, retrieval_dataset
+from splade_bench.data.records import RetrievalDataset
+from splade_bench.errors import ConfigError
+from splade_bench.evaluation.evaluator import ENCODE_BATCH_SIZE, evaluate, evaluate_bm25
+from splade_bench.measure.rss import PeakRss
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateCommand:
+    """Rank held-out queries with a trained model: against the whole corpus, and as the article does.
+
+    Exit codes: 0 done, 2 usage or a bad file.
+    """
+
+    model_name: str = "splade-output/final_model"
+    """A local model folder or a Hub id."""
+    val_file: Path | None = None
+    """A file as train's --train-file; by default the embedded corpus's test queries."""
+    batch_size: int = ENCODE_BATCH_SIZE
+    """Texts encoded at a time."""
+    max_length: int | None = None
+    """Tokens after which a text is cut; by default what the model was trained with."""
+    placement: Placement = field(default_factory=Placement)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Evaluate and print; the exit code."""
+    command = parse(EvaluateCommand, arguments, verb="evaluate")
+    for name in ("batch_size", "max_length"):
+        if (getattr(command, name) or 1) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {getattr(command, name)}: must be at least 1")
+    dataset, corpus_name = _dataset(command.val_file)
+    device = command.placement.resolve()
+    encoder = load_encoder(command.model_name, None, seed=0).to(device)
+    encoder.head = command.placement.memory_row.head
+    max_length = command.max_length or encoder.max_length
+    peak_rss = PeakRss()
+    peak_rss.start()
+    metrics = evaluate(encoder, dataset, max_length=max_length, batch_size=command.batch_size)
+    record = {
+        "model_name": command.model_name,
+        "corpus": corpus_name,
+        "queries": len(dataset.queries),
+        "documents": len(dataset.corpus),
+        "device": device.type,
+        "max_length": max_length,
+        "peak_rss_bytes": peak_rss.read().peak_bytes,
+        "metrics": metrics,
+        "bm25": evaluate_bm25(dataset),
+    }
+    if command.placement.memory_tracking:
+        logger.info("%s", memory_line(peak_rss))
+    if command.placement.json:
+        print_json(record)
+    else:
+        _print_table(record)
+    return 0
+
+
+def _dataset(val_file: Path | None) -> tuple[RetrievalDataset, str]:
+    if val_file is not None:
+        return retrieval_dataset(read_triples(val_file)), str(val_file)
+    test = PreparedCorpus.prepare(cache_folder(), []).load().test
+    assert test is not None  # the embedded corpus always has a test split
+    return test, "embedded docstrings, test split"
+
+
+def _print_table(record: dict[str, Any]) -> None:
+    from tabulate import tabulate
+
+    print(f"{record['corpus']}: {record['queries']} queries, {record['documents']} documents")
+    rows = [[name, value, record["bm25"].get(name)] for name, value in record["metrics"].items()]
+    print(tabulate(rows, headers=["metric", "model", "BM25"], floatfmt=".3f", missingval="—"))

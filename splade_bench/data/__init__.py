@@ -1,0 +1,1 @@
+"""Texts in, batches out. Only :mod:`splade_bench.data.batching` needs torch."""

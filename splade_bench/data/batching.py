@@ -1,0 +1,153 @@
+"""Tokenised batches: texts in, ``input_ids`` and ``attention_mask`` out.
+
+Lengths travel beside the tensors as Python integers, so that a step can trim and sort without reading a tensor.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from splade_bench.data.records import Triple
+
+
+@dataclass(frozen=True, slots=True)
+class TextBatch:
+    """Texts of one group: ``input_ids`` and ``attention_mask`` [N, L] (int64), ``lengths`` in tokens."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    lengths: tuple[int, ...]
+
+    def to(self, device: torch.device) -> Self:
+        return type(self)(
+            self.input_ids.to(device, non_blocking=True),
+            self.attention_mask.to(device, non_blocking=True),
+            self.lengths,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TripleBatch:
+    """B queries and 1 + K groups of B documents: first the positives, then each query's k-th negative."""
+
+    queries: TextBatch
+    documents: tuple[TextBatch, ...]
+
+    def __len__(self) -> int:
+        return len(self.queries.lengths)
+
+    def to(self, device: torch.device) -> Self:
+        return type(self)(self.queries.to(device), tuple(documents.to(device) for documents in self.documents))
+
+
+class TextTokenizer(Protocol):
+    """What this package asks of a Hugging Face tokenizer."""
+
+    pad_token_id: int | None
+
+    def __call__(self, text: list[str], *, truncation: bool, max_length: int) -> dict[str, list[list[int]]]: ...
+
+
+def pad(sequences: Sequence[Sequence[int]], *, pad_token_id: int, length: int | None = None) -> TextBatch:
+    """Token ids of N texts -> [N, L], where L is ``length`` or that of the longest text."""
+    lengths = tuple(len(sequence) for sequence in sequences)
+    width = length or max(lengths)
+    input_ids = torch.full((len(sequences), width), pad_token_id)
+    attention_mask = torch.zeros((len(sequences), width), dtype=torch.int64)
+    for row, sequence in enumerate(sequences):
+        input_ids[row, : len(sequence)] = torch.tensor(sequence)
+        attention_mask[row, : len(sequence)] = 1
+    return TextBatch(input_ids, attention_mask, lengths)
+
+
+def tokenize(
+    tokenizer: TextTokenizer, texts: Sequence[str], *, max_length: int, padding: Literal["max_length", "longest"]
+) -> TextBatch:
+    """Texts, cut at ``max_length`` tokens -> :class:`TextBatch` [N, L]."""
+    sequences = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+    length = max_length if padding == "max_length" else None
+    return pad(sequences, pad_token_id=tokenizer.pad_token_id or 0, length=length)
+
+
+class TripleSource(Protocol):
+    """Where a trainer's batches come from: plain-text triples, or token ids made for a measurement."""
+
+    def batches(self, epoch: int) -> Iterator[TripleBatch]:
+        """The batches of one epoch, always the same for the same epoch."""
+        ...
+
+    @property
+    def batches_per_epoch(self) -> int: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TripleBatches:
+    """Batches of plain-text triples: shuffled anew each epoch, each query with freshly drawn negatives.
+
+    The order and the draw depend on ``seed`` and the epoch only, so every memory mode sees the same batches.
+    """
+
+    triples: Sequence[Triple]
+    tokenizer: TextTokenizer
+    batch_size: int
+    max_length: int
+    padding: Literal["max_length", "longest"]
+    negatives_per_query: int
+    seed: int
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return -(-len(self.triples) // self.batch_size)
+
+    def batches(self, epoch: int) -> Iterator[TripleBatch]:
+        rng = random.Random(f"{self.seed}/{epoch}")
+        order = list(range(len(self.triples)))
+        rng.shuffle(order)
+        for start in range(0, len(order), self.batch_size):
+            triples = [self.triples[row] for row in order[start : start + self.batch_size]]
+            negatives = [self._draw(triple.negatives, rng) for triple in triples]
+            groups = [[triple.positive for triple in triples], *map(list, zip(*negatives, strict=True))]
+            yield TripleBatch(
+                self._tokenize([triple.query for triple in triples]),
+                tuple(self._tokenize(group) for group in groups),
+            )
+
+    def _draw(self, negatives: Sequence[str], rng: random.Random) -> list[str]:
+        # A query with too few negatives repeats some: each query has K, so that the batch is rectangular.
+        count = self.negatives_per_query
+        if len(negatives) >= count:
+            return rng.sample(negatives, count)
+        return rng.choices(negatives, k=count)
+
+    def _tokenize(self, texts: Sequence[str]) -> TextBatch:
+        return tokenize(self.tokenizer, texts, max_length=self.max_length, padding=self.padding)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SyntheticBatches:
+    """Batches of random token ids at full length: no corpus and no tokenizer, for measuring alone."""
+
+    batch_size: int
+    max_length: int
+    vocab_size: int
+    negatives_per_query: int
+    batches_per_epoch: int
+    seed: int
+
+    def batches(self, epoch: int) -> Iterator[TripleBatch]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        for _ in range(self.batches_per_epoch):
+            groups = [self._texts(generator) for _ in range(2 + self.negatives_per_query)]
+            yield TripleBatch(groups[0], tuple(groups[1:]))
+
+    def _texts(self, generator: torch.Generator) -> TextBatch:
+        shape = (self.batch_size, self.max_length)
+        input_ids = torch.randint(5, self.vocab_size, shape, generator=generator)  # 0-4: special tokens
+        return TextBatch(input_ids, torch.ones(shape, dtype=torch.int64), (self.max_length,) * self.batch_size)

@@ -1,0 +1,116 @@
+"""The embedded corpus prepared once on disk, with the tokenizers trained on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from splade_bench.data.docstrings import DocstringPair, Split, harvest, retrieval_dataset, train_triples
+from splade_bench.data.records import Corpus, RetrievalDataset, Triple, held_out_triples, sha256_of_texts
+from splade_bench.data.wordpiece import train_tokenizer
+
+# Part of the cache key: raise it when the harvest, the split, the negatives or the tokenizer change.
+PREPARATION_VERSION = 1
+
+
+def embedded_corpus(pairs: Sequence[DocstringPair], split: Split = "test") -> Corpus:
+    """The docstring corpus, judged on ``split``.
+
+    Settings are tuned on ``development``, for which test pairs are left out altogether; for ``test`` the development
+    pairs are trained on.
+    """
+    if split == "development":
+        pairs = [pair for pair in pairs if pair.split != "test"]
+    training_pairs = [pair for pair in pairs if pair.split != split]
+    triples = train_triples(training_pairs)
+    dataset = retrieval_dataset(pairs, split)
+    return Corpus(
+        triples=triples,
+        test=dataset,
+        test_triples=held_out_triples(dataset),
+        sha256=sha256_of_texts([asdict(triple) for triple in triples], asdict(dataset)),
+    )
+
+
+class PreparedCorpus:
+    """A folder that holds the embedded corpus and its tokenizers, made once and read by every process.
+
+    It appears whole or not at all: it is written beside its place and renamed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def prepare(cls, cache: Path, vocab_sizes: Sequence[int]) -> PreparedCorpus:
+        """The prepared corpus of this interpreter below ``cache``, made if it is not there yet."""
+        key = sha256_of_texts(PREPARATION_VERSION, sys.version, sysconfig.get_path("stdlib"))[:16]
+        prepared = cls(cache / f"docstrings-{key}")
+        if not prepared._corpus_path.is_file():
+            _write_whole_folder(prepared.folder, {"corpus.json": _to_json(embedded_corpus(harvest()))})
+        for vocab_size in vocab_sizes:
+            path = prepared.tokenizer_path(vocab_size)
+            if not path.is_file():
+                tokenizer = train_tokenizer(prepared.load().training_texts, vocab_size=vocab_size)
+                _write_whole_file(path, tokenizer.to_str())
+        return prepared
+
+    @property
+    def _corpus_path(self) -> Path:
+        return self.folder / "corpus.json"
+
+    def tokenizer_path(self, vocab_size: int) -> Path:
+        return self.folder / f"tokenizer-{vocab_size}.json"
+
+    def load(self) -> Corpus:
+        return _from_json(self._corpus_path.read_text(encoding="utf-8"))
+
+    def load_tokenizer(self, vocab_size: int) -> Tokenizer:
+        return Tokenizer.from_file(str(self.tokenizer_path(vocab_size)))
+
+
+def _to_json(corpus: Corpus) -> str:
+    return json.dumps(asdict(corpus), ensure_ascii=False)
+
+
+def _from_json(text: str) -> Corpus:
+    record: dict[str, Any] = json.loads(text)
+
+    def triples(name: str) -> list[Triple]:
+        return [Triple(**{**row, "negatives": tuple(row["negatives"])}) for row in record[name]]
+
+    return Corpus(
+        triples=triples("triples"),
+        test=RetrievalDataset(**record["test"]),
+        test_triples=triples("test_triples"),
+        sha256=record["sha256"],
+    )
+
+
+def _write_whole_folder(folder: Path, files: dict[str, str]) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".preparing-", dir=folder.parent))
+    try:
+        for name, text in files.items():
+            (temporary / name).write_text(text, encoding="utf-8")
+        # Another process may have been faster; its corpus is the same.
+        if not folder.exists():
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_whole_file(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

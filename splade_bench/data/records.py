@@ -1,0 +1,76 @@
+"""Plain-text records of training and retrieval data; no tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+Qrels = Mapping[str, Mapping[str, int]]
+"""Query id -> document id -> relevance; documents that are not named are not relevant."""
+Run = Mapping[str, Mapping[str, float]]
+"""Query id -> document id -> score, as in TREC: what a ranker returned."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Triple:
+    """One training example: a query, a document that answers it, and documents that do not."""
+
+    query: str
+    positive: str
+    negatives: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetrievalDataset:
+    """Held-out queries with their judged documents inside a corpus that every query is ranked against."""
+
+    queries: Mapping[str, str]
+    corpus: Mapping[str, str]
+    qrels: Qrels
+    candidates: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Query id -> document ids of the article's protocol: the query's positive and its own negatives."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Corpus:
+    """Training triples beside what they are judged on; ``sha256`` names the texts of both."""
+
+    triples: Sequence[Triple]
+    test: RetrievalDataset | None
+    test_triples: Sequence[Triple]
+    """Held-out triples for a validation loss."""
+    sha256: str
+
+    @property
+    def training_texts(self) -> Iterator[str]:
+        """Every text that may be trained on, as a tokenizer needs them; held-out texts are not among them."""
+        seen: set[str] = set()
+        for triple in self.triples:
+            for text in (triple.query, triple.positive, *triple.negatives):
+                if text not in seen:
+                    seen.add(text)
+                    yield text
+
+
+def held_out_triples(dataset: RetrievalDataset) -> list[Triple]:
+    """A triple for each query of ``dataset`` that has a judged document and other candidates."""
+    triples = []
+    for query_id, query in dataset.queries.items():
+        judged = dataset.qrels.get(query_id, {})
+        positives = [document_id for document_id, relevance in judged.items() if relevance > 0]
+        others = [name for name in dataset.candidates.get(query_id, ()) if name not in positives]
+        if positives and others:
+            negatives = tuple(dataset.corpus[name] for name in others)
+            triples.append(Triple(query=query, positive=dataset.corpus[positives[0]], negatives=negatives))
+    return triples
+
+
+def sha256_of_texts(*parts: object) -> str:
+    """Hash of JSON-serialisable parts: equal data gives equal text on every machine."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(json.dumps(part, ensure_ascii=False, sort_keys=True).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()

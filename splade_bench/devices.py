@@ -1,0 +1,55 @@
+"""Which device a run gets, and how each one says that it has no memory left."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from splade_bench.config import DeviceName
+from splade_bench.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+# Errors that no exception class tells apart: torch raises RuntimeError for its CPU and MPS allocators.
+_OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "not enough memory", "MPS backend out of memory", "out of memory")
+
+
+def available_devices() -> list[DeviceName]:
+    """The devices of this machine, in the order in which ``auto`` takes them."""
+    found: list[DeviceName] = []
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    if torch.cuda.is_available():
+        found.append("cuda")
+    return [*found, "cpu"]
+
+
+def resolve_device(name: DeviceName, *, force: bool = False) -> torch.device:
+    """The device called ``name``, or the best one there is.
+
+    Raises:
+        ConfigError: the device is missing and ``force`` forbids another.
+    """
+    available = available_devices()
+    if name == "auto":
+        return torch.device(available[0])
+    if name in available:
+        return torch.device(name)
+    if force:
+        raise ConfigError(f"--device {name} --force-device: this machine has {', '.join(available)} only")
+    logger.warning("--device %s is not available here: training on %s instead", name, available[0])
+    return torch.device(available[0])
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was asked, so that a clock may be read."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that an allocator had nothing left, on any device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY_TEXTS)

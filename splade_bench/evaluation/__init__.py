@@ -1,0 +1,1 @@
+"""Trained encoder in, retrieval figures out."""

@@ -1,0 +1,95 @@
+"""Exact ranking by sparse dot product, in bounded memory.
+
+Shapes: Q queries, D documents, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from splade_bench.data.batching import TextBatch
+
+ROWS_PER_BLOCK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class SparseReps:
+    """Rows of a sparse matrix [N, V]: ``entries`` and ``values`` of the active dims, ``row_starts`` [N + 1]."""
+
+    row_starts: Tensor
+    entries: Tensor
+    values: Tensor
+    vocab_size: int
+
+    @classmethod
+    def from_dense(cls, blocks: Iterable[Tensor]) -> Self:
+        """Collect dense blocks [n, V], one at a time, on the CPU."""
+        counts, entries, values, vocab_size = [torch.zeros(1, dtype=torch.int64)], [], [], 0
+        for block in blocks:
+            dense = block.detach().cpu().float()
+            row, entry = dense.nonzero(as_tuple=True)
+            counts.append(torch.bincount(row, minlength=len(dense)))
+            entries.append(entry.to(torch.int32))
+            values.append(dense[row, entry])
+            vocab_size = dense.shape[1]
+        return cls(torch.cat(counts).cumsum(0), torch.cat(entries), torch.cat(values), vocab_size)
+
+    def __len__(self) -> int:
+        return len(self.row_starts) - 1
+
+    def active_dims(self) -> Tensor:
+        """Active entries of each row: [N]."""
+        return self.row_starts.diff()
+
+    def dense(self, start: int, end: int) -> Tensor:
+        """Rows ``start`` to ``end`` (not included) as [end - start, V]."""
+        first, last = int(self.row_starts[start]), int(self.row_starts[end])
+        block = torch.zeros(end - start, self.vocab_size)
+        rows = torch.repeat_interleave(torch.arange(end - start), self.row_starts[start : end + 1].diff())
+        block[rows, self.entries[first:last].long()] = self.values[first:last]
+        return block
+
+
+@torch.no_grad()
+def encode(encode_batch: Callable[[TextBatch], Tensor], batches: Iterable[TextBatch]) -> SparseReps:
+    """Encode batches of texts, in order."""
+    return SparseReps.from_dense(encode_batch(batch) for batch in batches)
+
+
+def top_documents(queries: SparseReps, documents: SparseReps, *, top_k: int) -> tuple[Tensor, Tensor]:
+    """Scores and rows of each query's best documents by dot product: two tensors [Q, top_k], best first.
+
+    Memory: two dense blocks of 512 rows and the scores between them; never [Q, D] or [D, V].
+    """
+    best_scores, best_rows = [], []
+    for query_start, query_end in _blocks(len(queries)):
+        query_block = queries.dense(query_start, query_end)
+        scores = torch.empty(query_end - query_start, 0)
+        rows = torch.empty(query_end - query_start, 0, dtype=torch.int64)
+        for start, end in _blocks(len(documents)):
+            block_rows = torch.arange(start, end).expand(len(query_block), -1)
+            scores = torch.cat([scores, query_block @ documents.dense(start, end).t()], 1)
+            rows = torch.cat([rows, block_rows], 1)
+            scores, kept = scores.topk(min(top_k, scores.shape[1]), dim=1)
+            rows = rows.gather(1, kept)
+        best_scores.append(scores)
+        best_rows.append(rows)
+    return torch.cat(best_scores), torch.cat(best_rows)
+
+
+def batched(texts: Sequence[str], size: int) -> Iterator[list[str]]:
+    """Consecutive lists of at most ``size`` texts."""
+    remaining = iter(texts)
+    while batch := list(islice(remaining, size)):
+        yield batch
+
+
+def _blocks(rows: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, rows, ROWS_PER_BLOCK):
+        yield start, min(start + ROWS_PER_BLOCK, rows)

@@ -1,0 +1,1 @@
+"""Processes and bytes: knows nothing of SPLADE, and imports no torch."""

@@ -1,0 +1,75 @@
+"""What a figure was taken on: machine, versions, commit. No host or user names."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import splade_bench
+
+PACKAGE_FOLDER = Path(splade_bench.__file__).parent
+_VERSIONS_OF = ("torch", "transformers", "tokenizers", "psutil", "memray", "pytest", "pytest-benchmark")
+
+
+def machine_info() -> dict[str, Any]:
+    """Processor, cores, memory and system of this machine."""
+    return {
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "processor": _processor_name(),
+        "physical_cores": psutil.cpu_count(logical=False),
+        "logical_cores": psutil.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that move a figure; those not installed are left out."""
+    found = {"python": platform.python_version(), "splade_bench": splade_bench.__version__}
+    for name in _VERSIONS_OF:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def source_tree() -> str:
+    """Hash of the package's Python files: the same for the same code, whatever else was committed."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE_FOLDER.rglob("*.py")):
+        digest.update(path.relative_to(PACKAGE_FOLDER).as_posix().encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def commit() -> str | None:
+    """The commit of the checkout this package runs from, ``-dirty`` with changes; None when installed elsewhere."""
+    if not (PACKAGE_FOLDER.parent / ".git").exists():
+        return None
+    try:
+        revision = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{revision}-dirty" if changed else revision
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(PACKAGE_FOLDER.parent), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _processor_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

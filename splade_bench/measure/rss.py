@@ -1,0 +1,72 @@
+"""Resident memory of this process: now, and the kernel's own high-water mark.
+
+Does not see: pages that were swapped out, and memory on a device.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+_STATUS = Path("/proc/self/status")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_RESET_PEAK_RSS = "5"  # proc(5): resets VmHWM to the current VmRSS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PeakMemory:
+    """A peak and where it came from. ``peak_bytes`` counts everything the process held, its runtime included."""
+
+    source: str
+    baseline_bytes: int
+    peak_bytes: int
+
+    @property
+    def delta_bytes(self) -> int:
+        """What the measured part added."""
+        return self.peak_bytes - self.baseline_bytes
+
+
+def current_rss_bytes(process: psutil.Process | None = None) -> int:
+    """Resident set size now, of this process unless another is given."""
+    return int((process or psutil.Process()).memory_info().rss)
+
+
+class PeakRss:
+    """The kernel's high-water mark of resident memory since :meth:`start`.
+
+    Linux resets ``VmHWM`` at the start, which is an effect on the whole process. macOS and Windows cannot reset
+    theirs: there the peak is that of the process's whole life, so measure in a fresh one. ``ru_maxrss`` is not used
+    on Linux: a child inherits its parent's.
+    """
+
+    def __init__(self) -> None:
+        self._baseline_bytes = 0
+
+    def start(self) -> None:
+        """Take the baseline and, where the kernel allows it, forget earlier peaks."""
+        if sys.platform == "linux":
+            _CLEAR_REFS.write_text(_RESET_PEAK_RSS)
+        self._baseline_bytes = current_rss_bytes()
+
+    def read(self) -> PeakMemory:
+        """The peak so far; reading does not disturb it."""
+        source, peak_bytes = _lifetime_peak()
+        return PeakMemory(source=source, baseline_bytes=self._baseline_bytes, peak_bytes=peak_bytes)
+
+
+def _lifetime_peak() -> tuple[str, int]:
+    if sys.platform == "linux":
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return "VmHWM", int(line.split()[1]) * 1024
+        raise OSError(f"{_STATUS} has no VmHWM")
+    if sys.platform == "win32":
+        return "peak_wset", int(psutil.Process().memory_info().peak_wset)
+    import resource  # Unix only
+
+    # macOS reports bytes where Linux reports KiB.
+    return "ru_maxrss", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,127 @@
+"""Any masked-language model as a SPLADE encoder, cut at its output embeddings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from typing_extensions import Self
+
+from splade_bench.data.batching import TextBatch, tokenize
+from splade_bench.errors import ConfigError
+from splade_bench.model.head import splade_max, splade_max_eager
+
+_DEFAULT_MAX_LENGTH = 512
+HEADS = {"eager": splade_max_eager, "streaming": splade_max}
+
+
+class SpladeEncoder(nn.Module):
+    """Texts -> sparse vectors [N, V]: a masked-language model whose logits are never asked for.
+
+    The model's output embeddings, a ``Linear`` [V, H] in every architecture, are taken out and an identity put in
+    their place: what the model then calls logits are the hidden states before its decoder, bitwise. The head takes
+    both from there. :meth:`save_pretrained` puts them back.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        head: Literal["eager", "streaming"] = "streaming",
+    ) -> None:
+        super().__init__()
+        decoder = model.get_output_embeddings()
+        if not isinstance(decoder, nn.Linear):
+            raise ConfigError(
+                f"--model-name {model.config.name_or_path}: {type(model).__name__} has no masked-language-model head; "
+                "choose a model that AutoModelForMaskedLM loads whole"
+            )
+        # By name, not by set_output_embeddings: BERT's setter also wants the new module's bias.
+        self._decoder_name = next(name for name, module in model.named_modules() if module is decoder)
+        model.set_submodule(self._decoder_name, nn.Identity())
+        self.decoder = decoder
+        self.body = model
+        self.tokenizer = tokenizer
+        self.head = head
+
+    @classmethod
+    def from_pretrained(cls, model_name: str, *, head: Literal["eager", "streaming"] = "streaming") -> Self:
+        """Load a masked-language model and its tokenizer from a local folder or, when named so, the Hub.
+
+        Raises:
+            ConfigError: the name leads nowhere, to a model without a trained MLM head, or to one that needs its own
+                code.
+        """
+        try:
+            _refuse_custom_code(model_name)
+            tokenizer = AutoTokenizer.from_pretrained(model_name)
+            model, loading = AutoModelForMaskedLM.from_pretrained(
+                model_name, use_safetensors=True, output_loading_info=True
+            )
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(f"--model-name {model_name}: cannot be loaded: {reason}") from error
+        if loading["missing_keys"]:
+            missing = ", ".join(sorted(loading["missing_keys"])[:3])
+            raise ConfigError(
+                f"--model-name {model_name}: has no masked-language-model head (no weights for {missing})"
+            )
+        return cls(model, tokenizer, head=head)
+
+    @property
+    def device(self) -> torch.device:
+        return self.decoder.weight.device
+
+    @property
+    def vocab_size(self) -> int:
+        return self.decoder.out_features
+
+    @property
+    def max_length(self) -> int:
+        """Tokens after which a text is cut, as saved with the tokenizer; at most the model's own positions."""
+        positions = getattr(self.body.config, "max_position_embeddings", None) or _DEFAULT_MAX_LENGTH
+        return min(self.tokenizer.model_max_length, positions)
+
+    def forward(self, batch: TextBatch) -> Tensor:
+        """Sparse vectors [N, V], non-negative, of a batch on the encoder's device."""
+        hidden = self.body(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits  # [N, L, H]
+        return HEADS[self.head](hidden, self.decoder.weight, self.decoder.bias, batch.attention_mask)
+
+    def tokenize(
+        self,
+        texts: Sequence[str],
+        *,
+        max_length: int,
+        padding: Literal["max_length", "longest"] = "longest",
+    ) -> TextBatch:
+        """Texts -> token ids on the encoder's device."""
+        batch = tokenize(self.tokenizer, texts, max_length=max_length, padding=padding)
+        return batch.to(self.device)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write model and tokenizer so that ``AutoModelForMaskedLM.from_pretrained(folder)`` loads them."""
+        with self._whole_model():
+            self.body.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    @contextmanager
+    def _whole_model(self) -> Iterator[None]:
+        self.body.set_submodule(self._decoder_name, self.decoder)
+        try:
+            yield
+        finally:
+            self.body.set_submodule(self._decoder_name, nn.Identity())
+
+
+def _refuse_custom_code(model_name: str) -> None:
+    """Raise if a local model's config names code of its own; a Hub model's is refused by transformers."""
+    config_path = Path(model_name) / "config.json"
+    if config_path.is_file() and "auto_map" in json.loads(config_path.read_text(encoding="utf-8")):
+        raise ConfigError(f"{config_path}: auto_map names custom code, which is never run here")

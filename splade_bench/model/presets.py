@@ -1,0 +1,88 @@
+"""BERT models with random weights that learn at once: no download, and a start from words rather than noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+from splade_bench.config import MODEL_PRESETS, ModelPreset
+from splade_bench.model.encoder import SpladeEncoder
+
+_DECODER_BIAS = -4.0
+# Logit of a token that meets itself: sqrt(128) * 1, the bias included.
+_SELF_LOGIT = math.sqrt(128) + _DECODER_BIAS
+# Both chosen on the development split of the embedded corpus: weight = mean weight * (idf / mean idf) ** 0.35, and at
+# most 1.5 times the mean's embedding, beyond which unrelated tokens begin to wake each other.
+_IDF_EXPONENT = 0.35
+_EMBEDDING_SCALE_RANGE = (0.1, 1.5)
+
+
+def build_preset(
+    name: str, tokenizer: Tokenizer, *, seed: int, inverse_document_frequencies: Sequence[float] | None = None
+) -> SpladeEncoder:
+    """A preset of :data:`splade_bench.config.MODEL_PRESETS` with seeded random weights around ``tokenizer``.
+
+    With ``inverse_document_frequencies``, one for each entry of the vocabulary, rare words start with more weight.
+    """
+    preset = MODEL_PRESETS[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = BertForMaskedLM(_bert_config(preset))
+        _start_from_words(model)
+    if inverse_document_frequencies is not None:
+        _weigh_words(model, torch.tensor(inverse_document_frequencies))
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+    return SpladeEncoder(model, wrapped)
+
+
+def _bert_config(preset: ModelPreset) -> BertConfig:
+    return BertConfig(
+        vocab_size=preset.vocab_size,
+        hidden_size=preset.hidden_size,
+        num_hidden_layers=preset.layers,
+        num_attention_heads=preset.attention_heads,
+        intermediate_size=4 * preset.hidden_size,
+        # Dropout off: a short run from random weights only loses by it, and modes can be compared exactly.
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+
+
+@torch.no_grad()
+def _start_from_words(model: BertForMaskedLM) -> None:
+    """Initialise so that a text's vector starts as roughly its own words.
+
+    Plain random weights give scores near 180: the softmax saturates and SPLADE collapses to zero vectors. Here the
+    tied embeddings are long enough that a token recognises itself through the (identity) transform, and a negative
+    decoder bias keeps every other entry silent.
+    """
+    hidden_size = model.config.hidden_size
+    embeddings = model.bert.embeddings.word_embeddings.weight
+    # A token meets itself with a logit of about sqrt(H) * |embedding|: the same for every H with this deviation.
+    nn.init.normal_(embeddings, std=128**0.5 / hidden_size)
+    head = model.cls.predictions
+    nn.init.eye_(head.transform.dense.weight)
+    nn.init.zeros_(head.transform.dense.bias)
+    nn.init.constant_(head.decoder.bias, _DECODER_BIAS)
+
+
+@torch.no_grad()
+def _weigh_words(model: BertForMaskedLM, idf: torch.Tensor) -> None:
+    """Scale each token's embedding and bias so that its own weight, ``log1p(logit)``, follows its rarity."""
+    mean_idf = idf[idf < idf.max()].mean()  # tokens that no document holds would pull it up
+    weights = math.log1p(_SELF_LOGIT) * (idf / mean_idf) ** _IDF_EXPONENT
+    scales = (torch.expm1(weights) / _SELF_LOGIT).clamp(*_EMBEDDING_SCALE_RANGE)
+    model.bert.embeddings.word_embeddings.weight.mul_(scales.unsqueeze(1))
+    model.cls.predictions.decoder.bias.mul_(scales)

@@ -1,0 +1,1 @@
+"""Recorded results in, tables and pictures out; needs no torch."""

@@ -1,0 +1,125 @@
+"""The report page: what was run, what it cost, how the modes compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from splade_bench.errors import DataError
+from splade_bench.report.plots import plot_memory_against_time
+from splade_bench.report.tables import (
+    REFERENCE_MODE,
+    ModeComparison,
+    cell_table,
+    compare_modes,
+    comparison_table,
+    escape,
+    markdown,
+    median_and_range,
+)
+from splade_bench.results import CellResult
+from splade_bench.units import format_bytes
+
+REPORT_NAME = "TRADEOFFS.md"
+_INTRODUCTION = """\
+# Trade-offs: memory, time and quality
+
+Written by `splade-bench report` from recorded results; do not edit. Each row is one training run in a process of its
+own. *Peak RSS* is the kernel's high-water mark of the whole process, the Python runtime included, from before the model
+exists to the last optimizer step; *above baseline* leaves the runtime out. *Time* is the training loop alone. *memray*
+is the heap above the loaded model for the widest batch, taken in a second process. *Validation loss* is on fixed
+held-out batches of 32, so it may be compared across batch sizes; *final loss* may not. MRR@10 ranks held-out queries
+against the whole corpus, before and after training.
+"""
+_CAVEATS = """\
+## Read with care
+
+- Gradient accumulation never merges in-batch negatives: batch 2 × accumulation 4 is not batch 8 for an in-batch loss.
+- RSS of a process is taken with the allocator's default settings, as a user gets it; it varies a little between runs.
+- Differences in MRR@10 of a hundredth or so are within what another seed does.
+"""
+
+
+def write_report(results: Sequence[CellResult], folder: Path) -> Path:
+    """Write ``TRADEOFFS.md`` and its plots into ``folder``; the page's path.
+
+    Raises:
+        DataError: there is nothing to report, or the results were taken on different corpora.
+    """
+    if not results:
+        raise DataError("no results to report; run: pytest benchmarks --device cpu")
+    sections = [_INTRODUCTION, _conditions(results)]
+    for workload in dict.fromkeys(result.workload for result in results):
+        chosen = [result for result in results if result.workload == workload]
+        _require_one_corpus(workload, chosen)
+        sections.append(_workload_section(workload, chosen, folder))
+    sections.append(_CAVEATS)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / REPORT_NAME
+    path.write_text("\n".join(sections), encoding="utf-8")
+    return path
+
+
+def _conditions(results: Sequence[CellResult]) -> str:
+    machines = dict.fromkeys(_machine_line(result) for result in results)
+    rows = [["machine", line] for line in machines]
+    rows += [["versions", line] for line in dict.fromkeys(_versions_line(result) for result in results)]
+    for name in ("commit", "source_tree", "corpus_sha256"):
+        values = dict.fromkeys(getattr(result, name) for result in results)
+        rows += [[name.replace("_", " "), str(value)[:19]] for value in values if value]
+    warning = "\n**These results were taken on more than one machine: do not compare their times.**\n"
+    return f"{markdown(['taken on', ''], rows)}\n{warning if len(machines) > 1 else ''}"
+
+
+def _workload_section(workload: str, results: Sequence[CellResult], folder: Path) -> str:
+    comparisons = compare_modes(results)
+    plot = Path("plots") / f"memory-against-time-{workload}.svg"
+    plot_memory_against_time(results, folder / plot)
+    parts = [f"## Workload `{workload}`", cell_table(results)]
+    problems = [
+        f"- {escape(result.cell_id)}: {result.status}: {escape(result.error)}" for result in results if result.error
+    ]
+    if problems:
+        parts.append("\n".join(["Not measured to the end:", "", *problems]))
+    if any(comparison.memory_mode != REFERENCE_MODE for comparison in comparisons):
+        parts += ["### The modes compared", _verdicts(comparisons), comparison_table(comparisons)]
+    parts.append(f"![memory against time]({plot.as_posix()})")
+    return "\n\n".join(parts) + "\n"
+
+
+def _verdicts(comparisons: Sequence[ModeComparison]) -> str:
+    lines = []
+    for comparison in comparisons:
+        if comparison.memory_mode == REFERENCE_MODE:
+            continue
+        lines.append(
+            f"- **{escape(comparison.memory_mode)}** takes "
+            f"{median_and_range(comparison.above_baseline_ratios, '.2f')} times the memory above baseline and "
+            f"{median_and_range(comparison.time_ratios, '.2f')} times the time of `{REFERENCE_MODE}`, with "
+            f"{median_and_range(comparison.mrr_differences, '+.3f')} MRR@10: "
+            f"median and range of {comparison.pairs} matched pairs."
+        )
+    return "\n".join(lines)
+
+
+def _require_one_corpus(workload: str, results: Sequence[CellResult]) -> None:
+    corpora = {result.corpus_sha256 for result in results if result.corpus_sha256}
+    if len(corpora) > 1:
+        raise DataError(
+            f"workload {workload}: the results come from {len(corpora)} different corpora (corpus_sha256), which must "
+            "not be compared; pass files of one corpus to --results"
+        )
+
+
+def _machine_line(result: CellResult) -> str:
+    machine = result.machine
+    memory = machine.get("memory_bytes")
+    return (
+        f"{machine.get('processor')}, {machine.get('logical_cores')} logical cores, "
+        f"{machine.get('threads', '?')} threads, {format_bytes(memory) if memory else '?'}, "
+        f"{machine.get('system')} {machine.get('architecture')}"
+    )
+
+
+def _versions_line(result: CellResult) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(result.versions.items()))

@@ -1,0 +1,97 @@
+"""Pictures as SVG, the same bytes for the same input, legible on a light and on a dark page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from splade_bench.measure.timeline import Timeline
+from splade_bench.report.tables import above_baseline_bytes
+from splade_bench.results import CellResult
+from splade_bench.units import as_mib
+
+_INK = "#7a7a7a"  # a grey with contrast against white and against black
+_COLOURS = ("#d1495b", "#e08e29", "#2e86ab", "#5b8c5a", "#8e6bbf", "#6b7a8f")
+_STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "splade_bench",  # otherwise element ids are random
+    "svg.fonttype": "none",
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def plot_memory_against_time(results: Sequence[CellResult], path: Path) -> None:
+    """One point a cell: seconds of training against memory above the baseline, coloured by mode."""
+    with _axes(path) as axes:
+        for mode, colour in zip(_modes(results), _cycle_colours(), strict=False):
+            points = [
+                (result.wall_time_s, as_mib(added), result)
+                for result in results
+                if result.memory_mode == mode
+                and result.wall_time_s is not None
+                and (added := above_baseline_bytes(result)) is not None
+            ]
+            axes.scatter([x for x, _, _ in points], [y for _, y, _ in points], color=colour, label=mode, s=36)
+            for x, y, result in points:
+                label = f"b{result.batch_size} a{result.gradient_accumulation_steps}"
+                axes.annotate(label, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7)
+        axes.set_xlabel("training time, s")
+        axes.set_ylabel("peak RSS above baseline, MiB")
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        axes.legend(frameon=False, labelcolor=_INK)
+
+
+def plot_timeline(timeline: Timeline, path: Path) -> None:
+    """Resident memory over time; the ground is coloured by the phase that was under way."""
+    samples = timeline.samples
+    phases = list(dict.fromkeys(sample.phase for sample in samples))
+    colour_of = dict(zip(phases, _cycle_colours(), strict=False))
+    with _axes(path) as axes:
+        times = [sample.time_s for sample in samples]
+        for phase in phases:
+            axes.fill_between(
+                times,
+                [as_mib(sample.rss_bytes) for sample in samples],
+                where=[sample.phase == phase for sample in samples],
+                step="post",
+                color=colour_of[phase],
+                alpha=0.55,
+                linewidth=0,
+                label=phase.replace("_", " "),
+            )
+        axes.step(times, [as_mib(sample.rss_bytes) for sample in samples], where="post", color=_INK, linewidth=0.8)
+        axes.set_xlabel("time, s")
+        axes.set_ylabel("resident memory, MiB")
+        axes.set_ylim(bottom=0)
+        axes.legend(frameon=False, labelcolor=_INK, loc="lower right")
+
+
+@contextmanager
+def _axes(path: Path) -> Iterator[Axes]:
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7, 4.2), layout="constrained")  # no pyplot: nothing global, no display
+        yield figure.subplots()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, transparent=True, metadata={"Date": None})
+
+
+def _modes(results: Sequence[CellResult]) -> list[str]:
+    return list(dict.fromkeys(result.memory_mode for result in results))
+
+
+def _cycle_colours() -> Iterator[str]:
+    while True:
+        yield from _COLOURS

@@ -1,0 +1,166 @@
+"""What was measured: one record a cell, one JSON line a record, appended as soon as the cell is done.
+
+Bytes are integers, times are seconds, and what was not measured is null, never 0.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import IO, Any, Literal, Self, get_args
+
+from splade_bench.cell import Cell
+from splade_bench.errors import DataError
+
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "oom", "killed", "timeout", "nan", "error", "skipped"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellResult:
+    """One line of a results file. A cell that ran out of memory is a row too, with what was measured until then."""
+
+    cell_id: str
+    workload: str
+    device: str
+    batch_size: int
+    gradient_accumulation_steps: int
+    memory_mode: str
+    max_steps: int | None
+    seed: int
+    status: Status
+    error: str | None = None
+    """One line: why the status is not ok."""
+    phase: str | None = None
+    """The part of the run that was under way when it ended early."""
+    wall_time_s: float | None = None
+    """The training loop alone."""
+    step_time_s: float | None = None
+    """Median seconds per optimizer step, the first left out."""
+    step_time_min_s: float | None = None
+    step_time_max_s: float | None = None
+    baseline_rss_bytes: int | None = None
+    """Resident memory after imports and a warm-up on a toy model, before the cell's model exists."""
+    peak_rss_bytes: int | None = None
+    """Absolute kernel mark from the baseline to the last optimizer step; evaluation is not in it."""
+    peak_rss_source: str | None = None
+    memray_peak_bytes: int | None = None
+    """Heap peak above the loaded model over two optimizer steps of the widest batch, in a process of its own."""
+    final_loss: float | None = None
+    """Mean over the last tenth of the optimizer steps; depends on the batch size."""
+    validation_loss: float | None = None
+    """On fixed held-out batches of 32: the loss to compare across batch sizes."""
+    losses: list[float] | None = None
+    """Loss of each optimizer step."""
+    metrics: dict[str, float] | None = None
+    """Retrieval on held-out queries after training."""
+    metrics_before: dict[str, float] | None = None
+    """The same before training."""
+    optimizer_steps: int | None = None
+    queries_seen: int | None = None
+    corpus_sha256: str | None = None
+    commit: str | None = None
+    source_tree: str | None = None
+    """Hash of the package's own files."""
+    machine: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    started_at: str | None = None
+    schema_version: int = SCHEMA_VERSION
+
+    @classmethod
+    def of_cell(cls, cell: Cell, *, status: Status, **measured: Any) -> Self:
+        """The result of ``cell`` with the measured fields."""
+        return cls(cell_id=cell.cell_id, **cell.to_dict(), status=status, **measured)
+
+    @classmethod
+    def from_record(cls, record: Any) -> Self:
+        """Check a parsed JSON line; fields that this version does not know are left out.
+
+        Raises:
+            ValueError: not a record, from a newer schema, or a required field is missing.
+        """
+        if not isinstance(record, dict) or "schema_version" not in record:
+            raise ValueError("is not a result record (no schema_version)")
+        if record["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"has schema_version {record['schema_version']}, this version reads {SCHEMA_VERSION}")
+        known = {known_field.name: known_field for known_field in fields(cls)}
+        missing = [
+            name
+            for name, known_field in known.items()
+            if known_field.default is MISSING and known_field.default_factory is MISSING and name not in record
+        ]
+        if missing:
+            raise ValueError(f"lacks {', '.join(missing)}")
+        if record["status"] not in get_args(Status):
+            raise ValueError(f"has the unknown status {record['status']!r}")
+        return cls(**{name: value for name, value in record.items() if name in known})
+
+    def to_json(self) -> str:
+        """One line of strict JSON: a number that is not finite becomes null."""
+        return json.dumps(finite_or_none(asdict(self)), ensure_ascii=False, allow_nan=False)
+
+
+def append_result(path: Path, result: CellResult) -> None:
+    """Add one line and wait until it is on the disk: what is recorded survives whatever comes next."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        _end_torn_line(file)
+        file.write(result.to_json().encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_results(paths: Iterable[Path]) -> list[CellResult]:
+    """The records of results files, in order. A torn last line, left by a killed process, is passed over.
+
+    Raises:
+        DataError: a file cannot be read, or a line is not a record of this schema.
+    """
+    results = []
+    for path in paths:
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: cannot be read: {error}") from error
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                results.append(CellResult.from_record(json.loads(line)))
+            except json.JSONDecodeError as error:
+                if number == len(lines):  # no newline after it: the writer was killed
+                    continue
+                raise DataError(f"{path}:{number}: is not JSON: {error.msg}") from error
+            except ValueError as error:
+                raise DataError(f"{path}:{number}: {error}") from error
+    return results
+
+
+def finite_or_none(value: Any) -> Any:
+    """``value`` with every float that JSON cannot hold replaced by None, at any depth."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite_or_none(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_none(inner) for inner in value]
+    return value
+
+
+def _end_torn_line(file: IO[bytes]) -> None:
+    """Drop a last line that a killed writer left unfinished; one that only lacks its newline is kept."""
+    file.seek(0)
+    complete, newline, last = file.read().rpartition(b"\n")
+    if not last:
+        return
+    try:
+        json.loads(last)
+    except ValueError:
+        file.truncate(len(complete) + len(newline))
+    else:
+        file.write(b"\n")

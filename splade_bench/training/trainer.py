@@ -1,0 +1,224 @@
+"""The training loop: one for every memory mode, device and loss.
+
+What differs between modes is data (:class:`splade_bench.config.MemoryConfig`). Measuring, progress and planning enter
+through one door, :class:`TrainObserver`.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Protocol
+
+import torch
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from splade_bench.config import TrainConfig
+from splade_bench.data.batching import TripleBatch, TripleBatches, TripleSource
+from splade_bench.data.records import Triple
+from splade_bench.errors import TrainingError
+from splade_bench.losses import LossTerms, SpladeLoss
+from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.training.step import Phase, direct_step
+
+FINAL_LOSS_SHARE = 0.1
+
+
+@dataclass(slots=True)
+class TrainState:
+    """Where a run stands. ``global_step`` counts optimizer steps, ``micro_step`` batches."""
+
+    max_steps: int
+    global_step: int = 0
+    micro_step: int = 0
+    queries_seen: int = 0
+    stop_requested: bool = False
+    """Set by an observer or a signal handler: the run ends after the optimizer step that is under way."""
+
+
+class TrainObserver(Protocol):
+    """Sees a run without changing what it computes."""
+
+    def on_phase(self, phase: Phase) -> None:
+        """A part of an optimizer step begins."""
+
+    def on_step_end(self, state: TrainState, loss: StepLoss) -> None:
+        """An optimizer step is done."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepLoss:
+    """Means over the queries of one optimizer step, as plain numbers."""
+
+    total: float
+    ranking: float
+    query_regularizer: float
+    document_regularizer: float
+    query_active_dims: float
+    document_active_dims: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainResult:
+    """What a run did: the loss of each optimizer step and how far it came."""
+
+    losses: list[float] = field(repr=False)
+    global_step: int
+    queries_seen: int
+    interrupted: bool
+
+    @property
+    def final_loss(self) -> float | None:
+        """Mean loss over the last tenth of the optimizer steps; None without a step."""
+        last = self.losses[-max(1, round(len(self.losses) * FINAL_LOSS_SHARE)) :]
+        return sum(last) / len(last) if last else None
+
+
+class Trainer:
+    """Trains a :class:`SpladeEncoder` in place.
+
+    Args:
+        training_data: triples of plain text, or any source of ready batches.
+    """
+
+    def __init__(
+        self,
+        encoder: SpladeEncoder,
+        training_data: Sequence[Triple] | TripleSource,
+        config: TrainConfig,
+        *,
+        observers: Sequence[TrainObserver] = (),
+    ) -> None:
+        self.encoder = encoder
+        self.config = config
+        self.observers = tuple(observers)
+        if isinstance(training_data, Sequence):
+            training_data = text_batches(training_data, encoder, config)
+        self.source = training_data
+        self.loss = SpladeLoss(config)
+        steps_per_epoch = -(-self.source.batches_per_epoch // config.gradient_accumulation_steps)
+        self.state = TrainState(max_steps=config.max_steps or steps_per_epoch * config.epochs)
+        self.encoder.head = config.memory.head
+        self.optimizer = AdamW(
+            encoder.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=config.memory.fused_optimizer,
+        )
+        self.scheduler = LambdaLR(self.optimizer, self._learning_rate_scale)
+
+    def train(self) -> TrainResult:
+        """Run to ``max_steps`` or the end of the last epoch.
+
+        Raises:
+            TrainingError: the loss or the gradient is no longer finite. The weights are then those of the last
+                optimizer step that was.
+        """
+        torch.manual_seed(self.config.seed)
+        self.encoder.train()
+        losses = []
+        for window in self._windows():
+            losses.append(self._optimizer_step(window))
+            if self.state.stop_requested or self.state.global_step == self.state.max_steps:
+                break
+        return TrainResult(
+            losses=losses,
+            global_step=self.state.global_step,
+            queries_seen=self.state.queries_seen,
+            interrupted=self.state.global_step < self.state.max_steps,
+        )
+
+    def request_stop(self) -> None:
+        """End the run after the optimizer step that is under way; safe to call from a signal handler."""
+        self.state.stop_requested = True
+
+    def _windows(self) -> Iterator[list[TripleBatch]]:
+        """The batches of each optimizer step; the last of an epoch may be shorter than the others."""
+        epoch = 0
+        while self.state.global_step < self.state.max_steps:
+            batches = self.source.batches(epoch)
+            while window := list(islice(batches, self.config.gradient_accumulation_steps)):
+                yield window
+            epoch += 1
+
+    def _optimizer_step(self, window: list[TripleBatch]) -> float:
+        queries = sum(len(batch) for batch in window)
+        terms = [(self._micro_step(batch, len(batch) / queries), len(batch) / queries) for batch in window]
+        loss = _mean_loss(terms)
+        gradient_norm = torch.nn.utils.clip_grad_norm_(
+            self.encoder.parameters(), self.config.max_grad_norm or float("inf")
+        )
+        self._refuse_not_finite("loss", loss.total)
+        self._refuse_not_finite("gradient norm", gradient_norm.item())
+        self._on_phase("optimizer_step")
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scheduler.step()
+        self.state.global_step += 1
+        self.state.queries_seen += queries
+        for observer in self.observers:
+            observer.on_step_end(self.state, loss)
+        return loss.total
+
+    def _micro_step(self, batch: TripleBatch, gradient_scale: float) -> LossTerms:
+        terms = direct_step(
+            self.encoder,
+            batch.to(self.encoder.device),
+            self.loss,
+            regularizer_scale=self._regularizer_scale(),
+            gradient_scale=gradient_scale,
+            on_phase=self._on_phase,
+        )
+        self.state.micro_step += 1
+        interval = self.config.memory.garbage_collection_interval
+        if interval and self.state.micro_step % interval == 0:
+            gc.collect()
+        return terms
+
+    def _on_phase(self, phase: Phase) -> None:
+        for observer in self.observers:
+            observer.on_phase(phase)
+
+    def _learning_rate_scale(self, global_step: int) -> float:
+        warmup_steps = self.config.warmup_ratio * self.state.max_steps
+        if global_step < warmup_steps:
+            return (global_step + 1) / (warmup_steps + 1)
+        return max(0.0, (self.state.max_steps - global_step) / max(1.0, self.state.max_steps - warmup_steps))
+
+    def _regularizer_scale(self) -> float:
+        """Quadratic rise to 1 (SPLADE v2), counted in optimizer steps so that accumulation does not change it."""
+        warmup_steps = self.config.regularizer_warmup_ratio * self.state.max_steps
+        return min(1.0, (self.state.global_step + 1) / (warmup_steps + 1)) ** 2
+
+    def _refuse_not_finite(self, name: str, value: float) -> None:
+        if not abs(value) < float("inf"):
+            raise TrainingError(
+                f"optimizer step {self.state.global_step + 1}: the {name} is {value}; "
+                "try a lower --learning-rate or a --max-grad-norm of at most 1",
+                status="nan",
+            )
+
+
+def text_batches(triples: Sequence[Triple], encoder: SpladeEncoder, config: TrainConfig) -> TripleBatches:
+    """The batches that a :class:`Trainer` makes of plain-text triples."""
+    return TripleBatches(
+        triples=triples,
+        tokenizer=encoder.tokenizer,
+        batch_size=config.batch_size,
+        max_length=config.max_length,
+        padding=config.memory.padding,
+        negatives_per_query=config.negatives_per_query,
+        seed=config.seed,
+    )
+
+
+def _mean_loss(terms: list[tuple[LossTerms, float]]) -> StepLoss:
+    """Mean of each term, weighted by the share of the step's queries in each batch."""
+
+    def mean(name: str) -> float:
+        return sum((getattr(batch_terms, name) * share for batch_terms, share in terms), torch.zeros(())).item()
+
+    return StepLoss(**{name: mean(name) for name in StepLoss.__dataclass_fields__})

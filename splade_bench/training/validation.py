@@ -1,0 +1,39 @@
+"""The loss on held-out data: the same batches whatever a run trained with, so that runs can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from splade_bench.config import TrainConfig
+from splade_bench.data.records import Triple
+from splade_bench.losses import SpladeLoss
+from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.training.trainer import text_batches
+
+BATCH_SIZE = 32
+MAX_BATCHES = 4
+
+
+@torch.no_grad()
+def validation_loss(encoder: SpladeEncoder, triples: Sequence[Triple], config: TrainConfig) -> float | None:
+    """Mean loss, regularizers at full weight, over the first 4 whole batches of 32; None with fewer than 32 triples.
+
+    The batch is part of an in-batch loss: its size is fixed here and not the run's.
+    """
+    fixed = replace(config, batch_size=BATCH_SIZE, negatives_per_query=1, seed=0)
+    count = min(len(triples) // BATCH_SIZE, MAX_BATCHES)
+    if not count:
+        return None
+    loss = SpladeLoss(fixed)
+    was_training = encoder.training
+    encoder.eval()
+    totals = []
+    for batch in text_batches(triples[: count * BATCH_SIZE], encoder, fixed).batches(epoch=0):
+        batch = batch.to(encoder.device)
+        document_reps = torch.cat([encoder(documents) for documents in batch.documents])
+        totals.append(loss(encoder(batch.queries), document_reps).total.item())
+    encoder.train(was_training)
+    return sum(totals) / len(totals)

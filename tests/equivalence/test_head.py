@@ -1,0 +1,157 @@
+"""The streaming head against its definition: values, every gradient, and what it must not allocate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from splade_bench.model.head import _sum_rows_by_bag, _sum_rows_by_index_add, splade_max, splade_max_eager
+
+Head = Callable[..., Tensor]
+
+
+def make_inputs(
+    texts: int, length: int, hidden_size: int, vocab_size: int, *, padding: str, bias: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    generator = torch.Generator().manual_seed(texts * 1000 + length)
+    hidden = torch.randn(texts, length, hidden_size, generator=generator, dtype=torch.float64)
+    weight = torch.randn(vocab_size, hidden_size, generator=generator, dtype=torch.float64)
+    offset = torch.randn(vocab_size, generator=generator, dtype=torch.float64) - 1 if bias else None
+    mask = {
+        "none": torch.ones(texts, length, dtype=torch.int64),
+        "right": (torch.arange(length) < torch.arange(1, texts + 1).clamp(max=length)[:, None]).long(),
+        "left": (torch.arange(length) >= length - torch.arange(1, texts + 1).clamp(max=length)[:, None]).long(),
+        "scattered": torch.randint(0, 2, (texts, length), generator=generator),
+        "one text empty": torch.cat([torch.zeros(1, length), torch.ones(texts - 1, length)]).long(),
+    }[padding]
+    return hidden.to(dtype), weight.to(dtype), None if offset is None else offset.to(dtype), mask
+
+
+def run_head(head: Head, inputs: tuple[Tensor, Tensor, Tensor | None, Tensor], **options: int) -> list[Tensor]:
+    """Vectors, then the gradients of hidden, weight and bias for one upstream gradient."""
+    hidden, weight, bias, mask = inputs
+    leaves = [tensor.clone().requires_grad_() for tensor in (hidden, weight, bias) if tensor is not None]
+    reps = head(*leaves[:2], leaves[2] if bias is not None else None, mask, **options)
+    upstream = torch.randn(reps.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64).to(reps.dtype)
+    gradients = torch.autograd.grad(reps, leaves, upstream)
+    return [reps.detach(), *gradients]
+
+
+def relative_difference(actual: Tensor, expected: Tensor) -> float:
+    scale = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)
+    return float((actual - expected).abs().max() / scale)
+
+
+@pytest.mark.parametrize("padding", ["none", "right", "left", "scattered", "one text empty"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(3, 7, 5, 129), (1, 1, 4, 8), (5, 33, 16, 257)])
+def test_streaming_head_equals_its_definition_in_fp64(
+    padding: str, bias: bool, shape: tuple[int, int, int, int]
+) -> None:
+    inputs = make_inputs(*shape, padding=padding, bias=bias, dtype=torch.float64)
+
+    expected = run_head(splade_max_eager, inputs)
+    actual = run_head(splade_max, inputs, vocab_tile=64)
+
+    for ours, plain in zip(actual, expected, strict=True):
+        assert relative_difference(ours, plain) <= 1e-9
+
+
+@pytest.mark.parametrize("padding", ["none", "right", "scattered"])
+def test_streaming_head_equals_its_definition_in_fp32(padding: str) -> None:
+    inputs = make_inputs(4, 32, 24, 1000, padding=padding, bias=True, dtype=torch.float32)
+
+    expected = run_head(splade_max_eager, inputs)
+    actual = run_head(splade_max, inputs)
+
+    for ours, plain in zip(actual, expected, strict=True):
+        assert relative_difference(ours, plain) <= 1e-5
+
+
+def test_texts_beyond_one_tile_of_tokens_are_all_searched() -> None:
+    # 5 texts of 300 tokens: one text a tile of 512 tokens, and a last tile narrower than the others.
+    inputs = make_inputs(5, 300, 8, 130, padding="right", bias=True, dtype=torch.float64)
+
+    assert relative_difference(
+        run_head(splade_max, inputs, vocab_tile=64)[0], run_head(splade_max_eager, inputs)[0]
+    ) <= (1e-12)
+
+
+def test_gradcheck_passes() -> None:
+    hidden, weight, bias, mask = make_inputs(2, 4, 3, 9, padding="right", bias=True, dtype=torch.float64)
+    assert bias is not None
+    leaves = [tensor.requires_grad_() for tensor in (hidden, weight, bias)]
+
+    assert torch.autograd.gradcheck(lambda *parts: splade_max(*parts, mask, vocab_tile=4), leaves)
+
+
+def test_a_text_without_tokens_gives_zeros_and_no_gradient() -> None:
+    inputs = make_inputs(3, 6, 5, 40, padding="one text empty", bias=True, dtype=torch.float64)
+
+    reps, grad_hidden, *_ = run_head(splade_max, inputs)
+
+    assert torch.count_nonzero(reps[0]) == 0
+    assert torch.count_nonzero(grad_hidden[0]) == 0
+    assert torch.count_nonzero(reps[1:]) > 0
+
+
+def test_a_tied_weight_gets_the_sum_of_both_its_gradients() -> None:
+    _, weight, bias, mask = make_inputs(2, 5, 6, 30, padding="none", bias=True, dtype=torch.float64)
+    token_ids = torch.randint(0, 30, (2, 5), generator=torch.Generator().manual_seed(1))
+    gradients = []
+    for head in (splade_max, splade_max_eager):
+        table = weight.clone().requires_grad_()
+        head(torch.nn.functional.embedding(token_ids, table), table, bias, mask).square().sum().backward()
+        assert table.grad is not None
+        gradients.append(table.grad)
+
+    assert relative_difference(*gradients) <= 1e-9
+
+
+@pytest.mark.parametrize("sum_rows", [_sum_rows_by_bag, _sum_rows_by_index_add])
+@pytest.mark.parametrize("entries", [0, 50])
+def test_both_ways_to_sum_rows_give_the_plain_sum(sum_rows: Head, entries: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    table = torch.randn(11, 4, generator=generator, dtype=torch.float64)
+    index, into = (torch.randint(0, rows, (entries,), generator=generator) for rows in (11, 7))
+    values = torch.randn(entries, generator=generator, dtype=torch.float64)
+
+    expected = torch.zeros(7, 4, dtype=torch.float64).index_add_(0, into, table[index] * values[:, None])
+
+    torch.testing.assert_close(sum_rows(table, index, values, into=into, rows=7), expected)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the most elements that any operator returned in one tensor, whatever its shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        returned = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(returned):
+            if isinstance(leaf, Tensor):
+                self.elements = max(self.elements, leaf.untyped_storage().nbytes() // leaf.element_size())
+        return returned
+
+
+@pytest.mark.parametrize(("head", "makes_logits"), [(splade_max, False), (splade_max_eager, True)])
+def test_only_the_eager_head_makes_a_tensor_of_the_logits_size(head: Head, makes_logits: bool) -> None:
+    texts, length, hidden_size, vocab_size = 4, 64, 8, 4096
+    hidden, weight, bias, mask = make_inputs(
+        texts, length, hidden_size, vocab_size, padding="right", bias=True, dtype=torch.float32
+    )
+    hidden.requires_grad_()
+    weight.requires_grad_()
+
+    with LargestTensor() as largest:
+        head(hidden, weight, bias, mask).sum().backward()
+
+    assert (largest.elements >= length * vocab_size) == makes_logits

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from splade_bench.evaluation import search
+from splade_bench.evaluation.search import SparseReps, top_documents
+
+
+def random_sparse(rows: int, vocab_size: int, *, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    dense = torch.rand(rows, vocab_size, generator=generator)
+    return torch.where(dense > 0.8, dense, torch.zeros(()))
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "ROWS_PER_BLOCK", 7)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("top_k", [1, 5, 40])
+def test_ranking_equals_that_of_the_full_score_matrix(top_k: int) -> None:
+    queries, documents = random_sparse(9, 64, seed=0), random_sparse(30, 64, seed=1)
+
+    scores, rows = top_documents(
+        SparseReps.from_dense(queries.split(4)), SparseReps.from_dense(documents.split(11)), top_k=top_k
+    )
+
+    full = queries @ documents.t()
+    torch.testing.assert_close(scores, full.topk(min(top_k, 30), dim=1).values)
+    torch.testing.assert_close(full.gather(1, rows), scores)
+
+
+def test_rows_come_back_as_they_went_in() -> None:
+    dense = random_sparse(10, 32, seed=2)
+    dense[4] = 0
+
+    reps = SparseReps.from_dense(dense.split(3))
+
+    assert len(reps) == 10
+    assert torch.equal(reps.dense(0, 10), dense)
+    assert torch.equal(reps.dense(3, 6), dense[3:6])
+    assert reps.active_dims()[4] == 0

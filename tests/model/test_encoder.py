@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
+
+from splade_bench.errors import ConfigError
+from splade_bench.model import SpladeEncoder, splade_max_eager
+from splade_bench.model.presets import build_preset
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 120,
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 40,
+}
+# Configurations of every architecture this package is tried with, and what each calls its sizes.
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "bert": SIZES,
+    "roberta": SIZES,
+    "xlm-roberta": SIZES,
+    "camembert": SIZES,
+    "electra": SIZES | {"embedding_size": 32},
+    "mpnet": SIZES,
+    "modernbert": SIZES | {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3},
+    "albert": SIZES | {"embedding_size": 16},
+    "deberta-v2": SIZES,
+    "distilbert": {
+        "vocab_size": 120,
+        "dim": 32,
+        "n_layers": 1,
+        "n_heads": 2,
+        "hidden_dim": 48,
+        "max_position_embeddings": 40,
+    },
+}
+
+
+def make_model(architecture: str) -> Any:
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(architecture, **ARCHITECTURES[architecture])
+    return AutoModelForMaskedLM.from_config(config).eval()
+
+
+def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_gives_the_pooled_logits_of_its_own_model(
+    architecture: str, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    model = make_model(architecture)
+    texts = SpladeEncoder(make_model(architecture), wrap(tokenizer)).tokenize(
+        ["who opens the parser", "who"], max_length=12
+    )
+    texts.input_ids.clamp_(max=119)
+    with torch.no_grad():
+        logits = model(input_ids=texts.input_ids, attention_mask=texts.attention_mask).logits
+        activated = torch.log1p(torch.relu(logits)) * texts.attention_mask.unsqueeze(-1)
+        expected = activated.max(dim=1).values
+
+        encoder = SpladeEncoder(model, wrap(tokenizer))
+        for head in ("eager", "streaming"):
+            encoder.head = head  # type: ignore[assignment]
+            torch.testing.assert_close(encoder(texts), expected, rtol=1e-5, atol=1e-6)
+
+    encoder.save_pretrained(tmp_path)
+    reloaded = SpladeEncoder.from_pretrained(str(tmp_path)).eval()
+    with torch.no_grad():
+        assert torch.equal(reloaded(texts), encoder(texts))
+
+
+def test_the_saved_folder_is_an_ordinary_masked_language_model(encoder: SpladeEncoder, tmp_path: Path) -> None:
+    texts = encoder.tokenize(["who opens the parser"], max_length=16)
+    encoder.save_pretrained(tmp_path)
+
+    model, loading = AutoModelForMaskedLM.from_pretrained(tmp_path, output_loading_info=True)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
+    assert tokenizer("who opens the parser")["input_ids"] == texts.input_ids[0].tolist()
+    with torch.no_grad():
+        hidden = encoder.body(texts.input_ids, texts.attention_mask).logits
+        expected = splade_max_eager(hidden, encoder.decoder.weight, encoder.decoder.bias, texts.attention_mask)
+        logits = model.eval()(texts.input_ids, texts.attention_mask).logits
+        pooled = (torch.log1p(torch.relu(logits)) * texts.attention_mask.unsqueeze(-1)).max(1).values
+    torch.testing.assert_close(pooled, expected)
+
+
+def test_saving_leaves_the_encoder_as_it_was(encoder: SpladeEncoder, tmp_path: Path) -> None:
+    texts = encoder.tokenize(["who opens the parser"], max_length=16)
+    before = encoder(texts)
+
+    encoder.save_pretrained(tmp_path)
+
+    assert torch.equal(encoder(texts), before)
+
+
+def test_the_tied_weight_is_one_parameter(encoder: SpladeEncoder) -> None:
+    assert encoder.body.get_input_embeddings().weight is encoder.decoder.weight
+    assert sum(parameter is encoder.decoder.weight for parameter in encoder.parameters()) == 1
+
+
+def test_a_model_without_a_masked_language_model_head_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    BertModel(BertConfig(**SIZES)).save_pretrained(tmp_path)
+    wrap(tokenizer).save_pretrained(tmp_path)
+
+    with pytest.raises(ConfigError, match="has no masked-language-model head"):
+        SpladeEncoder.from_pretrained(str(tmp_path))
+
+
+def test_another_kind_of_model_is_refused_in_one_line(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    config = transformers.GPT2Config(vocab_size=120, n_embd=32, n_layer=1, n_head=2)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    wrap(tokenizer).save_pretrained(tmp_path)
+
+    with pytest.raises(ConfigError, match="cannot be loaded") as caught:
+        SpladeEncoder.from_pretrained(str(tmp_path))
+
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--model-name"):
+        SpladeEncoder.from_pretrained(str(tmp_path / "nothing"))
+
+
+def test_code_that_comes_with_a_model_is_never_run(tmp_path: Path, encoder: SpladeEncoder) -> None:
+    encoder.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForMaskedLM": "canary.Model"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "canary.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+
+    with pytest.raises(ConfigError, match="auto_map"):
+        SpladeEncoder.from_pretrained(str(tmp_path))
+
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["tiny", "bert-tiny"])
+def test_a_preset_starts_from_its_words_and_depends_on_its_seed(name: str, tokenizer: Tokenizer) -> None:
+    first, same, other = (build_preset(name, tokenizer, seed=seed).eval() for seed in (1, 1, 2))
+    texts = first.tokenize(["parser"], max_length=8)
+    own = texts.input_ids[0].tolist()  # the word between [CLS] and [SEP]
+
+    with torch.no_grad():
+        reps = first(texts)
+        assert torch.equal(reps, same(texts))
+        assert not torch.equal(reps, other(texts))
+    assert int(reps[0].argmax()) in own
+    assert reps[0, own].min() > 0
+
+
+def test_building_a_preset_leaves_the_random_state_alone(tokenizer: Tokenizer) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+
+    build_preset("toy", tokenizer, seed=1)
+
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_rare_words_start_with_more_weight(tokenizer: Tokenizer) -> None:
+    idf = [1.0] * 8192
+    rare, common = (tokenizer.token_to_id(word) for word in ("parser", "the"))
+    idf[rare], idf[common] = 3.0, 0.2
+    idf[-1] = 9.0
+    encoder = build_preset("tiny", tokenizer, seed=0, inverse_document_frequencies=idf).eval()
+
+    with torch.no_grad():
+        reps = encoder(encoder.tokenize(["the parser"], max_length=8))[0]
+
+    assert reps[rare] > 2 * reps[common]

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from splade_bench.cell import Cell
+from splade_bench.errors import DataError
+from splade_bench.measure.timeline import Sample, Timeline
+from splade_bench.report.document import write_report
+from splade_bench.report.plots import plot_timeline
+from splade_bench.report.tables import MISSING, cell_table, compare_modes, escape, markdown
+from splade_bench.results import CellResult
+
+MIB = 2**20
+MACHINE = {"processor": "Test", "logical_cores": 2, "threads": 2, "memory_bytes": 8 * 2**30, "system": "Linux"}
+
+
+def make_result(mode: str, *, added_mib: int, wall_time_s: float, seed: int = 1, **changes: Any) -> CellResult:
+    cell = Cell(
+        workload="tiny",
+        device="cpu",
+        batch_size=8,
+        gradient_accumulation_steps=1,
+        memory_mode=mode,
+        seed=seed,
+    )
+    result = CellResult.of_cell(
+        cell,
+        status="ok",
+        wall_time_s=wall_time_s,
+        queries_seen=100,
+        optimizer_steps=12,
+        baseline_rss_bytes=400 * MIB,
+        peak_rss_bytes=(400 + added_mib) * MIB,
+        final_loss=1.0,
+        metrics={"mrr@10": 0.3, "query_active_dims": 10.0, "document_active_dims": 30.0},
+        metrics_before={"mrr@10": 0.2},
+        corpus_sha256="c" * 64,
+        machine=MACHINE,
+    )
+    return replace(result, **changes)
+
+
+@pytest.fixture
+def results() -> list[CellResult]:
+    return [
+        make_result("standard", added_mib=400, wall_time_s=20.0),
+        make_result("memory-efficient", added_mib=100, wall_time_s=5.0),
+        make_result("standard", added_mib=600, wall_time_s=30.0, seed=2),
+        make_result("memory-efficient", added_mib=90, wall_time_s=6.0, seed=2),
+    ]
+
+
+def test_modes_are_compared_pair_by_pair(results: list[CellResult]) -> None:
+    standard, efficient = compare_modes(results)
+
+    assert standard.memory_mode == "standard"
+    assert standard.time_ratios == [1.0, 1.0]
+    assert efficient.pairs == 2
+    assert efficient.time_ratios == [0.25, 0.2]
+    assert efficient.above_baseline_ratios == [0.25, 0.15]
+    assert efficient.peak_ratios == [500 / 800, 490 / 1000]
+
+
+def test_a_cell_without_its_partner_or_its_figures_is_not_averaged_in(results: list[CellResult]) -> None:
+    alone = make_result("memory-efficient", added_mib=1, wall_time_s=1.0, seed=3)
+    failed = make_result("standard", added_mib=1, wall_time_s=1.0, seed=3, status="oom")
+
+    assert compare_modes([*results, alone, failed])[1].pairs == 2
+
+
+def test_the_page_holds_every_cell_and_the_comparison(results: list[CellResult], tmp_path: Path) -> None:
+    page = write_report(results, tmp_path).read_text(encoding="utf-8")
+
+    assert len(re.findall(r"\| 8 +\| 1 +\| standard ", page)) == 2
+    assert "0.20 (0.15 to 0.25) times the memory above baseline" in page
+    assert "0.23 (0.20 to 0.25) times the time" in page
+    assert "0.200 → 0.300" in page
+    assert (tmp_path / "plots" / "memory-against-time-tiny.svg").is_file()
+
+
+def test_the_same_results_give_the_same_bytes(results: list[CellResult], tmp_path: Path) -> None:
+    first, second = (write_report(results, tmp_path / name).parent for name in ("a", "b"))
+
+    for path in sorted(first.rglob("*.*")):
+        assert path.read_bytes() == (second / path.relative_to(first)).read_bytes(), path.name
+
+
+def test_a_failed_cell_is_a_row_with_its_reason(results: list[CellResult], tmp_path: Path) -> None:
+    failed = replace(results[0], memory_mode="article", status="oom", error="no | memory", wall_time_s=None)
+
+    page = write_report([*results, failed], tmp_path).read_text(encoding="utf-8")
+
+    assert re.search(r"\| article +\| 1 +\| oom ", page)
+    assert r"oom: no \| memory" in page
+
+
+def test_what_was_not_measured_is_a_dash_and_never_a_zero() -> None:
+    bare = CellResult.of_cell(
+        Cell(workload="tiny", device="cpu", batch_size=1, gradient_accumulation_steps=1, memory_mode="standard"),
+        status="killed",
+    )
+
+    row = cell_table([bare]).splitlines()[-1]
+
+    assert row.count(MISSING) >= 8
+
+
+def test_results_of_different_corpora_are_refused(results: list[CellResult], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="2 different corpora"):
+        write_report([*results, replace(results[0], corpus_sha256="d" * 64)], tmp_path)
+
+
+def test_results_of_different_machines_are_flagged(results: list[CellResult], tmp_path: Path) -> None:
+    other = replace(results[0], machine=MACHINE | {"processor": "Other"})
+
+    assert "more than one machine" in write_report([*results, other], tmp_path).read_text(encoding="utf-8")
+
+
+def test_no_results_are_refused_with_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="pytest benchmarks"):
+        write_report([], tmp_path)
+
+
+def test_hostile_text_cannot_leave_its_cell() -> None:
+    hostile = "a|b`c`<script>\n\x1b[31mred*_[x](y)"
+
+    escaped = escape(hostile)
+
+    assert "\n" not in escaped and "\x1b" not in escaped and "<" not in escaped
+    assert markdown(["x"], [[hostile]]).count("\n") == 2
+    assert re.search(r"(?<!\\)\|", escaped) is None
+
+
+def test_a_timeline_is_drawn_with_its_phases(tmp_path: Path) -> None:
+    timeline = Timeline(
+        samples=[
+            Sample(number * 0.1, (100 + number) * MIB, ("forward", "backward", "optimizer_step")[number % 3])
+            for number in range(12)
+        ]
+    )
+
+    plot_timeline(timeline, tmp_path / "timeline.svg")
+
+    drawing = (tmp_path / "timeline.svg").read_text(encoding="utf-8")
+    for phase in ("forward", "backward", "optimizer step"):
+        assert phase in drawing

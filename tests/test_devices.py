@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from splade_bench import devices
+from splade_bench.devices import is_out_of_memory, resolve_device
+from splade_bench.errors import ConfigError
+
+
+@pytest.fixture
+def only_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "available_devices", lambda: ["cpu"])
+
+
+def test_auto_takes_the_first_device_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "available_devices", lambda: ["mps", "cpu"])
+
+    assert resolve_device("auto") == torch.device("mps")
+    assert resolve_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.usefixtures("only_cpu")
+def test_a_missing_device_falls_back_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert resolve_device("cuda") == torch.device("cpu")
+
+    assert "--device cuda is not available" in caplog.text
+
+
+@pytest.mark.usefixtures("only_cpu")
+def test_a_forced_missing_device_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="--device mps --force-device: this machine has cpu only"):
+        resolve_device("mps", force=True)
+
+
+def test_the_allocators_own_error_is_recognised() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+
+    assert is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 26.77 GB)"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_other_errors_are_told_apart(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected

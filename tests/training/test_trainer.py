@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+
+from splade_bench.config import MEMORY_MODES, TrainConfig
+from splade_bench.data.batching import TripleBatch
+from splade_bench.data.records import Triple
+from splade_bench.errors import TrainingError
+from splade_bench.model import SpladeEncoder
+from splade_bench.training import Trainer
+from splade_bench.training.trainer import StepLoss, TrainState, text_batches
+
+
+@dataclass(frozen=True, slots=True)
+class FixedBatches:
+    """The same batches in every epoch."""
+
+    made: Sequence[TripleBatch]
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return len(self.made)
+
+    def batches(self, epoch: int) -> Iterator[TripleBatch]:
+        return iter(self.made)
+
+
+class Recorder:
+    """An observer that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+        self.steps: list[TrainState] = []
+        self.losses: list[StepLoss] = []
+
+    def on_phase(self, phase: str) -> None:
+        self.phases.append(phase)
+
+    def on_step_end(self, state: TrainState, loss: StepLoss) -> None:
+        self.steps.append(copy.copy(state))
+        self.losses.append(loss)
+
+
+def make_config(**changes: Any) -> TrainConfig:
+    return TrainConfig(**{"batch_size": 8, "max_length": 16, "learning_rate": 1e-3, "epochs": 1} | changes)
+
+
+def weights_after(
+    encoder: SpladeEncoder, batches: Sequence[TripleBatch], config: TrainConfig
+) -> dict[str, torch.Tensor]:
+    trained = copy.deepcopy(encoder).double()
+    Trainer(trained, FixedBatches(batches), config).train()
+    return {name: parameter.detach() for name, parameter in trained.named_parameters()}
+
+
+def assert_equal_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], tolerance: float) -> None:
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=tolerance)
+
+
+def test_training_lowers_the_loss(encoder: SpladeEncoder, triples: Sequence[Triple]) -> None:
+    # Each query is to find its neighbour's document: the words do not help, it must be learnt.
+    neighbours = [replace(triple, positive=triples[row - 8].positive) for row, triple in enumerate(triples)]
+
+    result = Trainer(encoder, neighbours, make_config(epochs=10, learning_rate=3e-3)).train()
+
+    assert result.global_step == 40
+    assert result.queries_seen == 320
+    assert result.final_loss is not None
+    assert result.final_loss < 0.5 * result.losses[0]
+
+
+def test_the_same_seed_gives_the_same_losses(encoder: SpladeEncoder, triples: Sequence[Triple]) -> None:
+    first, second = (Trainer(copy.deepcopy(encoder), triples, make_config()).train().losses for _ in range(2))
+
+    assert first == second
+
+
+def test_an_accumulation_window_equals_a_large_batch_for_a_mean_over_queries(
+    encoder: SpladeEncoder, triples: Sequence[Triple]
+) -> None:
+    """True of the pairwise loss without regularizers; in-batch negatives and FLOPS are no means over queries."""
+    small, large = (
+        make_config(
+            loss="margin",
+            margin=20.0,
+            query_regularizer_weight=0.0,
+            document_regularizer_weight=0.0,
+            gradient_accumulation_steps=steps,
+            batch_size=batch_size,
+            max_steps=1,
+        )
+        for steps, batch_size in ((3, 4), (1, 10))
+    )
+    # 4 + 4 + 2 queries: the short last batch must count by its queries.
+    batches = list(text_batches(triples[:10], encoder, small).batches(0))
+    whole = list(text_batches(triples[:10], encoder, large).batches(0))
+
+    accumulated = weights_after(encoder, batches, small)
+
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    assert_equal_weights(accumulated, weights_after(encoder, whole, large), tolerance=1e-9)
+
+
+def test_the_short_last_window_of_an_epoch_is_a_mean_of_its_own_batches(
+    encoder: SpladeEncoder, triples: Sequence[Triple]
+) -> None:
+    """Four batches of four in windows of three: the second window holds one batch and must not be divided by three."""
+    config = make_config(batch_size=4, gradient_accumulation_steps=3, max_steps=2, warmup_ratio=0.0)
+    batches = list(text_batches(triples[:16], encoder, config).batches(0))
+    recorder = Recorder()
+    trainer = Trainer(copy.deepcopy(encoder), FixedBatches(batches), config, observers=[recorder])
+
+    trainer.train()
+
+    assert [state.micro_step for state in recorder.steps] == [3, 4]
+    assert [state.queries_seen for state in recorder.steps] == [12, 16]
+    alone = Trainer(copy.deepcopy(encoder), FixedBatches(batches[3:]), replace(config, gradient_accumulation_steps=1))
+    assert alone.state.max_steps == 2
+    # The first step differs, the second window's loss is that of its one batch under other weights: same magnitude.
+    assert recorder.losses[1].total == pytest.approx(alone.train().losses[0], rel=0.2)
+
+
+def test_repeated_batches_in_a_window_change_nothing(encoder: SpladeEncoder, triples: Sequence[Triple]) -> None:
+    once = make_config(max_steps=1)
+    (batch,) = text_batches(triples[:8], encoder, once).batches(0)
+    thrice = replace(once, gradient_accumulation_steps=3)
+
+    first, second = weights_after(encoder, [batch], once), weights_after(encoder, [batch] * 3, thrice)
+
+    assert_equal_weights(first, second, tolerance=1e-9)
+
+
+def test_schedules_count_optimizer_steps_whatever_the_accumulation(
+    encoder: SpladeEncoder, triples: Sequence[Triple]
+) -> None:
+    rates = []
+    for steps, batch_size in ((1, 8), (4, 2)):
+        config = make_config(gradient_accumulation_steps=steps, batch_size=batch_size)
+        trainer = Trainer(copy.deepcopy(encoder), triples, config)
+        assert trainer.state.max_steps == 4
+        scales = [trainer._learning_rate_scale(step) for step in range(5)]
+        trainer.train()
+        rates.append((scales, trainer.scheduler.get_last_lr()))
+
+    assert rates[0] == rates[1]
+    scales = rates[0][0]
+    assert max(scales) == scales[1] or max(scales) == scales[0]
+    assert scales[4] == 0.0
+
+
+def test_the_regularizers_rise_quadratically_to_their_weights(
+    encoder: SpladeEncoder, triples: Sequence[Triple]
+) -> None:
+    trainer = Trainer(encoder, triples, make_config(max_steps=30, regularizer_warmup_ratio=0.3))
+    scales = []
+    for step in range(30):
+        trainer.state.global_step = step
+        scales.append(trainer._regularizer_scale())
+
+    assert scales[:4] == pytest.approx([(step / 10) ** 2 for step in (1, 2, 3, 4)])
+    assert scales[9:] == [1.0] * 21
+
+
+def test_max_steps_overrides_epochs_and_repeats_the_data(encoder: SpladeEncoder, triples: Sequence[Triple]) -> None:
+    result = Trainer(encoder, triples[:8], make_config(max_steps=3)).train()
+
+    assert result.global_step == 3
+    assert result.queries_seen == 24
+    assert not result.interrupted
+
+
+def test_observers_see_every_phase_in_order(encoder: SpladeEncoder, triples: Sequence[Triple]) -> None:
+    recorder = Recorder()
+
+    Trainer(encoder, triples, make_config(gradient_accumulation_steps=2, max_steps=1), observers=[recorder]).train()
+
+    assert recorder.phases == ["forward", "backward", "forward", "backward", "optimizer_step"]
+    assert recorder.losses[0].query_active_dims > 0
+
+
+def test_a_requested_stop_ends_after_the_step_that_is_under_way(
+    encoder: SpladeEncoder, triples: Sequence[Triple]
+) -> None:
+    class StopAtTwo(Recorder):
+        def on_step_end(self, state: TrainState, loss: StepLoss) -> None:
+            state.stop_requested = state.global_step == 2
+
+    result = Trainer(encoder, triples, make_config(), observers=[StopAtTwo()]).train()
+
+    assert result.global_step == 2
+    assert result.interrupted
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_number_that_is_not_finite_stops_before_the_weights_change(
+    encoder: SpladeEncoder, triples: Sequence[Triple], where: str
+) -> None:
+    trainer = Trainer(encoder, triples, make_config())
+    parameter = encoder.decoder.weight
+    if where == "loss":
+        with torch.no_grad():
+            encoder.body.bert.embeddings.LayerNorm.weight.fill_(float("nan"))
+    else:
+        parameter.register_hook(lambda gradient: gradient * float("inf"))
+    before = parameter.detach().clone()
+
+    with pytest.raises(TrainingError, match=r"optimizer step 1: the (loss|gradient norm) is (nan|inf)") as caught:
+        trainer.train()
+
+    assert caught.value.status == "nan"
+    assert torch.equal(parameter, before)
+
+
+def test_gradients_above_the_limit_are_scaled_down(encoder: SpladeEncoder, triples: Sequence[Triple]) -> None:
+    norms = []
+
+    class Norms(Recorder):
+        def on_phase(self, phase: str) -> None:
+            if phase == "optimizer_step":
+                gradients = [parameter.grad for parameter in encoder.parameters() if parameter.grad is not None]
+                norms.append(torch.nn.utils.get_total_norm(gradients).item())
+
+    Trainer(encoder, triples, make_config(max_grad_norm=0.01, max_steps=2), observers=[Norms()]).train()
+
+    assert norms == pytest.approx([0.01, 0.01], rel=1e-3)
+
+
+def test_garbage_is_collected_every_fifth_batch_in_article_mode_only(
+    encoder: SpladeEncoder, triples: Sequence[Triple], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr(gc, "collect", lambda: calls.append(None))
+    counts = {}
+    for name, memory in MEMORY_MODES.items():
+        calls.clear()
+        Trainer(copy.deepcopy(encoder), triples, make_config(batch_size=3, memory=memory)).train()  # 11 batches
+        counts[name] = len(calls)
+
+    assert counts == {"standard": 0, "article": 2, "memory-efficient": 0}
