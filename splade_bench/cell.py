@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -10,6 +11,8 @@ from typing import Any, Literal
 
 from splade_bench.config import MEMORY_MODES, DeviceName, TrainConfig, memory_mode
 from splade_bench.errors import ConfigError
+
+_REFERENCE_BATCH_SIZE = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,13 +26,14 @@ class Workload:
     queries: int
     """Training queries that each cell sees, unless --max-steps says otherwise."""
     learning_rate: float
+    """At 8 queries per optimizer step; other cells scale it by the square root of theirs."""
     ranked: bool = True
     """Whether the held-out queries are ranked against the whole corpus before and after training."""
 
 
 WORKLOADS: Mapping[str, Workload] = MappingProxyType(
     {
-        "tiny": Workload(model_name="tiny", corpus="docstrings", max_length=48, queries=1200, learning_rate=7e-4),
+        "tiny": Workload(model_name="tiny", corpus="docstrings", max_length=48, queries=1200, learning_rate=8e-4),
         "mini": Workload(model_name="mini", corpus="docstrings", max_length=128, queries=96, learning_rate=1e-4),
         "base": Workload(
             model_name="base", corpus="docstrings", max_length=256, queries=16, learning_rate=5e-5, ranked=False
@@ -64,13 +68,16 @@ class Cell:
     @property
     def train_config(self) -> TrainConfig:
         workload = WORKLOADS[self.workload]
+        effective_batch_size = self.batch_size * self.gradient_accumulation_steps
         return TrainConfig(
             max_length=workload.max_length,
             batch_size=self.batch_size,
             gradient_accumulation_steps=self.gradient_accumulation_steps,
             epochs=1,
             max_steps=self.max_steps,
-            learning_rate=workload.learning_rate,
+            # Adam's square-root scaling rule (Malladi et al., 2022): otherwise a cell with a larger effective batch
+            # would learn less from the same queries for want of steps, and the grid would compare learning rates.
+            learning_rate=workload.learning_rate * math.sqrt(effective_batch_size / _REFERENCE_BATCH_SIZE),
             seed=self.seed,
             memory=memory_mode(self.memory_mode),
         )

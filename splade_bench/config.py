@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -48,16 +48,17 @@ class MemoryConfig:
     """Batches between two calls of gc.collect(); 0: never."""
     fused_optimizer: bool = True
     """AdamW without temporary copies of the parameters."""
+    mmap_threshold_bytes: int | None = 2**20
+    """Linux: tensors of at least this size go back to the system when they are freed. None: as glibc decides."""
 
 
+_STANDARD = MemoryConfig(head="eager", padding="max_length", fused_optimizer=False, mmap_threshold_bytes=None)
 MEMORY_MODES: Mapping[str, MemoryConfig] = MappingProxyType(
     {
         # The unified trainer of the source: the plain definition, always padded to max_length.
-        "standard": MemoryConfig(head="eager", padding="max_length", fused_optimizer=False),
+        "standard": _STANDARD,
         # Its "memory-efficient" trainer: the same, with del and gc.collect() every five batches.
-        "article": MemoryConfig(
-            head="eager", padding="max_length", fused_optimizer=False, garbage_collection_interval=5
-        ),
+        "article": replace(_STANDARD, garbage_collection_interval=5),
         "memory-efficient": MemoryConfig(),
     }
 )

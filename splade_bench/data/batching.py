@@ -27,8 +27,8 @@ class TextBatch:
 
     def to(self, device: torch.device) -> Self:
         return type(self)(
-            self.input_ids.to(device, non_blocking=True),
-            self.attention_mask.to(device, non_blocking=True),
+            self.input_ids.to(device),
+            self.attention_mask.to(device),
             self.lengths,
         )
 

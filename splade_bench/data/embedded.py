@@ -23,12 +23,13 @@ from splade_bench.data.wordpiece import train_tokenizer
 PREPARATION_VERSION = 1
 
 
-def embedded_corpus(pairs: Sequence[DocstringPair], split: Split = "test") -> Corpus:
-    """The docstring corpus, judged on ``split``.
+def embedded_corpus(pairs: Sequence[DocstringPair] | None = None, split: Split = "test") -> Corpus:
+    """The docstring corpus, judged on ``split``; harvested now unless ``pairs`` are given.
 
     Settings are tuned on ``development``, for which test pairs are left out altogether; for ``test`` the development
     pairs are trained on.
     """
+    pairs = harvest() if pairs is None else pairs
     if split == "development":
         pairs = [pair for pair in pairs if pair.split != "test"]
     training_pairs = [pair for pair in pairs if pair.split != split]
@@ -57,7 +58,7 @@ class PreparedCorpus:
         key = sha256_of_texts(PREPARATION_VERSION, sys.version, sysconfig.get_path("stdlib"))[:16]
         prepared = cls(cache / f"docstrings-{key}")
         if not prepared._corpus_path.is_file():
-            _write_whole_folder(prepared.folder, {"corpus.json": _to_json(embedded_corpus(harvest()))})
+            _write_whole_folder(prepared.folder, {"corpus.json": _to_json(embedded_corpus())})
         for vocab_size in vocab_sizes:
             path = prepared.tokenizer_path(vocab_size)
             if not path.is_file():

@@ -16,6 +16,7 @@ import torch
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from splade_bench.allocator import fix_mmap_threshold
 from splade_bench.config import TrainConfig
 from splade_bench.data.batching import TripleBatch, TripleBatches, TripleSource
 from splade_bench.data.records import Triple
@@ -102,6 +103,8 @@ class Trainer:
         steps_per_epoch = -(-self.source.batches_per_epoch // config.gradient_accumulation_steps)
         self.state = TrainState(max_steps=config.max_steps or steps_per_epoch * config.epochs)
         self.encoder.head = config.memory.head
+        if config.memory.mmap_threshold_bytes:
+            fix_mmap_threshold(config.memory.mmap_threshold_bytes)
         self.optimizer = AdamW(
             encoder.parameters(),
             lr=config.learning_rate,
