@@ -33,7 +33,7 @@ class Workload:
 
 WORKLOADS: Mapping[str, Workload] = MappingProxyType(
     {
-        "tiny": Workload(model_name="tiny", corpus="docstrings", max_length=48, queries=1200, learning_rate=8e-4),
+        "tiny": Workload(model_name="tiny", corpus="docstrings", max_length=48, queries=1600, learning_rate=8e-4),
         "mini": Workload(model_name="mini", corpus="docstrings", max_length=128, queries=96, learning_rate=1e-4),
         "base": Workload(
             model_name="base", corpus="docstrings", max_length=256, queries=16, learning_rate=5e-5, ranked=False
@@ -92,7 +92,7 @@ class Sweep:
 
     workload: str = "tiny"
     devices: Sequence[DeviceName] = ("cpu",)
-    batch_sizes: Sequence[int] = (4, 8)
+    batch_sizes: Sequence[int] = (8, 16)
     gradient_accumulation_steps: Sequence[int] = (1, 4)
     memory_modes: Sequence[str] = tuple(MEMORY_MODES)
     max_steps: int | None = None

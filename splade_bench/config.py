@@ -48,7 +48,7 @@ class MemoryConfig:
     """Batches between two calls of gc.collect(); 0: never."""
     fused_optimizer: bool = True
     """AdamW without temporary copies of the parameters."""
-    mmap_threshold_bytes: int | None = 2**20
+    mmap_threshold_bytes: int | None = 4 * 2**20
     """Linux: tensors of at least this size go back to the system when they are freed. None: as glibc decides."""
 
 

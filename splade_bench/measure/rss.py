@@ -5,6 +5,7 @@ Does not see: pages that were swapped out, and memory on a device.
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import psutil
 
 _STATUS = Path("/proc/self/status")
+_STATM = Path("/proc/self/statm")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_PEAK_RSS = "5"  # proc(5): resets VmHWM to the current VmRSS
 
@@ -30,9 +32,30 @@ class PeakMemory:
         return self.peak_bytes - self.baseline_bytes
 
 
-def current_rss_bytes(process: psutil.Process | None = None) -> int:
-    """Resident set size now, of this process unless another is given."""
-    return int((process or psutil.Process()).memory_info().rss)
+def current_rss_bytes() -> int:
+    """Resident set size now."""
+    return int(psutil.Process().memory_info().rss)
+
+
+class RssReader:
+    """Reads the resident set size again and again, for a few microseconds each time on Linux."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        # psutil opens and parses the same file anew each time, ten times as slowly.
+        self._statm = _STATM.open("rb", buffering=0) if sys.platform == "linux" else None
+        self._page_bytes = os.sysconf("SC_PAGE_SIZE") if sys.platform == "linux" else 1
+
+    def read(self) -> int:
+        """Resident set size now, in bytes."""
+        if self._statm is None:
+            return int(self._process.memory_info().rss)
+        return int(os.pread(self._statm.fileno(), 64, 0).split()[1]) * self._page_bytes
+
+    def close(self) -> None:
+        """Give the file back."""
+        if self._statm is not None:
+            self._statm.close()
 
 
 class PeakRss:

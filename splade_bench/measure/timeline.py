@@ -8,13 +8,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from types import TracebackType
 
 import psutil
 from typing_extensions import Self
 
-from splade_bench.measure.rss import current_rss_bytes
+from splade_bench.measure.rss import RssReader
 
 INTERVAL_S = 0.01
 MAX_SAMPLES = 4096
@@ -74,14 +75,14 @@ class MemorySampler:
 
     def _sample(self) -> None:
         start_s = time.perf_counter()
-        process = psutil.Process()  # once: making it reads several files of /proc
-        while True:
-            now_s = time.perf_counter() - start_s
-            self.timeline.add(Sample(now_s, current_rss_bytes(process), self._phase()))
-            self.cpu_time_s = time.thread_time()
-            self.wall_time_s = now_s
-            if self._stop.wait(self.timeline.interval_s):
-                return
+        with closing(RssReader()) as rss:
+            stopped = False
+            while not stopped:
+                now_s = time.perf_counter() - start_s
+                self.timeline.add(Sample(now_s, rss.read(), self._phase()))
+                self.cpu_time_s = time.thread_time()
+                self.wall_time_s = now_s
+                stopped = self._stop.wait(self.timeline.interval_s)
 
 
 def total_memory_bytes() -> int:

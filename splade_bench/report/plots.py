@@ -11,7 +11,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from splade_bench.measure.timeline import Timeline
+from splade_bench.measure.timeline import Sample, Timeline
 from splade_bench.report.tables import above_baseline_bytes
 from splade_bench.results import CellResult
 from splade_bench.units import as_mib
@@ -34,7 +34,7 @@ _STYLE: dict[Any, Any] = {
 
 def plot_memory_against_time(results: Sequence[CellResult], path: Path) -> None:
     """One point a cell: seconds of training against memory above the baseline, coloured by mode."""
-    with _axes(path) as axes:
+    with _drawing(path) as (axes,):
         for mode, colour in zip(_modes(results), _cycle_colours(), strict=False):
             points = [
                 (result.wall_time_s, as_mib(added), result)
@@ -55,37 +55,60 @@ def plot_memory_against_time(results: Sequence[CellResult], path: Path) -> None:
 
 
 def plot_timeline(timeline: Timeline, path: Path) -> None:
-    """Resident memory over time; the ground is coloured by the phase that was under way."""
-    samples = timeline.samples
-    phases = list(dict.fromkeys(sample.phase for sample in samples))
+    """Resident memory over the whole run, and over the optimizer step that holds the peak, with its phases."""
+    phases = list(dict.fromkeys(sample.phase for sample in timeline.samples))
     colour_of = dict(zip(phases, _cycle_colours(), strict=False))
-    with _axes(path) as axes:
-        times = [sample.time_s for sample in samples]
-        for phase in phases:
-            axes.fill_between(
-                times,
-                [as_mib(sample.rss_bytes) for sample in samples],
-                where=[sample.phase == phase for sample in samples],
+    with _drawing(path, columns=2) as (whole, step):
+        _draw_memory(whole, timeline.samples)
+        whole.set_title("the whole run", fontsize=10)
+        whole.set_ylabel("resident memory, MiB")
+        at_peak = step_at_peak(timeline.samples)
+        _draw_memory(step, at_peak)
+        for phase in dict.fromkeys(sample.phase for sample in at_peak):
+            step.fill_between(
+                [sample.time_s for sample in at_peak],
+                [as_mib(sample.rss_bytes) for sample in at_peak],
+                where=[sample.phase == phase for sample in at_peak],
                 step="post",
                 color=colour_of[phase],
                 alpha=0.55,
                 linewidth=0,
                 label=phase.replace("_", " "),
             )
-        axes.step(times, [as_mib(sample.rss_bytes) for sample in samples], where="post", color=_INK, linewidth=0.8)
-        axes.set_xlabel("time, s")
-        axes.set_ylabel("resident memory, MiB")
-        axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, labelcolor=_INK, loc="lower right")
+        step.set_title("the optimizer step at its peak", fontsize=10)
+        if at_peak:
+            step.legend(frameon=False, labelcolor=_INK, loc="lower right")
+
+
+def step_at_peak(samples: Sequence[Sample]) -> Sequence[Sample]:
+    """The samples of the optimizer step that holds the largest one: from its first forward to its last update."""
+    if not samples:
+        return samples
+    peak = max(range(len(samples)), key=lambda number: samples[number].rss_bytes)
+    starts = [0] + [
+        number
+        for number in range(1, len(samples))
+        if samples[number].phase == "forward" and samples[number - 1].phase not in ("forward", "backward")
+    ]
+    start = max(number for number in starts if number <= peak)
+    end = min((number for number in starts if number > peak), default=len(samples))
+    return samples[start:end]
+
+
+def _draw_memory(axes: Axes, samples: Sequence[Sample]) -> None:
+    times = [sample.time_s for sample in samples]
+    axes.step(times, [as_mib(sample.rss_bytes) for sample in samples], where="post", color=_INK, linewidth=0.9)
+    axes.set_xlabel("time, s")
+    axes.set_ylim(bottom=0)
 
 
 @contextmanager
-def _axes(path: Path) -> Iterator[Axes]:
+def _drawing(path: Path, *, columns: int = 1) -> Iterator[Sequence[Axes]]:
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(7, 4.2), layout="constrained")  # no pyplot: nothing global, no display
-        yield figure.subplots()
+        figure = Figure(figsize=(7 if columns == 1 else 10, 4.2), layout="constrained")  # no pyplot: nothing global
+        yield figure.subplots(1, columns, squeeze=False)[0]
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, transparent=True, metadata={"Date": None})
+        figure.savefig(path, transparent=True, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def _modes(results: Sequence[CellResult]) -> list[str]:

@@ -11,7 +11,7 @@ from splade_bench.cell import Cell
 from splade_bench.errors import DataError
 from splade_bench.measure.timeline import Sample, Timeline
 from splade_bench.report.document import write_report
-from splade_bench.report.plots import plot_timeline
+from splade_bench.report.plots import plot_timeline, step_at_peak
 from splade_bench.report.tables import MISSING, cell_table, compare_modes, escape, markdown
 from splade_bench.results import CellResult
 
@@ -136,16 +136,42 @@ def test_hostile_text_cannot_leave_its_cell() -> None:
     assert re.search(r"(?<!\\)\|", escaped) is None
 
 
-def test_a_timeline_is_drawn_with_its_phases(tmp_path: Path) -> None:
-    timeline = Timeline(
+def make_timeline(phases: str) -> Timeline:
+    """One sample a letter: f(orward), b(ackward), o(ptimizer step); memory as the letter's place in its step."""
+    names = {"s": "setup", "f": "forward", "b": "backward", "o": "optimizer_step"}
+    heights = {"s": 100, "f": 300, "b": 400, "o": 350}
+    return Timeline(
         samples=[
-            Sample(number * 0.1, (100 + number) * MIB, ("forward", "backward", "optimizer_step")[number % 3])
-            for number in range(12)
+            Sample(number * 0.1, heights[letter] * MIB + number, names[letter]) for number, letter in enumerate(phases)
         ]
     )
 
-    plot_timeline(timeline, tmp_path / "timeline.svg")
+
+def test_a_timeline_is_drawn_with_its_phases(tmp_path: Path) -> None:
+    plot_timeline(make_timeline("ssffbbofbo"), tmp_path / "timeline.svg")
 
     drawing = (tmp_path / "timeline.svg").read_text(encoding="utf-8")
     for phase in ("forward", "backward", "optimizer step"):
         assert phase in drawing
+
+
+@pytest.mark.parametrize(
+    ("phases", "expected"),
+    [
+        ("ssffbbofbo", "fbo"),
+        ("ssffbbofo", "ffbbo"),
+        ("fbfbofo", "fbfbo"),  # accumulation: two batches are one optimizer step
+        ("s", "s"),
+        ("", ""),
+    ],
+)
+def test_the_step_that_holds_the_peak_is_shown_whole(phases: str, expected: str) -> None:
+    shown = step_at_peak(make_timeline(phases).samples)
+
+    assert "".join(sample.phase[0] for sample in shown) == expected
+
+
+def test_an_empty_timeline_is_drawn_too(tmp_path: Path) -> None:
+    plot_timeline(Timeline(), tmp_path / "timeline.svg")
+
+    assert (tmp_path / "timeline.svg").is_file()
