@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 
-from splade_bench.cell import Cell
+import pytest
+
+from splade_bench.cell import WORKLOADS, Cell, Sweep
 from splade_bench.results import CellResult
 
+# With fewer queries a batch there are too few negatives to learn from reliably (reports/NEGATIVE.md).
+LEARNING_BATCH_SIZE = 8
 
-def test_training_cell(cell: Cell, measure_cell: Callable[[Cell], CellResult]) -> None:
+
+@pytest.fixture(scope="module")
+def rises() -> dict[int, list[float]]:
+    """Batch size -> how far MRR@10 rose in each of its cells."""
+    return {}
+
+
+def test_training_cell(
+    cell: Cell, sweep: Sweep, measure_cell: Callable[[Cell], CellResult], rises: dict[int, list[float]]
+) -> None:
     result = measure_cell(cell)
 
-    assert result.status == "ok"
-    assert result.wall_time_s is not None and result.peak_rss_bytes is not None
+    assert result.wall_time_s is not None
+    assert result.peak_rss_bytes is not None
+    if sweep.max_steps is None:
+        assert result.queries_seen == WORKLOADS[cell.workload].queries
+    if cell.workload == "tiny" and sweep.max_steps is None and cell.batch_size >= LEARNING_BATCH_SIZE:
+        assert result.metrics is not None
+        assert result.metrics_before is not None
+        rises.setdefault(cell.batch_size, []).append(result.metrics["mrr@10"] - result.metrics_before["mrr@10"])
+        assert result.metrics_before["mrr@10"] >= 0.20
+        assert rises[cell.batch_size][-1] >= 0.03
+
+
+def test_cells_of_eight_queries_a_batch_learn(rises: dict[int, list[float]]) -> None:
+    if LEARNING_BATCH_SIZE not in rises:
+        pytest.skip("needs cells of the tiny workload with --batch-sizes 8 and without --max-steps")
+
+    assert statistics.mean(rises[LEARNING_BATCH_SIZE]) >= 0.06

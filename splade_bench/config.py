@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from splade_bench.errors import ConfigError
 
+MIN_MAX_LENGTH = 3  # [CLS], one token, [SEP]
+MAX_SEED = 2**32 - 1  # what every random generator takes
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 
@@ -122,7 +124,7 @@ class TrainConfig:
             ("batch_size", 1),
             ("gradient_accumulation_steps", 1),
             ("epochs", 1),
-            ("max_length", 3),  # [CLS], one token, [SEP]
+            ("max_length", MIN_MAX_LENGTH),
             ("negatives_per_query", 0),
             ("warmup_ratio", 0),
             ("weight_decay", 0),
@@ -137,17 +139,14 @@ class TrainConfig:
         for name in ("warmup_ratio", "regularizer_warmup_ratio"):
             if getattr(self, name) > 1:
                 raise ConfigError(f"{option(name)} {getattr(self, name)}: must be at most 1")
+        if self.seed > MAX_SEED:
+            raise ConfigError(f"--seed {self.seed}: must be at most {MAX_SEED}")
         if self.max_steps is not None:
             _at_least("max_steps", self.max_steps, 1)
         if not self.learning_rate > 0:  # written so that NaN fails
             raise ConfigError(f"--learning-rate {self.learning_rate}: must be above 0")
         if self.loss == "margin" and self.negatives_per_query == 0:
             raise ConfigError("--loss margin needs --negatives-per-query of at least 1")
-
-    @property
-    def effective_batch_size(self) -> int:
-        """Queries per optimizer step; not the number of in-batch negatives."""
-        return self.batch_size * self.gradient_accumulation_steps
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, in the order of the fields."""

@@ -27,7 +27,3 @@ class TrainingError(SpladeBenchError):
     def __init__(self, message: str, *, status: str = "error") -> None:
         super().__init__(message)
         self.status = status
-
-
-class MeasurementError(SpladeBenchError):
-    """A figure that could not be taken."""

@@ -45,6 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--profile", default="default", choices=list(PROFILES), help="smoke: a minute; default: minutes; full: hours"
     )
     group.addoption("--results", metavar="FILE", help="JSON Lines file to append to (default: a new one in reports)")
+    group.addoption("--cell-timeout", metavar="SECONDS", type=float, default=1800.0, help="end a cell after this long")
     group.addoption("--reports", metavar="FOLDER", default="reports", help="folder of results and report")
 
 
@@ -55,6 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except SpladeBenchError as error:
         raise pytest.UsageError(str(error)) from error
     _require_devices(sweep)
+    _require_own_results(config)
     config.stash[_SWEEP] = sweep
     reports = config.rootpath / config.getoption("--reports")
     results = config.getoption("--results")
@@ -64,6 +66,7 @@ def pytest_configure(config: pytest.Config) -> None:
         results=Path(results) if results else None,
         cache=cache.mkdir("splade_bench") if cache else reports / ".cache",
         profile=config.getoption("--profile"),
+        cell_timeout_s=config.getoption("--cell-timeout"),
     )
 
 
@@ -89,9 +92,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """End a sweep with its report's path."""
     session = config.stash[_SESSION]
     if session.finished:
-        path = write_report(read_results([session.results_path]), session.reports)
         terminalreporter.write_line(f"results: {_shown(session.results_path, config)}")
-        terminalreporter.write_line(f"report: {_shown(path, config)}")
+        try:
+            path = write_report(read_results([session.results_path]), session.reports)
+        except SpladeBenchError as error:
+            terminalreporter.write_line(f"no report: {error}")
+        else:
+            terminalreporter.write_line(f"report: {_shown(path, config)}")
 
 
 @pytest.fixture(scope="session")
@@ -136,6 +143,8 @@ def measure_cell(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) ->
             cell, lambda run: benchmark.pedantic(run.train, setup=run.wait_until_ready, rounds=1, iterations=1)
         )
         _show(session.line(result), request.config)
+        if result.status != "ok":
+            benchmark.has_error = True  # also when it failed after the timed call: its time is not to be compared
         # Said here, outside the timed call, where pytest-benchmark would take them for a broken measurement.
         if result.status == "oom":
             pytest.xfail(f"out of memory: {result.error}")
@@ -192,6 +201,16 @@ def _show(line: str, config: pytest.Config) -> None:
         with capture.global_and_fixture_disabled() if capture else nullcontext():
             reporter.ensure_newline()
             reporter.write_line(line)
+
+
+def _require_own_results(config: pytest.Config) -> None:
+    """A file to append to must hold results already, or nothing: found out before the first cell runs."""
+    results = config.getoption("--results")
+    if results and Path(results).exists():
+        try:
+            read_results([Path(results)])
+        except SpladeBenchError as error:
+            raise pytest.UsageError(f"--results: {error}") from error
 
 
 def _extra_info(result: CellResult) -> dict[str, Any]:

@@ -11,12 +11,17 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import IO, Any, Literal, Self, get_args
+from typing import IO, Any, Literal, get_args
+
+from typing_extensions import Self
 
 from splade_bench.cell import Cell
 from splade_bench.errors import DataError
 
 SCHEMA_VERSION = 1
+
+# Fields whose names say that they are numbers: a report must not fail on a file that somebody edited.
+_NUMERIC_ENDINGS = ("_bytes", "_s", "_loss", "_steps", "_size", "_seen", "seed")
 
 Status = Literal["ok", "oom", "killed", "timeout", "nan", "error", "skipped"]
 
@@ -96,6 +101,9 @@ class CellResult:
         ]
         if missing:
             raise ValueError(f"lacks {', '.join(missing)}")
+        for name, value in record.items():
+            if name.endswith(_NUMERIC_ENDINGS) and not (value is None or _is_number(value)):
+                raise ValueError(f"has {name} {value!r}, which is no number")
         if record["status"] not in get_args(Status):
             raise ValueError(f"has the unknown status {record['status']!r}")
         return cls(**{name: value for name, value in record.items() if name in known})
@@ -139,6 +147,10 @@ def read_results(paths: Iterable[Path]) -> list[CellResult]:
             except ValueError as error:
                 raise DataError(f"{path}:{number}: {error}") from error
     return results
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def finite_or_none(value: Any) -> Any:

@@ -100,6 +100,14 @@ def test_an_unknown_status_is_refused(tmp_path: Path) -> None:
         read_results([path])
 
 
+def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text(make_result().to_json().replace('"wall_time_s": 1.5', '"wall_time_s": "x"') + "\n")
+
+    with pytest.raises(DataError, match="wall_time_s 'x', which is no number"):
+        read_results([path])
+
+
 def test_fields_of_a_later_minor_version_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     record = json.loads(make_result().to_json()) | {"live_peak_bytes": 12}

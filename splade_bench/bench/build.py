@@ -11,12 +11,12 @@ from pathlib import Path
 from splade_bench.cell import WORKLOADS, Cell
 from splade_bench.config import MODEL_PRESETS, TrainConfig
 from splade_bench.data.batching import SyntheticBatches, TripleBatch, TripleSource
-from splade_bench.data.embedded import PreparedCorpus
-from splade_bench.data.records import Corpus
+from splade_bench.data.embedded import PreparedCorpus, write_whole_file
+from splade_bench.data.records import Corpus, sha256_of_texts
 from splade_bench.data.wordpiece import train_tokenizer
 from splade_bench.devices import resolve_device
 from splade_bench.evaluation.evaluator import evaluate
-from splade_bench.measure.machine import source_tree
+from splade_bench.measure.machine import source_tree, versions
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.presets import build_preset
 from splade_bench.training.trainer import text_batches
@@ -79,13 +79,14 @@ class CellBuilder:
     def _metrics_before(self) -> dict[str, float]:
         """Figures of the untrained model: the same for every cell of a workload and seed, so taken once on disk."""
         assert self.prepared is not None
-        name = f"untrained-{self.cell.workload}-{self.cell.seed}-{source_tree()[:16]}.json"
+        key = sha256_of_texts(self.cell.workload, self.cell.seed, self.device.type, source_tree(), versions())[:16]
+        name = f"untrained-{key}.json"
         path = self.prepared.folder / name
         if path.is_file():
             figures: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
             return figures
         figures = self._metrics(self.encoder())
-        path.write_text(json.dumps(figures), encoding="utf-8")
+        write_whole_file(path, json.dumps(figures))
         return figures
 
     def _synthetic(self, vocab_size: int, batches_per_epoch: int) -> SyntheticBatches:

@@ -20,7 +20,7 @@ from splade_bench.results import Status
 
 _OOM_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
 _ERROR_TAIL_BYTES = 4096
-# The environment of every worker: no network, and one source of threads, so that figures can be repeated.
+# The environment of every worker: no network, and no pool of tokenizer threads beside torch's.
 _WORKER_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
 
 
@@ -108,8 +108,8 @@ class WorkerProcess:
     def _kill(self) -> None:
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        except (ProcessLookupError, PermissionError):
+            pass  # the group is gone; macOS says EPERM when only an unreaped process is left of it
 
     def _cause_of_death(self) -> dict[str, Any]:
         code = self._process.wait()

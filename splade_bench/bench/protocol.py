@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 from splade_bench.cell import Cell
 
-EventName = Literal["phase", "ready", "done", "result", "failed"]
+EventName = Literal["ready", "done", "result", "failed"]
 GO = "go\n"
 
 

@@ -17,8 +17,6 @@ from splade_bench.data.embedded import PreparedCorpus
 from splade_bench.measure.machine import commit, machine_info, source_tree, versions
 from splade_bench.results import CellResult
 
-CELL_TIMEOUT_S = 1800.0
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellRunner:
@@ -28,7 +26,7 @@ class CellRunner:
     """
 
     cache: Path
-    timeout_s: float = CELL_TIMEOUT_S
+    timeout_s: float
 
     @contextmanager
     def start(self, cell: Cell) -> Iterator[CellRun]:
@@ -61,6 +59,7 @@ class CellRun:
         self.requests = requests
         self.process: WorkerProcess
         self._timeout_s = timeout_s
+        self._trained: dict[str, Any] = {}
         self._failure: dict[str, Any] | None = None
         self._started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
 
@@ -72,7 +71,7 @@ class CellRun:
     def train(self) -> None:
         """Say go and block until done: exactly the training loop."""
         with self._remembering_failure():
-            self.process.go()
+            self._trained = self.process.go()
 
     def finish(self) -> CellResult:
         """Evaluate, take the heap's peak in a second process, and put everything into one record."""
@@ -81,7 +80,7 @@ class CellRun:
             try:
                 measured = self.process.wait_for("result") | {"status": "ok"} | self._heap_peak()
             except CellError as failure:
-                measured = failure.values
+                measured = self._trained | failure.values
         known = {"machine": machine_info(), "versions": versions(), "commit": commit(), "source_tree": source_tree()}
         return CellResult.of_cell(self.cell, **(known | measured), started_at=self._started_at)
 

@@ -17,13 +17,15 @@ from splade_bench.units import format_bytes, format_seconds
 class SweepSession:
     """Where a sweep's results go, and how far it is."""
 
-    def __init__(self, *, reports: Path, results: Path | None, cache: Path, profile: str) -> None:
+    def __init__(
+        self, *, reports: Path, results: Path | None, cache: Path, profile: str, cell_timeout_s: float
+    ) -> None:
         started = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
         self.reports = reports
         self.results_path = results or reports / "results" / f"{started}-{profile}.jsonl"
         self.planned_cells = 0
         self.finished: list[CellResult] = []
-        self._runner = CellRunner(cache=cache)
+        self._runner = CellRunner(cache=cache, timeout_s=cell_timeout_s)
         self._elapsed_s = 0.0
 
     def measure(self, cell: Cell, timed: Callable[[CellRun], object]) -> CellResult:

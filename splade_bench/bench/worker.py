@@ -85,6 +85,10 @@ class Worker:
         """Do what the request asks for and send its result."""
         folder = self.request.corpus_folder
         builder = CellBuilder(self.request.cell, Path(folder) if folder else None)
+        self.measured["machine"] = machine_info() | {
+            "threads": torch.get_num_threads(),
+            "device": _device_name(builder.device),
+        }
         self._warm_up(builder)
         if self.request.measure == "heap":
             self._heap_pass(builder)
@@ -120,9 +124,8 @@ class Worker:
             "optimizer_steps": result.global_step,
             "queries_seen": result.queries_seen,
             "corpus_sha256": builder.corpus.sha256 if builder.corpus else None,
-            "machine": machine_info() | {"threads": torch.get_num_threads(), "device": _device_name(builder.device)},
         }
-        self._send("done", {"wall_time_s": self.measured["wall_time_s"]})
+        self._send("done", self.measured)
         self.phase = "evaluation"
         self.measured |= builder.quality(encoder)
 

@@ -35,6 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SpladeBenchError as error:
         print(f"splade-bench {verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
+    except (OSError, MemoryError, RuntimeError) as error:
+        # A device that is lost, no memory left, a full disk: torch has no classes that tell them apart.
+        logging.getLogger(__name__).debug("the run failed", exc_info=True)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        print(f"splade-bench {verb}: failed: {reason}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
 

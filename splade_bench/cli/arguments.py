@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import sys
 from collections.abc import Sequence
+from itertools import dropwhile, takewhile
 from typing import Any, TypeVar
 
 import tyro
@@ -15,6 +17,7 @@ from splade_bench.errors import ConfigError
 from splade_bench.results import finite_or_none
 
 Command = TypeVar("Command")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def parse(command: type[Command], arguments: Sequence[str], *, verb: str, default: Command | None = None) -> Command:
@@ -46,11 +49,8 @@ def print_json(record: dict[str, Any]) -> None:
 
 
 def _first_paragraph(box: str) -> str:
-    """Tyro frames its complaints: the text between the title and the first rule is what is wrong."""
-    lines = []
-    for line in box.splitlines()[1:]:
-        text = line.strip("│ ")
-        if not text or set(text) <= set("─╯╰"):
-            break
-        lines.append(text)
-    return " ".join(lines)
+    """What is wrong: tyro frames a title, then this, then hints, with rules between them in one of three alphabets."""
+    lines = [line.strip("│| ") for line in _COLOUR.sub("", box).splitlines()[1:]]
+    is_text = [bool(set(line) - set("─╭╮╯╰-+")) for line in lines]
+    paragraph = dropwhile(lambda pair: not pair[1], zip(lines, is_text, strict=True))
+    return " ".join(line for line, _ in takewhile(lambda pair: pair[1], paragraph))

@@ -11,6 +11,7 @@ from typing import Any
 from splade_bench.cli.arguments import parse, print_json
 from splade_bench.cli.models import Placement, cache_folder, load_encoder
 from splade_bench.cli.progress import memory_line
+from splade_bench.config import MIN_MAX_LENGTH
 from splade_bench.data.embedded import PreparedCorpus
 from splade_bench.data.formats import read_triples, retrieval_dataset
 from splade_bench.data.records import RetrievalDataset
@@ -42,14 +43,17 @@ class EvaluateCommand:
 def run(arguments: Sequence[str]) -> int:
     """Evaluate and print; the exit code."""
     command = parse(EvaluateCommand, arguments, verb="evaluate")
-    for name in ("batch_size", "max_length"):
-        if (getattr(command, name) or 1) < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} {getattr(command, name)}: must be at least 1")
+    if command.batch_size < 1:
+        raise ConfigError(f"--batch-size {command.batch_size}: must be at least 1")
+    if command.max_length is not None and command.max_length < MIN_MAX_LENGTH:
+        raise ConfigError(f"--max-length {command.max_length}: must be at least {MIN_MAX_LENGTH}")
     dataset, corpus_name = _dataset(command.val_file)
     device = command.placement.resolve()
     encoder = load_encoder(command.model_name, None, seed=0).to(device)
     encoder.head = command.placement.memory_row.head
     max_length = command.max_length or encoder.max_length
+    if encoder.position_limit is not None and max_length > encoder.position_limit:
+        raise ConfigError(f"--max-length {max_length}: this model has positions for {encoder.position_limit} tokens")
     peak_rss = PeakRss()
     peak_rss.start()
     metrics = evaluate(encoder, dataset, max_length=max_length, batch_size=command.batch_size)

@@ -25,7 +25,7 @@ class Placement:
     """The flags that say where and how to compute, common to train and evaluate."""
 
     device: DeviceName = "auto"
-    """auto: mps, then cuda, then cpu. A missing device falls back, with a warning (the article's script ignores it)."""
+    """auto: mps, then cuda, then cpu. A missing one falls back, warned of (the article: ignored unless forced)."""
     force_device: bool = False
     """Make a missing --device an error."""
     memory_mode: str | None = None

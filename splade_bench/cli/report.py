@@ -41,8 +41,8 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _newest(folder: Path) -> Path:
-    """The results file whose name sorts last: names begin with the time of their run."""
-    paths = sorted(folder.glob("*.jsonl"))
+    """The results file whose name sorts last among those that a sweep named: after the time of their run."""
+    paths = sorted(folder.glob("[0-9]*T[0-9]*Z-*.jsonl")) or sorted(folder.glob("*.jsonl"))
     if not paths:
         raise DataError(f"{folder}: holds no results; run: pytest benchmarks --device cpu")
     return paths[-1]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from splade_bench.cli.models import Placement, load_corpus, load_encoder
 from splade_bench.cli.progress import Progress, memory_line
 from splade_bench.cli.signals import StopSignals
 from splade_bench.config import MODEL_PRESETS, TrainConfig
+from splade_bench.data.embedded import write_whole_file
 from splade_bench.data.records import Corpus
 from splade_bench.devices import is_out_of_memory, synchronize
 from splade_bench.errors import ConfigError, TrainingError
@@ -67,16 +70,23 @@ class TrainCommand:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Train, evaluate, write; the exit code."""
+    """Train, save, evaluate; the exit code. The model is on the disk before anything else can go wrong."""
     command = _parse(arguments)
-    _refuse_overwriting(command)
+    _prepare_output(command)
     corpus = load_corpus(command.train_file, command.val_file)
     device = command.placement.resolve()
     encoder = load_encoder(command.model_name, corpus, seed=command.config.seed).to(device)
     encoder.tokenizer.model_max_length = command.config.max_length
+    sampler = None
     with StopSignals() as signals:
-        record = _train(command, corpus, encoder, signals)
-    _write(command, encoder, record)
+        record, sampler = _train(command, corpus, encoder, signals)
+        _save_model(command, encoder)
+        _write_record(command, record)
+    if sampler:
+        record["memory_tracking"] = _tracking(command, sampler)
+    if not signals.exit_code:
+        record |= _quality(command, corpus, encoder)
+    _write_record(command, record)
     if command.placement.json:
         print_json(record)
     else:
@@ -96,25 +106,38 @@ def _defaults(model_name: str, placement: Placement) -> TrainCommand:
     return TrainCommand(config=TrainConfig(**values, memory=placement.memory_row))
 
 
-def _refuse_overwriting(command: TrainCommand) -> None:
-    existing = command.output_dir / MODEL_FOLDER
-    if existing.exists() and not command.overwrite:
+def _prepare_output(command: TrainCommand) -> None:
+    """Find out before the training that its result can be written, and that it replaces nothing unasked."""
+    if (command.output_dir / MODEL_FOLDER).exists() and not command.overwrite:
         raise ConfigError(f"--output-dir {command.output_dir}: holds a {MODEL_FOLDER}; name another, or --overwrite")
+    try:
+        command.output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=command.output_dir):
+            pass
+    except OSError as error:
+        raise ConfigError(f"--output-dir {command.output_dir}: cannot be written to: {error.strerror}") from error
 
 
-def _train(command: TrainCommand, corpus: Corpus, encoder: SpladeEncoder, signals: StopSignals) -> dict[str, Any]:
+def _train(
+    command: TrainCommand, corpus: Corpus, encoder: SpladeEncoder, signals: StopSignals
+) -> tuple[dict[str, Any], MemorySampler | None]:
     peak_rss = PeakRss()
     peak_rss.start()
-    progress = Progress(peak_rss=peak_rss, memory_tracking=command.placement.memory_tracking)
+    tracking = command.placement.memory_tracking
+    progress = Progress(peak_rss=peak_rss, memory_tracking=tracking)
     trainer = Trainer(encoder, corpus.triples, command.config, observers=[progress])
     signals.on_first(trainer.request_stop)
-    sampler = MemorySampler(phase=lambda: progress.phase) if command.placement.memory_tracking else None
+    sampler = MemorySampler(phase=lambda: progress.phase) if tracking else None
+    logger.info(
+        "training %s on %s: %d queries, %d optimizer steps",
+        command.model_name,
+        encoder.device.type,
+        len(corpus.triples),
+        trainer.state.max_steps,
+    )
     start_s = time.perf_counter()
     try:
-        if sampler:
-            with sampler:
-                result = trainer.train()
-        else:
+        with sampler or nullcontext():
             result = trainer.train()
         synchronize(encoder.device)
     except (MemoryError, RuntimeError) as error:
@@ -124,13 +147,15 @@ def _train(command: TrainCommand, corpus: Corpus, encoder: SpladeEncoder, signal
     finally:
         progress.close()
     wall_time_s = time.perf_counter() - start_s
-    record = _record(command, corpus, encoder, result) | {"wall_time_s": wall_time_s}
     peak = peak_rss.read()
-    record |= {"baseline_rss_bytes": peak.baseline_bytes, "peak_rss_bytes": peak.peak_bytes}
-    if sampler:
+    if tracking:
         logger.info("%s", memory_line(peak_rss))
-        record["memory_tracking"] = _tracking(command, sampler)
-    return record | ({} if result.interrupted else _quality(command, corpus, encoder))
+    record = _record(command, corpus, encoder, result) | {
+        "wall_time_s": wall_time_s,
+        "baseline_rss_bytes": peak.baseline_bytes,
+        "peak_rss_bytes": peak.peak_bytes,
+    }
+    return record, sampler
 
 
 def _out_of_memory(error: BaseException, phase: str) -> TrainingError:
@@ -187,7 +212,7 @@ def _quality(command: TrainCommand, corpus: Corpus, encoder: SpladeEncoder) -> d
     }
 
 
-def _write(command: TrainCommand, encoder: SpladeEncoder, record: Mapping[str, Any]) -> None:
+def _save_model(command: TrainCommand, encoder: SpladeEncoder) -> None:
     """Put the new model in the place of an old one only when it is whole."""
     folder = command.output_dir / MODEL_FOLDER
     unfinished = command.output_dir / f".{MODEL_FOLDER}.unfinished"
@@ -195,8 +220,11 @@ def _write(command: TrainCommand, encoder: SpladeEncoder, record: Mapping[str, A
     encoder.save_pretrained(unfinished)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
+
+
+def _write_record(command: TrainCommand, record: Mapping[str, Any]) -> None:
     text = json.dumps(finite_or_none(dict(record)), indent=2, allow_nan=False, ensure_ascii=False)
-    (command.output_dir / RECORD_NAME).write_text(text + "\n", encoding="utf-8")
+    write_whole_file(command.output_dir / RECORD_NAME, text + "\n")
 
 
 def _print_summary(command: TrainCommand, record: Mapping[str, Any]) -> None:

@@ -7,11 +7,11 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
-_WORD = re.compile(r"[a-z0-9]+")
+_WORD = re.compile(r"[^\W_]+")
 
 
 def words(text: str) -> list[str]:
-    """Lower-case runs of letters and digits."""
+    """Lower-case runs of letters and digits, of any script."""
     return _WORD.findall(text.lower())
 
 

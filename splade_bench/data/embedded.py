@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -18,9 +19,10 @@ from tokenizers import Tokenizer
 from splade_bench.data.docstrings import DocstringPair, Split, harvest, retrieval_dataset, train_triples
 from splade_bench.data.records import Corpus, RetrievalDataset, Triple, held_out_triples, sha256_of_texts
 from splade_bench.data.wordpiece import train_tokenizer
+from splade_bench.errors import ConfigError
 
 # Part of the cache key: raise it when the harvest, the split, the negatives or the tokenizer change.
-PREPARATION_VERSION = 1
+PREPARATION_VERSION = 2
 
 
 def embedded_corpus(pairs: Sequence[DocstringPair] | None = None, split: Split = "test") -> Corpus:
@@ -59,11 +61,13 @@ class PreparedCorpus:
         prepared = cls(cache / f"docstrings-{key}")
         if not prepared._corpus_path.is_file():
             _write_whole_folder(prepared.folder, {"corpus.json": _to_json(embedded_corpus())})
+            if not prepared._corpus_path.is_file():
+                raise ConfigError(f"{cache}: the embedded corpus cannot be kept there; set SPLADE_BENCH_CACHE")
         for vocab_size in vocab_sizes:
             path = prepared.tokenizer_path(vocab_size)
             if not path.is_file():
                 tokenizer = train_tokenizer(prepared.load().training_texts, vocab_size=vocab_size)
-                _write_whole_file(path, tokenizer.to_str())
+                write_whole_file(path, tokenizer.to_str())
         return prepared
 
     @property
@@ -99,19 +103,24 @@ def _from_json(text: str) -> Corpus:
 
 
 def _write_whole_folder(folder: Path, files: dict[str, str]) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".preparing-", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".preparing-", dir=folder.parent))
+    except OSError as error:
+        raise ConfigError(
+            f"{folder.parent}: the embedded corpus cannot be kept there ({error.strerror}); set SPLADE_BENCH_CACHE"
+        ) from error
     try:
         for name, text in files.items():
             (temporary / name).write_text(text, encoding="utf-8")
-        # Another process may have been faster; its corpus is the same.
-        if not folder.exists():
+        with contextlib.suppress(OSError):  # another process was faster; its corpus is the same
             temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_whole_file(path: Path, text: str) -> None:
+def write_whole_file(path: Path, text: str) -> None:
+    """Put a file in its place whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

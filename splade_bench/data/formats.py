@@ -85,8 +85,9 @@ def _read_text(path: Path) -> str:
 def _records_of_list(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     try:
         records = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: is not JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:
+        line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
+        raise DataError(f"{path}:{line}: is not JSON: {_reason(error)}") from error
     for number, record in enumerate(records, 1):
         yield f"{path}: record {number}", record
 
@@ -97,8 +98,8 @@ def _records_of_lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
         if line.strip():
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}:{number}: is not JSON: {error.msg}") from error
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{path}:{number}: is not JSON: {_reason(error)}") from error
             yield f"{path}:{number}", record
 
 
@@ -119,7 +120,16 @@ def _triple(where: str, record: Any) -> Triple:
 
 
 def _text(where: str, name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        problem = "is missing" if value is None else "is empty" if value == "" else "must be text"
-        raise DataError(f"{where}: {name} {problem}")
+    if value is None:
+        raise DataError(f"{where}: {name} is missing")
+    if not isinstance(value, str):
+        raise DataError(f"{where}: {name} must be text")
+    if not value.strip():
+        raise DataError(f"{where}: {name} is empty")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise DataError(f"{where}: {name} holds half a character (a lone surrogate); write the whole one")
     return value
+
+
+def _reason(error: Exception) -> str:
+    return error.msg if isinstance(error, json.JSONDecodeError) else " ".join(str(error).split())

@@ -15,12 +15,20 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
     """A lower-casing WordPiece tokenizer of at most ``vocab_size`` tokens, the same for the same texts."""
     texts = list(texts)
     draft = _tokenizer(models.WordPiece(unk_token="[UNK]"))
-    characters = {character for text in texts for character in draft.normalizer.normalize_str(text)}
+    counts = Counter(character for text in texts for character in draft.normalizer.normalize_str(text))
+    # Each costs two entries, alone and as a continuation: in a large script the rarest become [UNK].
+    room = max(0, vocab_size - len(SPECIAL_TOKENS)) // 2
+    characters = sorted(set(counts) - set(" \t\n"), key=lambda character: (-counts[character], character))[:room]
     # The trainer numbers continuation pieces in the order of a hash table with a random seed, and breaks ties between
     # merges by number: two trainings differ. Named as special tokens they are numbered first, in this order.
-    pieces = [f"##{character}" for character in sorted(characters) if not character.isspace()]
+    pieces = [f"##{character}" for character in sorted(characters)]
     trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=[*SPECIAL_TOKENS, *pieces], min_frequency=2, show_progress=False
+        vocab_size=vocab_size,
+        special_tokens=[*SPECIAL_TOKENS, *pieces],
+        initial_alphabet=sorted(characters),
+        limit_alphabet=len(characters),
+        min_frequency=2,
+        show_progress=False,
     )
     draft.train_from_iterator(texts, trainer)
     # Built anew, so that a text that holds "##a" is not taken for a piece.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
@@ -18,6 +19,8 @@ from splade_bench.errors import ConfigError
 from splade_bench.model.head import splade_max, splade_max_eager
 
 _DEFAULT_MAX_LENGTH = 512
+# What a folder that is no whole model makes transformers raise.
+_LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
 HEADS = {"eager": splade_max_eager, "streaming": splade_max}
 
 
@@ -61,12 +64,17 @@ class SpladeEncoder(nn.Module):
         """
         try:
             _refuse_custom_code(model_name)
-            tokenizer = AutoTokenizer.from_pretrained(model_name)
+            # Without the explicit no, transformers asks on a terminal whether a Hub model's own code may run.
+            tokenizer = AutoTokenizer.from_pretrained(model_name, trust_remote_code=False)
             model, loading = AutoModelForMaskedLM.from_pretrained(
-                model_name, use_safetensors=True, output_loading_info=True
+                model_name,
+                dtype=torch.float32,  # otherwise that of the checkpoint, and updates are lost in half precision
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except _LOADING_ERRORS as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ConfigError(f"--model-name {model_name}: cannot be loaded: {reason}") from error
         if loading["missing_keys"]:
             missing = ", ".join(sorted(loading["missing_keys"])[:3])
@@ -86,8 +94,17 @@ class SpladeEncoder(nn.Module):
     @property
     def max_length(self) -> int:
         """Tokens after which a text is cut, as saved with the tokenizer; at most the model's own positions."""
-        positions = getattr(self.body.config, "max_position_embeddings", None) or _DEFAULT_MAX_LENGTH
-        return min(self.tokenizer.model_max_length, positions)
+        return min(self.tokenizer.model_max_length, self.position_limit or _DEFAULT_MAX_LENGTH)
+
+    @property
+    def position_limit(self) -> int | None:
+        """Tokens for which the model has positions; None where it needs no table of them."""
+        for name, module in self.body.named_modules():
+            if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+                # RoBERTa and its kin count positions from behind their padding entry.
+                reserved = 0 if module.padding_idx is None else module.padding_idx + 1
+                return int(module.num_embeddings) - reserved
+        return None
 
     def forward(self, batch: TextBatch) -> Tensor:
         """Sparse vectors [N, V], non-negative, of a batch on the encoder's device."""
@@ -121,7 +138,7 @@ class SpladeEncoder(nn.Module):
 
 
 def _refuse_custom_code(model_name: str) -> None:
-    """Raise if a local model's config names code of its own; a Hub model's is refused by transformers."""
+    """Raise if a local model's config names code of its own: clearer than what transformers would say."""
     config_path = Path(model_name) / "config.json"
     if config_path.is_file() and "auto_map" in json.loads(config_path.read_text(encoding="utf-8")):
         raise ConfigError(f"{config_path}: auto_map names custom code, which is never run here")

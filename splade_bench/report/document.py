@@ -35,7 +35,8 @@ _CAVEATS = """\
 ## Read with care
 
 - Gradient accumulation never merges in-batch negatives: batch 2 × accumulation 4 is not batch 8 for an in-batch loss.
-- RSS of a process is taken with the allocator's default settings, as a user gets it; it varies a little between runs.
+- RSS is what a user of that mode gets, its allocator setting included (`mmap_threshold_bytes`); it varies a little
+  between runs.
 - Differences in MRR@10 of a hundredth or so are within what another seed does.
 """
 

@@ -18,6 +18,7 @@ from splade_bench.units import as_mib
 
 _INK = "#7a7a7a"  # a grey with contrast against white and against black
 _COLOURS = ("#d1495b", "#e08e29", "#2e86ab", "#5b8c5a", "#8e6bbf", "#6b7a8f")
+_STRETCHES = 120
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "splade_bench",  # otherwise element ids are random
     "svg.fonttype": "none",
@@ -59,7 +60,9 @@ def plot_timeline(timeline: Timeline, path: Path) -> None:
     phases = list(dict.fromkeys(sample.phase for sample in timeline.samples))
     colour_of = dict(zip(phases, _cycle_colours(), strict=False))
     with _drawing(path, columns=2) as (whole, step):
-        _draw_memory(whole, timeline.samples)
+        for phase, (times, peaks) in peaks_by_phase(timeline.samples).items():
+            whole.plot(times, peaks, color=colour_of[phase], linewidth=1.2)
+        _dress(whole)
         whole.set_title("the whole run", fontsize=10)
         whole.set_ylabel("resident memory, MiB")
         at_peak = step_at_peak(timeline.samples)
@@ -80,6 +83,22 @@ def plot_timeline(timeline: Timeline, path: Path) -> None:
             step.legend(frameon=False, labelcolor=_INK, loc="lower right")
 
 
+def peaks_by_phase(samples: Sequence[Sample]) -> dict[str, tuple[list[float], list[float]]]:
+    """Phase -> times in seconds and, for each of up to 120 stretches of the run, its largest reading in MiB."""
+    if not samples:
+        return {}
+    stretch_s = max(samples[-1].time_s / _STRETCHES, 1e-9)
+    peaks: dict[str, dict[int, int]] = {}
+    for sample in samples:
+        of_phase = peaks.setdefault(sample.phase, {})
+        stretch = int(sample.time_s / stretch_s)
+        of_phase[stretch] = max(of_phase.get(stretch, 0), sample.rss_bytes)
+    return {
+        phase: ([stretch * stretch_s for stretch in found], [as_mib(size_bytes) for size_bytes in found.values()])
+        for phase, found in peaks.items()
+    }
+
+
 def step_at_peak(samples: Sequence[Sample]) -> Sequence[Sample]:
     """The samples of the optimizer step that holds the largest one: from its first forward to its last update."""
     if not samples:
@@ -88,16 +107,24 @@ def step_at_peak(samples: Sequence[Sample]) -> Sequence[Sample]:
     starts = [0] + [
         number
         for number in range(1, len(samples))
-        if samples[number].phase == "forward" and samples[number - 1].phase not in ("forward", "backward")
+        if samples[number - 1].phase in _BETWEEN_STEPS and samples[number].phase not in _BETWEEN_STEPS
     ]
     start = max(number for number in starts if number <= peak)
     end = min((number for number in starts if number > peak), default=len(samples))
     return samples[start:end]
 
 
+# Before the first step, and while a step's batches are made.
+_BETWEEN_STEPS = ("setup", "batching", "optimizer_step")
+
+
 def _draw_memory(axes: Axes, samples: Sequence[Sample]) -> None:
     times = [sample.time_s for sample in samples]
     axes.step(times, [as_mib(sample.rss_bytes) for sample in samples], where="post", color=_INK, linewidth=0.9)
+    _dress(axes)
+
+
+def _dress(axes: Axes) -> None:
     axes.set_xlabel("time, s")
     axes.set_ylim(bottom=0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -52,6 +53,7 @@ def _mrr_change(result: CellResult) -> str:
 
 
 CELL_COLUMNS = (
+    Column("device", lambda result: result.device),
     Column("batch", lambda result: str(result.batch_size)),
     Column("accumulation", lambda result: str(result.gradient_accumulation_steps)),
     Column("mode", lambda result: result.memory_mode),
@@ -95,7 +97,7 @@ class ModeComparison:
 
 
 def compare_modes(results: Sequence[CellResult]) -> list[ModeComparison]:
-    """Each mode's ratios to ``standard``, pair by pair: the same batch, accumulation, device and seed."""
+    """Each mode's ratios to ``standard``, pair by pair: the same grid point and seed, machine and source tree."""
     ok = [result for result in results if result.status == "ok"]
     reference = {_grid_point(result): result for result in ok if result.memory_mode == REFERENCE_MODE}
     comparisons = []
@@ -180,6 +182,8 @@ def _grid_point(result: CellResult) -> tuple[object, ...]:
         result.gradient_accumulation_steps,
         result.max_steps,
         result.seed,
+        result.source_tree,
+        json.dumps(result.machine, sort_keys=True),
     )
 
 

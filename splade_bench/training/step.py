@@ -10,7 +10,7 @@ from splade_bench.data.batching import TripleBatch
 from splade_bench.losses import LossTerms, SpladeLoss
 from splade_bench.model.encoder import SpladeEncoder
 
-Phase = Literal["forward", "backward", "optimizer_step"]
+Phase = Literal["batching", "forward", "backward", "optimizer_step"]
 
 
 class PhaseListener(Protocol):

@@ -20,7 +20,7 @@ from splade_bench.allocator import fix_mmap_threshold
 from splade_bench.config import TrainConfig
 from splade_bench.data.batching import TripleBatch, TripleBatches, TripleSource
 from splade_bench.data.records import Triple
-from splade_bench.errors import TrainingError
+from splade_bench.errors import ConfigError, TrainingError
 from splade_bench.losses import LossTerms, SpladeLoss
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.training.step import Phase, direct_step
@@ -83,6 +83,9 @@ class Trainer:
 
     Args:
         training_data: triples of plain text, or any source of ready batches.
+
+    Raises:
+        ConfigError: the data or the model cannot be used with this configuration.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class Trainer:
         self.config = config
         self.observers = tuple(observers)
         if isinstance(training_data, Sequence):
+            _require_usable(training_data, encoder, config)
             training_data = text_batches(training_data, encoder, config)
         self.source = training_data
         self.loss = SpladeLoss(config)
@@ -143,9 +147,13 @@ class Trainer:
         epoch = 0
         while self.state.global_step < self.state.max_steps:
             batches = self.source.batches(epoch)
-            while window := list(islice(batches, self.config.gradient_accumulation_steps)):
+            while window := self._next_window(batches):
                 yield window
             epoch += 1
+
+    def _next_window(self, batches: Iterator[TripleBatch]) -> list[TripleBatch]:
+        self._on_phase("batching")
+        return list(islice(batches, self.config.gradient_accumulation_steps))
 
     def _optimizer_step(self, window: list[TripleBatch]) -> float:
         queries = sum(len(batch) for batch in window)
@@ -216,6 +224,16 @@ def text_batches(triples: Sequence[Triple], encoder: SpladeEncoder, config: Trai
         negatives_per_query=config.negatives_per_query,
         seed=config.seed,
     )
+
+
+def _require_usable(triples: Sequence[Triple], encoder: SpladeEncoder, config: TrainConfig) -> None:
+    if not triples:
+        raise ConfigError("there are no triples to train on")
+    if config.negatives_per_query and not all(triple.negatives for triple in triples):
+        raise ConfigError("--negatives-per-query: some queries have no negatives; give each one, or set it to 0")
+    limit = encoder.position_limit
+    if limit is not None and config.max_length > limit:
+        raise ConfigError(f"--max-length {config.max_length}: this model has positions for {limit} tokens")
 
 
 def _mean_loss(terms: list[tuple[LossTerms, float]]) -> StepLoss:

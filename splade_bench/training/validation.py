@@ -31,9 +31,11 @@ def validation_loss(encoder: SpladeEncoder, triples: Sequence[Triple], config: T
     was_training = encoder.training
     encoder.eval()
     totals = []
-    for batch in text_batches(triples[: count * BATCH_SIZE], encoder, fixed).batches(epoch=0):
-        batch = batch.to(encoder.device)
-        document_reps = torch.cat([encoder(documents) for documents in batch.documents])
-        totals.append(loss(encoder(batch.queries), document_reps).total.item())
-    encoder.train(was_training)
+    try:
+        for batch in text_batches(triples[: count * BATCH_SIZE], encoder, fixed).batches(epoch=0):
+            batch = batch.to(encoder.device)
+            document_reps = torch.cat([encoder(documents) for documents in batch.documents])
+            totals.append(loss(encoder(batch.queries), document_reps).total.item())
+    finally:
+        encoder.train(was_training)
     return sum(totals) / len(totals)

@@ -11,6 +11,7 @@ import pytest
 from transformers import AutoModelForMaskedLM
 
 from splade_bench.cli import main
+from splade_bench.cli.arguments import _first_paragraph
 from splade_bench.data.records import Triple
 
 
@@ -58,6 +59,7 @@ def test_a_usage_error_is_one_line_and_exit_code_two(
     arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.rglob("*"))
 
     code = main(arguments)
 
@@ -66,7 +68,60 @@ def test_a_usage_error_is_one_line_and_exit_code_two(
     assert complaint in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
-    assert list(tmp_path.iterdir()) == []
+    assert {path for path in set(tmp_path.rglob("*")) - before if path.is_file()} == set()
+
+
+def test_colours_and_boxes_of_the_parser_do_not_reach_the_user(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+
+    assert main(["train", "--device", "tpu"]) == 2
+
+    complaint = capsys.readouterr().err
+    assert "invalid choice 'tpu'" in complaint
+    assert complaint.count("\n") == 1
+    assert not set(complaint) & set("\x1b│─╭╯")
+
+
+def test_framed_complaints_are_read_in_colour_and_in_ascii() -> None:
+    red, plain = "\x1b[31m", "\x1b[0m"
+    boxes = (
+        "╭─ Invalid choice ─╮\n│ no 'tpu' here │\n│ ──────── │\n│ see help │\n╰──╯",
+        f"{red}╭─{plain} Invalid {red}─╮{plain}\n{red}│{plain} no 'tpu' here {red}│{plain}\n│ {red}───{plain} │",
+        "+- Invalid choice -+\n| no 'tpu' here |\n| --------- |\n| see help |\n+--+",
+        " Invalid choice \n ---------- \n no 'tpu' here \n -------- \n see help",
+    )
+
+    assert {_first_paragraph(box) for box in boxes} == {"no 'tpu' here"}
+
+
+def test_an_output_folder_that_cannot_be_written_is_found_out_before_training(
+    train_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+
+    assert main(train_arguments(train_file, tmp_path / "file")) == 2
+
+    error = capsys.readouterr().err
+    assert "cannot be written to" in error
+    assert "training" not in error
+
+
+def test_the_model_is_saved_before_an_evaluation_that_fails(
+    train_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_memory(*_: Any, **__: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("splade_bench.cli.train.evaluate", without_memory)
+
+    assert main(train_arguments(train_file, tmp_path / "run")) == 1
+
+    assert capsys.readouterr().err.splitlines()[-1].endswith("failed: DefaultCPUAllocator: can't allocate memory")
+    assert (tmp_path / "run" / "final_model" / "model.safetensors").is_file()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["optimizer_steps"] == 4
 
 
 def test_help_names_every_flag_of_the_article(capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,3 +79,12 @@ def test_rare_tokens_weigh_more_than_common_ones() -> None:
     token = {word: tokenizer.token_to_id(word) for word in ("the", "parser", "socket")}
     assert idf[token["socket"]] > idf[token["parser"]] > idf[token["the"]] > 0
     assert idf[119] == max(idf)
+
+
+def test_a_vocabulary_never_outgrows_what_was_asked_for() -> None:
+    texts = ["".join(chr(0x4E00 + number) for number in range(start, start + 50)) for start in range(0, 1000, 50)]
+
+    tokenizer = train_tokenizer([*texts, texts[0]], vocab_size=300)
+
+    assert tokenizer.get_vocab_size() <= 300
+    assert max(tokenizer.encode(texts[0]).ids) < 300

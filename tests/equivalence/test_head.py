@@ -74,6 +74,21 @@ def test_streaming_head_equals_its_definition_in_fp32(padding: str) -> None:
         assert relative_difference(ours, plain) <= 1e-5
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
+def test_streaming_head_equals_its_definition_at_the_size_of_bert_tiny(dtype: torch.dtype, tolerance: float) -> None:
+    inputs = make_inputs(4, 128, 128, 30522, padding="right", bias=True, dtype=dtype)
+    # Few entries active, as in a SPLADE model.
+    assert inputs[2] is not None
+    inputs = (*inputs[:2], inputs[2] - 25, inputs[3])
+
+    expected = run_head(splade_max_eager, inputs)
+    actual = run_head(splade_max, inputs)
+
+    assert 0 < torch.count_nonzero(expected[0]) < 0.3 * expected[0].numel()
+    for ours, plain in zip(actual, expected, strict=True):
+        assert relative_difference(ours, plain) <= tolerance
+
+
 def test_texts_beyond_one_tile_of_tokens_are_all_searched() -> None:
     # 5 texts of 300 tokens: one text a tile of 512 tokens, and a last tile narrower than the others.
     inputs = make_inputs(5, 300, 8, 130, padding="right", bias=True, dtype=torch.float64)

@@ -57,6 +57,16 @@ def test_axes_that_cannot_be_run_are_usage_errors(arguments: list[str], complain
     assert complaint in finished.stderr
 
 
+def test_a_file_that_holds_something_else_is_not_appended_to(tmp_path: Path) -> None:
+    (tmp_path / "notes.jsonl").write_text('{"my": "notes"}\n')
+
+    finished = run_pytest("benchmarks", "--results", str(tmp_path / "notes.jsonl"))
+
+    assert finished.returncode == 4
+    assert "notes.jsonl:1: is not a result record" in finished.stderr
+    assert (tmp_path / "notes.jsonl").read_text() == '{"my": "notes"}\n'
+
+
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
     """Three cells of which one dies in training, by a patch in the worker's own process."""

@@ -79,6 +79,32 @@ def test_every_architecture_gives_the_pooled_logits_of_its_own_model(
         assert torch.equal(reloaded(texts), encoder(texts))
 
 
+def test_a_half_precision_checkpoint_is_trained_in_single_precision(encoder: SpladeEncoder, tmp_path: Path) -> None:
+    encoder.half().save_pretrained(tmp_path)
+
+    assert SpladeEncoder.from_pretrained(str(tmp_path)).decoder.weight.dtype == torch.float32
+
+
+def test_a_truncated_checkpoint_is_refused_in_one_line(encoder: SpladeEncoder, tmp_path: Path) -> None:
+    encoder.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+
+    with pytest.raises(ConfigError, match="cannot be loaded") as caught:
+        SpladeEncoder.from_pretrained(str(tmp_path))
+
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "limit"), [("bert", 40), ("roberta", 38), ("mpnet", 38), ("modernbert", None)]
+)
+def test_the_limit_of_positions_is_that_of_the_architecture(
+    architecture: str, limit: int | None, tokenizer: Tokenizer
+) -> None:
+    assert SpladeEncoder(make_model(architecture), wrap(tokenizer)).position_limit == limit
+
+
 def test_the_saved_folder_is_an_ordinary_masked_language_model(encoder: SpladeEncoder, tmp_path: Path) -> None:
     texts = encoder.tokenize(["who opens the parser"], max_length=16)
     encoder.save_pretrained(tmp_path)

@@ -73,6 +73,15 @@ def test_a_cell_without_its_partner_or_its_figures_is_not_averaged_in(results: l
     assert compare_modes([*results, alone, failed])[1].pairs == 2
 
 
+@pytest.mark.parametrize("changes", [{"source_tree": "other"}, {"machine": {"processor": "Other"}}])
+def test_cells_of_another_machine_or_source_tree_are_no_partners(
+    results: list[CellResult], changes: dict[str, Any]
+) -> None:
+    standard = [replace(result, **changes) if result.memory_mode == "standard" else result for result in results]
+
+    assert [comparison.memory_mode for comparison in compare_modes(standard)] == ["standard"]
+
+
 def test_the_page_holds_every_cell_and_the_comparison(results: list[CellResult], tmp_path: Path) -> None:
     page = write_report(results, tmp_path).read_text(encoding="utf-8")
 
@@ -138,8 +147,8 @@ def test_hostile_text_cannot_leave_its_cell() -> None:
 
 def make_timeline(phases: str) -> Timeline:
     """One sample a letter: f(orward), b(ackward), o(ptimizer step); memory as the letter's place in its step."""
-    names = {"s": "setup", "f": "forward", "b": "backward", "o": "optimizer_step"}
-    heights = {"s": 100, "f": 300, "b": 400, "o": 350}
+    names = {"s": "setup", "d": "batching", "f": "forward", "b": "backward", "o": "optimizer_step"}
+    heights = {"s": 100, "d": 100, "f": 300, "b": 400, "o": 350}
     return Timeline(
         samples=[
             Sample(number * 0.1, heights[letter] * MIB + number, names[letter]) for number, letter in enumerate(phases)
@@ -159,6 +168,7 @@ def test_a_timeline_is_drawn_with_its_phases(tmp_path: Path) -> None:
     ("phases", "expected"),
     [
         ("ssffbbofbo", "fbo"),
+        ("ssfbodfbod", "fbod"),  # d: the batches of the next step are made
         ("ssffbbofo", "ffbbo"),
         ("fbfbofo", "fbfbo"),  # accumulation: two batches are one optimizer step
         ("s", "s"),
@@ -168,7 +178,7 @@ def test_a_timeline_is_drawn_with_its_phases(tmp_path: Path) -> None:
 def test_the_step_that_holds_the_peak_is_shown_whole(phases: str, expected: str) -> None:
     shown = step_at_peak(make_timeline(phases).samples)
 
-    assert "".join(sample.phase[0] for sample in shown) == expected
+    assert "".join(sample.phase[0] for sample in shown) == expected.replace("d", "b")
 
 
 def test_an_empty_timeline_is_drawn_too(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from splade_bench.config import MEMORY_MODES, TrainConfig
 from splade_bench.data.batching import TripleBatch
 from splade_bench.data.records import Triple
-from splade_bench.errors import TrainingError
+from splade_bench.errors import ConfigError, TrainingError
 from splade_bench.model import SpladeEncoder
 from splade_bench.training import Trainer
 from splade_bench.training.trainer import StepLoss, TrainState, text_batches
@@ -110,33 +110,86 @@ def test_an_accumulation_window_equals_a_large_batch_for_a_mean_over_queries(
     assert_equal_weights(accumulated, weights_after(encoder, whole, large), tolerance=1e-9)
 
 
-def test_the_short_last_window_of_an_epoch_is_a_mean_of_its_own_batches(
+def window_gradients(
+    encoder: SpladeEncoder, batches: Sequence[TripleBatch], config: TrainConfig
+) -> list[dict[str, torch.Tensor]]:
+    """Each optimizer step's gradients, as the optimizer is about to see them, unclipped; the weights stay."""
+    model = copy.deepcopy(encoder).double()
+    seen: list[dict[str, torch.Tensor]] = []
+
+    class Gradients(Recorder):
+        def on_phase(self, phase: str) -> None:
+            if phase == "optimizer_step":
+                seen.append(
+                    {
+                        name: parameter.grad.clone()
+                        for name, parameter in model.named_parameters()
+                        if parameter.grad is not None
+                    }
+                )
+
+    trainer = Trainer(model, FixedBatches(batches), config, observers=[Gradients()])
+    for group in trainer.optimizer.param_groups:
+        group["initial_lr"] = group["lr"] = 0.0
+    trainer.scheduler.base_lrs = [0.0]
+    trainer.train()
+    return seen
+
+
+def plain_config(**changes: Any) -> TrainConfig:
+    """No clipping, and nothing that depends on the optimizer step: gradients may be compared across steps."""
+    unregularized = {"query_regularizer_weight": 0.0, "document_regularizer_weight": 0.0}
+    return make_config(**unregularized | {"max_grad_norm": 0.0, "weight_decay": 0.0} | changes)
+
+
+def test_a_window_is_the_mean_of_its_batches_and_a_short_last_one_of_its_own(
     encoder: SpladeEncoder, triples: Sequence[Triple]
 ) -> None:
-    """Four batches of four in windows of three: the second window holds one batch and must not be divided by three."""
-    config = make_config(batch_size=4, gradient_accumulation_steps=3, max_steps=2, warmup_ratio=0.0)
-    batches = list(text_batches(triples[:16], encoder, config).batches(0))
-    recorder = Recorder()
-    trainer = Trainer(copy.deepcopy(encoder), FixedBatches(batches), config, observers=[recorder])
+    """Four batches in windows of three: the second window holds one batch and must not be divided by three."""
+    single = plain_config(batch_size=4, max_steps=4)
+    batches = list(text_batches(triples[:16], encoder, single).batches(0))
 
-    trainer.train()
+    alone = window_gradients(encoder, batches, single)
+    first, last = window_gradients(encoder, batches, replace(single, gradient_accumulation_steps=3, max_steps=2))
 
-    assert [state.micro_step for state in recorder.steps] == [3, 4]
-    assert [state.queries_seen for state in recorder.steps] == [12, 16]
-    alone = Trainer(copy.deepcopy(encoder), FixedBatches(batches[3:]), replace(config, gradient_accumulation_steps=1))
-    assert alone.state.max_steps == 2
-    # The first step differs, the second window's loss is that of its one batch under other weights: same magnitude.
-    assert recorder.losses[1].total == pytest.approx(alone.train().losses[0], rel=0.2)
+    assert len(alone) == 4
+    assert max(float(gradient.abs().max()) for gradient in alone[3].values()) > 1e-3
+    for name in first:
+        torch.testing.assert_close(first[name], sum(step[name] for step in alone[:3]) / 3)
+        torch.testing.assert_close(last[name], alone[3][name])
 
 
 def test_repeated_batches_in_a_window_change_nothing(encoder: SpladeEncoder, triples: Sequence[Triple]) -> None:
-    once = make_config(max_steps=1)
+    once = plain_config(max_steps=1)
     (batch,) = text_batches(triples[:8], encoder, once).batches(0)
-    thrice = replace(once, gradient_accumulation_steps=3)
 
-    first, second = weights_after(encoder, [batch], once), weights_after(encoder, [batch] * 3, thrice)
+    (first,) = window_gradients(encoder, [batch], once)
+    (second,) = window_gradients(encoder, [batch] * 3, replace(once, gradient_accumulation_steps=3))
 
-    assert_equal_weights(first, second, tolerance=1e-9)
+    for name in first:
+        torch.testing.assert_close(first[name], second[name])
+
+
+@pytest.mark.parametrize(
+    ("usable", "changes", "complaint"),
+    [
+        (False, {}, "no triples"),
+        (True, {"max_length": 600}, "--max-length 600: this model has positions for 512 tokens"),
+    ],
+)
+def test_data_and_model_that_do_not_fit_the_configuration_are_refused(
+    encoder: SpladeEncoder, triples: Sequence[Triple], usable: bool, changes: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        Trainer(encoder, triples if usable else [], make_config(**changes))
+
+
+def test_a_query_without_negatives_is_refused_unless_none_are_asked_for(encoder: SpladeEncoder) -> None:
+    bare = [Triple(query="who", positive="this function"), Triple(query="what", positive="the parser")]
+
+    with pytest.raises(ConfigError, match="--negatives-per-query"):
+        Trainer(encoder, bare, make_config())
+    assert Trainer(encoder, bare, make_config(negatives_per_query=0)).train().global_step == 1
 
 
 def test_schedules_count_optimizer_steps_whatever_the_accumulation(
@@ -183,7 +236,7 @@ def test_observers_see_every_phase_in_order(encoder: SpladeEncoder, triples: Seq
 
     Trainer(encoder, triples, make_config(gradient_accumulation_steps=2, max_steps=1), observers=[recorder]).train()
 
-    assert recorder.phases == ["forward", "backward", "forward", "backward", "optimizer_step"]
+    assert recorder.phases == ["batching", "forward", "backward", "forward", "backward", "optimizer_step"]
     assert recorder.losses[0].query_active_dims > 0
 
 
