@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -62,25 +63,18 @@ def plot_timeline(timeline: Timeline, path: Path) -> None:
     with _drawing(path, columns=2) as (whole, step):
         for phase, (times, peaks) in peaks_by_phase(timeline.samples).items():
             whole.plot(times, peaks, color=colour_of[phase], linewidth=1.2)
-        _dress(whole)
+        whole.set_xlabel("time, s")
+        whole.set_ylim(bottom=0)
         whole.set_title("the whole run", fontsize=10)
         whole.set_ylabel("resident memory, MiB")
         at_peak = step_at_peak(timeline.samples)
-        _draw_memory(step, at_peak)
         for phase in dict.fromkeys(sample.phase for sample in at_peak):
-            step.fill_between(
-                [sample.time_s for sample in at_peak],
-                [as_mib(sample.rss_bytes) for sample in at_peak],
-                where=[sample.phase == phase for sample in at_peak],
-                step="post",
-                color=colour_of[phase],
-                alpha=0.55,
-                linewidth=0,
-                label=phase.replace("_", " "),
-            )
-        step.set_title("the optimizer step at its peak", fontsize=10)
+            _draw_phase(step, at_peak, phase, colour_of[phase])
+        step.set_title("the optimizer step at its peak (axis cut)", fontsize=10)
         if at_peak:
-            step.legend(frameon=False, labelcolor=_INK, loc="lower right")
+            sizes = [as_mib(sample.rss_bytes) for sample in at_peak]
+            step.set_ylim(bottom=max(0.0, min(sizes) - 0.5 * (max(sizes) - min(sizes)) - 1))
+            step.legend(frameon=False, labelcolor=_INK, ncols=4, loc="upper left")
 
 
 def peaks_by_phase(samples: Sequence[Sample]) -> dict[str, tuple[list[float], list[float]]]:
@@ -118,15 +112,18 @@ def step_at_peak(samples: Sequence[Sample]) -> Sequence[Sample]:
 _BETWEEN_STEPS = ("setup", "batching", "optimizer_step")
 
 
-def _draw_memory(axes: Axes, samples: Sequence[Sample]) -> None:
-    times = [sample.time_s for sample in samples]
-    axes.step(times, [as_mib(sample.rss_bytes) for sample in samples], where="post", color=_INK, linewidth=0.9)
-    _dress(axes)
-
-
-def _dress(axes: Axes) -> None:
+def _draw_phase(axes: Axes, samples: Sequence[Sample], phase: str, colour: str) -> None:
+    """A bar for each sample of ``phase``, as wide as the time to the next sample."""
+    bars = [
+        (sample.time_s, following.time_s - sample.time_s, as_mib(sample.rss_bytes))
+        for sample, following in zip_longest(samples, samples[1:], fillvalue=samples[-1])
+        if sample.phase == phase
+    ]
+    starts, widths, heights = zip(*bars, strict=True)
+    axes.bar(
+        starts, heights, widths, align="edge", color=colour, alpha=0.75, linewidth=0, label=phase.replace("_", " ")
+    )
     axes.set_xlabel("time, s")
-    axes.set_ylim(bottom=0)
 
 
 @contextmanager
