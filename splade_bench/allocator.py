@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
+from functools import cache
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
 
@@ -16,7 +18,20 @@ def fix_mmap_threshold(threshold_bytes: int) -> bool:
     that, for the price of more page faults. The effect is on the whole process and cannot be taken back. False where
     the C library has no such setting (musl, macOS, Windows).
     """
-    if sys.platform != "linux":
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = _c_function("mallopt")
     return bool(mallopt and mallopt(_M_MMAP_THRESHOLD, threshold_bytes) == 1)
+
+
+def trim_heap() -> bool:
+    """Give the free pages of glibc's heap back to the system, holes between blocks included.
+
+    Costs milliseconds, and the page faults of whatever uses those pages next. False where the C library has no such
+    function (musl, macOS, Windows).
+    """
+    malloc_trim = _c_function("malloc_trim")
+    return bool(malloc_trim and malloc_trim(0) == 1)
+
+
+@cache
+def _c_function(name: str) -> Callable[..., int] | None:
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -12,6 +12,17 @@ from splade_bench.errors import ConfigError
 MIN_MAX_LENGTH = 3  # [CLS], one token, [SEP]
 MAX_SEED = 2**32 - 1  # what every random generator takes
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+MixedPrecision = Literal["no", "bf16", "fp16"]
+
+
+def option(field_name: str) -> str:
+    """The command-line flag of a field."""
+    return "--" + field_name.replace("_", "-")
+
+
+def _at_least(name: str, value: float, bound: float) -> None:
+    if not value >= bound:  # written so that NaN fails
+        raise ConfigError(f"{option(name)} {value}: must be at least {bound}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,21 +51,74 @@ MODEL_PRESETS: Mapping[str, ModelPreset] = MappingProxyType(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryConfig:
-    """How a batch is computed: no field changes the result, only the memory and time it takes."""
+    """How a batch is computed: the techniques, each switchable alone.
+
+    All but those marked *inexact* leave the gradient of the batch as it is. The defaults are the exact ones that pay.
+    """
 
     head: Literal["eager", "streaming"] = "streaming"
     """eager keeps the logits [B, L, V] for backward; streaming never makes them."""
     padding: Literal["max_length", "longest"] = "longest"
     """Pad each group of texts to max_length, or to its own longest text."""
-    garbage_collection_interval: int = 0
-    """Batches between two calls of gc.collect(); 0: never."""
+    pad_to_multiple_of: int = 1
+    """Widths that batches are rounded up to: fewer shapes for allocators that cache by shape (MPS)."""
+    gradient_caching: bool = True
+    """Run a batch in mini-batches of texts of like length, and still get the whole batch's gradient."""
+    mini_batch_tokens: int | None = None
+    """Tokens in a mini-batch, padding included; at least one text. None: by the size of the model."""
+    mini_batch_size: int | None = None
+    """Texts in a mini-batch, at most. None: as many as the tokens allow."""
+    activation_checkpointing: bool = False
+    """Keep only each layer's input and compute the layer again in backward."""
+    selective_recomputation: bool = True
+    """Compute the results of GELU and LayerNorm again in backward, where a linear layer would keep them."""
+    in_place_gradients: bool = True
+    """Add weight gradients to where they are summed, without a tensor of their own."""
+    compact_dropout: bool = True
+    """CPU: draw dropout from 16 bits (its probability rounded to a multiple of 2^-16), keep a byte an element."""
+    streaming_attention: bool = True
+    """CPU and MPS: attention with dropout a few heads at a time, without [L, L] tensors of all heads for backward."""
+    attention_dropout: bool = True
+    """False, *inexact*: no dropout on attention probabilities, so that a device's fused attention can run."""
+    optimizer_states: Literal["float32"] = "float32"
+    """AdamW's two moments."""
     fused_optimizer: bool = True
     """AdamW without temporary copies of the parameters."""
+    garbage_collection_interval: int = 0
+    """Batches between two calls of gc.collect(); 0: never."""
+    empty_cache_interval: int = 0
+    """CUDA and MPS: batches between two returns of unused cached memory to the system; 0: never."""
+    trim_heap: bool = True
+    """Linux: give free heap pages back to the system before each mini-batch keeps its activations."""
     mmap_threshold_bytes: int | None = 4 * 2**20
     """Linux: tensors of at least this size go back to the system when they are freed. None: as glibc decides."""
 
+    def __post_init__(self) -> None:
+        for name, bound in (
+            ("pad_to_multiple_of", 1),
+            ("mini_batch_tokens", 1),
+            ("mini_batch_size", 1),
+            ("garbage_collection_interval", 0),
+            ("empty_cache_interval", 0),
+            ("mmap_threshold_bytes", 1),
+        ):
+            value = getattr(self, name)
+            if value is not None:
+                _at_least(name, value, bound)
 
-_STANDARD = MemoryConfig(head="eager", padding="max_length", fused_optimizer=False, mmap_threshold_bytes=None)
+
+_STANDARD = MemoryConfig(
+    head="eager",
+    padding="max_length",
+    gradient_caching=False,
+    selective_recomputation=False,
+    in_place_gradients=False,
+    compact_dropout=False,
+    streaming_attention=False,
+    fused_optimizer=False,
+    trim_heap=False,
+    mmap_threshold_bytes=None,
+)
 MEMORY_MODES: Mapping[str, MemoryConfig] = MappingProxyType(
     {
         # The unified trainer of the source: the plain definition, always padded to max_length.
@@ -62,6 +126,13 @@ MEMORY_MODES: Mapping[str, MemoryConfig] = MappingProxyType(
         # Its "memory-efficient" trainer: the same, with del and gc.collect() every five batches.
         "article": replace(_STANDARD, garbage_collection_interval=5),
         "memory-efficient": MemoryConfig(),
+        # Everything, also what costs time: for the tightest machine.
+        "minimal-memory": MemoryConfig(
+            mini_batch_tokens=1,
+            activation_checkpointing=True,
+            attention_dropout=False,
+            mmap_threshold_bytes=2**20,
+        ),
     }
 )
 DEFAULT_MEMORY_MODE = "memory-efficient"
@@ -114,6 +185,8 @@ class TrainConfig:
     """Weight of the positive documents' regularizer (lambda_d)."""
     regularizer_warmup_ratio: float = 1 / 3
     """Share of the optimizer steps in which the regularizers rise, quadratically, to their weights."""
+    mixed_precision: MixedPrecision = "no"
+    """Type that autocast gives to products; weights, sums and the loss stay in float32."""
     seed: int = 42
     """Seed of the weights, the order of the data and the dropout."""
     memory: MemoryConfig = field(default_factory=lambda: MEMORY_MODES[DEFAULT_MEMORY_MODE])
@@ -151,13 +224,3 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, in the order of the fields."""
         return asdict(self)
-
-
-def option(field_name: str) -> str:
-    """The command-line flag of a field."""
-    return "--" + field_name.replace("_", "-")
-
-
-def _at_least(name: str, value: float, bound: float) -> None:
-    if not value >= bound:  # written so that NaN fails
-        raise ConfigError(f"{option(name)} {value}: must be at least {bound}")

@@ -48,6 +48,12 @@ def synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
+def empty_cache(device: torch.device) -> None:
+    """Give memory that the device's allocator keeps for later back to the system."""
+    if device.type != "cpu":
+        torch.accelerator.empty_cache()
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that an allocator had nothing left, on any device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):

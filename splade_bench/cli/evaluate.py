@@ -50,10 +50,9 @@ def run(arguments: Sequence[str]) -> int:
     dataset, corpus_name = _dataset(command.val_file)
     device = command.placement.resolve()
     encoder = load_encoder(command.model_name, None, seed=0).to(device)
-    encoder.head = command.placement.memory_row.head
+    encoder.configure(command.placement.memory_row)
     max_length = command.max_length or encoder.max_length
-    if encoder.position_limit is not None and max_length > encoder.position_limit:
-        raise ConfigError(f"--max-length {max_length}: this model has positions for {encoder.position_limit} tokens")
+    encoder.require_positions(max_length)
     peak_rss = PeakRss()
     peak_rss.start()
     metrics = evaluate(encoder, dataset, max_length=max_length, batch_size=command.batch_size)

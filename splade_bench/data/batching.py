@@ -19,7 +19,10 @@ from splade_bench.data.records import Triple
 
 @dataclass(frozen=True, slots=True)
 class TextBatch:
-    """Texts of one group: ``input_ids`` and ``attention_mask`` [N, L] (int64), ``lengths`` in tokens."""
+    """Texts of one group: ``input_ids`` and ``attention_mask`` [N, L] (int64), padded on the right.
+
+    ``lengths`` are in tokens.
+    """
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -55,10 +58,10 @@ class TextTokenizer(Protocol):
     def __call__(self, text: list[str], *, truncation: bool, max_length: int) -> dict[str, list[list[int]]]: ...
 
 
-def pad(sequences: Sequence[Sequence[int]], *, pad_token_id: int, length: int | None = None) -> TextBatch:
-    """Token ids of N texts -> [N, L], where L is ``length`` or that of the longest text."""
+def pad(sequences: Sequence[Sequence[int]], *, pad_token_id: int, width: int | None = None) -> TextBatch:
+    """Token ids of N texts -> [N, L], where L is ``width`` or the length of the longest text."""
     lengths = tuple(len(sequence) for sequence in sequences)
-    width = length or max(lengths)
+    width = width or max(lengths)
     input_ids = torch.full((len(sequences), width), pad_token_id)
     attention_mask = torch.zeros((len(sequences), width), dtype=torch.int64)
     for row, sequence in enumerate(sequences):
@@ -68,12 +71,23 @@ def pad(sequences: Sequence[Sequence[int]], *, pad_token_id: int, length: int | 
 
 
 def tokenize(
-    tokenizer: TextTokenizer, texts: Sequence[str], *, max_length: int, padding: Literal["max_length", "longest"]
+    tokenizer: TextTokenizer,
+    texts: Sequence[str],
+    *,
+    max_length: int,
+    padding: Literal["max_length", "longest"],
+    pad_to_multiple_of: int = 1,
 ) -> TextBatch:
     """Texts, cut at ``max_length`` tokens -> :class:`TextBatch` [N, L]."""
     sequences = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
-    length = max_length if padding == "max_length" else None
-    return pad(sequences, pad_token_id=tokenizer.pad_token_id or 0, length=length)
+    longest = max(len(sequence) for sequence in sequences)
+    width = max_length if padding == "max_length" else round_up(longest, pad_to_multiple_of, at_most=max_length)
+    return pad(sequences, pad_token_id=tokenizer.pad_token_id or 0, width=width)
+
+
+def round_up(length: int, multiple: int, *, at_most: int) -> int:
+    """The next multiple, so that few widths occur; at most ``at_most``."""
+    return min(-(-length // multiple) * multiple, at_most)
 
 
 class TripleSource(Protocol):
@@ -99,6 +113,7 @@ class TripleBatches:
     batch_size: int
     max_length: int
     padding: Literal["max_length", "longest"]
+    pad_to_multiple_of: int
     negatives_per_query: int
     seed: int
 
@@ -127,7 +142,13 @@ class TripleBatches:
         return rng.choices(negatives, k=count)
 
     def _tokenize(self, texts: Sequence[str]) -> TextBatch:
-        return tokenize(self.tokenizer, texts, max_length=self.max_length, padding=self.padding)
+        return tokenize(
+            self.tokenizer,
+            texts,
+            max_length=self.max_length,
+            padding=self.padding,
+            pad_to_multiple_of=self.pad_to_multiple_of,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -14,14 +14,16 @@ from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
+from splade_bench.config import MemoryConfig, MixedPrecision
 from splade_bench.data.batching import TextBatch, tokenize
 from splade_bench.errors import ConfigError
-from splade_bench.model.head import splade_max, splade_max_eager
+from splade_bench.model.head import WINNERS_PAY_FROM, Pooled, pool, splade_max, splade_max_eager
+from splade_bench.model.lean import LeanOperators
 
 _DEFAULT_MAX_LENGTH = 512
 # What a folder that is no whole model makes transformers raise.
 _LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
-HEADS = {"eager": splade_max_eager, "streaming": splade_max}
+_AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class SpladeEncoder(nn.Module):
@@ -30,15 +32,14 @@ class SpladeEncoder(nn.Module):
     The model's output embeddings, a ``Linear`` [V, H] in every architecture, are taken out and an identity put in
     their place: what the model then calls logits are the hidden states before its decoder, bitwise. The head takes
     both from there. :meth:`save_pretrained` puts them back.
+
+    Attributes:
+        memory: how forward and backward are computed; set by :meth:`configure`.
+        active_share: share of the vectors' entries that were active of late, as whoever trains the encoder knows it:
+            the streaming head chooses its way of finding winners by it.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        head: Literal["eager", "streaming"] = "streaming",
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
         decoder = model.get_output_embeddings()
         if not isinstance(decoder, nn.Linear):
@@ -52,10 +53,11 @@ class SpladeEncoder(nn.Module):
         self.decoder = decoder
         self.body = model
         self.tokenizer = tokenizer
-        self.head = head
+        self.active_share = 0.0
+        self.configure(MemoryConfig())
 
     @classmethod
-    def from_pretrained(cls, model_name: str, *, head: Literal["eager", "streaming"] = "streaming") -> Self:
+    def from_pretrained(cls, model_name: str) -> Self:
         """Load a masked-language model and its tokenizer from a local folder or, when named so, the Hub.
 
         Raises:
@@ -81,7 +83,7 @@ class SpladeEncoder(nn.Module):
             raise ConfigError(
                 f"--model-name {model_name}: has no masked-language-model head (no weights for {missing})"
             )
-        return cls(model, tokenizer, head=head)
+        return cls(model, tokenizer)
 
     @property
     def device(self) -> torch.device:
@@ -106,10 +108,68 @@ class SpladeEncoder(nn.Module):
                 return int(module.num_embeddings) - reserved
         return None
 
-    def forward(self, batch: TextBatch) -> Tensor:
-        """Sparse vectors [N, V], non-negative, of a batch on the encoder's device."""
-        hidden = self.body(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits  # [N, L, H]
-        return HEADS[self.head](hidden, self.decoder.weight, self.decoder.bias, batch.attention_mask)
+    def require_positions(self, max_length: int) -> None:
+        """Raise a :class:`ConfigError` if the model cannot take texts of ``max_length`` tokens."""
+        if self.position_limit is not None and max_length > self.position_limit:
+            raise ConfigError(f"--max-length {max_length}: this model has positions for {self.position_limit} tokens")
+
+    @property
+    def body_size(self) -> int:
+        """Layers x hidden size: what the activations of a token grow with."""
+        config = self.body.config
+        return int(getattr(config, "num_hidden_layers", 1)) * self.decoder.in_features
+
+    def configure(self, memory: MemoryConfig, *, mixed_precision: MixedPrecision = "no") -> None:
+        """Choose how forward and backward are computed from now on; weights and results stay as they are."""
+        self.memory = memory
+        self.autocast_dtype = _AUTOCAST_DTYPES.get(mixed_precision)
+        if memory.activation_checkpointing:
+            # A layer that is computed again in backward must take the same paths as the first time.
+            options = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), LeanOperators(self.memory))}
+            self.body.activation_checkpointing_enable(options)
+        elif self.body.is_activation_checkpointing:
+            self.body.activation_checkpointing_disable()
+
+    def forward(self, batch: TextBatch, *, pooled: Pooled | None = None) -> Tensor:
+        """Sparse vectors [N, V], non-negative, of a batch on the encoder's device.
+
+        With ``pooled``, the result of :meth:`pool` for the same batch and random numbers, the head only prepares its
+        backward.
+        """
+        with self._computing():
+            hidden = self.body(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits  # [N, L, H]
+            decoder = self.decoder
+            if self.memory.head == "eager":
+                return splade_max_eager(hidden, decoder.weight, decoder.bias, batch.attention_mask)
+            return splade_max(
+                hidden,
+                decoder.weight,
+                decoder.bias,
+                batch.attention_mask,
+                keep_winners=self._keeps_winners,
+                in_place_gradients=self.memory.in_place_gradients,
+                pooled=pooled,
+            )
+
+    @torch.no_grad()
+    def pool(self, batch: TextBatch) -> Pooled:
+        """:meth:`forward` without a graph, and what the head needs to go through backward later."""
+        if self.memory.head == "eager":
+            return Pooled(self(batch), None)
+        with self._computing():
+            hidden = self.body(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits  # [N, L, H]
+            decoder = self.decoder
+            return pool(hidden, decoder.weight, decoder.bias, batch.attention_mask, keep_winners=self._keeps_winners)
+
+    @property
+    def _keeps_winners(self) -> bool:
+        return self.active_share >= WINNERS_PAY_FROM
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        enabled = self.autocast_dtype is not None
+        with LeanOperators(self.memory), torch.autocast(self.device.type, self.autocast_dtype, enabled=enabled):
+            yield
 
     def tokenize(
         self,

@@ -5,23 +5,41 @@ gradients in a fraction of the memory. Two facts make that possible: ``log1p(rel
 the tokens may be taken first, on a slice of the vocabulary at a time; and only the token that won an active entry
 gets a gradient, so the backward pass needs no logits either, only each winner's position.
 
+:func:`pool` and the ``pooled`` argument take the two passes apart: a cached step pools all texts first, forgets their
+hidden states, and goes through backward later, when they have been computed again.
+
 Shapes: B texts, L tokens, H hidden, V vocabulary, T vocabulary tile, N active entries with a gradient.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# A tile of 512 tokens x 512 vocabulary entries is 1 MiB: it stays in the second-level cache between the product that
-# writes it and the maximum that reads it (AVX2 cores, torch 2.13; 256 and 1024 were slower).
-TOKENS_PER_TILE = 512
-VOCAB_TILE = 512
-# Rows of the weight gathered at a time to find winners: bounds the copy at 4096 * H elements.
-GATHERED_ROWS = 4096
+from splade_bench.model.gradients import existing_grad
+from splade_bench.model.row_sums import ROWS_AT_A_TIME, add_weighted_rows_, weighted_rows
+
+# A tile of logits is 4 MiB: it stays in cache between the product that writes it and the maximum that reads it, and
+# the product is large enough to run at full speed (measured in benchmarks/test_head.py).
+TOKENS_PER_TILE = 1024
+VOCAB_TILE = 1024
+# Share of active entries from which finding their winners in the forward pass costs less than in backward.
+WINNERS_PAY_FROM = 0.08
+
+
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """What the head's forward pass leaves for its backward, beside its inputs."""
+
+    reps: Tensor
+    """Sparse vectors [B, V], float32 also under autocast."""
+    winners: Tensor | None
+    """Position of the token that won each entry, int32 [B, V]. None: to be found in backward, for the entries that
+    get a gradient."""
 
 
 def splade_max_eager(hidden: Tensor, weight: Tensor, bias: Tensor | None, attention_mask: Tensor) -> Tensor:
@@ -37,45 +55,118 @@ def splade_max_eager(hidden: Tensor, weight: Tensor, bias: Tensor | None, attent
 
 
 def splade_max(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, attention_mask: Tensor, *, vocab_tile: int = VOCAB_TILE
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    attention_mask: Tensor,
+    *,
+    keep_winners: bool = False,
+    in_place_gradients: bool = False,
+    pooled: Pooled | None = None,
+    vocab_tile: int = VOCAB_TILE,
 ) -> Tensor:
     """SPLADE max pooling without the logits: [B, L, H] -> [B, V]; equals :func:`splade_max_eager`.
 
-    One of the tokens that tie for an entry takes its gradient; a text without a token gives zeros.
+    One of the tokens that tie for an entry takes its gradient; a text without a token gives zeros. Under autocast the
+    products run in its type, and everything that is summed in float32.
 
-    Memory: ``max(L, 512) * vocab_tile`` elements and a copy of ``hidden`` while running; only the result is kept for
-    backward. Backward adds O(N) indices and the gradient of ``weight``; never [B, L, V].
+    Args:
+        hidden: [B, L, H], in any type.
+        weight: [V, H], tied to the embeddings or not.
+        bias: [V] or None.
+        attention_mask: [B, L], 1 where there is a token: padding may be right, left or scattered.
+        keep_winners: find the winning positions in the forward pass: cheaper where most entries are active.
+        in_place_gradients: add the gradients of ``weight`` and ``bias`` to their ``.grad``, which backward makes where
+            it is None, and return none for them; both must then be leaves.
+        pooled: the result of :func:`pool` for the same inputs: nothing is computed again before backward.
+        vocab_tile: vocabulary entries whose logits exist at a time.
+
+    Memory: ``max(L, 1024) * vocab_tile`` elements and a copy of ``hidden`` while running; the result, and its winners
+    if asked for, are kept for backward. Backward adds O(N) indices and the gradient of ``weight``, or 4096 rows of it
+    if in place; never [B, L, V].
     """
-    return cast(Tensor, _SpladeMax.apply(hidden, weight, bias, attention_mask, vocab_tile))  # type: ignore[no-untyped-call]
+    if pooled is None:
+        pooled = pool(hidden, weight, bias, attention_mask, keep_winners=keep_winners, vocab_tile=vocab_tile)
+    return cast(
+        Tensor,
+        _SpladeMax.apply(hidden, weight, bias, attention_mask, pooled, in_place_gradients),  # type: ignore[no-untyped-call]
+    )
+
+
+@torch.no_grad()
+def pool(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    attention_mask: Tensor,
+    *,
+    keep_winners: bool = False,
+    vocab_tile: int = VOCAB_TILE,
+) -> Pooled:
+    """The forward pass of :func:`splade_max` by itself, without a graph."""
+    max_logits, winners = _search(hidden, weight, attention_mask, keep_winners, vocab_tile)
+    if bias is not None:
+        max_logits += bias  # constant along the tokens, so it may follow the max
+    max_logits.masked_fill_(~attention_mask.bool().any(1, keepdim=True), 0.0)
+    return Pooled(max_logits.relu_().log1p_(), winners)
 
 
 class _SpladeMax(torch.autograd.Function):
+    """Backward of the head; its forward only hands on what :func:`pool` found."""
+
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, attention_mask: Tensor, vocab_tile: int
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        attention_mask: Tensor,
+        pooled: Pooled,
+        in_place_gradients: bool,
     ) -> Tensor:
-        max_logits = _max_logits(hidden, weight, attention_mask, vocab_tile)
-        if bias is not None:
-            max_logits += bias  # constant along the tokens, so it may follow the max
-        max_logits.masked_fill_(~attention_mask.bool().any(1, keepdim=True), 0.0)
-        reps = max_logits.relu_().log1p_()
-        ctx.save_for_backward(hidden, weight, attention_mask, reps)
-        ctx.has_bias = bias is not None
+        reps = pooled.reps.view_as(pooled.reps)  # a tensor of its own: the caller's must not get this graph
+        ctx.save_for_backward(hidden, weight, attention_mask, reps, pooled.winners)
+        # The leaves themselves: what is unpacked in backward may be another tensor with the same content.
+        ctx.parameters = (weight, bias) if in_place_gradients else None
+        ctx.compute_dtype = _compute_dtype(hidden)
         return reps
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_reps: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
-        hidden, weight, attention_mask, reps = ctx.saved_tensors
+    def backward(ctx: Any, grad_reps: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, attention_mask, reps, winners = ctx.saved_tensors
         # d log1p(z)/dz = 1 / (1 + z) = exp(-reps), and relu passes nothing where reps is 0.
         grad_logits = torch.where(reps > 0, grad_reps * torch.exp(-reps), 0.0)  # [B, V]
         text, entry = grad_logits.nonzero(as_tuple=True)  # [N], sorted by text
         values = grad_logits[text, entry]
-        token = text * hidden.shape[1] + _winners(hidden, weight, attention_mask, text, entry)
-        flat_hidden = hidden.reshape(-1, hidden.shape[-1])  # [B * L, H]
-        grad_hidden = _weighted_rows(weight, entry, values, into=token, rows=len(flat_hidden))
-        grad_weight = _weighted_rows(flat_hidden, token, values, into=entry, rows=len(weight))
-        return grad_hidden.view_as(hidden), grad_weight, grad_logits.sum(0) if ctx.has_bias else None, None, None
+        if winners is None:
+            position = _find_winners(hidden, weight, attention_mask, text, entry, ctx.compute_dtype)
+        else:
+            position = winners[text, entry].long()
+        token = text * hidden.shape[1] + position
+        flat_hidden = hidden.reshape(-1, hidden.shape[-1]).to(weight.dtype)  # [B * L, H]
+        grad_hidden = weighted_rows(weight, entry, values, into=token, rows=len(flat_hidden))
+        grad_hidden = grad_hidden.view(hidden.shape).to(hidden.dtype)
+        grad_weight = grad_bias = None
+        if ctx.parameters:
+            weight, bias = ctx.parameters
+            add_weighted_rows_(existing_grad(weight), flat_hidden, token, values, into=entry)
+            if bias is not None:
+                existing_grad(bias).add_(grad_logits.sum(0))
+        else:
+            _, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+            if needs_weight:
+                grad_weight = weighted_rows(flat_hidden, token, values, into=entry, rows=len(weight))
+            grad_bias = grad_logits.sum(0) if needs_bias else None
+        return grad_hidden, grad_weight, grad_bias, None, None, None
+
+
+def _compute_dtype(hidden: Tensor) -> torch.dtype:
+    """The type in which products run: autocast's where it is on."""
+    device_type = hidden.device.type
+    if hidden.dtype != torch.float64 and torch.is_autocast_enabled(device_type):
+        return torch.get_autocast_dtype(device_type)
+    return hidden.dtype
 
 
 def _fill_masked(hidden: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,59 +181,70 @@ def _fill_masked(hidden: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor
     return hidden.gather(1, source.unsqueeze(-1).expand_as(hidden)), source
 
 
-def _max_logits(hidden: Tensor, weight: Tensor, attention_mask: Tensor, vocab_tile: int) -> Tensor:
-    """``(hidden @ weight.T)`` maximised over the unmasked tokens: [B, V], a tile of it at a time."""
-    texts, length, hidden_size = hidden.shape
+def _search(
+    hidden: Tensor, weight: Tensor, attention_mask: Tensor, keep_winners: bool, vocab_tile: int
+) -> tuple[Tensor, Tensor | None]:
+    """``(hidden @ weight.T)`` maximised over the unmasked tokens, a tile of it at a time: [B, V], and who won."""
+    texts, length, _ = hidden.shape
     vocab_size = len(weight)
-    filled, _ = _fill_masked(hidden, attention_mask)
-    result = hidden.new_empty(texts, vocab_size)
+    compute_dtype = _compute_dtype(hidden)
+    filled, source = _fill_masked(hidden.to(compute_dtype), attention_mask)
+    max_logits = torch.empty(
+        texts, vocab_size, dtype=torch.promote_types(compute_dtype, torch.float32), device=hidden.device
+    )
+    winners = torch.empty(texts, vocab_size, dtype=torch.int32, device=hidden.device) if keep_winners else None
     texts_per_tile = max(1, min(texts, TOKENS_PER_TILE // length))
-    tile_buffer = hidden.new_empty(texts_per_tile * length * min(vocab_tile, vocab_size))
-    for text in range(0, texts, texts_per_tile):
-        tokens = filled[text : text + texts_per_tile].reshape(-1, hidden_size)  # [texts * L, H]
+    tile_buffer = filled.new_empty(texts_per_tile * length * min(vocab_tile, vocab_size))
+    with torch.autocast(hidden.device.type, enabled=False):
         for start in range(0, vocab_size, vocab_tile):
-            rows = weight[start : start + vocab_tile]  # [T, H]
-            logits = tile_buffer[: len(tokens) * len(rows)].view(len(tokens), len(rows))
-            torch.mm(tokens, rows.t(), out=logits)
-            result[text : text + texts_per_tile, start : start + vocab_tile] = logits.view(-1, length, len(rows)).amax(
-                1
-            )
-    return result
+            rows = weight[start : start + vocab_tile].to(compute_dtype)  # [T, H]
+            entries = slice(start, start + len(rows))
+            for text in range(0, texts, texts_per_tile):
+                chosen = slice(text, text + texts_per_tile)
+                if winners is None:
+                    max_logits[chosen, entries] = _tile_max(filled[chosen], rows, tile_buffer)
+                else:
+                    values, positions = _tile_max_with_positions(filled[chosen], rows, tile_buffer)
+                    max_logits[chosen, entries] = values.t()
+                    winners[chosen, entries] = source[chosen].gather(1, positions.t()).to(torch.int32)
+    return max_logits, winners
 
 
-def _winners(hidden: Tensor, weight: Tensor, attention_mask: Tensor, text: Tensor, entry: Tensor) -> Tensor:
+def _tile_max(tokens: Tensor, rows: Tensor, tile_buffer: Tensor) -> Tensor:
+    """Largest logit of each text, [texts, T]."""
+    texts, length, hidden_size = tokens.shape
+    logits = tile_buffer[: texts * length * len(rows)].view(texts * length, len(rows))
+    torch.mm(tokens.reshape(-1, hidden_size), rows.t(), out=logits)
+    return logits.view(texts, length, len(rows)).amax(1)
+
+
+def _tile_max_with_positions(tokens: Tensor, rows: Tensor, tile_buffer: Tensor) -> tuple[Tensor, Tensor]:
+    """Largest logit of each text and its token, [T, texts] both.
+
+    The tile lies the other way round: a search for positions is twice as fast along the last dimension.
+    """
+    texts, length, hidden_size = tokens.shape
+    logits = tile_buffer[: texts * length * len(rows)].view(len(rows), texts * length)
+    torch.mm(rows, tokens.reshape(-1, hidden_size).t(), out=logits)
+    values, positions = logits.view(len(rows), texts, length).max(2)
+    return values, positions
+
+
+def _find_winners(
+    hidden: Tensor, weight: Tensor, attention_mask: Tensor, text: Tensor, entry: Tensor, compute_dtype: torch.dtype
+) -> Tensor:
     """Position in its text of the token with the largest logit, for N pairs (text, vocabulary entry): [N].
 
-    Finding them here, for the entries that have a gradient, costs less than keeping them in the forward pass: a max
-    with positions is about twice as slow as one without.
+    Finding them here, for the entries that have a gradient, costs less than keeping them in the forward pass as long
+    as those are few: a max with positions is slower than one without, for all entries.
     """
-    filled, source = _fill_masked(hidden, attention_mask)
+    filled, source = _fill_masked(hidden.to(compute_dtype), attention_mask)
     winners = torch.empty_like(entry)
     start = 0
-    for row, count in enumerate(torch.bincount(text, minlength=len(hidden)).tolist()):
-        for chunk in entry[start : start + count].split(GATHERED_ROWS):
-            position = (weight[chunk] @ filled[row].t()).argmax(1)
-            winners[start : start + len(chunk)] = source[row, position]
-            start += len(chunk)
+    with torch.autocast(hidden.device.type, enabled=False):
+        for row, count in enumerate(torch.bincount(text, minlength=len(hidden)).tolist()):
+            for chunk in entry[start : start + count].split(ROWS_AT_A_TIME):
+                position = (weight[chunk].to(compute_dtype) @ filled[row].t()).argmax(1)
+                winners[start : start + len(chunk)] = source[row, position]
+                start += len(chunk)
     return winners
-
-
-def _weighted_rows(table: Tensor, index: Tensor, values: Tensor, *, into: Tensor, rows: int) -> Tensor:
-    """``result[into[n]] += values[n] * table[index[n]]`` for N entries: [rows, H], without an [N, H] temporary."""
-    # embedding_bag takes a weighted sum on these devices only; there it is up to nine times as fast.
-    sum_rows = _sum_rows_by_bag if table.device.type in ("cpu", "cuda") else _sum_rows_by_index_add
-    return sum_rows(table, index, values, into=into, rows=rows)
-
-
-def _sum_rows_by_bag(table: Tensor, index: Tensor, values: Tensor, *, into: Tensor, rows: int) -> Tensor:
-    order = torch.argsort(into, stable=True)
-    counts = torch.bincount(into, minlength=rows)
-    offsets = counts.cumsum(0) - counts
-    return F.embedding_bag(index[order], table, offsets, mode="sum", per_sample_weights=values[order])
-
-
-def _sum_rows_by_index_add(table: Tensor, index: Tensor, values: Tensor, *, into: Tensor, rows: int) -> Tensor:
-    result = table.new_zeros(rows, table.shape[1])
-    for entries in torch.arange(len(index), device=table.device).split(4 * GATHERED_ROWS):
-        result.index_add_(0, into[entries], table[index[entries]] * values[entries, None])
-    return result

@@ -19,6 +19,22 @@ class PhaseListener(Protocol):
     def __call__(self, phase: Phase) -> None: ...
 
 
+class BackwardStep(Protocol):
+    """Forward and backward of one batch, whatever the way there."""
+
+    def __call__(
+        self,
+        encoder: SpladeEncoder,
+        batch: TripleBatch,
+        loss: SpladeLoss,
+        *,
+        regularizer_scale: float,
+        gradient_scale: float,
+        on_phase: PhaseListener,
+    ) -> LossTerms:
+        """Add ``gradient_scale`` times the batch's gradient to every parameter's ``.grad``; the terms, detached."""
+
+
 def direct_step(
     encoder: SpladeEncoder,
     batch: TripleBatch,
@@ -28,7 +44,7 @@ def direct_step(
     gradient_scale: float,
     on_phase: PhaseListener,
 ) -> LossTerms:
-    """Add ``gradient_scale`` times the batch's gradient to every parameter's ``.grad``; the terms come back detached.
+    """The whole batch at once.
 
     Each group of texts (queries, positives, k-th negatives) is a forward pass of its own, so each is padded only to
     its own longest text.

@@ -20,10 +20,12 @@ from splade_bench.allocator import fix_mmap_threshold
 from splade_bench.config import TrainConfig
 from splade_bench.data.batching import TripleBatch, TripleBatches, TripleSource
 from splade_bench.data.records import Triple
+from splade_bench.devices import empty_cache
 from splade_bench.errors import ConfigError, TrainingError
 from splade_bench.losses import LossTerms, SpladeLoss
 from splade_bench.model.encoder import SpladeEncoder
-from splade_bench.training.step import Phase, direct_step
+from splade_bench.training.gradcache import gradcache_step
+from splade_bench.training.step import BackwardStep, Phase, direct_step
 
 FINAL_LOSS_SHARE = 0.1
 
@@ -106,7 +108,8 @@ class Trainer:
         self.loss = SpladeLoss(config)
         steps_per_epoch = -(-self.source.batches_per_epoch // config.gradient_accumulation_steps)
         self.state = TrainState(max_steps=config.max_steps or steps_per_epoch * config.epochs)
-        self.encoder.head = config.memory.head
+        self.encoder.configure(config.memory, mixed_precision=config.mixed_precision)
+        self.backward_step: BackwardStep = gradcache_step if config.memory.gradient_caching else direct_step
         if config.memory.mmap_threshold_bytes:
             fix_mmap_threshold(config.memory.mmap_threshold_bytes)
         self.optimizer = AdamW(
@@ -159,6 +162,7 @@ class Trainer:
         queries = sum(len(batch) for batch in window)
         terms = [(self._micro_step(batch, len(batch) / queries), len(batch) / queries) for batch in window]
         loss = _mean_loss(terms)
+        self.encoder.active_share = loss.document_active_dims / self.encoder.vocab_size
         gradient_norm = torch.nn.utils.clip_grad_norm_(
             self.encoder.parameters(), self.config.max_grad_norm or float("inf")
         )
@@ -175,7 +179,7 @@ class Trainer:
         return loss.total
 
     def _micro_step(self, batch: TripleBatch, gradient_scale: float) -> LossTerms:
-        terms = direct_step(
+        terms = self.backward_step(
             self.encoder,
             batch.to(self.encoder.device),
             self.loss,
@@ -184,10 +188,15 @@ class Trainer:
             on_phase=self._on_phase,
         )
         self.state.micro_step += 1
-        interval = self.config.memory.garbage_collection_interval
-        if interval and self.state.micro_step % interval == 0:
-            gc.collect()
+        self._give_memory_back()
         return terms
+
+    def _give_memory_back(self) -> None:
+        memory = self.config.memory
+        if memory.garbage_collection_interval and self.state.micro_step % memory.garbage_collection_interval == 0:
+            gc.collect()
+        if memory.empty_cache_interval and self.state.micro_step % memory.empty_cache_interval == 0:
+            empty_cache(self.encoder.device)
 
     def _on_phase(self, phase: Phase) -> None:
         for observer in self.observers:
@@ -221,6 +230,7 @@ def text_batches(triples: Sequence[Triple], encoder: SpladeEncoder, config: Trai
         batch_size=config.batch_size,
         max_length=config.max_length,
         padding=config.memory.padding,
+        pad_to_multiple_of=config.memory.pad_to_multiple_of,
         negatives_per_query=config.negatives_per_query,
         seed=config.seed,
     )
@@ -231,9 +241,7 @@ def _require_usable(triples: Sequence[Triple], encoder: SpladeEncoder, config: T
         raise ConfigError("there are no triples to train on")
     if config.negatives_per_query and not all(triple.negatives for triple in triples):
         raise ConfigError("--negatives-per-query: some queries have no negatives; give each one, or set it to 0")
-    limit = encoder.position_limit
-    if limit is not None and config.max_length > limit:
-        raise ConfigError(f"--max-length {config.max_length}: this model has positions for {limit} tokens")
+    encoder.require_positions(config.max_length)
 
 
 def _mean_loss(terms: list[tuple[LossTerms, float]]) -> StepLoss:

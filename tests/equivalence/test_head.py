@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from splade_bench.model.head import _sum_rows_by_bag, _sum_rows_by_index_add, splade_max, splade_max_eager
+from splade_bench.model.head import splade_max, splade_max_eager
+from splade_bench.model.row_sums import sum_rows_by_bag, sum_rows_by_index_add
 
 Head = Callable[..., Tensor]
 
@@ -129,7 +130,7 @@ def test_a_tied_weight_gets_the_sum_of_both_its_gradients() -> None:
     assert relative_difference(*gradients) <= 1e-9
 
 
-@pytest.mark.parametrize("sum_rows", [_sum_rows_by_bag, _sum_rows_by_index_add])
+@pytest.mark.parametrize("sum_rows", [sum_rows_by_bag, sum_rows_by_index_add])
 @pytest.mark.parametrize("entries", [0, 50])
 def test_both_ways_to_sum_rows_give_the_plain_sum(sum_rows: Head, entries: int) -> None:
     generator = torch.Generator().manual_seed(3)

@@ -15,6 +15,7 @@ from splade_bench.data.records import Triple
 from splade_bench.losses import SpladeLoss
 from splade_bench.model import SpladeEncoder
 from splade_bench.training import Trainer
+from splade_bench.training.gradcache import gradcache_step
 from splade_bench.training.step import direct_step
 from splade_bench.training.trainer import text_batches
 
@@ -33,9 +34,10 @@ def gradients_of(
     encoder: SpladeEncoder, triples: Sequence[Triple], config: TrainConfig, dtype: torch.dtype
 ) -> dict[str, torch.Tensor]:
     model = copy.deepcopy(encoder).to(dtype)
-    model.head = config.memory.head
+    model.configure(config.memory)
+    step = gradcache_step if config.memory.gradient_caching else direct_step
     batch = next(text_batches(triples, model, config).batches(0))
-    direct_step(
+    step(
         model,
         batch,
         SpladeLoss(config),

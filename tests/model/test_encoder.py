@@ -10,6 +10,7 @@ import transformers
 from tokenizers import Tokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
+from splade_bench.config import MemoryConfig
 from splade_bench.errors import ConfigError
 from splade_bench.model import SpladeEncoder, splade_max_eager
 from splade_bench.model.presets import build_preset
@@ -70,7 +71,7 @@ def test_every_architecture_gives_the_pooled_logits_of_its_own_model(
 
         encoder = SpladeEncoder(model, wrap(tokenizer))
         for head in ("eager", "streaming"):
-            encoder.head = head  # type: ignore[assignment]
+            encoder.configure(MemoryConfig(head=head))  # type: ignore[arg-type]
             torch.testing.assert_close(encoder(texts), expected, rtol=1e-5, atol=1e-6)
 
     encoder.save_pretrained(tmp_path)

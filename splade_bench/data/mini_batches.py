@@ -1,0 +1,55 @@
+"""A batch cut into mini-batches of texts of like length, each trimmed to its own longest text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from splade_bench.data.batching import TextBatch, round_up
+
+
+@dataclass(frozen=True, slots=True)
+class MiniBatch:
+    """Some texts of a batch, and where they stand among all of them."""
+
+    texts: TextBatch
+    rows: Tensor
+    """Row of each text when the groups are put one after another, int64 [N], on the texts' device."""
+
+
+def cut_into_mini_batches(
+    groups: Sequence[TextBatch], *, max_tokens: int, max_texts: int | None, pad_to_multiple_of: int = 1
+) -> list[MiniBatch]:
+    """All texts of ``groups``, shortest first, in mini-batches of at most ``max_tokens`` tokens, padding included.
+
+    A longer text is a mini-batch by itself. Texts of all groups mix: a query goes with documents of its length. Reads
+    no tensor: ``groups`` are padded on the right, and their lengths say where.
+    """
+    lengths = [length for group in groups for length in group.lengths]
+    longest_first = sorted(range(len(lengths)), key=lambda row: lengths[row], reverse=True)
+    input_ids = _concatenated([group.input_ids for group in groups])
+    attention_mask = _concatenated([group.attention_mask for group in groups])
+    made = []
+    while longest_first:
+        widest = max(1, lengths[longest_first[0]])
+        width = round_up(widest, pad_to_multiple_of, at_most=input_ids.shape[1])
+        count = min(max(1, max_tokens // width), max_texts or len(lengths))
+        chosen, longest_first = longest_first[:count], longest_first[count:]
+        rows = torch.tensor(chosen, device=input_ids.device)
+        texts = TextBatch(input_ids[rows, :width], attention_mask[rows, :width], tuple(lengths[row] for row in chosen))
+        made.append(MiniBatch(texts, rows))
+    return made[::-1]
+
+
+def _concatenated(tensors: Sequence[Tensor]) -> Tensor:
+    """[n_i, L_i] for each group -> [sum of n_i, max of L_i], zeros where a group is narrower."""
+    width = max(tensor.shape[1] for tensor in tensors)
+    result = tensors[0].new_zeros(sum(len(tensor) for tensor in tensors), width)
+    start = 0
+    for tensor in tensors:
+        result[start : start + len(tensor), : tensor.shape[1]] = tensor
+        start += len(tensor)
+    return result

@@ -1,0 +1,55 @@
+"""Dropout on the CPU with less to draw and less to keep."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+_LEVELS = 2**16
+
+
+def compact_dropout(inputs: Tensor, probability: float) -> Tensor:
+    """``F.dropout`` in training: each element becomes 0 with ``probability``, the others grow to keep the mean.
+
+    The probability is rounded to a multiple of 2^-16 (0.1 becomes 0.100006), and the others grow by the rounded one's
+    factor, so the mean is kept exactly.
+
+    Memory: a byte an element for backward, where torch keeps a float on the CPU; drawing takes 16 bits an element and
+    about a sixth of the time.
+    """
+    return cast(Tensor, _CompactDropout.apply(inputs, probability))  # type: ignore[no-untyped-call]
+
+
+def keep_mask(shape: torch.Size, probability: float, device: torch.device) -> Tensor:
+    """Which elements stay: bool ``shape``, from the default generator of ``device``."""
+    elements = shape.numel()
+    # Four draws to a 64-bit integer: the generator's cost is by integer, not by bit.
+    bits = torch.empty(-(-elements // 4), dtype=torch.int64, device=device).random_(-(2**63), None)
+    threshold = _dropped_levels(probability) - _LEVELS // 2
+    return bits.view(torch.int16)[:elements].ge(threshold).view(shape)
+
+
+def keep_scale(probability: float) -> float:
+    """The factor by which the elements that stay grow."""
+    return _LEVELS / (_LEVELS - _dropped_levels(probability))
+
+
+def _dropped_levels(probability: float) -> int:
+    return min(round(probability * _LEVELS), _LEVELS - 1)
+
+
+class _CompactDropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, probability: float) -> Tensor:
+        mask = keep_mask(inputs.shape, probability, inputs.device)
+        ctx.save_for_backward(mask)
+        ctx.scale = keep_scale(probability)
+        return (inputs * mask).mul_(ctx.scale)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (mask,) = ctx.saved_tensors
+        return (grad * mask).mul_(ctx.scale), None

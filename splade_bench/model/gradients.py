@@ -1,0 +1,117 @@
+"""Linear and embedding layers whose weight gradients go straight to where they are summed.
+
+autograd makes each weight's gradient as a new tensor and then adds it to ``.grad``: for a model that is run in
+mini-batches that is a second copy of the largest gradients, and one more pass over memory for each mini-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to make a tensor again, bitwise, from tensors that are kept anyway."""
+
+    function: Callable[..., Tensor]
+    inputs: tuple[Tensor | None, ...]
+
+
+def existing_grad(parameter: Tensor) -> Tensor:
+    """``parameter.grad``, made of zeros where there is none yet."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
+
+
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, *, recipe: Recipe | None, in_place: bool) -> Tensor:
+    """``F.linear``: [..., H] -> [..., O], with a lighter backward.
+
+    With a ``recipe``, ``inputs`` are made again for the gradient of ``weight`` and need not be kept. ``in_place`` adds
+    to the ``.grad`` of ``weight`` and ``bias``, which must then be leaves, and returns no gradient for them.
+    """
+    function = recipe.function if recipe else None
+    kept = recipe.inputs if recipe else (inputs,)
+    return cast(Tensor, _Linear.apply(inputs, weight, bias, in_place, function, *kept))  # type: ignore[no-untyped-call]
+
+
+def embedding(token_ids: Tensor, weight: Tensor, padding_idx: int | None) -> Tensor:
+    """``F.embedding``: [...] -> [..., H]; its gradient is added to ``weight.grad`` in place.
+
+    Without it each backward makes a gradient as large as the whole table.
+    """
+    return cast(Tensor, _Embedding.apply(weight, token_ids, padding_idx))  # type: ignore[no-untyped-call]
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        in_place: bool,
+        remake: Callable[..., Tensor] | None,
+        *kept: Tensor | None,
+    ) -> Tensor:
+        ctx.save_for_backward(weight, *kept)
+        # The leaves themselves: what is unpacked in backward may be another tensor with the same content.
+        ctx.parameters = (weight, bias) if in_place else None
+        ctx.remake = remake
+        ctx.input_dtype = inputs.dtype
+        return F.linear(inputs, weight, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weight, *kept = ctx.saved_tensors
+        needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        # Under autocast the product ran in grad's type, and so do its gradients.
+        flat_grad = grad.reshape(-1, grad.shape[-1])  # [N, O]
+        inputs = ctx.remake(*kept) if ctx.remake else kept[0]
+        flat_inputs = inputs.reshape(-1, inputs.shape[-1]).to(grad.dtype)  # [N, H]
+        grad_weight = grad_bias = None
+        if ctx.parameters:
+            weight_leaf, bias_leaf = ctx.parameters
+            _add_linear_gradients(weight_leaf, bias_leaf, flat_grad, flat_inputs)
+        else:
+            grad_weight = (flat_grad.t() @ flat_inputs).to(weight.dtype) if needs_weight else None
+            grad_bias = flat_grad.sum(0).to(weight.dtype) if needs_bias else None
+        del inputs, flat_inputs  # a remade tensor goes before the next one of its size comes
+        grad_inputs = (grad @ weight.to(grad.dtype)).to(ctx.input_dtype) if needs_input else None
+        return grad_inputs, grad_weight, grad_bias, None, None, *(None for _ in kept)
+
+
+def _add_linear_gradients(weight: Tensor, bias: Tensor | None, grad: Tensor, inputs: Tensor) -> None:
+    total = existing_grad(weight)
+    if grad.dtype == total.dtype:
+        total.addmm_(grad.t(), inputs)
+    else:
+        total.add_(grad.t() @ inputs)
+    if bias is not None:
+        existing_grad(bias).add_(grad.sum(0))
+
+
+class _Embedding(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, token_ids: Tensor, padding_idx: int | None) -> Tensor:
+        ctx.save_for_backward(token_ids)
+        ctx.parameter = weight
+        ctx.padding_idx = padding_idx
+        return F.embedding(token_ids, weight)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None]:
+        (token_ids,) = ctx.saved_tensors
+        rows = grad.reshape(-1, grad.shape[-1]).to(ctx.parameter.dtype)
+        if ctx.padding_idx is not None:  # its row is never trained
+            rows = rows.masked_fill((token_ids == ctx.padding_idx).reshape(-1, 1), 0.0)
+        existing_grad(ctx.parameter).index_add_(0, token_ids.reshape(-1), rows)
+        return None, None, None

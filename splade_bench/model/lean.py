@@ -1,0 +1,114 @@
+"""A model's own layers with less memory: the operators that every architecture is made of, intercepted by name.
+
+No layer is replaced and no architecture known: while :class:`LeanOperators` is active, calls of ``F.linear``,
+``F.embedding``, ``F.dropout``, ``F.gelu``, ``F.silu``, ``F.layer_norm`` and ``F.scaled_dot_product_attention`` take
+lighter paths to the same values. Where a call is of a kind that has none, it passes through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from splade_bench.config import MemoryConfig
+from splade_bench.model.attention import streaming_attention
+from splade_bench.model.dropout import compact_dropout
+from splade_bench.model.gradients import Recipe, embedding, linear
+
+_Call = Callable[..., Any]
+# Cheap to compute again from their inputs, which their own backward keeps anyway.
+_REMADE = frozenset({F.gelu, F.silu, F.layer_norm})
+
+
+class LeanOperators(TorchFunctionMode):
+    """Context manager: the operators inside it run as ``memory`` says. Effective in the current thread."""
+
+    def __init__(self, memory: MemoryConfig) -> None:
+        super().__init__()
+        self._memory = memory
+        self._recipes = WeakIdKeyDictionary()
+        self._paths: Mapping[_Call, _Call] = {
+            F.linear: self._linear,
+            F.embedding: self._embedding,
+            F.dropout: self._dropout,
+            F.scaled_dot_product_attention: self._attention,
+        }
+
+    def __torch_function__(
+        self, func: _Call, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _REMADE and self._memory.selective_recomputation and torch.is_grad_enabled():
+            return self._remembered(func, args, kwargs)
+        return self._paths.get(func, func)(*args, **kwargs)
+
+    def _remembered(self, func: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result of ``func``, with the recipe to make it again."""
+        result = func(*args, **kwargs)
+        # Autocast may have raised the type inside: outside it, the same call would give another result.
+        if result.dtype == args[0].dtype and not any(isinstance(value, Tensor) for value in kwargs.values()):
+            self._recipes[result] = _recipe(func, args, kwargs)
+        return result
+
+    def _linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        recipe = self._recipes.get(inputs)
+        in_place = self._memory.in_place_gradients and _is_trained(weight) and (bias is None or _is_trained(bias))
+        if torch.is_grad_enabled() and (recipe or in_place):
+            return linear(inputs, weight, bias, recipe=recipe, in_place=in_place)
+        return F.linear(inputs, weight, bias)
+
+    def _embedding(
+        self, token_ids: Tensor, weight: Tensor, padding_idx: int | None = None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        plain = not any(args) and not any(kwargs.values())  # no max_norm, no sparse gradient
+        if self._memory.in_place_gradients and plain and _is_trained(weight) and torch.is_grad_enabled():
+            return embedding(token_ids, weight, padding_idx)
+        return F.embedding(token_ids, weight, padding_idx, *args, **kwargs)
+
+    def _dropout(self, inputs: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        if self._memory.compact_dropout and p and training and not inplace and inputs.device.type == "cpu":
+            return compact_dropout(inputs, p)
+        return F.dropout(inputs, p, training, inplace)
+
+    def _attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        if not self._memory.attention_dropout:
+            dropout_p = 0.0
+        unfused = query.device.type in ("cpu", "mps") and not is_causal and not enable_gqa
+        if dropout_p and unfused and self._memory.streaming_attention:
+            return streaming_attention(query, key, value, attn_mask, dropout_p, scale)
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+
+
+def _is_trained(parameter: Tensor) -> bool:
+    return parameter.requires_grad and parameter.is_leaf
+
+
+def _recipe(func: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recipe:
+    """The call again, its tensors left out: what is kept for backward must be known to autograd as such."""
+    is_tensor = [isinstance(value, Tensor) for value in args]
+    constants = [None if tensor else value for value, tensor in zip(args, is_tensor, strict=True)]
+
+    def remake(*tensors: Tensor) -> Any:
+        remaining = iter(tensors)
+        filled = [next(remaining) if tensor else value for value, tensor in zip(constants, is_tensor, strict=True)]
+        return func(*filled, **kwargs)
+
+    return Recipe(remake, tuple(value.detach() for value in args if isinstance(value, Tensor)))

@@ -1,0 +1,109 @@
+"""The cached step: a batch in mini-batches, with the memory of one and the gradient of the whole.
+
+Gradient caching (Gao et al., 2021, "Scaling deep contrastive learning batch size under memory limited setup"): the
+vectors of all texts are computed without a graph, the loss and its gradient with respect to the vectors on the whole
+batch, and each mini-batch then goes through the model again, with a graph, to take that gradient to the weights. So
+in-batch negatives and FLOPS see the whole batch. Two things are cheaper here:
+
+- The head's result is kept, so the second pass runs the model's body alone; the head's backward needs no logits.
+- The mini-batch that comes last in the first pass keeps its graph and comes first in the second: it is computed once.
+  A batch that is one mini-batch is a direct step.
+
+Random numbers of the first pass are replayed in the second, so dropout is the same in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from splade_bench.allocator import trim_heap
+from splade_bench.data.batching import TripleBatch
+from splade_bench.data.mini_batches import MiniBatch, cut_into_mini_batches
+from splade_bench.losses import LossTerms, SpladeLoss
+from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.model.head import Pooled
+from splade_bench.model.rng import RngState, capture_rng, restored_rng
+from splade_bench.training.step import PhaseListener
+
+# Without a size from the user, a mini-batch has as many tokens as keep about 64 MiB for backward: a layer keeps about
+# 11 tensors [tokens, hidden size], 4 bytes an element.
+_KEPT_BYTES = 64 * 2**20
+_KEPT_BYTES_PER_BODY_ELEMENT = 11 * 4
+# Fewer tokens would leave products too small to run at full speed.
+_MIN_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class _CachedMiniBatch:
+    """A mini-batch after the first pass, with what the second needs to be the same."""
+
+    mini_batch: MiniBatch
+    pooled: Pooled
+    rng: RngState
+
+
+def gradcache_step(
+    encoder: SpladeEncoder,
+    batch: TripleBatch,
+    loss: SpladeLoss,
+    *,
+    regularizer_scale: float,
+    gradient_scale: float,
+    on_phase: PhaseListener,
+) -> LossTerms:
+    """Same contract as :func:`splade_bench.training.step.direct_step`; sizes come from ``encoder.memory``.
+
+    Memory: the activations of one mini-batch, and the vectors of the whole batch with their gradient (8 bytes an
+    entry).
+    """
+    on_phase("forward")
+    *earlier, last = cut_into_mini_batches(
+        (batch.queries, *batch.documents),
+        max_tokens=encoder.memory.mini_batch_tokens or default_mini_batch_tokens(encoder),
+        max_texts=encoder.memory.mini_batch_size,
+        pad_to_multiple_of=encoder.memory.pad_to_multiple_of,
+    )
+    cached = [_first_pass(encoder, mini_batch) for mini_batch in earlier]
+    if cached and encoder.memory.trim_heap:
+        trim_heap()
+    last_reps = encoder(last.texts)
+    reps = _gathered(cached, last, last_reps)
+    terms = loss(reps[: len(batch)], reps[len(batch) :], regularizer_scale=regularizer_scale)
+    on_phase("backward")
+    (grad_reps,) = torch.autograd.grad(terms.total * gradient_scale, reps)
+    last_reps.backward(grad_reps[last.rows])
+    while cached:
+        _second_pass(encoder, cached.pop(), grad_reps)
+    return terms.detach()
+
+
+def default_mini_batch_tokens(encoder: SpladeEncoder) -> int:
+    """Tokens of a mini-batch when nobody says: few for a large model, the whole batch for a small one."""
+    return max(_MIN_TOKENS, _KEPT_BYTES // (_KEPT_BYTES_PER_BODY_ELEMENT * encoder.body_size))
+
+
+def _first_pass(encoder: SpladeEncoder, mini_batch: MiniBatch) -> _CachedMiniBatch:
+    rng = capture_rng(encoder.device)
+    return _CachedMiniBatch(mini_batch, encoder.pool(mini_batch.texts), rng)
+
+
+def _gathered(cached: Sequence[_CachedMiniBatch], last: MiniBatch, last_reps: Tensor) -> Tensor:
+    """The vectors of the whole batch [N, V], a leaf, in the order of its groups."""
+    rows = torch.cat([*(entry.mini_batch.rows for entry in cached), last.rows])
+    reps = last_reps.new_empty(len(rows), last_reps.shape[1])
+    for entry in cached:
+        reps[entry.mini_batch.rows] = entry.pooled.reps
+    reps[last.rows] = last_reps.detach()
+    return reps.requires_grad_()
+
+
+def _second_pass(encoder: SpladeEncoder, cached: _CachedMiniBatch, grad_reps: Tensor) -> None:
+    if encoder.memory.trim_heap:
+        trim_heap()
+    with restored_rng(cached.rng):
+        reps = encoder(cached.mini_batch.texts, pooled=cached.pooled)
+    reps.backward(grad_reps[cached.mini_batch.rows])
