@@ -18,13 +18,13 @@ def batches_of(encoder: SpladeEncoder, triples: Sequence[Triple], epoch: int, **
     return list(text_batches(triples, encoder, config).batches(epoch))
 
 
-def test_padding_fills_to_the_longest_text_or_the_given_length() -> None:
+def test_padding_fills_to_the_longest_text_or_the_given_width() -> None:
     batch = pad([[5, 6, 7], [8]], pad_token_id=0)
 
     assert batch.input_ids.tolist() == [[5, 6, 7], [8, 0, 0]]
     assert batch.attention_mask.tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch.lengths == (3, 1)
-    assert pad([[5]], pad_token_id=9, length=3).input_ids.tolist() == [[5, 9, 9]]
+    assert pad([[5]], pad_token_id=9, width=3).input_ids.tolist() == [[5, 9, 9]]
 
 
 def test_an_epoch_holds_every_query_once_and_ends_with_a_shorter_batch(

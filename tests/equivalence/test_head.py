@@ -160,7 +160,7 @@ class LargestTensor(TorchDispatchMode):
 
 @pytest.mark.parametrize(("head", "makes_logits"), [(splade_max, False), (splade_max_eager, True)])
 def test_only_the_eager_head_makes_a_tensor_of_the_logits_size(head: Head, makes_logits: bool) -> None:
-    texts, length, hidden_size, vocab_size = 4, 64, 8, 4096
+    texts, length, hidden_size, vocab_size = 4, 64, 8, 30522  # a tile is smaller than [L, V]
     hidden, weight, bias, mask = make_inputs(
         texts, length, hidden_size, vocab_size, padding="right", bias=True, dtype=torch.float32
     )

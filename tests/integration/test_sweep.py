@@ -87,6 +87,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Complete
     finished = run_pytest(
         "benchmarks/test_training_cells.py",
         *["--workload", "head", "--batch-sizes", "2", "--gradient-accumulation-steps", "1", "--max-steps", "12"],
+        *["--memory-modes", "standard,article,memory-efficient"],
         *["--reports", str(folder), "--benchmark-json", str(folder / "benchmark.json")],
         environment={"PYTHONPATH": str(folder)},
     )

@@ -298,4 +298,4 @@ def test_garbage_is_collected_every_fifth_batch_in_article_mode_only(
         Trainer(copy.deepcopy(encoder), triples, make_config(batch_size=3, memory=memory)).train()  # 11 batches
         counts[name] = len(calls)
 
-    assert counts == {"standard": 0, "article": 2, "memory-efficient": 0}
+    assert counts == {"standard": 0, "article": 2, "memory-efficient": 0, "minimal-memory": 0}
