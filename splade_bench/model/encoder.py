@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,7 @@ from splade_bench.config import MemoryConfig, MixedPrecision
 from splade_bench.data.batching import TextBatch, tokenize
 from splade_bench.errors import ConfigError
 from splade_bench.model.head import WINNERS_PAY_FROM, Pooled, pool, splade_max, splade_max_eager
-from splade_bench.model.lean import LeanOperators
+from splade_bench.model.lean import lean_operators, recipe_scope
 
 _DEFAULT_MAX_LENGTH = 512
 # What a folder that is no whole model makes transformers raise.
@@ -125,7 +125,7 @@ class SpladeEncoder(nn.Module):
         self.autocast_dtype = _AUTOCAST_DTYPES.get(mixed_precision)
         if memory.activation_checkpointing:
             # A layer that is computed again in backward must take the same paths as the first time.
-            options = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), LeanOperators(self.memory))}
+            options = {"use_reentrant": False, "context_fn": lambda: (recipe_scope(), lean_operators(self.memory))}
             self.body.activation_checkpointing_enable(options)
         elif self.body.is_activation_checkpointing:
             self.body.activation_checkpointing_disable()
@@ -168,7 +168,7 @@ class SpladeEncoder(nn.Module):
     @contextmanager
     def _computing(self) -> Iterator[None]:
         enabled = self.autocast_dtype is not None
-        with LeanOperators(self.memory), torch.autocast(self.device.type, self.autocast_dtype, enabled=enabled):
+        with lean_operators(self.memory), torch.autocast(self.device.type, self.autocast_dtype, enabled=enabled):
             yield
 
     def tokenize(

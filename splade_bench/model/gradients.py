@@ -6,13 +6,14 @@ mini-batches that is a second copy of the largest gradients, and one more pass o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +24,27 @@ class Recipe:
     inputs: tuple[Tensor | None, ...]
 
 
+# Gradients that were summed in place, by parameter: kept over ``zero_grad(set_to_none=True)``, because fresh memory
+# costs a page fault for every 4 KiB, each step again.
+_buffers = WeakIdKeyDictionary()
+
+
 def existing_grad(parameter: Tensor) -> Tensor:
-    """``parameter.grad``, made of zeros where there is none yet."""
+    """``parameter.grad``, made of zeros where there is none yet; a parameter that nothing reaches keeps None."""
     if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
+        buffer = _buffers.get(parameter)
+        if buffer is not None and (buffer.dtype, buffer.device) == (parameter.dtype, parameter.device):
+            parameter.grad = buffer.zero_()
+        else:
+            parameter.grad = _buffers[parameter] = torch.zeros_like(parameter)
     return parameter.grad
+
+
+def release_gradients(parameters: Iterable[Tensor]) -> None:
+    """Set every ``.grad`` to None and give the memory of those that were summed in place back."""
+    for parameter in parameters:
+        parameter.grad = None
+        _buffers.pop(parameter, None)
 
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, *, recipe: Recipe | None, in_place: bool) -> Tensor:

@@ -1,19 +1,22 @@
 """A model's own layers with less memory: the operators that every architecture is made of, intercepted by name.
 
-No layer is replaced and no architecture known: while :class:`LeanOperators` is active, calls of ``F.linear``,
+No layer is replaced and no architecture known: inside :func:`lean_operators`, calls of ``F.linear``,
 ``F.embedding``, ``F.dropout``, ``F.gelu``, ``F.silu``, ``F.layer_norm`` and ``F.scaled_dot_product_attention`` take
 lighter paths to the same values. Where a call is of a kind that has none, it passes through.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.weak import WeakIdKeyDictionary
 
 from splade_bench.config import MemoryConfig
@@ -26,13 +29,35 @@ _Call = Callable[..., Any]
 _REMADE = frozenset({F.gelu, F.silu, F.layer_norm})
 
 
-class LeanOperators(TorchFunctionMode):
-    """Context manager: the operators inside it run as ``memory`` says. Effective in the current thread."""
+# How to make a tensor again, for those of the current scope.
+_recipes: ContextVar[WeakIdKeyDictionary] = ContextVar("recipes")
 
+
+@contextmanager
+def lean_operators(memory: MemoryConfig) -> Iterator[None]:
+    """The operators inside the block run as ``memory`` says. Effective in the current thread."""
+    with recipe_scope(), _LeanOperators(memory):
+        yield
+
+
+@contextmanager
+def recipe_scope() -> Iterator[None]:
+    """Inside the block, tensors from outside it are kept and not made again.
+
+    A checkpointed layer needs one of its own: its input is the same tensor to it in forward and in backward, where
+    nothing is known of what came before.
+    """
+    token = _recipes.set(WeakIdKeyDictionary())
+    try:
+        yield
+    finally:
+        _recipes.reset(token)
+
+
+class _LeanOperators(TorchFunctionMode):
     def __init__(self, memory: MemoryConfig) -> None:
         super().__init__()
         self._memory = memory
-        self._recipes = WeakIdKeyDictionary()
         self._paths: Mapping[_Call, _Call] = {
             F.linear: self._linear,
             F.embedding: self._embedding,
@@ -52,24 +77,31 @@ class LeanOperators(TorchFunctionMode):
         """The result of ``func``, with the recipe to make it again."""
         result = func(*args, **kwargs)
         # Autocast may have raised the type inside: outside it, the same call would give another result.
-        if result.dtype == args[0].dtype and not any(isinstance(value, Tensor) for value in kwargs.values()):
-            self._recipes[result] = _recipe(func, args, kwargs)
+        if result.dtype == args[0].dtype:
+            _recipes.get()[result] = _recipe(func, args, kwargs)
         return result
 
     def _linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        recipe = self._recipes.get(inputs)
+        recipe = _recipes.get().get(inputs)
         in_place = self._memory.in_place_gradients and _is_trained(weight) and (bias is None or _is_trained(bias))
         if torch.is_grad_enabled() and (recipe or in_place):
             return linear(inputs, weight, bias, recipe=recipe, in_place=in_place)
         return F.linear(inputs, weight, bias)
 
     def _embedding(
-        self, token_ids: Tensor, weight: Tensor, padding_idx: int | None = None, *args: Any, **kwargs: Any
+        self,
+        token_ids: Tensor,
+        weight: Tensor,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
     ) -> Tensor:
-        plain = not any(args) and not any(kwargs.values())  # no max_norm, no sparse gradient
+        plain = max_norm is None and not scale_grad_by_freq and not sparse
         if self._memory.in_place_gradients and plain and _is_trained(weight) and torch.is_grad_enabled():
             return embedding(token_ids, weight, padding_idx)
-        return F.embedding(token_ids, weight, padding_idx, *args, **kwargs)
+        return F.embedding(token_ids, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
 
     def _dropout(self, inputs: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         if self._memory.compact_dropout and p and training and not inplace and inputs.device.type == "cpu":
@@ -103,12 +135,14 @@ def _is_trained(parameter: Tensor) -> bool:
 
 def _recipe(func: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recipe:
     """The call again, its tensors left out: what is kept for backward must be known to autograd as such."""
-    is_tensor = [isinstance(value, Tensor) for value in args]
-    constants = [None if tensor else value for value, tensor in zip(args, is_tensor, strict=True)]
+    values, structure = tree_flatten((args, kwargs))
+    is_tensor = [isinstance(value, Tensor) for value in values]
+    constants = [None if tensor else value for value, tensor in zip(values, is_tensor, strict=True)]
 
     def remake(*tensors: Tensor) -> Any:
         remaining = iter(tensors)
         filled = [next(remaining) if tensor else value for value, tensor in zip(constants, is_tensor, strict=True)]
-        return func(*filled, **kwargs)
+        again_args, again_kwargs = tree_unflatten(filled, structure)
+        return func(*again_args, **again_kwargs)
 
-    return Recipe(remake, tuple(value.detach() for value in args if isinstance(value, Tensor)))
+    return Recipe(remake, tuple(value.detach() for value in values if isinstance(value, Tensor)))

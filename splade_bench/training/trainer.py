@@ -24,6 +24,7 @@ from splade_bench.devices import empty_cache
 from splade_bench.errors import ConfigError, TrainingError
 from splade_bench.losses import LossTerms, SpladeLoss
 from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.training.clipping import clip_gradients
 from splade_bench.training.gradcache import gradcache_step
 from splade_bench.training.step import BackwardStep, Phase, direct_step
 
@@ -163,11 +164,9 @@ class Trainer:
         terms = [(self._micro_step(batch, len(batch) / queries), len(batch) / queries) for batch in window]
         loss = _mean_loss(terms)
         self.encoder.active_share = loss.document_active_dims / self.encoder.vocab_size
-        gradient_norm = torch.nn.utils.clip_grad_norm_(
-            self.encoder.parameters(), self.config.max_grad_norm or float("inf")
-        )
+        gradient_norm = clip_gradients(self.encoder.parameters(), self.config.max_grad_norm)
         self._refuse_not_finite("loss", loss.total)
-        self._refuse_not_finite("gradient norm", gradient_norm.item())
+        self._refuse_not_finite("gradient norm", gradient_norm)
         self._on_phase("optimizer_step")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
