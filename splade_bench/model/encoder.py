@@ -17,6 +17,7 @@ from typing_extensions import Self
 from splade_bench.config import MemoryConfig, MixedPrecision
 from splade_bench.data.batching import TextBatch, tokenize
 from splade_bench.errors import ConfigError
+from splade_bench.model.gradients import takes_gradient_in_place
 from splade_bench.model.head import WINNERS_PAY_FROM, Pooled, pool, splade_max, splade_max_eager
 from splade_bench.model.lean import lean_operators, recipe_scope
 
@@ -147,7 +148,8 @@ class SpladeEncoder(nn.Module):
                 decoder.bias,
                 batch.attention_mask,
                 keep_winners=self._keeps_winners,
-                in_place_gradients=self.memory.in_place_gradients,
+                in_place_gradients=self.memory.in_place_gradients
+                and takes_gradient_in_place(decoder.weight, decoder.bias),
                 pooled=pooled,
             )
 

@@ -29,6 +29,20 @@ class Recipe:
 _buffers = WeakIdKeyDictionary()
 
 
+def takes_gradient_in_place(*parameters: Tensor | None) -> bool:
+    """Whether all of them are trained leaves whose gradient autograd need not see: a hook on one would."""
+    return all(
+        parameter is None
+        or (
+            parameter.requires_grad
+            and parameter.is_leaf
+            and not parameter._backward_hooks
+            and not parameter._post_accumulate_grad_hooks
+        )
+        for parameter in parameters
+    )
+
+
 def existing_grad(parameter: Tensor) -> Tensor:
     """``parameter.grad``, made of zeros where there is none yet; a parameter that nothing reaches keeps None."""
     if parameter.grad is None:

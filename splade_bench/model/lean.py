@@ -22,7 +22,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from splade_bench.config import MemoryConfig
 from splade_bench.model.attention import streaming_attention
 from splade_bench.model.dropout import compact_dropout
-from splade_bench.model.gradients import Recipe, embedding, linear
+from splade_bench.model.gradients import Recipe, embedding, linear, takes_gradient_in_place
 
 _Call = Callable[..., Any]
 # Cheap to compute again from their inputs, which their own backward keeps anyway.
@@ -83,7 +83,7 @@ class _LeanOperators(TorchFunctionMode):
 
     def _linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         recipe = _recipes.get().get(inputs)
-        in_place = self._memory.in_place_gradients and _is_trained(weight) and (bias is None or _is_trained(bias))
+        in_place = self._memory.in_place_gradients and takes_gradient_in_place(weight, bias)
         if torch.is_grad_enabled() and (recipe or in_place):
             return linear(inputs, weight, bias, recipe=recipe, in_place=in_place)
         return F.linear(inputs, weight, bias)
@@ -99,7 +99,7 @@ class _LeanOperators(TorchFunctionMode):
         sparse: bool = False,
     ) -> Tensor:
         plain = max_norm is None and not scale_grad_by_freq and not sparse
-        if self._memory.in_place_gradients and plain and _is_trained(weight) and torch.is_grad_enabled():
+        if self._memory.in_place_gradients and plain and takes_gradient_in_place(weight) and torch.is_grad_enabled():
             return embedding(token_ids, weight, padding_idx)
         return F.embedding(token_ids, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
 
@@ -127,10 +127,6 @@ class _LeanOperators(TorchFunctionMode):
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
-
-
-def _is_trained(parameter: Tensor) -> bool:
-    return parameter.requires_grad and parameter.is_leaf
 
 
 def _recipe(func: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recipe:
