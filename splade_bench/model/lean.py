@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.weak import WeakIdKeyDictionary
 
+from splade_bench.allocator import trim_heap
 from splade_bench.config import MemoryConfig
 from splade_bench.model.attention import streaming_attention
 from splade_bench.model.dropout import compact_dropout
@@ -28,6 +29,10 @@ _Call = Callable[..., Any]
 # Cheap to compute again from their inputs, which their own backward keeps anyway.
 _REMADE = frozenset({F.gelu, F.silu, F.layer_norm})
 
+
+# Inputs of linear layers, in bytes, between two trims of the heap. What is freed between tensors that are kept leaves
+# holes that glibc does not fill with tensors of the same size: it wants room for their alignment too.
+_TRIM_INTERVAL_BYTES = 32 * 2**20
 
 # How to make a tensor again, for those of the current scope.
 _recipes: ContextVar[WeakIdKeyDictionary] = ContextVar("recipes")
@@ -58,6 +63,7 @@ class _LeanOperators(TorchFunctionMode):
     def __init__(self, memory: MemoryConfig) -> None:
         super().__init__()
         self._memory = memory
+        self._untrimmed_bytes = 0
         self._paths: Mapping[_Call, _Call] = {
             F.linear: self._linear,
             F.embedding: self._embedding,
@@ -84,9 +90,19 @@ class _LeanOperators(TorchFunctionMode):
     def _linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         recipe = _recipes.get().get(inputs)
         in_place = self._memory.in_place_gradients and takes_gradient_in_place(weight, bias)
-        if torch.is_grad_enabled() and (recipe or in_place):
+        if not torch.is_grad_enabled():
+            return F.linear(inputs, weight, bias)
+        self._trim_heap(inputs.nbytes)
+        if recipe or in_place:
             return linear(inputs, weight, bias, recipe=recipe, in_place=in_place)
         return F.linear(inputs, weight, bias)
+
+    def _trim_heap(self, new_bytes: int) -> None:
+        """Count what is being kept for backward, and close the holes between it now and then."""
+        self._untrimmed_bytes += new_bytes
+        if self._memory.trim_heap and self._untrimmed_bytes >= _TRIM_INTERVAL_BYTES:
+            trim_heap()
+            self._untrimmed_bytes = 0
 
     def _embedding(
         self,
