@@ -60,8 +60,9 @@ class MemoryConfig:
     """eager keeps the logits [B, L, V] for backward; streaming never makes them."""
     padding: Literal["max_length", "longest"] = "longest"
     """Pad each group of texts to max_length, or to its own longest text."""
-    pad_to_multiple_of: int = 1
-    """Widths that batches are rounded up to: fewer shapes for allocators that cache by shape (MPS)."""
+    pad_to_multiple_of: int | None = None
+    """Widths are rounded up to a multiple of this: fewer shapes for an allocator that caches by shape. None: 32 on MPS,
+    else 1."""
     gradient_caching: bool = True
     """Run a batch in mini-batches of texts of like length, and still get the whole batch's gradient."""
     mini_batch_tokens: int | None = None

@@ -6,11 +6,13 @@ import logging
 
 import torch
 
-from splade_bench.config import DeviceName
+from splade_bench.config import DeviceName, MemoryConfig
 from splade_bench.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+# MPS keeps freed memory by size: with a width for every length its cache would grow for as long as training runs.
+_MPS_PAD_TO_MULTIPLE_OF = 32
 # Errors that no exception class tells apart: torch raises RuntimeError for its CPU and MPS allocators.
 _OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "not enough memory", "MPS backend out of memory", "out of memory")
 
@@ -52,6 +54,11 @@ def empty_cache(device: torch.device) -> None:
     """Give memory that the device's allocator keeps for later back to the system."""
     if device.type != "cpu":
         torch.accelerator.empty_cache()
+
+
+def pad_to_multiple_of(memory: MemoryConfig, device: torch.device) -> int:
+    """What widths of batches are rounded up to a multiple of: as configured, or as suits the device's allocator."""
+    return memory.pad_to_multiple_of or (_MPS_PAD_TO_MULTIPLE_OF if device.type == "mps" else 1)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

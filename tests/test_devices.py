@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from splade_bench import devices
-from splade_bench.devices import is_out_of_memory, resolve_device
+from splade_bench.config import MemoryConfig
+from splade_bench.devices import is_out_of_memory, pad_to_multiple_of, resolve_device
 from splade_bench.errors import ConfigError
 
 
@@ -55,3 +56,10 @@ def test_the_allocators_own_error_is_recognised() -> None:
 )
 def test_other_errors_are_told_apart(error: Exception, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
+
+
+@pytest.mark.parametrize(("device", "configured", "expected"), [("mps", None, 32), ("mps", 8, 8), ("cpu", None, 1)])
+def test_widths_are_bucketed_where_the_allocator_caches_by_size(
+    device: str, configured: int | None, expected: int
+) -> None:
+    assert pad_to_multiple_of(MemoryConfig(pad_to_multiple_of=configured), torch.device(device)) == expected

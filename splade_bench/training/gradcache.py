@@ -23,6 +23,7 @@ from torch import Tensor
 from splade_bench.allocator import trim_heap
 from splade_bench.data.batching import TripleBatch
 from splade_bench.data.mini_batches import MiniBatch, cut_into_mini_batches
+from splade_bench.devices import pad_to_multiple_of
 from splade_bench.losses import LossTerms, SpladeLoss
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.head import Pooled
@@ -65,7 +66,7 @@ def gradcache_step(
         (batch.queries, *batch.documents),
         max_tokens=encoder.memory.mini_batch_tokens or default_mini_batch_tokens(encoder),
         max_texts=encoder.memory.mini_batch_size,
-        pad_to_multiple_of=encoder.memory.pad_to_multiple_of,
+        pad_to_multiple_of=pad_to_multiple_of(encoder.memory, encoder.device),
     )
     cached = [_first_pass(encoder, mini_batch) for mini_batch in earlier]
     if cached and encoder.memory.trim_heap:

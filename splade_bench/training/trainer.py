@@ -20,7 +20,7 @@ from splade_bench.allocator import fix_mmap_threshold
 from splade_bench.config import TrainConfig
 from splade_bench.data.batching import TripleBatch, TripleBatches, TripleSource
 from splade_bench.data.records import Triple
-from splade_bench.devices import empty_cache
+from splade_bench.devices import empty_cache, pad_to_multiple_of
 from splade_bench.errors import ConfigError, TrainingError
 from splade_bench.losses import LossTerms, SpladeLoss
 from splade_bench.model.encoder import SpladeEncoder
@@ -229,7 +229,7 @@ def text_batches(triples: Sequence[Triple], encoder: SpladeEncoder, config: Trai
         batch_size=config.batch_size,
         max_length=config.max_length,
         padding=config.memory.padding,
-        pad_to_multiple_of=config.memory.pad_to_multiple_of,
+        pad_to_multiple_of=pad_to_multiple_of(config.memory, encoder.device),
         negatives_per_query=config.negatives_per_query,
         seed=config.seed,
     )
