@@ -22,6 +22,25 @@ def fix_mmap_threshold(threshold_bytes: int) -> bool:
     return bool(mallopt and mallopt(_M_MMAP_THRESHOLD, threshold_bytes) == 1)
 
 
+class HeapTrimmer:
+    """Trims the heap as often as so many bytes have been kept: in time, and not for nothing.
+
+    Whatever is freed between tensors that are kept leaves a hole, and glibc's aligned allocations do not fill a hole of
+    just their size: without trimming, the forward pass of a BERT-base leaves 80 MiB of them.
+    """
+
+    def __init__(self, interval_bytes: int) -> None:
+        self._interval_bytes = interval_bytes
+        self._kept_bytes = 0
+
+    def keep(self, new_bytes: int) -> None:
+        """Count bytes that stay for backward."""
+        self._kept_bytes += new_bytes
+        if self._kept_bytes >= self._interval_bytes:
+            self._kept_bytes = 0
+            trim_heap()
+
+
 def trim_heap() -> bool:
     """Give the free pages of glibc's heap back to the system, holes between blocks included.
 

@@ -11,6 +11,7 @@ from splade_bench.errors import ConfigError
 
 MIN_MAX_LENGTH = 3  # [CLS], one token, [SEP]
 MAX_SEED = 2**32 - 1  # what every random generator takes
+_MAX_C_INT = 2**31 - 1  # what glibc's mallopt takes; it would see a larger number's low bits
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 MixedPrecision = Literal["no", "bf16", "fp16"]
 
@@ -23,6 +24,11 @@ def option(field_name: str) -> str:
 def _at_least(name: str, value: float, bound: float) -> None:
     if not value >= bound:  # written so that NaN fails
         raise ConfigError(f"{option(name)} {value}: must be at least {bound}")
+
+
+def _at_most(name: str, value: float, bound: float) -> None:
+    if not value <= bound:
+        raise ConfigError(f"{option(name)} {value}: must be at most {bound}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +96,7 @@ class MemoryConfig:
     empty_cache_interval: int = 0
     """CUDA and MPS: batches between two returns of unused cached memory to the system; 0: never."""
     trim_heap: bool = True
-    """Linux: give free heap pages back to the system before and while a mini-batch keeps its activations."""
+    """Linux: give free heap pages back to the system each time that 64 MiB have been kept for backward."""
     mmap_threshold_bytes: int | None = 4 * 2**20
     """Linux: tensors of at least this size go back to the system when they are freed. None: as glibc decides."""
 
@@ -106,6 +112,8 @@ class MemoryConfig:
             value = getattr(self, name)
             if value is not None:
                 _at_least(name, value, bound)
+        if self.mmap_threshold_bytes is not None:
+            _at_most("mmap_threshold_bytes", self.mmap_threshold_bytes, _MAX_C_INT)
 
 
 _STANDARD = MemoryConfig(
@@ -211,10 +219,8 @@ class TrainConfig:
         ):
             _at_least(name, getattr(self, name), bound)
         for name in ("warmup_ratio", "regularizer_warmup_ratio"):
-            if getattr(self, name) > 1:
-                raise ConfigError(f"{option(name)} {getattr(self, name)}: must be at most 1")
-        if self.seed > MAX_SEED:
-            raise ConfigError(f"--seed {self.seed}: must be at most {MAX_SEED}")
+            _at_most(name, getattr(self, name), 1)
+        _at_most("seed", self.seed, MAX_SEED)
         if self.max_steps is not None:
             _at_least("max_steps", self.max_steps, 1)
         if not self.learning_rate > 0:  # written so that NaN fails

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from splade_bench.config import MEMORY_MODES, TrainConfig, memory_mode
+from splade_bench.config import MEMORY_MODES, MemoryConfig, TrainConfig, memory_mode
 from splade_bench.errors import ConfigError
 
 
@@ -28,6 +28,43 @@ from splade_bench.errors import ConfigError
 def test_a_value_out_of_range_is_refused_with_its_flag(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match="--" + field.replace("_", "-")):
         TrainConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("pad_to_multiple_of", 0),
+        ("mini_batch_tokens", 0),
+        ("mini_batch_size", 0),
+        ("mini_batch_size", -3),
+        ("garbage_collection_interval", -1),
+        ("empty_cache_interval", -1),
+        ("mmap_threshold_bytes", 0),
+        ("mmap_threshold_bytes", 2**31),  # glibc would see its low 32 bits: a threshold of zero or below
+    ],
+)
+def test_a_memory_value_out_of_range_is_refused_in_one_line_with_its_flag(field: str, value: int) -> None:
+    with pytest.raises(ConfigError) as caught:
+        MemoryConfig(**{field: value})  # type: ignore[arg-type]
+
+    flag = "--" + field.replace("_", "-")
+    assert str(caught.value).startswith(f"{flag} {value}: must be at ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("pad_to_multiple_of", 1),
+        ("mini_batch_tokens", 1),
+        ("mini_batch_tokens", None),
+        ("mini_batch_size", 1),
+        ("garbage_collection_interval", 0),
+        ("mmap_threshold_bytes", 2**31 - 1),
+    ],
+)
+def test_a_memory_value_at_its_bound_is_taken(field: str, value: int | None) -> None:
+    assert getattr(MemoryConfig(**{field: value}), field) == value  # type: ignore[arg-type]
 
 
 def test_margin_loss_without_negatives_is_refused() -> None:

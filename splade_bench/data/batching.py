@@ -59,9 +59,9 @@ class TextTokenizer(Protocol):
 
 
 def pad(sequences: Sequence[Sequence[int]], *, pad_token_id: int, width: int | None = None) -> TextBatch:
-    """Token ids of N texts -> [N, L], where L is ``width`` or the length of the longest text."""
+    """Token ids of N texts -> [N, L], where L is ``width`` or the length of the longest text, at least 1."""
     lengths = tuple(len(sequence) for sequence in sequences)
-    width = width or max(lengths)
+    width = width or max(1, *lengths)
     input_ids = torch.full((len(sequences), width), pad_token_id)
     attention_mask = torch.zeros((len(sequences), width), dtype=torch.int64)
     for row, sequence in enumerate(sequences):

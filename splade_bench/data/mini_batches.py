@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from splade_bench.data.batching import TextBatch, round_up
+from splade_bench.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,21 @@ def cut_into_mini_batches(
         texts = TextBatch(input_ids[rows, :width], attention_mask[rows, :width], tuple(lengths[row] for row in chosen))
         made.append(MiniBatch(texts, rows))
     return made[::-1]
+
+
+def require_right_padding(groups: Sequence[TextBatch]) -> None:
+    """Raise a :class:`ConfigError` unless every text's tokens come first: only then can a width be cut off.
+
+    Reads the masks, so it is for batches that are still on the CPU.
+    """
+    for group in groups:
+        positions = torch.arange(group.attention_mask.shape[1], device=group.attention_mask.device)
+        lengths = torch.tensor(group.lengths, device=group.attention_mask.device)
+        if not torch.equal(group.attention_mask.bool(), positions < lengths[:, None]):
+            raise ConfigError(
+                "--gradient-caching: a batch is not padded on the right, or its lengths do not fit its attention mask; "
+                "pad it on the right or use --no-gradient-caching"
+            )
 
 
 def _concatenated(tensors: Sequence[Tensor]) -> Tensor:

@@ -31,7 +31,9 @@ def streaming_attention(
     2^-16, see :func:`splade_bench.model.dropout.compact_dropout`), times ``value`` (Vaswani et al., 2017). ``mask`` is
     boolean (True: take part) or added, and broadcasts to [B, A, L, L].
 
-    Memory: 2^19 scores, or those of one head, while running; inputs, result and the generator's state are kept for
+    Scores and probabilities are in float32 where the inputs are narrower.
+
+    Memory: 2^19 scores, or those of one head, while running; the inputs and the generator's state are kept for
     backward.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
@@ -47,42 +49,69 @@ class _StreamingAttention(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scale: float
     ) -> Tensor:
         ctx.rng = capture_rng(query.device)
+        texts, heads, length, _ = query.shape
         # Tokens before heads in memory, as the layer that follows reads them.
-        attended = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
-        for part in _parts(query, key):
-            probabilities = _probabilities(query[part], key[part], _part_of(mask, part, query), scale)
-            keep = keep_mask(probabilities.shape, dropout, query.device)
-            attended[part] = probabilities.mul_(keep).mul_(keep_scale(dropout)) @ value[part]
-        ctx.save_for_backward(query, key, value, mask, attended)
+        attended = query.new_empty(texts, length, heads, value.shape[-1]).transpose(1, 2)
+        addend = _addend(mask, query)
+        with torch.autocast(query.device.type, enabled=False):
+            for part in _parts(query, key):
+                part_query, part_key, part_value = _widened(part, query, key, value)
+                probabilities = _probabilities(part_query, part_key, _part_of(addend, part, query), scale)
+                keep = keep_mask(probabilities.shape, dropout, query.device)
+                attended[part] = probabilities.mul_(keep).mul_(keep_scale(dropout)) @ part_value
+        ctx.save_for_backward(query, key, value, mask)
         ctx.dropout, ctx.scale = dropout, scale
         return attended
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, mask, attended = ctx.saved_tensors
+        query, key, value, mask = ctx.saved_tensors
         grad_query, grad_key, grad_value = (torch.empty_like(tensor) for tensor in (query, key, value))
-        with restored_rng(ctx.rng):
+        addend = _addend(mask, query)
+        with restored_rng(ctx.rng), torch.autocast(query.device.type, enabled=False):
             for part in _parts(query, key):
-                probabilities = _probabilities(query[part], key[part], _part_of(mask, part, query), ctx.scale)
+                part_query, part_key, part_value, part_grad = _widened(part, query, key, value, grad)
+                probabilities = _probabilities(part_query, part_key, _part_of(addend, part, query), ctx.scale)
                 keep = keep_mask(probabilities.shape, ctx.dropout, query.device)
                 kept = (probabilities * keep).mul_(keep_scale(ctx.dropout))  # [B, C, L, L]
-                grad_value[part] = kept.transpose(-1, -2) @ grad[part]
-                # Softmax's backward needs sum(d kept * kept) over each row, which is grad . attended.
-                row_sums = (grad[part] * attended[part]).sum(-1, keepdim=True)
-                grad_scores = (grad[part] @ value[part].transpose(-1, -2)).mul_(kept)
-                grad_scores -= probabilities.mul_(row_sums)
-                grad_query[part] = (grad_scores @ key[part]).mul_(ctx.scale)
-                grad_key[part] = (grad_scores.transpose(-1, -2) @ query[part]).mul_(ctx.scale)
+                grad_value[part] = kept.transpose(-1, -2) @ part_grad
+                grad_scores = (part_grad @ part_value.transpose(-1, -2)).mul_(kept)
+                # Softmax's backward. The sum is also grad . attended, but attended has been rounded to its own type.
+                grad_scores -= probabilities.mul_(grad_scores.sum(-1, keepdim=True))
+                grad_query[part] = (grad_scores @ part_key).mul_(ctx.scale)
+                grad_key[part] = (grad_scores.transpose(-1, -2) @ part_query).mul_(ctx.scale)
         return grad_query, grad_key, grad_value, None, None, None
 
 
-def _probabilities(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+def _widened(part: tuple[slice, slice], *tensors: Tensor) -> Iterator[Tensor]:
+    """The part of each tensor, in float32 where it is narrower: torch's own attention sums in no less either."""
+    for tensor in tensors:
+        yield tensor[part].to(_wide(tensor.dtype))
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _addend(mask: Tensor | None, query: Tensor) -> Tensor | None:
+    """``mask`` as what is added to the scores.
+
+    The lowest number takes the place of -inf: a query with nothing to attend to must not become NaN.
+    """
+    if mask is None:
+        return None
+    dtype = _wide(query.dtype)
+    lowest = torch.finfo(dtype).min
+    if mask.dtype == torch.bool:
+        return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, lowest)
+    return mask.to(dtype).clamp(min=lowest)
+
+
+def _probabilities(query: Tensor, key: Tensor, addend: Tensor | None, scale: float) -> Tensor:
     scores = (query @ key.transpose(-1, -2)).mul_(scale)
-    if mask is not None:
-        # The lowest number and not -inf: a query with nothing to attend to must not become NaN.
-        lowest = torch.finfo(scores.dtype).min
-        scores = scores.masked_fill_(~mask, lowest) if mask.dtype == torch.bool else scores.add_(mask)
+    if addend is not None:
+        scores += addend
     return scores.softmax(-1)
 
 
@@ -100,7 +129,7 @@ def _parts(query: Tensor, key: Tensor) -> Iterator[tuple[slice, slice]]:
             yield slice(text, text + 1), slice(head, head + heads_at_a_time)
 
 
-def _part_of(mask: Tensor | None, part: tuple[slice, slice], query: Tensor) -> Tensor | None:
-    if mask is None:
+def _part_of(addend: Tensor | None, part: tuple[slice, slice], query: Tensor) -> Tensor | None:
+    if addend is None:
         return None
-    return mask.expand(query.shape[0], query.shape[1], *mask.shape[-2:])[part]
+    return addend.expand(query.shape[0], query.shape[1], *addend.shape[-2:])[part]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
+from splade_bench.allocator import HeapTrimmer
 from splade_bench.config import MemoryConfig, MixedPrecision
 from splade_bench.data.batching import TextBatch, tokenize
 from splade_bench.errors import ConfigError
@@ -24,6 +25,8 @@ from splade_bench.model.lean import lean_operators, recipe_scope
 _DEFAULT_MAX_LENGTH = 512
 # What a folder that is no whole model makes transformers raise.
 _LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
+# Half of this keeps no less of BERT-base resident, and twice as much keeps 80 MiB more (reports/NEGATIVE.md).
+_TRIM_INTERVAL_BYTES = 64 * 2**20
 _AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -121,12 +124,22 @@ class SpladeEncoder(nn.Module):
         return int(getattr(config, "num_hidden_layers", 1)) * self.decoder.in_features
 
     def configure(self, memory: MemoryConfig, *, mixed_precision: MixedPrecision = "no") -> None:
-        """Choose how forward and backward are computed from now on; weights and results stay as they are."""
+        """Choose how forward and backward are computed from now on; weights and results stay as they are.
+
+        Raises:
+            ConfigError: transformers has no activation checkpointing for this architecture.
+        """
+        if memory.activation_checkpointing and not self.body.supports_gradient_checkpointing:
+            raise ConfigError(
+                f"--activation-checkpointing: {type(self.body).__name__} does not support it; "
+                "use --no-activation-checkpointing"
+            )
         self.memory = memory
+        self._trimmer = trimmer = HeapTrimmer(_TRIM_INTERVAL_BYTES) if memory.trim_heap else None
         self.autocast_dtype = _AUTOCAST_DTYPES.get(mixed_precision)
         if memory.activation_checkpointing:
             # A layer that is computed again in backward must take the same paths as the first time.
-            options = {"use_reentrant": False, "context_fn": lambda: (recipe_scope(), lean_operators(self.memory))}
+            options = {"use_reentrant": False, "context_fn": lambda: (recipe_scope(), lean_operators(memory, trimmer))}
             self.body.activation_checkpointing_enable(options)
         elif self.body.is_activation_checkpointing:
             self.body.activation_checkpointing_disable()
@@ -170,7 +183,10 @@ class SpladeEncoder(nn.Module):
     @contextmanager
     def _computing(self) -> Iterator[None]:
         enabled = self.autocast_dtype is not None
-        with lean_operators(self.memory), torch.autocast(self.device.type, self.autocast_dtype, enabled=enabled):
+        with (
+            lean_operators(self.memory, self._trimmer),
+            torch.autocast(self.device.type, self.autocast_dtype, enabled=enabled),
+        ):
             yield
 
     def tokenize(

@@ -77,6 +77,8 @@ def embedding(token_ids: Tensor, weight: Tensor, padding_idx: int | None) -> Ten
 
     Without it each backward makes a gradient as large as the whole table.
     """
+    if padding_idx is not None:
+        padding_idx %= len(weight)  # a negative one counts from the end
     return cast(Tensor, _Embedding.apply(weight, token_ids, padding_idx))  # type: ignore[no-untyped-call]
 
 

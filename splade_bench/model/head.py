@@ -104,9 +104,7 @@ def pool(
     vocab_tile: int = VOCAB_TILE,
 ) -> Pooled:
     """The forward pass of :func:`splade_max` by itself, without a graph."""
-    max_logits, winners = _search(hidden, weight, attention_mask, keep_winners, vocab_tile)
-    if bias is not None:
-        max_logits += bias  # constant along the tokens, so it may follow the max
+    max_logits, winners = _search(hidden, weight, bias, attention_mask, keep_winners, vocab_tile)
     max_logits.masked_fill_(~attention_mask.bool().any(1, keepdim=True), 0.0)
     return Pooled(max_logits.relu_().log1p_(), winners)
 
@@ -182,16 +180,18 @@ def _fill_masked(hidden: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor
 
 
 def _search(
-    hidden: Tensor, weight: Tensor, attention_mask: Tensor, keep_winners: bool, vocab_tile: int
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, attention_mask: Tensor, keep_winners: bool, vocab_tile: int
 ) -> tuple[Tensor, Tensor | None]:
-    """``(hidden @ weight.T)`` maximised over the unmasked tokens, a tile of it at a time: [B, V], and who won."""
+    """``hidden @ weight.T + bias`` maximised over the unmasked tokens, a tile of it at a time: [B, V], and who won."""
     texts, length, _ = hidden.shape
     vocab_size = len(weight)
     compute_dtype = _compute_dtype(hidden)
+    wide_dtype = torch.promote_types(compute_dtype, torch.float32)
+    # The bias is constant along the tokens, so it may follow the max. But a narrow logit is rounded: before a bias
+    # that takes most of it away, by more than the rest is worth.
+    bias_in_tile = bias is not None and compute_dtype != wide_dtype
     filled, source = _fill_masked(hidden.to(compute_dtype), attention_mask)
-    max_logits = torch.empty(
-        texts, vocab_size, dtype=torch.promote_types(compute_dtype, torch.float32), device=hidden.device
-    )
+    max_logits = torch.empty(texts, vocab_size, dtype=wide_dtype, device=hidden.device)
     winners = torch.empty(texts, vocab_size, dtype=torch.int32, device=hidden.device) if keep_winners else None
     texts_per_tile = max(1, min(texts, TOKENS_PER_TILE // length))
     tile_buffer = filled.new_empty(texts_per_tile * length * min(vocab_tile, vocab_size))
@@ -199,35 +199,48 @@ def _search(
         for start in range(0, vocab_size, vocab_tile):
             rows = weight[start : start + vocab_tile].to(compute_dtype)  # [T, H]
             entries = slice(start, start + len(rows))
+            offset = bias[entries].to(compute_dtype) if bias is not None and bias_in_tile else None
             for text in range(0, texts, texts_per_tile):
                 chosen = slice(text, text + texts_per_tile)
                 if winners is None:
-                    max_logits[chosen, entries] = _tile_max(filled[chosen], rows, tile_buffer)
+                    max_logits[chosen, entries] = _tile_max(filled[chosen], rows, offset, tile_buffer)
                 else:
-                    values, positions = _tile_max_with_positions(filled[chosen], rows, tile_buffer)
+                    values, positions = _tile_max_with_positions(filled[chosen], rows, offset, tile_buffer)
                     max_logits[chosen, entries] = values.t()
                     winners[chosen, entries] = source[chosen].gather(1, positions.t()).to(torch.int32)
+    if bias is not None and not bias_in_tile:
+        max_logits += bias
     return max_logits, winners
 
 
-def _tile_max(tokens: Tensor, rows: Tensor, tile_buffer: Tensor) -> Tensor:
+def _tile_max(tokens: Tensor, rows: Tensor, offset: Tensor | None, tile_buffer: Tensor) -> Tensor:
     """Largest logit of each text, [texts, T]."""
     texts, length, hidden_size = tokens.shape
     logits = tile_buffer[: texts * length * len(rows)].view(texts * length, len(rows))
-    torch.mm(tokens.reshape(-1, hidden_size), rows.t(), out=logits)
+    _product(tokens.reshape(-1, hidden_size), rows.t(), offset, logits)
     return logits.view(texts, length, len(rows)).amax(1)
 
 
-def _tile_max_with_positions(tokens: Tensor, rows: Tensor, tile_buffer: Tensor) -> tuple[Tensor, Tensor]:
+def _tile_max_with_positions(
+    tokens: Tensor, rows: Tensor, offset: Tensor | None, tile_buffer: Tensor
+) -> tuple[Tensor, Tensor]:
     """Largest logit of each text and its token, [T, texts] both.
 
     The tile lies the other way round: a search for positions is twice as fast along the last dimension.
     """
     texts, length, hidden_size = tokens.shape
     logits = tile_buffer[: texts * length * len(rows)].view(len(rows), texts * length)
-    torch.mm(rows, tokens.reshape(-1, hidden_size).t(), out=logits)
+    _product(rows, tokens.reshape(-1, hidden_size).t(), None if offset is None else offset.unsqueeze(1), logits)
     values, positions = logits.view(len(rows), texts, length).max(2)
     return values, positions
+
+
+def _product(left: Tensor, right: Tensor, offset: Tensor | None, result: Tensor) -> None:
+    """``result = left @ right + offset``."""
+    if offset is None:
+        torch.mm(left, right, out=result)
+    else:
+        torch.addmm(offset, left, right, out=result)
 
 
 def _find_winners(
@@ -238,13 +251,15 @@ def _find_winners(
     Finding them here, for the entries that have a gradient, costs less than keeping them in the forward pass as long
     as those are few: a max with positions is slower than one without, for all entries.
     """
-    filled, source = _fill_masked(hidden.to(compute_dtype), attention_mask)
+    # As wide as float32 also where the maximum was not: rounded logits would tie more often.
+    wide_dtype = torch.promote_types(compute_dtype, torch.float32)
+    filled, source = _fill_masked(hidden.to(compute_dtype).to(wide_dtype), attention_mask)
     winners = torch.empty_like(entry)
     start = 0
     with torch.autocast(hidden.device.type, enabled=False):
         for row, count in enumerate(torch.bincount(text, minlength=len(hidden)).tolist()):
             for chunk in entry[start : start + count].split(ROWS_AT_A_TIME):
-                position = (weight[chunk].to(compute_dtype) @ filled[row].t()).argmax(1)
+                position = (weight[chunk].to(compute_dtype).to(wide_dtype) @ filled[row].t()).argmax(1)
                 winners[start : start + len(chunk)] = source[row, position]
                 start += len(chunk)
     return winners

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.weak import WeakIdKeyDictionary
 
-from splade_bench.allocator import trim_heap
+from splade_bench.allocator import HeapTrimmer
 from splade_bench.config import MemoryConfig
 from splade_bench.model.attention import streaming_attention
 from splade_bench.model.dropout import compact_dropout
@@ -30,18 +30,17 @@ _Call = Callable[..., Any]
 _REMADE = frozenset({F.gelu, F.silu, F.layer_norm})
 
 
-# Inputs of linear layers, in bytes, between two trims of the heap. What is freed between tensors that are kept leaves
-# holes that glibc does not fill with tensors of the same size: it wants room for their alignment too.
-_TRIM_INTERVAL_BYTES = 32 * 2**20
-
-# How to make a tensor again, for those of the current scope.
+# How to make a tensor again, and the versions for which that holds, for the tensors of the current scope.
 _recipes: ContextVar[WeakIdKeyDictionary] = ContextVar("recipes")
 
 
 @contextmanager
-def lean_operators(memory: MemoryConfig) -> Iterator[None]:
-    """The operators inside the block run as ``memory`` says. Effective in the current thread."""
-    with recipe_scope(), _LeanOperators(memory):
+def lean_operators(memory: MemoryConfig, trimmer: HeapTrimmer | None = None) -> Iterator[None]:
+    """The operators inside the block run as ``memory`` says, and ``trimmer`` is told what they keep for backward.
+
+    Effective in the current thread.
+    """
+    with recipe_scope(), _LeanOperators(memory, trimmer):
         yield
 
 
@@ -60,10 +59,10 @@ def recipe_scope() -> Iterator[None]:
 
 
 class _LeanOperators(TorchFunctionMode):
-    def __init__(self, memory: MemoryConfig) -> None:
+    def __init__(self, memory: MemoryConfig, trimmer: HeapTrimmer | None) -> None:
         super().__init__()
         self._memory = memory
-        self._untrimmed_bytes = 0
+        self._trimmer = trimmer
         self._paths: Mapping[_Call, _Call] = {
             F.linear: self._linear,
             F.embedding: self._embedding,
@@ -82,31 +81,27 @@ class _LeanOperators(TorchFunctionMode):
     def _remembered(self, func: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of ``func``, with the recipe to make it again."""
         result = func(*args, **kwargs)
-        # Autocast may have raised the type inside: outside it, the same call would give another result.
-        if result.dtype == args[0].dtype:
-            _recipes.get()[result] = _recipe(func, args, kwargs)
+        input = args[0] if args else kwargs["input"]
+        # Not for a call in place; and autocast may have raised the type, so that outside it the result were another.
+        if result is not input and result.dtype == input.dtype:
+            recipe = _recipe(func, args, kwargs)
+            _recipes.get()[result] = recipe, _versions(result, recipe)
         return result
 
-    def _linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        recipe = _recipes.get().get(inputs)
+    def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        recipe = _valid_recipe(input)
         in_place = self._memory.in_place_gradients and takes_gradient_in_place(weight, bias)
         if not torch.is_grad_enabled():
-            return F.linear(inputs, weight, bias)
-        self._trim_heap(inputs.nbytes)
+            return F.linear(input, weight, bias)
+        if self._trimmer:
+            self._trimmer.keep(input.nbytes)
         if recipe or in_place:
-            return linear(inputs, weight, bias, recipe=recipe, in_place=in_place)
-        return F.linear(inputs, weight, bias)
-
-    def _trim_heap(self, new_bytes: int) -> None:
-        """Count what is being kept for backward, and close the holes between it now and then."""
-        self._untrimmed_bytes += new_bytes
-        if self._memory.trim_heap and self._untrimmed_bytes >= _TRIM_INTERVAL_BYTES:
-            trim_heap()
-            self._untrimmed_bytes = 0
+            return linear(input, weight, bias, recipe=recipe, in_place=in_place)
+        return F.linear(input, weight, bias)
 
     def _embedding(
         self,
-        token_ids: Tensor,
+        input: Tensor,
         weight: Tensor,
         padding_idx: int | None = None,
         max_norm: float | None = None,
@@ -116,13 +111,13 @@ class _LeanOperators(TorchFunctionMode):
     ) -> Tensor:
         plain = max_norm is None and not scale_grad_by_freq and not sparse
         if self._memory.in_place_gradients and plain and takes_gradient_in_place(weight) and torch.is_grad_enabled():
-            return embedding(token_ids, weight, padding_idx)
-        return F.embedding(token_ids, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
+            return embedding(input, weight, padding_idx)
+        return F.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
 
-    def _dropout(self, inputs: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-        if self._memory.compact_dropout and p and training and not inplace and inputs.device.type == "cpu":
-            return compact_dropout(inputs, p)
-        return F.dropout(inputs, p, training, inplace)
+    def _dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        if self._memory.compact_dropout and 0 < p < 1 and training and not inplace and input.device.type == "cpu":
+            return compact_dropout(input, p)
+        return F.dropout(input, p, training, inplace)
 
     def _attention(
         self,
@@ -137,12 +132,24 @@ class _LeanOperators(TorchFunctionMode):
     ) -> Tensor:
         if not self._memory.attention_dropout:
             dropout_p = 0.0
-        unfused = query.device.type in ("cpu", "mps") and not is_causal and not enable_gqa
-        if dropout_p and unfused and self._memory.streaming_attention:
+        unfused = query.device.type in ("cpu", "mps") and query.dim() == 4 and not is_causal and not enable_gqa
+        trains_mask = attn_mask is not None and attn_mask.requires_grad  # as a learned position bias does
+        if 0 < dropout_p < 1 and unfused and not trains_mask and self._memory.streaming_attention:
             return streaming_attention(query, key, value, attn_mask, dropout_p, scale)
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
+
+
+def _valid_recipe(tensor: Tensor) -> Recipe | None:
+    """How to make ``tensor`` again; None if nobody knows or if it was changed in place since."""
+    recipe, versions = _recipes.get().get(tensor, (None, None))
+    return recipe if recipe and versions == _versions(tensor, recipe) else None
+
+
+def _versions(result: Tensor, recipe: Recipe) -> tuple[int, ...]:
+    """How often each tensor of a call has been changed in place."""
+    return tuple(tensor._version for tensor in (result, *recipe.inputs) if tensor is not None)
 
 
 def _recipe(func: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recipe:

@@ -14,7 +14,7 @@ def weighted_rows(table: Tensor, index: Tensor, values: Tensor, *, into: Tensor,
     """``result[into[n]] += values[n] * table[index[n]]`` for N entries: [rows, H], without an [N, H] temporary."""
     # embedding_bag takes a weighted sum on these devices only; there it is up to nine times as fast.
     sum_rows = sum_rows_by_bag if table.device.type in ("cpu", "cuda") else sum_rows_by_index_add
-    return sum_rows(table, index, values, into=into, rows=rows)
+    return sum_rows(table, index, values.to(table.dtype), into=into, rows=rows)
 
 
 def add_weighted_rows_(target: Tensor, table: Tensor, index: Tensor, values: Tensor, *, into: Tensor) -> None:

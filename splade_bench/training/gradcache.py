@@ -20,7 +20,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from splade_bench.allocator import trim_heap
 from splade_bench.data.batching import TripleBatch
 from splade_bench.data.mini_batches import MiniBatch, cut_into_mini_batches
 from splade_bench.devices import pad_to_multiple_of
@@ -69,8 +68,6 @@ def gradcache_step(
         pad_to_multiple_of=pad_to_multiple_of(encoder.memory, encoder.device),
     )
     cached = [_first_pass(encoder, mini_batch) for mini_batch in earlier]
-    if cached and encoder.memory.trim_heap:
-        trim_heap()
     last_reps = encoder(last.texts)
     reps = _gathered(cached, last, last_reps)
     terms = loss(reps[: len(batch)], reps[len(batch) :], regularizer_scale=regularizer_scale)
@@ -103,8 +100,6 @@ def _gathered(cached: Sequence[_CachedMiniBatch], last: MiniBatch, last_reps: Te
 
 
 def _second_pass(encoder: SpladeEncoder, cached: _CachedMiniBatch, grad_reps: Tensor) -> None:
-    if encoder.memory.trim_heap:
-        trim_heap()
     with restored_rng(cached.rng):
         reps = encoder(cached.mini_batch.texts, pooled=cached.pooled)
     reps.backward(grad_reps[cached.mini_batch.rows])

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from splade_bench.allocator import fix_mmap_threshold
 from splade_bench.config import TrainConfig
 from splade_bench.data.batching import TripleBatch, TripleBatches, TripleSource
+from splade_bench.data.mini_batches import require_right_padding
 from splade_bench.data.records import Triple
 from splade_bench.devices import empty_cache, pad_to_multiple_of
 from splade_bench.errors import ConfigError, TrainingError
@@ -178,6 +179,8 @@ class Trainer:
         return loss.total
 
     def _micro_step(self, batch: TripleBatch, gradient_scale: float) -> LossTerms:
+        if self.config.memory.gradient_caching:
+            require_right_padding((batch.queries, *batch.documents))
         terms = self.backward_step(
             self.encoder,
             batch.to(self.encoder.device),

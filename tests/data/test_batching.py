@@ -27,6 +27,14 @@ def test_padding_fills_to_the_longest_text_or_the_given_width() -> None:
     assert pad([[5]], pad_token_id=9, width=3).input_ids.tolist() == [[5, 9, 9]]
 
 
+def test_texts_without_any_token_are_padded_to_one() -> None:
+    batch = pad([[], []], pad_token_id=3)
+
+    assert batch.input_ids.tolist() == [[3], [3]]
+    assert batch.attention_mask.tolist() == [[0], [0]]
+    assert batch.lengths == (0, 0)
+
+
 def test_an_epoch_holds_every_query_once_and_ends_with_a_shorter_batch(
     encoder: SpladeEncoder, triples: Sequence[Triple]
 ) -> None:

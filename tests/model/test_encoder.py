@@ -1,58 +1,23 @@
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers
+from architectures import ARCHITECTURES, SIZES, make_model, wrap
 from tokenizers import Tokenizer
-from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertModel
 
-from splade_bench.config import MemoryConfig
+from splade_bench.config import MEMORY_MODES, MemoryConfig
+from splade_bench.data.batching import TextBatch, pad
 from splade_bench.errors import ConfigError
 from splade_bench.model import SpladeEncoder, splade_max_eager
 from splade_bench.model.presets import build_preset
-
-SIZES: dict[str, Any] = {
-    "vocab_size": 120,
-    "hidden_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 48,
-    "max_position_embeddings": 40,
-}
-# Configurations of every architecture this package is tried with, and what each calls its sizes.
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "bert": SIZES,
-    "roberta": SIZES,
-    "xlm-roberta": SIZES,
-    "camembert": SIZES,
-    "electra": SIZES | {"embedding_size": 32},
-    "mpnet": SIZES,
-    "modernbert": SIZES | {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3},
-    "albert": SIZES | {"embedding_size": 16},
-    "deberta-v2": SIZES,
-    "distilbert": {
-        "vocab_size": 120,
-        "dim": 32,
-        "n_layers": 1,
-        "n_heads": 2,
-        "hidden_dim": 48,
-        "max_position_embeddings": 40,
-    },
-}
-
-
-def make_model(architecture: str) -> Any:
-    torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(architecture, **ARCHITECTURES[architecture])
-    return AutoModelForMaskedLM.from_config(config).eval()
-
-
-def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -78,6 +43,95 @@ def test_every_architecture_gives_the_pooled_logits_of_its_own_model(
     reloaded = SpladeEncoder.from_pretrained(str(tmp_path)).eval()
     with torch.no_grad():
         assert torch.equal(reloaded(texts), encoder(texts))
+
+
+@pytest.mark.parametrize("padding", ["right", "left", "scattered"])
+@pytest.mark.parametrize("head", ["eager", "streaming"])
+def test_a_batch_may_be_padded_anywhere(encoder: SpladeEncoder, padding: str, head: Any) -> None:
+    """Against BERT itself, told by its mask alone where the tokens are."""
+    mask = {
+        "right": [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]],
+        "left": [[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]],
+        "scattered": [[0, 1, 0, 1, 1], [1, 0, 1, 0, 1]],
+    }[padding]
+    texts = TextBatch(torch.randint(5, 100, (2, 5)), torch.tensor(mask), (5, 5))
+    encoder.configure(MemoryConfig(head=head))
+
+    with torch.no_grad():
+        hidden = encoder.body(texts.input_ids, texts.attention_mask).logits
+        for row in range(2):
+            tokens = hidden[row][texts.attention_mask[row].bool()]
+            logits = F.linear(tokens, encoder.decoder.weight, encoder.decoder.bias)
+            expected = torch.log1p(torch.relu(logits)).max(0).values
+            torch.testing.assert_close(encoder(texts)[row], expected)
+
+
+@pytest.mark.parametrize("memory", [MemoryConfig(), MEMORY_MODES["standard"]], ids=["memory-efficient", "standard"])
+def test_a_text_without_tokens_is_a_zero_vector_and_leaves_gradients_finite(
+    encoder: SpladeEncoder, memory: MemoryConfig
+) -> None:
+    encoder.configure(memory)
+    texts = pad([[], [7, 8, 9]], pad_token_id=0)
+
+    reps = encoder(texts)
+    reps.sum().backward()
+
+    assert torch.count_nonzero(reps[0]) == 0
+    assert torch.count_nonzero(reps[1]) > 0
+    gradients = [parameter.grad for parameter in encoder.parameters() if parameter.grad is not None]
+    assert gradients and all(bool(gradient.isfinite().all()) for gradient in gradients)
+    assert torch.count_nonzero(encoder(pad([[], []], pad_token_id=0))) == 0
+
+
+def test_modes_are_switched_back_and_forth_without_a_trace(encoder: SpladeEncoder) -> None:
+    """Each way of computing gives, after all others, what it gave at first: the same graph and the same bits."""
+    texts = encoder.tokenize(["who opens the parser", "who"], max_length=12)
+    modes = [*MEMORY_MODES.values(), MemoryConfig(activation_checkpointing=True), MemoryConfig(head="eager")]
+    encoder.train()
+
+    def graph_and_vectors(memory: MemoryConfig) -> tuple[list[str], torch.Tensor, list[bool]]:
+        encoder.configure(memory)
+        reps = encoder(texts)
+        checkpointed = [getattr(module, "gradient_checkpointing", False) for module in encoder.modules()]
+        return node_names(reps), reps.detach(), checkpointed
+
+    first = [graph_and_vectors(memory) for memory in modes]
+    for memory, (names, reps, checkpointed) in list(zip(modes, first, strict=True))[::-1] * 2:
+        again = graph_and_vectors(memory)
+        assert again[0] == names
+        assert torch.equal(again[1], reps)
+        assert again[2] == checkpointed
+        assert any(checkpointed) == memory.activation_checkpointing
+    assert node_names(encoder.decoder(torch.ones(1, 32)))[0] == "AddmmBackward0"  # outside forward all is torch's own
+
+
+def node_names(tensor: torch.Tensor) -> list[str]:
+    """Of every operation that autograd has recorded for ``tensor``, from the last to the first."""
+    names, waiting, seen = [], [tensor.grad_fn], set()
+    while waiting:
+        node = waiting.pop(0)
+        if node is not None and node not in seen:
+            seen.add(node)
+            names.append(node.name())
+            waiting.extend(parent for parent, _ in node.next_functions)
+    return names
+
+
+def test_a_copy_of_a_checkpointed_encoder_computes_as_it_was_configured(encoder: SpladeEncoder) -> None:
+    """A layer that is computed again must take the copy's paths, whatever becomes of the first encoder."""
+    texts = encoder.tokenize(["who opens the parser"], max_length=12)
+    encoder.train().configure(MemoryConfig(activation_checkpointing=True))
+    twin = copy.deepcopy(encoder)
+    encoder.configure(MEMORY_MODES["standard"])
+
+    encoder(texts).square().sum().backward()
+    twin(texts).square().sum().backward()
+
+    for name, parameter in encoder.named_parameters():
+        gradient = twin.get_parameter(name).grad
+        assert (gradient is None) == (parameter.grad is None)
+        if parameter.grad is not None:
+            torch.testing.assert_close(gradient, parameter.grad)
 
 
 def test_a_half_precision_checkpoint_is_trained_in_single_precision(encoder: SpladeEncoder, tmp_path: Path) -> None:

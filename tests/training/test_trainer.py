@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from splade_bench.config import MEMORY_MODES, TrainConfig
-from splade_bench.data.batching import TripleBatch
+from splade_bench.data.batching import TextBatch, TripleBatch
 from splade_bench.data.records import Triple
 from splade_bench.errors import ConfigError, TrainingError
 from splade_bench.model import SpladeEncoder
@@ -190,6 +190,35 @@ def test_a_query_without_negatives_is_refused_unless_none_are_asked_for(encoder:
     with pytest.raises(ConfigError, match="--negatives-per-query"):
         Trainer(encoder, bare, make_config())
     assert Trainer(encoder, bare, make_config(negatives_per_query=0)).train().global_step == 1
+
+
+def test_a_tokenizer_that_pads_on_the_left_is_trained_with_as_any_other(
+    encoder: SpladeEncoder, triples: Sequence[Triple]
+) -> None:
+    losses = []
+    for side in ("right", "left"):
+        model = copy.deepcopy(encoder)
+        model.tokenizer.padding_side = side
+        memory = replace(MEMORY_MODES["memory-efficient"], mini_batch_size=5)
+        losses.append(Trainer(model, triples, make_config(memory=memory)).train().losses)
+
+    assert losses[0] == losses[1]
+
+
+def test_batches_padded_on_the_left_are_refused_where_they_would_be_cut_and_trained_on_where_not(
+    encoder: SpladeEncoder, triples: Sequence[Triple]
+) -> None:
+    config = make_config(max_steps=1)
+    batch = next(text_batches(triples, encoder, config).batches(0))
+    positives, *negatives = batch.documents
+    assert len(set(positives.lengths)) > 1  # there is padding
+    flipped = TextBatch(positives.input_ids.flip(1), positives.attention_mask.flip(1), positives.lengths)
+    source = FixedBatches([TripleBatch(batch.queries, (flipped, *negatives))])
+
+    with pytest.raises(ConfigError, match="--no-gradient-caching"):
+        Trainer(encoder, source, config).train()
+    direct = replace(config, memory=replace(config.memory, gradient_caching=False))
+    assert Trainer(encoder, source, direct).train().global_step == 1
 
 
 def test_schedules_count_optimizer_steps_whatever_the_accumulation(

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from splade_bench.data.batching import TextBatch, pad
+from splade_bench.data.mini_batches import MiniBatch, cut_into_mini_batches, require_right_padding
+from splade_bench.errors import ConfigError
+
+MAX_WIDTH = 12
+Texts = list[list[int]]
+
+
+def numbered_groups(lengths: Sequence[Sequence[int]], extra_width: int) -> tuple[list[TextBatch], Texts]:
+    """Groups of texts of the given lengths, no two tokens alike, each group padded a little wider than it must be."""
+    token, groups, texts = 1, [], []
+    for group in lengths:
+        made = [list(range(token + sum(group[:row]), token + sum(group[: row + 1]))) for row in range(len(group))]
+        token += sum(group)
+        groups.append(pad(made, pad_token_id=0, width=min(MAX_WIDTH, max(1, *group) + extra_width)))
+        texts.extend(made)
+    return groups, texts
+
+
+def tokens_of(mini_batch: MiniBatch) -> Texts:
+    texts = mini_batch.texts
+    return [ids[mask.bool()].tolist() for ids, mask in zip(texts.input_ids, texts.attention_mask, strict=True)]
+
+
+GROUPS = st.lists(st.lists(st.integers(0, MAX_WIDTH), min_size=1, max_size=6), min_size=1, max_size=4)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    lengths=GROUPS,
+    extra_width=st.integers(0, 4),
+    max_tokens=st.integers(1, 60),
+    max_texts=st.none() | st.integers(1, 7),
+    multiple=st.integers(1, 8),
+)
+def test_every_text_comes_once_whole_within_its_budget_and_longest_last(
+    lengths: list[list[int]], extra_width: int, max_tokens: int, max_texts: int | None, multiple: int
+) -> None:
+    groups, texts = numbered_groups(lengths, extra_width)
+    widest = max(group.input_ids.shape[1] for group in groups)
+
+    made = cut_into_mini_batches(groups, max_tokens=max_tokens, max_texts=max_texts, pad_to_multiple_of=multiple)
+
+    rows = torch.cat([mini_batch.rows for mini_batch in made]).tolist()
+    assert sorted(rows) == list(range(len(texts)))
+    for mini_batch in made:
+        count, width = mini_batch.texts.input_ids.shape
+        assert tokens_of(mini_batch) == [texts[row] for row in mini_batch.rows.tolist()]
+        assert mini_batch.texts.lengths == tuple(len(texts[row]) for row in mini_batch.rows.tolist())
+        assert count * width <= max_tokens or count == 1
+        assert count <= (max_texts or len(texts))
+        assert width == widest or width % multiple == 0
+        assert max(1, *mini_batch.texts.lengths) <= width < max(1, *mini_batch.texts.lengths) + multiple
+        require_right_padding([mini_batch.texts])
+    longest = [max(mini_batch.texts.lengths) for mini_batch in made]
+    shortest = [min(mini_batch.texts.lengths) for mini_batch in made]
+    assert all(before <= after for before, after in zip(longest[:-1], shortest[1:], strict=True))
+    # No mini-batch but the first, which takes what is left, could have held one text more.
+    for mini_batch in made[1:]:
+        count, width = mini_batch.texts.input_ids.shape
+        assert count == max_texts or (count + 1) * width > max_tokens
+
+
+def test_texts_of_different_groups_share_a_mini_batch() -> None:
+    groups, _ = numbered_groups([[2, 9], [9, 2, 2]], extra_width=0)
+
+    short, long = cut_into_mini_batches(groups, max_tokens=18, max_texts=3)
+
+    assert sorted(short.rows.tolist()) == [0, 3, 4]
+    assert sorted(long.rows.tolist()) == [1, 2]
+    assert short.texts.input_ids.shape == (3, 2)
+
+
+def test_a_batch_that_fits_is_one_mini_batch() -> None:
+    groups, _ = numbered_groups([[2, 3], [4]], extra_width=0)
+
+    (only,) = cut_into_mini_batches(groups, max_tokens=12, max_texts=None)
+
+    assert only.texts.lengths == (4, 3, 2)
+
+
+@pytest.mark.parametrize(
+    "mask", [[[0, 1, 1], [1, 1, 1]], [[1, 0, 1], [1, 1, 1]], [[1, 0, 0], [1, 1, 1]], [[1, 1, 1], [1, 1, 1]]]
+)
+def test_texts_that_are_not_padded_on_the_right_or_not_of_their_length_are_refused(mask: list[list[int]]) -> None:
+    right = TextBatch(torch.ones(2, 3).long(), torch.tensor([[1, 1, 0], [1, 1, 1]]), (2, 3))
+    wrong = TextBatch(torch.ones(2, 3).long(), torch.tensor(mask), (2, 3))
+
+    require_right_padding([right])
+    with pytest.raises(ConfigError, match="--no-gradient-caching") as caught:
+        require_right_padding([right, wrong])
+
+    assert "\n" not in str(caught.value)
