@@ -87,8 +87,10 @@ class MemoryConfig:
     """CPU and MPS: attention with dropout a few heads at a time, without [L, L] tensors of all heads for backward."""
     attention_dropout: bool = True
     """False, *inexact*: no dropout on attention probabilities, so that a device's fused attention can run."""
-    optimizer_states: Literal["float32"] = "float32"
-    """AdamW's two moments."""
+    optimizer_states: Literal["float32", "bfloat16", "disk"] = "float32"
+    """AdamW's two moments: in memory, in half of it (*inexact*: rounded at random), or in a file."""
+    optimizer_states_dir: str | None = None
+    """Folder for the moments of --optimizer-states disk, 8 bytes a parameter. None: /var/tmp or the system's own."""
     fused_optimizer: bool = True
     """AdamW without temporary copies of the parameters."""
     garbage_collection_interval: int = 0
@@ -140,6 +142,7 @@ MEMORY_MODES: Mapping[str, MemoryConfig] = MappingProxyType(
             mini_batch_tokens=1,
             activation_checkpointing=True,
             attention_dropout=False,
+            optimizer_states="disk",
             mmap_threshold_bytes=2**20,
         ),
     }
@@ -191,7 +194,9 @@ class TrainConfig:
     query_regularizer_weight: float = 1e-3
     """Weight of the queries' regularizer (lambda_q)."""
     document_regularizer_weight: float = 1e-3
-    """Weight of the positive documents' regularizer (lambda_d)."""
+    """Weight of the documents' regularizer (lambda_d)."""
+    regularized_documents: Literal["positives", "all"] = "positives"
+    """Documents that are regularized: the positives, as in the article, or the negatives too."""
     regularizer_warmup_ratio: float = 1 / 3
     """Share of the optimizer steps in which the regularizers rise, quadratically, to their weights."""
     mixed_precision: MixedPrecision = "no"

@@ -77,10 +77,11 @@ class SpladeLoss:
             ranking = contrastive_loss(query_reps, document_reps)
         regularizer = _REGULARIZERS[config.regularizer]
         positives = document_reps[: len(query_reps)]
+        regularized = positives if config.regularized_documents == "positives" else document_reps
         return LossTerms(
             ranking=ranking,
             query_regularizer=regularizer_scale * config.query_regularizer_weight * regularizer(query_reps),
-            document_regularizer=regularizer_scale * config.document_regularizer_weight * regularizer(positives),
+            document_regularizer=regularizer_scale * config.document_regularizer_weight * regularizer(regularized),
             query_active_dims=_active_dims(query_reps),
             document_active_dims=_active_dims(positives),
         )

@@ -61,3 +61,16 @@ def test_active_dims_are_the_mean_number_of_entries_above_zero() -> None:
     queries = torch.tensor([[1.0, 0.0, 0.0], [1.0, 2.0, 0.0]])
 
     assert SpladeLoss(TrainConfig())(queries, queries).query_active_dims.item() == 1.5
+
+
+def test_negatives_are_regularized_when_all_documents_are_to_be() -> None:
+    torch.manual_seed(0)
+    queries, documents = torch.rand(2, 9), torch.rand(6, 9)
+    positives, everything = (
+        SpladeLoss(TrainConfig(regularized_documents=which, document_regularizer_weight=0.5))(queries, documents)
+        for which in ("positives", "all")
+    )
+
+    assert positives.document_regularizer.item() == pytest.approx(0.5 * flops_regularizer(documents[:2]).item())
+    assert everything.document_regularizer.item() == pytest.approx(0.5 * flops_regularizer(documents).item())
+    assert everything.ranking == positives.ranking

@@ -13,7 +13,6 @@ from itertools import islice
 from typing import Protocol
 
 import torch
-from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from splade_bench.allocator import fix_mmap_threshold
@@ -27,6 +26,7 @@ from splade_bench.losses import LossTerms, SpladeLoss
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.training.clipping import clip_gradients
 from splade_bench.training.gradcache import gradcache_step
+from splade_bench.training.optimizer import make_optimizer
 from splade_bench.training.step import BackwardStep, Phase, direct_step
 
 FINAL_LOSS_SHARE = 0.1
@@ -114,12 +114,7 @@ class Trainer:
         self.backward_step: BackwardStep = gradcache_step if config.memory.gradient_caching else direct_step
         if config.memory.mmap_threshold_bytes:
             fix_mmap_threshold(config.memory.mmap_threshold_bytes)
-        self.optimizer = AdamW(
-            encoder.parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=config.memory.fused_optimizer,
-        )
+        self.optimizer = make_optimizer(encoder.parameters(), config)
         self.scheduler = LambdaLR(self.optimizer, self._learning_rate_scale)
 
     def train(self) -> TrainResult:

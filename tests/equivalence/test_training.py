@@ -24,6 +24,7 @@ MEMORIES = OTHER_MODES | {
     "selective_recomputation": replace(STANDARD, selective_recomputation=True),
     "in_place_gradients": replace(STANDARD, in_place_gradients=True),
     "fused_optimizer": replace(STANDARD, fused_optimizer=True),
+    "optimizer_states": replace(STANDARD, optimizer_states="disk"),
 }
 
 
