@@ -13,6 +13,9 @@ from splade_bench.config import MEMORY_MODES, DeviceName, TrainConfig, memory_mo
 from splade_bench.errors import ConfigError
 
 _REFERENCE_BATCH_SIZE = 8
+# Who may train a cell: this package, or one of those that it is compared with (splade_bench.bench.peers).
+OWN_TRAINER = "splade-bench"
+TRAINERS = (OWN_TRAINER, "article", "SpladeLoss", "SpladePooling-chunked", "CachedSpladeLoss")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +24,7 @@ class Workload:
 
     model_name: str
     corpus: Literal["docstrings", "synthetic"]
-    """The embedded corpus, or random token ids at full length (which have no retrieval figures)."""
+    """The embedded corpus, or random token ids (which have no retrieval figures)."""
     max_length: int
     queries: int
     """Training queries that each cell sees, unless --max-steps says otherwise."""
@@ -29,6 +32,27 @@ class Workload:
     """At 8 queries per optimizer step; other cells scale it by the square root of theirs."""
     ranked: bool = True
     """Whether the held-out queries are ranked against the whole corpus before and after training."""
+    lengths: Literal["full", "real"] = "full"
+    """Tokens of synthetic texts: all at max_length, or queries of 4 to 20 and documents of about 75."""
+    dropout: float = 0.0
+    """The model's dropout on hidden states; that on attention is the cell's."""
+    compares_trainers: bool = False
+    """Every trainer loads the same weights from the same folder, and an optimizer step on a few tokens comes first, so
+    that AdamW's moments are there in those that are timed."""
+
+
+def _compared(model_name: str, *, max_length: int, lengths: Literal["full", "real"] = "full") -> Workload:
+    return Workload(
+        model_name=model_name,
+        corpus="synthetic",
+        max_length=max_length,
+        queries=1,
+        learning_rate=2e-5,
+        ranked=False,
+        lengths=lengths,
+        dropout=0.1,
+        compares_trainers=True,
+    )
 
 
 WORKLOADS: Mapping[str, Workload] = MappingProxyType(
@@ -42,6 +66,15 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
         "head": Workload(
             model_name="bert-tiny", corpus="synthetic", max_length=128, queries=32, learning_rate=1e-4, ranked=False
         ),
+        # Where each technique by itself is measured: dropout is on, so that those which are about it have work.
+        "ablation": Workload(
+            model_name="tiny", corpus="docstrings", max_length=64, queries=768, learning_rate=8e-4, dropout=0.1
+        ),
+        "base-512": _compared("base", max_length=512),
+        "base-256-real": _compared("base", max_length=256, lengths="real"),
+        "mini-256": _compared("mini", max_length=256),
+        "mini-256-real": _compared("mini", max_length=256, lengths="real"),
+        "bert-tiny-128": _compared("bert-tiny", max_length=128),
     }
 )
 
@@ -57,13 +90,30 @@ class Cell:
     memory_mode: str
     max_steps: int | None = None
     seed: int = 42
+    attention_dropout: float = 0.0
+    """Dropout on attention probabilities in the model, before a technique takes it out."""
+    trainer: str = OWN_TRAINER
+    """Who trains: this package, or a peer (of whose memory mode only the padding counts)."""
+    trainer_size: int | None = None
+    """Texts in a mini-batch or tokens in a chunk, for a peer that has such a setting."""
+    round: int = 0
+    """Which of several equal runs this is."""
 
     @property
     def cell_id(self) -> str:
-        """Name of the grid point, the same for every seed: ``tiny-cpu-b8-a4-memory-efficient``."""
-        return (
-            f"{self.workload}-{self.device}-b{self.batch_size}-a{self.gradient_accumulation_steps}-{self.memory_mode}"
-        )
+        """Name of the grid point, the same for every seed and round: ``tiny-cpu-b8-a4-memory-efficient``."""
+        parts = [
+            self.workload,
+            self.device,
+            f"b{self.batch_size}",
+            f"a{self.gradient_accumulation_steps}",
+            self.memory_mode if self.trainer == OWN_TRAINER else self.trainer,
+        ]
+        if self.trainer_size is not None:
+            parts.append(str(self.trainer_size))
+        if self.attention_dropout:
+            parts.append(f"dropout{self.attention_dropout:g}")
+        return "-".join(parts)
 
     @property
     def train_config(self) -> TrainConfig:
@@ -79,6 +129,8 @@ class Cell:
             # would learn less from the same queries for want of steps, and the grid would compare learning rates.
             learning_rate=workload.learning_rate * math.sqrt(effective_batch_size / _REFERENCE_BATCH_SIZE),
             seed=self.seed,
+            # sentence-transformers regularizes negatives too.
+            regularized_documents="all" if workload.compares_trainers else "positives",
             memory=memory_mode(self.memory_mode),
         )
 

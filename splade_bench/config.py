@@ -148,17 +148,51 @@ MEMORY_MODES: Mapping[str, MemoryConfig] = MappingProxyType(
     }
 )
 DEFAULT_MEMORY_MODE = "memory-efficient"
+# Each technique by its name, as the fields that switch it on; the standard mode's values switch it off.
+MEMORY_TECHNIQUES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "streaming-head": {"head": "streaming"},
+        "dynamic-padding": {"padding": "longest"},
+        "length-buckets": {"pad_to_multiple_of": 16},
+        "gradient-caching": {"gradient_caching": True},
+        "smallest-mini-batches": {"mini_batch_tokens": 1},
+        "activation-checkpointing": {"activation_checkpointing": True},
+        "selective-recomputation": {"selective_recomputation": True},
+        "in-place-gradients": {"in_place_gradients": True},
+        "compact-dropout": {"compact_dropout": True},
+        "streaming-attention": {"streaming_attention": True},
+        "no-attention-dropout": {"attention_dropout": False},
+        "fused-optimizer": {"fused_optimizer": True},
+        "optimizer-states-bfloat16": {"optimizer_states": "bfloat16"},
+        "optimizer-states-disk": {"optimizer_states": "disk"},
+        "garbage-collection": {"garbage_collection_interval": 5},
+        "heap-trimming": {"trim_heap": True},
+        "mmap-threshold": {"mmap_threshold_bytes": 4 * 2**20},
+    }
+)
 
 
 def memory_mode(name: str) -> MemoryConfig:
-    """The row of :data:`MEMORY_MODES` called ``name``.
+    """The memory settings called ``name``.
+
+    A row of :data:`MEMORY_MODES`, or one with a technique of :data:`MEMORY_TECHNIQUES` added or left out:
+    ``standard+streaming-head``, ``memory-efficient-without-streaming-head``.
 
     Raises:
-        ConfigError: there is no such mode.
+        ConfigError: there is no such mode or technique.
     """
-    if name not in MEMORY_MODES:
-        raise ConfigError(f"--memory-mode {name}: no such mode; choose from {', '.join(MEMORY_MODES)}")
-    return MEMORY_MODES[name]
+    if name in MEMORY_MODES:
+        return MEMORY_MODES[name]
+    for separator in ("+", "-without-"):
+        mode, found, technique = name.partition(separator)
+        if found and mode in MEMORY_MODES and technique in MEMORY_TECHNIQUES:
+            switched_on = MEMORY_TECHNIQUES[technique]
+            switched_off = {field_name: getattr(_STANDARD, field_name) for field_name in switched_on}
+            return replace(MEMORY_MODES[mode], **(switched_on if separator == "+" else switched_off))
+    raise ConfigError(
+        f"--memory-mode {name}: no such mode; choose from {', '.join(MEMORY_MODES)}, or one of them followed by "
+        f"+TECHNIQUE or -without-TECHNIQUE, from {', '.join(MEMORY_TECHNIQUES)}"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from splade_bench.bench.run import CellRun
 from splade_bench.bench.session import SweepSession
 from splade_bench.cell import PROFILES, WORKLOADS, Cell, Sweep
 from splade_bench.config import MEMORY_MODES
@@ -128,6 +129,25 @@ def cell(
     )
 
 
+@pytest.fixture(scope="session")
+def record_cell(pytestconfig: pytest.Config) -> Callable[[Cell], CellResult]:
+    """Run a cell in a fresh process and record it, whatever becomes of it; the caller judges its status."""
+    session = pytestconfig.stash[_SESSION]
+
+    def record(cell: Cell) -> CellResult:
+        result = session.measure(cell, _train_untimed)
+        _show(session.line(result), pytestconfig)
+        return result
+
+    return record
+
+
+@pytest.fixture(scope="session")
+def gradient_error(pytestconfig: pytest.Config) -> Callable[[Cell], float]:
+    """How far the gradient of a cell's trainer is from the plain definition's, relative, in float64."""
+    return pytestconfig.stash[_SESSION].gradient_error
+
+
 @pytest.fixture
 def measure_cell(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> Callable[[Cell], CellResult]:
     """Run a cell in a fresh process and record it; the benchmark's time is that of the training loop alone.
@@ -156,6 +176,12 @@ def measure_cell(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) ->
         return result
 
     return measure
+
+
+def _train_untimed(run: CellRun) -> None:
+    """Outside pytest-benchmark's clock; the worker has its own."""
+    run.wait_until_ready()
+    run.train()
 
 
 def _read_sweep(config: pytest.Config) -> Sweep:

@@ -15,13 +15,13 @@ from typing import IO, Any, Literal, get_args
 
 from typing_extensions import Self
 
-from splade_bench.cell import Cell
+from splade_bench.cell import OWN_TRAINER, Cell
 from splade_bench.errors import DataError
 
 SCHEMA_VERSION = 1
 
 # Fields whose names say that they are numbers: a report must not fail on a file that somebody edited.
-_NUMERIC_ENDINGS = ("_bytes", "_s", "_loss", "_steps", "_size", "_seen", "seed")
+_NUMERIC_ENDINGS = ("_bytes", "_s", "_loss", "_steps", "_size", "_seen", "_share", "_flops", "seed", "round")
 
 Status = Literal["ok", "oom", "killed", "timeout", "nan", "error", "skipped"]
 
@@ -39,6 +39,10 @@ class CellResult:
     max_steps: int | None
     seed: int
     status: Status
+    attention_dropout: float = 0.0
+    trainer: str = OWN_TRAINER
+    trainer_size: int | None = None
+    round: int = 0
     error: str | None = None
     """One line: why the status is not ok."""
     phase: str | None = None
@@ -58,6 +62,12 @@ class CellResult:
     """Heap peak above the loaded model over two optimizer steps of the widest batch, in a process of its own."""
     final_loss: float | None = None
     """Mean over the last tenth of the optimizer steps; depends on the batch size."""
+    active_share: float | None = None
+    """Share of the documents' entries that are active in the last optimizer step."""
+    step_flops: int | None = None
+    """Floating-point operations of a cached step on the last batch, nothing computed twice but what caching must."""
+    gemm_flops_per_s: float | None = None
+    """Rate of a 4096 x 4096 x 4096 product in float32, in the same process after the training."""
     validation_loss: float | None = None
     """On fixed held-out batches of 32: the loss to compare across batch sizes."""
     losses: list[float] | None = None

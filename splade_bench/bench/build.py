@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from splade_bench.cell import WORKLOADS, Cell
-from splade_bench.config import MODEL_PRESETS, TrainConfig
+from torch import Tensor
+
+from splade_bench.bench.flops import cached_step_flops
+from splade_bench.bench.peers import FirstGradients, PeerTrainer, largest_gradient_error, make_peer
+from splade_bench.cell import OWN_TRAINER, WORKLOADS, Cell
+from splade_bench.config import MEMORY_MODES, MODEL_PRESETS, TrainConfig
 from splade_bench.data.batching import SyntheticBatches, TripleBatch, TripleSource
 from splade_bench.data.embedded import PreparedCorpus, write_whole_file
 from splade_bench.data.records import Corpus, sha256_of_texts
@@ -18,18 +25,21 @@ from splade_bench.devices import resolve_device
 from splade_bench.evaluation.evaluator import evaluate
 from splade_bench.measure.machine import source_tree, versions
 from splade_bench.model.encoder import SpladeEncoder
-from splade_bench.model.presets import build_preset
-from splade_bench.training.trainer import text_batches
+from splade_bench.model.presets import build_preset, set_active_share
+from splade_bench.training.trainer import Trainer, TrainObserver, text_batches
 from splade_bench.training.validation import validation_loss
 
 _WARM_UP_STEPS = 2
+# Share of a document's entries that are active in a trained SPLADE model, roughly: some 300 of 30,522.
+TRAINED_ACTIVE_SHARE = 0.01
 
 
 class CellBuilder:
     """Builds the same parts for the same cell, however often it is asked."""
 
-    def __init__(self, cell: Cell, corpus_folder: Path | None) -> None:
+    def __init__(self, cell: Cell, corpus_folder: Path | None, model_folder: Path | None = None) -> None:
         self.cell = cell
+        self.model_folder = model_folder
         self.config = cell.train_config
         self.workload = WORKLOADS[cell.workload]
         self.device = resolve_device(cell.device, force=True)
@@ -38,18 +48,49 @@ class CellBuilder:
 
     def encoder(self) -> SpladeEncoder:
         """The cell's model with its first weights, on its device."""
+        if self.model_folder:
+            return SpladeEncoder.from_pretrained(str(self.model_folder)).to(self.device)
+        return self._new_encoder()
+
+    def _new_encoder(self) -> SpladeEncoder:
         vocab_size = MODEL_PRESETS[self.workload.model_name].vocab_size
         if self.prepared:
             tokenizer = self.prepared.load_tokenizer(vocab_size)
         else:
             tokenizer = train_tokenizer((), vocab_size=vocab_size)  # synthetic token ids need none
-        return build_preset(self.workload.model_name, tokenizer, seed=self.cell.seed).to(self.device)
+        encoder = build_preset(
+            self.workload.model_name,
+            tokenizer,
+            seed=self.cell.seed,
+            dropout=self.workload.dropout,
+            attention_dropout=self.cell.attention_dropout,
+        )
+        return encoder.to(self.device)
+
+    def save_weights(self) -> None:
+        """Make the folder from which every trainer of this workload loads the same weights."""
+        assert self.model_folder is not None
+        encoder = self._new_encoder()
+        documents = next(self._synthetic(encoder.vocab_size, 1, warm_up=False).batches(epoch=1)).documents[0]
+        set_active_share(encoder, documents, TRAINED_ACTIVE_SHARE)
+        # Whole or not at all: a folder that is there is taken as it is.
+        unfinished = self.model_folder.with_suffix(".unfinished")
+        encoder.save_pretrained(unfinished)
+        unfinished.rename(self.model_folder)
+
+    def trainer(self, observers: Sequence[TrainObserver]) -> Trainer | PeerTrainer:
+        """Whoever trains the cell, with the model and the batches, ready to go."""
+        if self.cell.trainer == OWN_TRAINER:
+            encoder = self.encoder()
+            return Trainer(encoder, self.source(encoder), self.config, observers=observers)
+        assert self.model_folder is not None
+        peer = make_peer(self.cell.trainer, self.cell.trainer_size, self.model_folder, self.config)
+        return PeerTrainer(peer, self._timed_source(), self.config, observers=observers)
 
     def source(self, encoder: SpladeEncoder) -> TripleSource:
         """The cell's training batches: the workload's number of queries, drawn by seed."""
         if self.corpus is None:
-            vocab_size = MODEL_PRESETS[self.workload.model_name].vocab_size
-            return self._synthetic(vocab_size, self.workload.queries // self.cell.batch_size)
+            return self._timed_source()
         count = min(self.workload.queries, len(self.corpus.triples))
         triples = random.Random(self.cell.seed).sample(list(self.corpus.triples), count)
         return text_batches(triples, encoder, self.config)
@@ -58,7 +99,35 @@ class CellBuilder:
         """A run that costs nothing and takes the cell's path through the code, to load kernels and start threads."""
         vocab_size = MODEL_PRESETS["toy"].vocab_size
         encoder = build_preset("toy", train_tokenizer((), vocab_size=vocab_size), seed=0).to(self.device)
-        return encoder, self._synthetic(vocab_size, 1), replace(self.config, max_steps=_WARM_UP_STEPS)
+        return encoder, self._synthetic(vocab_size, 1, warm_up=False), replace(self.config, max_steps=_WARM_UP_STEPS)
+
+    def step_flops(self) -> int:
+        """Of the last batch that is trained on."""
+        batches = islice(self._timed_source().batches(epoch=0), self.config.max_steps)
+        return cached_step_flops(MODEL_PRESETS[self.workload.model_name], deque(batches, maxlen=1)[0])
+
+    def gradient_error(self) -> float:
+        """How far the trainer's gradient is from the plain definition's: a small model, ragged texts, float64."""
+        with TemporaryDirectory() as folder:
+            build_preset("toy", train_tokenizer((), vocab_size=512), seed=1).save_pretrained(Path(folder))
+            config = replace(self.config, max_steps=1, max_grad_norm=0.0, regularizer_warmup_ratio=0.0)
+            source = replace(self._synthetic(512, 1, warm_up=False), batch_size=4, max_length=40, lengths="real")
+            config = replace(config, max_length=40)
+            exact = FirstGradients()
+            encoder = SpladeEncoder.from_pretrained(folder).double()
+            exact.model = encoder
+            Trainer(encoder, source, replace(config, memory=MEMORY_MODES["standard"]), observers=[exact]).train()
+            exact_gradients = _by_model_name(encoder, exact.seen)
+            seen = FirstGradients()
+            if self.cell.trainer == OWN_TRAINER:
+                seen.model = encoder = SpladeEncoder.from_pretrained(folder).double()
+                Trainer(encoder, source, config, observers=[seen]).train()
+                return largest_gradient_error(_by_model_name(encoder, seen.seen), exact_gradients)
+            peer = make_peer(self.cell.trainer, self.cell.trainer_size, Path(folder), config)
+            peer.model.double()
+            seen.model = peer.masked_language_model()
+            PeerTrainer(peer, source, config, observers=[seen]).train()
+            return largest_gradient_error(seen.seen, exact_gradients)
 
     def quality(self, encoder: SpladeEncoder) -> dict[str, object]:
         """Held-out figures of a trained encoder; empty for synthetic workloads, which have no meaning to learn."""
@@ -89,7 +158,14 @@ class CellBuilder:
         write_whole_file(path, json.dumps(figures))
         return figures
 
-    def _synthetic(self, vocab_size: int, batches_per_epoch: int) -> SyntheticBatches:
+    def _timed_source(self) -> SyntheticBatches:
+        vocab_size = MODEL_PRESETS[self.workload.model_name].vocab_size
+        batches = self.workload.queries // self.cell.batch_size
+        if self.workload.compares_trainers:
+            batches = self.config.max_steps or 1
+        return self._synthetic(vocab_size, batches, warm_up=self.workload.compares_trainers)
+
+    def _synthetic(self, vocab_size: int, batches_per_epoch: int, *, warm_up: bool) -> SyntheticBatches:
         return SyntheticBatches(
             batch_size=self.cell.batch_size,
             max_length=self.workload.max_length,
@@ -97,7 +173,16 @@ class CellBuilder:
             negatives_per_query=self.config.negatives_per_query,
             batches_per_epoch=max(1, batches_per_epoch),
             seed=self.cell.seed,
+            lengths=self.workload.lengths,
+            warm_up=warm_up,
         )
+
+
+def _by_model_name(encoder: SpladeEncoder, gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The encoder's gradients under the names that the parameters have in the masked-language model."""
+    names = {parameter: name for name, parameter in encoder.named_parameters()}
+    with encoder.whole_model() as model:
+        return {name: gradients[names[parameter]] for name, parameter in model.named_parameters()}
 
 
 @dataclass(frozen=True, slots=True)

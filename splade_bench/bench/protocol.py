@@ -19,10 +19,13 @@ class Request:
     """The worker's first line of input."""
 
     cell: Cell
-    measure: Literal["time", "heap"]
-    """time: train, timed, then evaluate. heap: two optimizer steps of the widest batch under memray."""
+    measure: Literal["time", "heap", "gradient", "weights"]
+    """time: train, timed, then evaluate. heap: two optimizer steps of the widest batch under memray. gradient: how far
+    the trainer's gradient is from the plain definition's, on a small model. weights: save the model to its folder."""
     corpus_folder: str | None
     """Folder of the prepared corpus; None for synthetic workloads."""
+    model_folder: str | None = None
+    """Folder of the model's weights, where every trainer of a workload loads them; None: made in the process."""
 
     def to_line(self) -> str:
         return json.dumps(asdict(self)) + "\n"

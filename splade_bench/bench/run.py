@@ -14,6 +14,7 @@ from splade_bench.bench.protocol import Request
 from splade_bench.cell import WORKLOADS, Cell
 from splade_bench.config import MODEL_PRESETS
 from splade_bench.data.embedded import PreparedCorpus
+from splade_bench.data.records import sha256_of_texts
 from splade_bench.measure.machine import commit, machine_info, source_tree, versions
 from splade_bench.results import CellResult
 
@@ -42,10 +43,32 @@ class CellRunner:
         if workload.corpus == "docstrings":
             vocab_size = MODEL_PRESETS[workload.model_name].vocab_size
             folder = str(PreparedCorpus.prepare(self.cache, [vocab_size]).folder)
+        model_folder = self._weights(cell) if workload.compares_trainers else None
         return {
-            "time": Request(cell=cell, measure="time", corpus_folder=folder),
-            "heap": Request(cell=cell, measure="heap", corpus_folder=folder),
+            "time": Request(cell=cell, measure="time", corpus_folder=folder, model_folder=model_folder),
+            "heap": Request(cell=cell, measure="heap", corpus_folder=folder, model_folder=model_folder),
         }
+
+    def _weights(self, cell: Cell) -> str:
+        """Folder of the weights with which every trainer of this workload starts; made by a worker where missing."""
+        key = sha256_of_texts(cell.workload, cell.attention_dropout, cell.seed, source_tree(), versions())[:16]
+        folder = self.cache / f"weights-{key}"
+        if not folder.is_dir():
+            self.cache.mkdir(parents=True, exist_ok=True)
+            request = Request(cell=cell, measure="weights", corpus_folder=None, model_folder=str(folder))
+            with WorkerProcess(request, timeout_s=self.timeout_s) as process:
+                process.wait_for("result")
+        return str(folder)
+
+    def gradient_error(self, cell: Cell) -> float:
+        """How far the gradient of the cell's trainer is from the plain definition's.
+
+        Raises:
+            CellError: it could not be computed.
+        """
+        request = Request(cell=cell, measure="gradient", corpus_folder=None)
+        with WorkerProcess(request, timeout_s=self.timeout_s) as process:
+            return float(process.wait_for("result")["gradient_error"])
 
 
 class CellRun:
@@ -86,6 +109,8 @@ class CellRun:
 
     def _heap_peak(self) -> dict[str, Any]:
         """The heap's peak; a heap pass that fails leaves it unmeasured, the timed figures stand."""
+        if WORKLOADS[self.cell.workload].compares_trainers:
+            return {}
         try:
             with WorkerProcess(self.requests["heap"], timeout_s=self._timeout_s) as process:
                 return process.wait_for("result")

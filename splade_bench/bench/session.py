@@ -9,7 +9,7 @@ from pathlib import Path
 
 from splade_bench.bench.isolate import CellError
 from splade_bench.bench.run import CellRun, CellRunner
-from splade_bench.cell import Cell
+from splade_bench.cell import WORKLOADS, Cell
 from splade_bench.results import CellResult, append_result
 from splade_bench.units import format_bytes, format_seconds
 
@@ -42,11 +42,17 @@ class SweepSession:
         self._elapsed_s += time.perf_counter() - start_s
         return result
 
+    def gradient_error(self, cell: Cell) -> float:
+        """See :meth:`splade_bench.bench.run.CellRunner.gradient_error`."""
+        return self._runner.gradient_error(cell)
+
     def line(self, result: CellResult) -> str:
         """One line for people: what came out, and the time that is left."""
         parts = [result.cell_id, result.status]
         if result.wall_time_s is not None:
             parts.append(format_seconds(result.wall_time_s))
+        if result.step_time_s is not None and WORKLOADS[result.workload].compares_trainers:
+            parts.append(f"{format_seconds(result.step_time_s)} a step")
         if result.peak_rss_bytes is not None:
             parts.append(f"peak {format_bytes(result.peak_rss_bytes)}")
         if result.final_loss is not None:

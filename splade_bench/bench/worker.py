@@ -22,7 +22,9 @@ import torch
 import transformers
 
 from splade_bench.bench.build import CellBuilder, WidestBatch
+from splade_bench.bench.flops import gemm_flops_per_s
 from splade_bench.bench.protocol import Event, EventName, Request
+from splade_bench.cell import OWN_TRAINER
 from splade_bench.devices import is_out_of_memory, synchronize
 from splade_bench.errors import TrainingError
 from splade_bench.measure.heap import peak_heap_bytes
@@ -84,16 +86,22 @@ class Worker:
     def run(self) -> None:
         """Do what the request asks for and send its result."""
         folder = self.request.corpus_folder
-        builder = CellBuilder(self.request.cell, Path(folder) if folder else None)
+        model_folder = self.request.model_folder
+        builder = CellBuilder(
+            self.request.cell, Path(folder) if folder else None, Path(model_folder) if model_folder else None
+        )
         self.measured["machine"] = machine_info() | {
             "threads": torch.get_num_threads(),
             "device": _device_name(builder.device),
         }
-        self._warm_up(builder)
-        if self.request.measure == "heap":
-            self._heap_pass(builder)
+        if self.request.measure == "weights":
+            builder.save_weights()
+        elif self.request.measure == "gradient":
+            self.measured["gradient_error"] = builder.gradient_error()
         else:
-            self._time_pass(builder)
+            self._warm_up(builder)
+            measure = self._heap_pass if self.request.measure == "heap" else self._time_pass
+            measure(builder)
         self._send("result", self.measured)
 
     def _warm_up(self, builder: CellBuilder) -> None:
@@ -106,10 +114,11 @@ class Worker:
     def _time_pass(self, builder: CellBuilder) -> None:
         """Train under the clock and the kernel's high-water mark, then evaluate outside both."""
         peak_rss = PeakRss()
+        if self.request.cell.trainer not in (OWN_TRAINER, "article"):
+            import sentence_transformers  # noqa: F401 - part of that trainer's runtime, so of its baseline
         peak_rss.start()
-        encoder = builder.encoder()
         clock = StepClock(builder.device)
-        trainer = Trainer(encoder, builder.source(encoder), builder.config, observers=[clock])
+        trainer = builder.trainer([clock])
         self._send("ready", {})
         self._wait_for_go()
         clock.start()
@@ -127,7 +136,11 @@ class Worker:
         }
         self._send("done", self.measured)
         self.phase = "evaluation"
-        self.measured |= builder.quality(encoder)
+        if builder.workload.compares_trainers:
+            self.measured |= {"step_flops": builder.step_flops(), "gemm_flops_per_s": gemm_flops_per_s()}
+        if isinstance(trainer, Trainer):
+            self.measured["active_share"] = trainer.encoder.active_share
+            self.measured |= builder.quality(trainer.encoder)
 
     def _heap_pass(self, builder: CellBuilder) -> None:
         """Two optimizer steps of the widest batch: in the second, the optimizer's state is there from the start."""

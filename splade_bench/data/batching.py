@@ -5,6 +5,7 @@ Lengths travel beside the tensors as Python integers, so that a step can trim an
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,11 @@ from torch import Tensor
 from typing_extensions import Self
 
 from splade_bench.data.records import Triple
+
+# Synthetic texts of real lengths, in tokens: queries between these, documents around a median of 75.
+_QUERY_LENGTHS = (4, 20)
+_DOCUMENT_LOG_LENGTH = (math.log(75), 0.6)
+_WARM_UP_LENGTH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +159,7 @@ class TripleBatches:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyntheticBatches:
-    """Batches of random token ids at full length: no corpus and no tokenizer, for measuring alone."""
+    """Batches of random token ids: no corpus and no tokenizer, for measuring alone."""
 
     batch_size: int
     max_length: int
@@ -161,14 +167,33 @@ class SyntheticBatches:
     negatives_per_query: int
     batches_per_epoch: int
     seed: int
+    lengths: Literal["full", "real"] = "full"
+    """All texts at max_length; or queries of 4 to 20 tokens and documents log-normal around 75."""
+    warm_up: bool = False
+    """Whether one more batch, of a single query and a few tokens, comes first in each epoch."""
 
     def batches(self, epoch: int) -> Iterator[TripleBatch]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        rng = random.Random(f"{self.seed}/{epoch}")
+        if self.warm_up:
+            yield self._batch([[_WARM_UP_LENGTH]] * (2 + self.negatives_per_query), rng)
         for _ in range(self.batches_per_epoch):
-            groups = [self._texts(generator) for _ in range(2 + self.negatives_per_query)]
-            yield TripleBatch(groups[0], tuple(groups[1:]))
+            document_lengths = [self._document_lengths(rng) for _ in range(1 + self.negatives_per_query)]
+            yield self._batch([self._query_lengths(rng), *document_lengths], rng)
 
-    def _texts(self, generator: torch.Generator) -> TextBatch:
-        shape = (self.batch_size, self.max_length)
-        input_ids = torch.randint(5, self.vocab_size, shape, generator=generator)  # 0-4: special tokens
-        return TextBatch(input_ids, torch.ones(shape, dtype=torch.int64), (self.max_length,) * self.batch_size)
+    def _batch(self, lengths: Sequence[Sequence[int]], rng: random.Random) -> TripleBatch:
+        queries, *documents = (self._texts(group, rng) for group in lengths)
+        return TripleBatch(queries, tuple(documents))
+
+    def _texts(self, lengths: Sequence[int], rng: random.Random) -> TextBatch:
+        # 0-4: special tokens
+        return pad([[rng.randrange(5, self.vocab_size) for _ in range(length)] for length in lengths], pad_token_id=0)
+
+    def _query_lengths(self, rng: random.Random) -> list[int]:
+        low, high = (self.max_length, self.max_length) if self.lengths == "full" else _QUERY_LENGTHS
+        return [min(rng.randint(low, high), self.max_length) for _ in range(self.batch_size)]
+
+    def _document_lengths(self, rng: random.Random) -> list[int]:
+        if self.lengths == "full":
+            return [self.max_length] * self.batch_size
+        drawn = [round(rng.lognormvariate(*_DOCUMENT_LOG_LENGTH)) for _ in range(self.batch_size)]
+        return [max(_QUERY_LENGTHS[0], min(length, self.max_length)) for length in drawn]

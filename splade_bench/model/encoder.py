@@ -202,15 +202,16 @@ class SpladeEncoder(nn.Module):
 
     def save_pretrained(self, folder: Path) -> None:
         """Write model and tokenizer so that ``AutoModelForMaskedLM.from_pretrained(folder)`` loads them."""
-        with self._whole_model():
-            self.body.save_pretrained(folder)
+        with self.whole_model() as model:
+            model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
     @contextmanager
-    def _whole_model(self) -> Iterator[None]:
+    def whole_model(self) -> Iterator[PreTrainedModel]:
+        """The masked-language model as it came, its output embeddings in their place; the encoder rests meanwhile."""
         self.body.set_submodule(self._decoder_name, self.decoder)
         try:
-            yield
+            yield self.body
         finally:
             self.body.set_submodule(self._decoder_name, nn.Identity())
 

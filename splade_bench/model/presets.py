@@ -11,9 +11,12 @@ from torch import nn
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from splade_bench.config import MODEL_PRESETS, ModelPreset
+from splade_bench.data.batching import TextBatch
 from splade_bench.model.encoder import SpladeEncoder
 
 _DECODER_BIAS = -4.0
+# A bias under which every logit is positive and still has five digits.
+_ALL_ACTIVE = 64.0
 # Logit of a token that meets itself: sqrt(128) * 1, the bias included.
 _SELF_LOGIT = math.sqrt(128) + _DECODER_BIAS
 # Both chosen on the development split of the embedded corpus: weight = mean weight * (idf / mean idf) ** 0.35, and at
@@ -23,16 +26,24 @@ _EMBEDDING_SCALE_RANGE = (0.1, 1.5)
 
 
 def build_preset(
-    name: str, tokenizer: Tokenizer, *, seed: int, inverse_document_frequencies: Sequence[float] | None = None
+    name: str,
+    tokenizer: Tokenizer,
+    *,
+    seed: int,
+    inverse_document_frequencies: Sequence[float] | None = None,
+    dropout: float = 0.0,
+    attention_dropout: float = 0.0,
 ) -> SpladeEncoder:
     """A preset of :data:`splade_bench.config.MODEL_PRESETS` with seeded random weights around ``tokenizer``.
 
     With ``inverse_document_frequencies``, one for each entry of the vocabulary, rare words start with more weight.
+    Dropout is off unless asked for: a short run from random weights only loses by it, and modes can be compared
+    exactly.
     """
     preset = MODEL_PRESETS[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = BertForMaskedLM(_bert_config(preset))
+        model = BertForMaskedLM(_bert_config(preset, dropout, attention_dropout))
         _start_from_words(model)
     if inverse_document_frequencies is not None:
         _weigh_words(model, torch.tensor(inverse_document_frequencies))
@@ -47,16 +58,32 @@ def build_preset(
     return SpladeEncoder(model, wrapped)
 
 
-def _bert_config(preset: ModelPreset) -> BertConfig:
+@torch.no_grad()
+def set_active_share(encoder: SpladeEncoder, texts: TextBatch, share: float) -> None:
+    """Set one decoder bias for all entries so that ``share`` of the entries of ``texts`` are active.
+
+    For models with random weights that have to cost what a trained one does: how much work the head's backward pass
+    has depends on it.
+    """
+    bias = encoder.decoder.bias
+    bias.fill_(_ALL_ACTIVE)
+    was_training = encoder.training
+    encoder.eval()
+    largest_logits = torch.expm1(encoder(texts)).flatten() - _ALL_ACTIVE
+    encoder.train(was_training)
+    rank = max(1, round((1 - share) * len(largest_logits)))
+    bias.fill_(-float(largest_logits.kthvalue(rank).values))
+
+
+def _bert_config(preset: ModelPreset, dropout: float, attention_dropout: float) -> BertConfig:
     return BertConfig(
         vocab_size=preset.vocab_size,
         hidden_size=preset.hidden_size,
         num_hidden_layers=preset.layers,
         num_attention_heads=preset.attention_heads,
         intermediate_size=4 * preset.hidden_size,
-        # Dropout off: a short run from random weights only loses by it, and modes can be compared exactly.
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=attention_dropout,
     )
 
 

@@ -29,12 +29,12 @@ from splade_bench.model.head import Pooled
 from splade_bench.model.rng import RngState, capture_rng, restored_rng
 from splade_bench.training.step import PhaseListener
 
-# Without a size from the user, a mini-batch has as many tokens as keep about 64 MiB for backward: a layer keeps about
+# Without a size from the user, a mini-batch has as many tokens as keep about 48 MiB for backward: a layer keeps about
 # 11 tensors [tokens, hidden size], 4 bytes an element.
-_KEPT_BYTES = 64 * 2**20
+_KEPT_BYTES = 48 * 2**20
 _KEPT_BYTES_PER_BODY_ELEMENT = 11 * 4
 # Fewer tokens would leave products too small to run at full speed.
-_MIN_TOKENS = 512
+_MIN_TOKENS = 320
 
 
 @dataclass(frozen=True, slots=True)

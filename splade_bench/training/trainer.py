@@ -27,6 +27,7 @@ from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.training.clipping import clip_gradients
 from splade_bench.training.gradcache import gradcache_step
 from splade_bench.training.optimizer import make_optimizer
+from splade_bench.training.schedules import learning_rate_scale, regularizer_scale
 from splade_bench.training.step import BackwardStep, Phase, direct_step
 
 FINAL_LOSS_SHARE = 0.1
@@ -180,7 +181,7 @@ class Trainer:
             self.encoder,
             batch.to(self.encoder.device),
             self.loss,
-            regularizer_scale=self._regularizer_scale(),
+            regularizer_scale=regularizer_scale(self.config, self.state.global_step, self.state.max_steps),
             gradient_scale=gradient_scale,
             on_phase=self._on_phase,
         )
@@ -200,15 +201,7 @@ class Trainer:
             observer.on_phase(phase)
 
     def _learning_rate_scale(self, global_step: int) -> float:
-        warmup_steps = self.config.warmup_ratio * self.state.max_steps
-        if global_step < warmup_steps:
-            return (global_step + 1) / (warmup_steps + 1)
-        return max(0.0, (self.state.max_steps - global_step) / max(1.0, self.state.max_steps - warmup_steps))
-
-    def _regularizer_scale(self) -> float:
-        """Quadratic rise to 1 (SPLADE v2), counted in optimizer steps so that accumulation does not change it."""
-        warmup_steps = self.config.regularizer_warmup_ratio * self.state.max_steps
-        return min(1.0, (self.state.global_step + 1) / (warmup_steps + 1)) ** 2
+        return learning_rate_scale(self.config, global_step, self.state.max_steps)
 
     def _refuse_not_finite(self, name: str, value: float) -> None:
         if not abs(value) < float("inf"):

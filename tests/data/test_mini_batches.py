@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ GROUPS = st.lists(st.lists(st.integers(0, MAX_WIDTH), min_size=1, max_size=6), m
     max_texts=st.none() | st.integers(1, 7),
     multiple=st.integers(1, 8),
 )
-def test_every_text_comes_once_whole_within_its_budget_and_longest_last(
+def test_every_text_comes_once_whole_within_its_budget_and_the_largest_last(
     lengths: list[list[int]], extra_width: int, max_tokens: int, max_texts: int | None, multiple: int
 ) -> None:
     groups, texts = numbered_groups(lengths, extra_width)
@@ -61,13 +62,47 @@ def test_every_text_comes_once_whole_within_its_budget_and_longest_last(
         assert width == widest or width % multiple == 0
         assert max(1, *mini_batch.texts.lengths) <= width < max(1, *mini_batch.texts.lengths) + multiple
         require_right_padding([mini_batch.texts])
-    longest = [max(mini_batch.texts.lengths) for mini_batch in made]
-    shortest = [min(mini_batch.texts.lengths) for mini_batch in made]
-    assert all(before <= after for before, after in zip(longest[:-1], shortest[1:], strict=True))
-    # No mini-batch but the first, which takes what is left, could have held one text more.
-    for mini_batch in made[1:]:
-        count, width = mini_batch.texts.input_ids.shape
-        assert count == max_texts or (count + 1) * width > max_tokens
+    tokens = [mini_batch.texts.input_ids.numel() for mini_batch in made]
+    assert tokens == sorted(tokens)
+    by_length = sorted(made, key=lambda mini_batch: sorted(mini_batch.texts.lengths))
+    for shorter, longer in pairwise(by_length):
+        assert max(shorter.texts.lengths) <= min(longer.texts.lengths)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=7),
+    max_tokens=st.integers(1, 1000),
+    max_texts=st.integers(1, 7),
+)
+def test_no_other_cut_costs_less(lengths: list[int], max_tokens: int, max_texts: int) -> None:
+    texts = pad([[1] * length for length in lengths], pad_token_id=0)
+
+    made = cut_into_mini_batches([texts], max_tokens=max_tokens, max_texts=max_texts)
+
+    cost = sum(mini_batch.texts.input_ids.numel() + 64 for mini_batch in made)
+    assert cost == min(all_costs(sorted(lengths, reverse=True), max_tokens, max_texts))
+
+
+def all_costs(lengths: Sequence[int], max_tokens: int, max_texts: int) -> list[int]:
+    """Of every way to cut texts of falling lengths into runs that are allowed."""
+    if not lengths:
+        return [0]
+    counts = [
+        count for count in range(1, min(len(lengths), max_texts) + 1) if count == 1 or count * lengths[0] <= max_tokens
+    ]
+    return [
+        count * lengths[0] + 64 + rest for count in counts for rest in all_costs(lengths[count:], max_tokens, max_texts)
+    ]
+
+
+def test_a_short_text_does_not_share_a_mini_batch_with_long_ones_for_the_room_in_it() -> None:
+    texts = pad([[1] * length for length in (200, 200, 10, 10)], pad_token_id=0)
+
+    short, long = cut_into_mini_batches([texts], max_tokens=1000, max_texts=None)
+
+    assert short.texts.lengths == (10, 10)
+    assert long.texts.lengths == (200, 200)
 
 
 def test_texts_of_different_groups_share_a_mini_batch() -> None:

@@ -1,0 +1,22 @@
+"""What changes from optimizer step to optimizer step: the learning rate and the weight of the regularizers.
+
+Both count optimizer steps, so that accumulation changes neither.
+"""
+
+from __future__ import annotations
+
+from splade_bench.config import TrainConfig
+
+
+def learning_rate_scale(config: TrainConfig, global_step: int, max_steps: int) -> float:
+    """Linear rise over the warm-up, linear fall to the end; 1 at its highest."""
+    warmup_steps = config.warmup_ratio * max_steps
+    if global_step < warmup_steps:
+        return (global_step + 1) / (warmup_steps + 1)
+    return max(0.0, (max_steps - global_step) / max(1.0, max_steps - warmup_steps))
+
+
+def regularizer_scale(config: TrainConfig, global_step: int, max_steps: int) -> float:
+    """Quadratic rise to 1 (Formal et al., SPLADE v2, 2021)."""
+    warmup_steps = config.regularizer_warmup_ratio * max_steps
+    return min(1.0, (global_step + 1) / (warmup_steps + 1)) ** 2
