@@ -70,6 +70,8 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
         "ablation": Workload(
             model_name="tiny", corpus="docstrings", max_length=64, queries=768, learning_rate=8e-4, dropout=0.1
         ),
+        # Where a mode's quality is held against another's, seed by seed.
+        "quality": Workload(model_name="tiny", corpus="docstrings", max_length=48, queries=800, learning_rate=8e-4),
         "base-512": _compared("base", max_length=512),
         "base-256-real": _compared("base", max_length=256, lengths="real"),
         "mini-256": _compared("mini", max_length=256),

@@ -46,12 +46,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--profile", default="default", choices=list(PROFILES), help="smoke: a minute; default: minutes; full: hours"
     )
     group.addoption("--results", metavar="FILE", help="JSON Lines file to append to (default: a new one in reports)")
+    group.addoption(
+        "--resume", action="store_true", help="pass over cells that --results holds from this machine and source tree"
+    )
     group.addoption("--cell-timeout", metavar="SECONDS", type=float, default=1800.0, help="end a cell after this long")
     group.addoption("--reports", metavar="FOLDER", default="reports", help="folder of results and report")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Read the sweep; a device that is not here is a usage error before anything runs."""
+    config.addinivalue_line("markers", "takes_long: runs only where its file is named, or with --profile full")
     try:
         sweep = _read_sweep(config)
     except SpladeBenchError as error:
@@ -83,6 +87,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         )
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out benchmarks that take an hour, unless their file is named or the profile is ``full``."""
+    if config.getoption("--profile") == "full":
+        return
+    named = {Path(config.invocation_params.dir, argument.partition("::")[0]).resolve() for argument in config.args}
+    long = [item for item in items if item.get_closest_marker("takes_long") and item.path not in named]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Count the cells that will run, for the time that is left."""
     fixture_names = (getattr(item, "fixturenames", ()) for item in session.items)
@@ -95,11 +110,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if session.finished:
         terminalreporter.write_line(f"results: {_shown(session.results_path, config)}")
         try:
-            path = write_report(read_results([session.results_path]), session.reports)
+            paths = write_report(read_results([session.results_path]), session.reports)
         except SpladeBenchError as error:
             terminalreporter.write_line(f"no report: {error}")
         else:
-            terminalreporter.write_line(f"report: {_shown(path, config)}")
+            for path in paths:
+                terminalreporter.write_line(f"report: {_shown(path, config)}")
 
 
 @pytest.fixture(scope="session")
@@ -135,7 +151,9 @@ def record_cell(pytestconfig: pytest.Config) -> Callable[[Cell], CellResult]:
     session = pytestconfig.stash[_SESSION]
 
     def record(cell: Cell) -> CellResult:
-        result = session.measure(cell, _train_untimed)
+        result = session.recorded(cell) if pytestconfig.getoption("--resume") else None
+        if result is None:
+            result = session.measure(cell, _train_untimed)
         _show(session.line(result), pytestconfig)
         return result
 

@@ -62,6 +62,8 @@ class CellResult:
     """Heap peak above the loaded model over two optimizer steps of the widest batch, in a process of its own."""
     final_loss: float | None = None
     """Mean over the last tenth of the optimizer steps; depends on the batch size."""
+    parameter_bytes: int | None = None
+    """The trained weights: gradients take as much again, and AdamW's moments twice as much."""
     active_share: float | None = None
     """Share of the documents' entries that are active in the last optimizer step."""
     step_flops: int | None = None

@@ -10,7 +10,8 @@ from pathlib import Path
 from splade_bench.bench.isolate import CellError
 from splade_bench.bench.run import CellRun, CellRunner
 from splade_bench.cell import WORKLOADS, Cell
-from splade_bench.results import CellResult, append_result
+from splade_bench.measure.machine import machine_info, source_tree
+from splade_bench.results import CellResult, append_result, read_results
 from splade_bench.units import format_bytes, format_seconds
 
 
@@ -41,6 +42,18 @@ class SweepSession:
         self.finished.append(result)
         self._elapsed_s += time.perf_counter() - start_s
         return result
+
+    def recorded(self, cell: Cell) -> CellResult | None:
+        """What the results file holds of this cell, measured by this source tree on this machine; None if nothing."""
+        if not self.results_path.is_file():
+            return None
+        own = source_tree(), machine_info()
+        for result in read_results([self.results_path]):
+            machine = {name: result.machine.get(name) for name in own[1]}
+            same_run = all(getattr(result, name) == value for name, value in cell.to_dict().items())
+            if same_run and result.status == "ok" and (result.source_tree, machine) == own:
+                return result
+        return None
 
     def gradient_error(self, cell: Cell) -> float:
         """See :meth:`splade_bench.bench.run.CellRunner.gradient_error`."""

@@ -136,10 +136,11 @@ class Worker:
         }
         self._send("done", self.measured)
         self.phase = "evaluation"
-        if builder.workload.compares_trainers:
-            self.measured |= {"step_flops": builder.step_flops(), "gemm_flops_per_s": gemm_flops_per_s()}
         if isinstance(trainer, Trainer):
+            if builder.workload.compares_trainers:
+                self.measured |= {"step_flops": builder.step_flops(), "gemm_flops_per_s": gemm_flops_per_s()}
             self.measured["active_share"] = trainer.encoder.active_share
+            self.measured["parameter_bytes"] = sum(part.nbytes for part in trainer.encoder.parameters())
             self.measured |= builder.quality(trainer.encoder)
 
     def _heap_pass(self, builder: CellBuilder) -> None:

@@ -14,7 +14,7 @@ from splade_bench.results import read_results
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportCommand:
-    """Write the trade-off tables and plots from recorded results.
+    """Write the pages that recorded results have rows for: trade-offs, techniques one by one, peers.
 
     Exit codes: 0 done, 2 usage or a bad file.
     """
@@ -22,7 +22,7 @@ class ReportCommand:
     results: tuple[Path, ...] = ()
     """Results files; by default the newest in OUTPUT/results."""
     output: Path = Path("reports")
-    """Folder to write TRADEOFFS.md and plots/ into."""
+    """Folder to write the pages and plots/ into."""
     json: bool = False
     """Print one JSON object on standard output."""
 
@@ -32,11 +32,17 @@ def run(arguments: Sequence[str]) -> int:
     command = parse(ReportCommand, arguments, verb="report")
     paths = command.results or (_newest(command.output / "results"),)
     results = read_results(paths)
-    page = write_report(results, command.output)
+    pages = write_report(results, command.output)
     if command.json:
-        print_json({"report": str(page), "results": [str(path) for path in paths], "cells": len(results)})
+        print_json(
+            {
+                "reports": [str(page) for page in pages],
+                "results": [str(path) for path in paths],
+                "cells": len(results),
+            }
+        )
     else:
-        print(page)
+        print(*pages, sep="\n")
     return 0
 
 

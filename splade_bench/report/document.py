@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
+from splade_bench.cell import WORKLOADS
 from splade_bench.errors import DataError
+from splade_bench.report import ablation, peers
 from splade_bench.report.plots import plot_memory_against_time
 from splade_bench.report.tables import (
     REFERENCE_MODE,
@@ -13,12 +16,11 @@ from splade_bench.report.tables import (
     cell_table,
     compare_modes,
     comparison_table,
+    conditions,
     escape,
-    markdown,
     median_and_range,
 )
 from splade_bench.results import CellResult
-from splade_bench.units import format_bytes
 
 REPORT_NAME = "TRADEOFFS.md"
 _INTRODUCTION = """\
@@ -41,35 +43,43 @@ _CAVEATS = """\
 """
 
 
-def write_report(results: Sequence[CellResult], folder: Path) -> Path:
-    """Write ``TRADEOFFS.md`` and its plots into ``folder``; the page's path.
+def write_report(results: Sequence[CellResult], folder: Path) -> list[Path]:
+    """Write the pages that ``results`` have rows for into ``folder``, and their plots; the pages' paths.
 
     Raises:
         DataError: there is nothing to report, or the results were taken on different corpora.
     """
     if not results:
         raise DataError("no results to report; run: pytest benchmarks --device cpu")
-    sections = [_INTRODUCTION, _conditions(results)]
+    for workload in dict.fromkeys(result.workload for result in results):
+        _require_one_corpus(workload, [result for result in results if result.workload == workload])
+    folder.mkdir(parents=True, exist_ok=True)
+    pages: Mapping[str, Callable[[Sequence[CellResult]], str]] = {
+        peers.PAGE_NAME: peers.peers_page,
+        ablation.PAGE_NAME: ablation.ablation_page,
+        REPORT_NAME: partial(_tradeoffs_page, folder=folder),
+    }
+    paths = []
+    for name in dict.fromkeys(map(_page_of, results)):
+        chosen = [result for result in results if _page_of(result) == name]
+        (folder / name).write_text(pages[name](chosen), encoding="utf-8")
+        paths.append(folder / name)
+    return paths
+
+
+def _page_of(result: CellResult) -> str:
+    workload = WORKLOADS.get(result.workload)
+    if workload and workload.compares_trainers:
+        return peers.PAGE_NAME
+    return ablation.PAGE_NAME if result.workload in ("ablation", "quality") else REPORT_NAME
+
+
+def _tradeoffs_page(results: Sequence[CellResult], folder: Path) -> str:
+    sections = [_INTRODUCTION, conditions(results)]
     for workload in dict.fromkeys(result.workload for result in results):
         chosen = [result for result in results if result.workload == workload]
-        _require_one_corpus(workload, chosen)
         sections.append(_workload_section(workload, chosen, folder))
-    sections.append(_CAVEATS)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / REPORT_NAME
-    path.write_text("\n".join(sections), encoding="utf-8")
-    return path
-
-
-def _conditions(results: Sequence[CellResult]) -> str:
-    machines = dict.fromkeys(_machine_line(result) for result in results)
-    rows = [["machine", line] for line in machines]
-    rows += [["versions", line] for line in dict.fromkeys(_versions_line(result) for result in results)]
-    for name in ("commit", "source_tree", "corpus_sha256"):
-        values = dict.fromkeys(getattr(result, name) for result in results)
-        rows += [[name.replace("_", " "), str(value)[:19]] for value in values if value]
-    warning = "\n**These results were taken on more than one machine: do not compare their times.**\n"
-    return f"{markdown(['taken on', ''], rows)}\n{warning if len(machines) > 1 else ''}"
+    return "\n".join([*sections, _CAVEATS])
 
 
 def _workload_section(workload: str, results: Sequence[CellResult], folder: Path) -> str:
@@ -110,17 +120,3 @@ def _require_one_corpus(workload: str, results: Sequence[CellResult]) -> None:
             f"workload {workload}: the results come from {len(corpora)} different corpora (corpus_sha256), which must "
             "not be compared; pass files of one corpus to --results"
         )
-
-
-def _machine_line(result: CellResult) -> str:
-    machine = result.machine
-    memory = machine.get("memory_bytes")
-    return (
-        f"{machine.get('processor')}, {machine.get('logical_cores')} logical cores, "
-        f"{machine.get('threads', '?')} threads, {format_bytes(memory) if memory else '?'}, "
-        f"{machine.get('system')} {machine.get('architecture')}"
-    )
-
-
-def _versions_line(result: CellResult) -> str:
-    return ", ".join(f"{name} {version}" for name, version in sorted(result.versions.items()))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tabulate import tabulate
 
 from splade_bench.results import CellResult
-from splade_bench.units import as_mib
+from splade_bench.units import as_mib, format_bytes
 
 MISSING = "—"
 REFERENCE_MODE = "standard"
@@ -174,6 +174,18 @@ def escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
+def conditions(results: Sequence[CellResult]) -> str:
+    """What the results were taken on, and a warning where that is more than one machine."""
+    machines = dict.fromkeys(_machine_line(result) for result in results)
+    rows = [["machine", line] for line in machines]
+    rows += [["versions", line] for line in dict.fromkeys(_versions_line(result) for result in results)]
+    for name in ("commit", "source_tree", "corpus_sha256"):
+        values = dict.fromkeys(getattr(result, name) for result in results)
+        rows += [[name.replace("_", " "), str(value)[:19]] for value in values if value]
+    warning = "\n**These results were taken on more than one machine: do not compare their times.**\n"
+    return f"{markdown(['taken on', ''], rows)}\n{warning if len(machines) > 1 else ''}"
+
+
 def _grid_point(result: CellResult) -> tuple[object, ...]:
     return (
         result.workload,
@@ -198,3 +210,17 @@ def _queries_per_s(result: CellResult) -> float | None:
     if not result.queries_seen or not result.wall_time_s:
         return None
     return result.queries_seen / result.wall_time_s
+
+
+def _machine_line(result: CellResult) -> str:
+    machine = result.machine
+    memory = machine.get("memory_bytes")
+    return (
+        f"{machine.get('processor')}, {machine.get('logical_cores')} logical cores, "
+        f"{machine.get('threads', '?')} threads, {format_bytes(memory) if memory else '?'}, "
+        f"{machine.get('system')} {machine.get('architecture')}"
+    )
+
+
+def _versions_line(result: CellResult) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(result.versions.items()))

@@ -1,0 +1,134 @@
+"""This package against its peers: the same weights, batches, loss and optimizer, each run in a fresh process.
+
+Every trainer's gradient is held against the plain definition first. A peer that has a size to choose is given its best
+from a scan; then all take turns, in an order that alternates from round to round. What comes out stands in
+``reports/PEERS.md``, beside what this package promises.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+
+from splade_bench.cell import OWN_TRAINER, Cell
+from splade_bench.results import CellResult
+
+ROUNDS = 5
+# A size within this of the fastest counts as fast: of those, the one with the smallest peak is taken.
+AS_FAST_WITHIN = 1.05
+LARGEST_GRADIENT_ERROR = 1e-9
+CHUNK_SIZES = (32, 128)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A workload and what is run on it."""
+
+    workload: str
+    batch_size: int
+    timed_steps: int
+    mini_batch_sizes: Sequence[int] = ()
+    """Of CachedSpladeLoss, to scan; none: sentence-transformers' losses are left out."""
+    article_batch_size: int | None = None
+    """Where the article's algorithm does not fit at batch_size."""
+    minimal_memory: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.workload}-b{self.batch_size}"
+
+    def cell(self, **changes: object) -> Cell:
+        cell = Cell(
+            workload=self.workload,
+            device="cpu",
+            batch_size=self.batch_size,
+            gradient_accumulation_steps=1,
+            memory_mode="memory-efficient",
+            max_steps=1 + self.timed_steps,  # the first is on a few tokens
+        )
+        return replace(cell, **changes)  # type: ignore[arg-type]
+
+    def peer(self, trainer: str, size: int | None = None) -> Cell:
+        # A peer's memory mode says only how its batches are padded.
+        return self.cell(trainer=trainer, trainer_size=size, memory_mode="standard")
+
+
+COMPARISONS = (
+    Comparison(workload="bert-tiny-128", batch_size=4, timed_steps=4, mini_batch_sizes=(1, 2, 4)),
+    Comparison(workload="mini-256-real", batch_size=8, timed_steps=2, mini_batch_sizes=(1, 2, 4, 8)),
+    Comparison(workload="base-256-real", batch_size=4, timed_steps=1, mini_batch_sizes=(1, 2, 4)),
+    Comparison(workload="mini-256", batch_size=8, timed_steps=1, mini_batch_sizes=(1, 2, 4)),
+    Comparison(workload="base-512", batch_size=2, timed_steps=1, mini_batch_sizes=(1, 2)),
+    Comparison(workload="base-512", batch_size=8, timed_steps=1, article_batch_size=4, minimal_memory=True),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _has_peers() -> None:
+    if importlib.util.find_spec("sentence_transformers") is None:
+        pytest.skip("needs sentence-transformers: pip install 'splade-bench[peers]'")
+
+
+@pytest.mark.takes_long
+@pytest.mark.parametrize(
+    "trainer", [OWN_TRAINER, "minimal-memory", "article", "SpladeLoss", "SpladePooling-chunked", "CachedSpladeLoss"]
+)
+def test_every_trainer_makes_the_gradient_of_the_plain_definition(
+    trainer: str, gradient_error: Callable[[Cell], float]
+) -> None:
+    comparison = COMPARISONS[0]
+    if trainer in (OWN_TRAINER, "minimal-memory"):
+        cell = comparison.cell(memory_mode="memory-efficient" if trainer == OWN_TRAINER else trainer)
+    else:
+        cell = comparison.peer(trainer, size={"SpladePooling-chunked": 8, "CachedSpladeLoss": 3}.get(trainer))
+
+    assert gradient_error(cell) <= LARGEST_GRADIENT_ERROR
+
+
+@pytest.mark.takes_long
+@pytest.mark.parametrize("attention_dropout", [0.0, 0.1])
+@pytest.mark.parametrize("comparison", COMPARISONS, ids=lambda comparison: comparison.name)
+def test_peers(comparison: Comparison, attention_dropout: float, record_cell: Callable[[Cell], CellResult]) -> None:
+    cells = [
+        replace(cell, attention_dropout=attention_dropout)
+        for cell in contenders(comparison, attention_dropout, record_cell)
+    ]
+    results = []
+    for round_number in range(1, ROUNDS + 1):
+        order = cells if round_number % 2 else cells[::-1]
+        results += [record_cell(replace(cell, round=round_number)) for cell in order]
+
+    assert [(result.cell_id, result.error) for result in results if result.status != "ok"] == []
+
+
+def contenders(
+    comparison: Comparison, attention_dropout: float, record_cell: Callable[[Cell], CellResult]
+) -> list[Cell]:
+    """Who takes part, each peer at its best size."""
+    modes = ["memory-efficient", *(["minimal-memory"] if comparison.minimal_memory else [])]
+    article = replace(comparison.peer("article"), batch_size=comparison.article_batch_size or comparison.batch_size)
+    cells = [*(comparison.cell(memory_mode=mode) for mode in modes), article]
+    if comparison.mini_batch_sizes:
+        cells.append(comparison.peer("SpladeLoss"))
+        for trainer, sizes in (
+            ("SpladePooling-chunked", CHUNK_SIZES),
+            ("CachedSpladeLoss", comparison.mini_batch_sizes),
+        ):
+            scanned = [
+                record_cell(replace(comparison.peer(trainer, size), attention_dropout=attention_dropout))
+                for size in sizes
+            ]
+            cells.append(comparison.peer(trainer, best_size(scanned)))
+    return cells
+
+
+def best_size(scanned: Sequence[CellResult]) -> int | None:
+    """The fastest; of those as fast as that, the one with the smallest peak."""
+    times_s = {result.trainer_size: result.step_time_s for result in scanned if result.step_time_s is not None}
+    assert times_s, [result.error for result in scanned]
+    limit_s = AS_FAST_WITHIN * min(times_s.values())
+    fast = [result for result in scanned if result.step_time_s is not None and result.step_time_s <= limit_s]
+    return min(fast, key=lambda result: result.peak_rss_bytes or 0).trainer_size

@@ -1,0 +1,127 @@
+"""The peer page: this package and others on the same weights and batches, each promise beside its figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from splade_bench.report.bounds import BOUNDS, GIB, MODE, Bound, above_baseline, contender, gemm_share
+from splade_bench.report.tables import conditions, escape, markdown, median_and_range, number
+from splade_bench.results import CellResult
+from splade_bench.units import as_mib
+
+PAGE_NAME = "PEERS.md"
+_INTRODUCTION = """\
+# Peers: the same weights, batches, loss and optimizer
+
+Written by `splade-bench report` from recorded results; do not edit. Each run is a fresh process that loads the same
+weights, takes one optimizer step on a few tokens, so that AdamW's moments are there, and then the steps that are timed.
+Loss (in-batch softmax with one hard negative, FLOPS on queries and all documents), clipping, fused AdamW, threads and
+the model's dropout are the same for all; dropout on hidden states is 0.1 everywhere, dropout on attention is named
+with each table. Before anything is timed, each trainer's gradient is held against the plain definition's in float64.
+Rounds alternate their order. A size (texts of a mini-batch, tokens of a chunk) that was run once is a size of the scan,
+and the one with all rounds was the best in it: the fastest, and of those within 5 % of it the smallest peak.
+
+- `article`: the source article's algorithm, always padded to the longest length.
+- `SpladeLoss`, `SpladePooling-chunked`, `CachedSpladeLoss`: sentence-transformers, in a loop without its trainer's own
+  work.
+- Texts of real lengths: queries of 4 to 20 tokens, documents log-normal around 75.
+"""
+
+
+def peers_page(results: Sequence[CellResult]) -> str:
+    """The page's Markdown."""
+    sections = [_INTRODUCTION, conditions(results), "## Promises", _promises(results)]
+    for key in dict.fromkeys(map(_group, results)):
+        workload, dropout = key
+        chosen = [result for result in results if _group(result) == key]
+        sections += [f"## `{workload}`, attention dropout {dropout:g}", _table(chosen)]
+    return "\n\n".join(sections) + "\n"
+
+
+def _promises(results: Sequence[CellResult]) -> str:
+    rows = []
+    dropouts = sorted({result.attention_dropout for result in results})
+    for bound in BOUNDS:
+        rows.append([f"{bound.workload}, batch {bound.batch_size}", bound.mode, _what(bound), _limit(bound)])
+        for dropout in dropouts:
+            measured = bound.measured([result for result in results if result.attention_dropout == dropout])
+            rows[-1].append(_verdict(bound, measured, judged=dropout == 0.0))
+    headings = ["workload", "mode", "figure", "limit"]
+    return markdown([*headings, *(f"attention dropout {dropout:g}" for dropout in dropouts)], rows)
+
+
+def _verdict(bound: Bound, measured: float | None, *, judged: bool) -> str:
+    """The limits are for runs without attention dropout; the figures with it stand beside them."""
+    if measured is None:
+        return "not measured"
+    text = _value(bound, measured)
+    return text if not judged else f"{text} {'met' if bound.holds(measured) else 'MISSED'}"
+
+
+def _what(bound: Bound) -> str:
+    if bound.peer is None:
+        return bound.what
+    at_batch = f" at batch {bound.peer_batch_size}" if bound.peer_batch_size else ""
+    return f"{bound.what} ÷ {bound.peer}{at_batch}"
+
+
+def _limit(bound: Bound) -> str:
+    return f"{'≥' if bound.at_least else '≤'} {_value(bound, bound.limit)}"
+
+
+def _value(bound: Bound, value: float) -> str:
+    return f"{value / GIB:.2f}" if bound.what.endswith("GiB") else f"{value:.2f}"
+
+
+def _table(results: Sequence[CellResult]) -> str:
+    rows = []
+    keys = dict.fromkeys((result.batch_size, contender(result), result.trainer_size) for result in results)
+    for batch_size, name, size in sorted(keys, key=lambda key: (key[0], key[1] != MODE, key[1], key[2] or 0)):
+        chosen = [
+            result
+            for result in results
+            if (result.batch_size, contender(result), result.trainer_size) == (batch_size, name, size)
+        ]
+        ok = [result for result in chosen if result.status == "ok"]
+        rows.append(
+            [
+                str(batch_size),
+                name,
+                number(size, "d"),
+                str(len(ok)),
+                ", ".join(dict.fromkeys(result.status for result in chosen)),
+                _range([result.step_time_s for result in ok], ".2f"),
+                _range([_mib(result.peak_rss_bytes) for result in ok], ".0f"),
+                _range([_mib(above_baseline(result)) for result in ok], ".0f"),
+                _range([result.losses[-1] for result in ok if result.losses], ".4f"),
+                _range([gemm_share(result) for result in ok], ".2f"),
+                _range([result.active_share for result in ok], ".3f"),
+            ]
+        )
+    errors = dict.fromkeys(f"- {escape(result.cell_id)}: {escape(result.error)}" for result in results if result.error)
+    headings = [
+        "batch",
+        "trainer",
+        "size",
+        "rounds",
+        "status",
+        "s per optimizer step",
+        "peak RSS, MiB",
+        "above baseline, MiB",
+        "last loss",
+        "share of GEMM rate",
+        "active share",
+    ]
+    return "\n\n".join([markdown(headings, rows), *(["\n".join(errors)] if errors else [])])
+
+
+def _range(values: Sequence[float | None], form: str) -> str:
+    return median_and_range([value for value in values if value is not None], form)
+
+
+def _mib(size_bytes: float | None) -> float | None:
+    return None if size_bytes is None else as_mib(size_bytes)
+
+
+def _group(result: CellResult) -> tuple[str, float]:
+    return result.workload, result.attention_dropout
