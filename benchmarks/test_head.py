@@ -1,4 +1,8 @@
-"""The streaming head against the eager one: one optimizer step of BERT-tiny on 4 x 128 x 3 full-length texts."""
+"""The streaming head against the eager one: by itself, and in training.
+
+By itself: time as a multiple of the bare product, and extra memory (``reports/HEAD.md``). In training: optimizer steps
+of BERT-tiny on 4 x 128 x 3 full-length texts.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from splade_bench.cell import Cell, Sweep
-from splade_bench.results import CellResult
+from splade_bench.results import CellResult, HeadResult
 
 MODES = ("standard", "memory-efficient")
 
@@ -50,6 +54,19 @@ def test_streaming_head_takes_a_third_of_the_time(
     assert eager.step_time_s is not None
     assert streaming.step_time_s is not None
     assert eager.step_time_s >= 3 * streaming.step_time_s
+
+
+@pytest.mark.takes_long
+@pytest.mark.parametrize("head", ["streaming", "eager"])
+@pytest.mark.parametrize("active_share", [0.01, 0.1, 1.0])
+@pytest.mark.parametrize("hidden_size", [128, 384, 768])
+def test_head_by_itself(
+    head: str, active_share: float, hidden_size: int, measure_head: Callable[..., HeadResult]
+) -> None:
+    result = measure_head(head, hidden_size=hidden_size, active_share=active_share)
+
+    assert result.active_share == pytest.approx(active_share, abs=0.002)
+    assert result.extra_bytes > 0
 
 
 def _above_baseline(result: CellResult) -> int:

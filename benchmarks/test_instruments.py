@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from splade_bench.measure.timeline import MemorySampler
 
 
-def test_the_memory_sampler_takes_at_most_one_percent() -> None:
+def test_the_memory_sampler_takes_at_most_one_percent(pytestconfig: pytest.Config) -> None:
+    if pytestconfig.getoption("--profile") == "smoke":
+        pytest.skip("smoke runs on machines that are busy with other things: it judges no times")
     with MemorySampler() as sampler:
         end_s = time.perf_counter() + 2.0
         while time.perf_counter() < end_s:  # a busy interpreter, as in training

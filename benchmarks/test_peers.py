@@ -16,7 +16,6 @@ import pytest
 from splade_bench.cell import OWN_TRAINER, Cell
 from splade_bench.results import CellResult
 
-ROUNDS = 5
 # A size within this of the fastest counts as fast: of those, the one with the smallest peak is taken.
 AS_FAST_WITHIN = 1.05
 LARGEST_GRADIENT_ERROR = 1e-9
@@ -91,13 +90,18 @@ def test_every_trainer_makes_the_gradient_of_the_plain_definition(
 @pytest.mark.takes_long
 @pytest.mark.parametrize("attention_dropout", [0.0, 0.1])
 @pytest.mark.parametrize("comparison", COMPARISONS, ids=lambda comparison: comparison.name)
-def test_peers(comparison: Comparison, attention_dropout: float, record_cell: Callable[[Cell], CellResult]) -> None:
+def test_peers(
+    comparison: Comparison,
+    attention_dropout: float,
+    record_cell: Callable[[Cell], CellResult],
+    pytestconfig: pytest.Config,
+) -> None:
     cells = [
         replace(cell, attention_dropout=attention_dropout)
         for cell in contenders(comparison, attention_dropout, record_cell)
     ]
     results = []
-    for round_number in range(1, ROUNDS + 1):
+    for round_number in range(1, pytestconfig.getoption("--rounds") + 1):
         order = cells if round_number % 2 else cells[::-1]
         results += [record_cell(replace(cell, round=round_number)) for cell in order]
 

@@ -22,7 +22,7 @@ from splade_bench.cell import PROFILES, WORKLOADS, Cell, Sweep
 from splade_bench.config import MEMORY_MODES
 from splade_bench.errors import SpladeBenchError
 from splade_bench.report.document import write_report
-from splade_bench.results import CellResult, read_results
+from splade_bench.results import CellResult, HeadResult, read_results
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -46,6 +46,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--profile", default="default", choices=list(PROFILES), help="smoke: a minute; default: minutes; full: hours"
     )
     group.addoption("--results", metavar="FILE", help="JSON Lines file to append to (default: a new one in reports)")
+    group.addoption(
+        "--rounds", type=int, default=5, help="runs of each trainer in the peer benchmark, in turn (default: 5)"
+    )
     group.addoption(
         "--resume", action="store_true", help="pass over cells that --results holds from this machine and source tree"
     )
@@ -147,11 +150,14 @@ def cell(
 
 @pytest.fixture(scope="session")
 def record_cell(pytestconfig: pytest.Config) -> Callable[[Cell], CellResult]:
-    """Run a cell in a fresh process and record it, whatever becomes of it; the caller judges its status."""
+    """Run a cell in a fresh process and record it, whatever becomes of it; the caller judges its status.
+
+    A cell that this run has measured already is not run again.
+    """
     session = pytestconfig.stash[_SESSION]
 
     def record(cell: Cell) -> CellResult:
-        result = session.recorded(cell) if pytestconfig.getoption("--resume") else None
+        result = session.recorded(cell, in_file=pytestconfig.getoption("--resume"))
         if result is None:
             result = session.measure(cell, _train_untimed)
         _show(session.line(result), pytestconfig)
@@ -164,6 +170,12 @@ def record_cell(pytestconfig: pytest.Config) -> Callable[[Cell], CellResult]:
 def gradient_error(pytestconfig: pytest.Config) -> Callable[[Cell], float]:
     """How far the gradient of a cell's trainer is from the plain definition's, relative, in float64."""
     return pytestconfig.stash[_SESSION].gradient_error
+
+
+@pytest.fixture(scope="session")
+def measure_head(pytestconfig: pytest.Config) -> Callable[..., HeadResult]:
+    """Measure a head by itself in a fresh process and record it: ``(head, *, hidden_size, active_share)``."""
+    return pytestconfig.stash[_SESSION].measure_head
 
 
 @pytest.fixture

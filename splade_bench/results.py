@@ -27,7 +27,24 @@ Status = Literal["ok", "oom", "killed", "timeout", "nan", "error", "skipped"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CellResult:
+class Result:
+    """A line of a results file: what a figure was taken on."""
+
+    machine: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    commit: str | None = None
+    source_tree: str | None = None
+    """Hash of the package's own files."""
+    started_at: str | None = None
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        """One line of strict JSON: a number that is not finite becomes null."""
+        return json.dumps(finite_or_none(asdict(self)), ensure_ascii=False, allow_nan=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellResult(Result):
     """One line of a results file. A cell that ran out of memory is a row too, with what was measured until then."""
 
     cell_id: str
@@ -81,13 +98,11 @@ class CellResult:
     optimizer_steps: int | None = None
     queries_seen: int | None = None
     corpus_sha256: str | None = None
-    commit: str | None = None
-    source_tree: str | None = None
-    """Hash of the package's own files."""
-    machine: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-    started_at: str | None = None
-    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def cell(self) -> Cell:
+        """The grid point and run that this is the result of."""
+        return Cell(**{known.name: getattr(self, known.name) for known in fields(Cell)})
 
     @classmethod
     def of_cell(cls, cell: Cell, *, status: Status, **measured: Any) -> Self:
@@ -101,31 +116,67 @@ class CellResult:
         Raises:
             ValueError: not a record, from a newer schema, or a required field is missing.
         """
-        if not isinstance(record, dict) or "schema_version" not in record:
-            raise ValueError("is not a result record (no schema_version)")
-        if record["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"has schema_version {record['schema_version']}, this version reads {SCHEMA_VERSION}")
-        known = {known_field.name: known_field for known_field in fields(cls)}
-        missing = [
-            name
-            for name, known_field in known.items()
-            if known_field.default is MISSING and known_field.default_factory is MISSING and name not in record
-        ]
-        if missing:
-            raise ValueError(f"lacks {', '.join(missing)}")
-        for name, value in record.items():
-            if name.endswith(_NUMERIC_ENDINGS) and not (value is None or _is_number(value)):
-                raise ValueError(f"has {name} {value!r}, which is no number")
+        _require_schema(record)
+        values = _known_fields(cls, record)
         if record["status"] not in get_args(Status):
             raise ValueError(f"has the unknown status {record['status']!r}")
-        return cls(**{name: value for name, value in record.items() if name in known})
-
-    def to_json(self) -> str:
-        """One line of strict JSON: a number that is not finite becomes null."""
-        return json.dumps(finite_or_none(asdict(self)), ensure_ascii=False, allow_nan=False)
+        return cls(**values)
 
 
-def append_result(path: Path, result: CellResult) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeadResult(Result):
+    """The head by itself, forward and backward, beside the one product that it cannot do without."""
+
+    head: str
+    """streaming or eager."""
+    hidden_size: int
+    active_share: float
+    """Share of the vectors' entries that are active, and get a gradient."""
+    texts: int
+    length: int
+    vocab_size: int
+    gemm_times_s: list[float]
+    """Each time of weight @ hidden.T, [V, texts * length], into a warm output, in turn with those of the head."""
+    times_s: list[float]
+    extra_bytes: int
+    """Peak RSS of one forward and backward pass over inputs, weights and gradients that were there before."""
+    record_type: Literal["head"] = "head"
+
+
+def _known_fields(kind: type[CellResult] | type[HeadResult], record: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of ``kind`` in ``record``; raises ValueError where one is missing or not the number it should be."""
+    known = {known_field.name: known_field for known_field in fields(kind)}
+    missing = [
+        name
+        for name, known_field in known.items()
+        if known_field.default is MISSING and known_field.default_factory is MISSING and name not in record
+    ]
+    if missing:
+        raise ValueError(f"lacks {', '.join(missing)}")
+    for name, value in record.items():
+        if name.endswith("times_s"):
+            if not (isinstance(value, list) and value and all(map(_is_number, value))):
+                raise ValueError(f"has {name} {value!r}, which is no list of numbers")
+        elif name.endswith(_NUMERIC_ENDINGS) and not (value is None or _is_number(value)):
+            raise ValueError(f"has {name} {value!r}, which is no number")
+    return {name: value for name, value in record.items() if name in known}
+
+
+def _parse(record: Any) -> Result:
+    if isinstance(record, dict) and record.get("record_type") == "head":
+        _require_schema(record)
+        return HeadResult(**_known_fields(HeadResult, record))
+    return CellResult.from_record(record)
+
+
+def _require_schema(record: Any) -> None:
+    if not isinstance(record, dict) or "schema_version" not in record:
+        raise ValueError("is not a result record (no schema_version)")
+    if record["schema_version"] != SCHEMA_VERSION:
+        raise ValueError(f"has schema_version {record['schema_version']}, this version reads {SCHEMA_VERSION}")
+
+
+def append_result(path: Path, result: Result) -> None:
     """Add one line and wait until it is on the disk: what is recorded survives whatever comes next."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
@@ -135,13 +186,13 @@ def append_result(path: Path, result: CellResult) -> None:
         os.fsync(file.fileno())
 
 
-def read_results(paths: Iterable[Path]) -> list[CellResult]:
+def read_results(paths: Iterable[Path]) -> list[Result]:
     """The records of results files, in order. A torn last line, left by a killed process, is passed over.
 
     Raises:
         DataError: a file cannot be read, or a line is not a record of this schema.
     """
-    results = []
+    results: list[Result] = []
     for path in paths:
         try:
             lines = path.read_text(encoding="utf-8").split("\n")
@@ -151,7 +202,7 @@ def read_results(paths: Iterable[Path]) -> list[CellResult]:
             if not line.strip():
                 continue
             try:
-                results.append(CellResult.from_record(json.loads(line)))
+                results.append(_parse(json.loads(line)))
             except json.JSONDecodeError as error:
                 if number == len(lines):  # no newline after it: the writer was killed
                     continue

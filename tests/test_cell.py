@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from splade_bench.cell import PROFILES, WORKLOADS, Cell, Sweep
@@ -10,7 +12,7 @@ from splade_bench.errors import ConfigError
 def test_a_sweep_is_every_combination_once() -> None:
     cells = list(Sweep(batch_sizes=(2, 8), gradient_accumulation_steps=(1, 4), seeds=(1, 2)).cells())
 
-    assert len(cells) == len(set(cells)) == 2 * 2 * len(MEMORY_MODES) * 2
+    assert len(cells) == len(set(cells)) == 2 * 2 * 3 * 2
     assert len({cell.cell_id for cell in cells}) == len(cells) // 2  # a seed is no grid point of its own
 
 
@@ -19,6 +21,23 @@ def test_the_default_profile_has_twelve_cells_and_batch_size_eight() -> None:
 
     assert len(cells) >= 12
     assert any(cell.batch_size == 8 for cell in cells)
+
+
+def test_the_full_profile_has_every_memory_mode() -> None:
+    assert {cell.memory_mode for cell in PROFILES["full"].cells()} == set(MEMORY_MODES)
+
+
+def test_what_another_trainer_or_dropout_does_is_another_grid_point() -> None:
+    cell = Cell(workload="mini-256", device="cpu", batch_size=8, gradient_accumulation_steps=1, memory_mode="standard")
+    others = [
+        replace(cell, trainer="CachedSpladeLoss", trainer_size=2),
+        replace(cell, trainer="CachedSpladeLoss", trainer_size=4),
+        replace(cell, trainer="article"),
+        replace(cell, attention_dropout=0.1),
+    ]
+
+    assert len({one.cell_id for one in (cell, *others)}) == 5
+    assert replace(cell, round=3).cell_id == cell.cell_id
 
 
 @pytest.mark.parametrize("profile", PROFILES)

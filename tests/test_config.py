@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from splade_bench.config import MEMORY_MODES, MemoryConfig, TrainConfig, memory_mode
+from splade_bench.config import MEMORY_MODES, MEMORY_TECHNIQUES, MemoryConfig, TrainConfig, memory_mode
 from splade_bench.errors import ConfigError
 
 
@@ -90,3 +90,27 @@ def test_article_mode_is_standard_and_garbage_collection() -> None:
     from dataclasses import replace
 
     assert replace(MEMORY_MODES["article"], garbage_collection_interval=0) == MEMORY_MODES["standard"]
+
+
+def test_a_technique_is_added_to_a_mode_or_left_out_of_it_by_name() -> None:
+    from dataclasses import replace
+
+    standard, efficient = MEMORY_MODES["standard"], MEMORY_MODES["memory-efficient"]
+
+    assert memory_mode("standard+streaming-head") == replace(standard, head="streaming")
+    assert memory_mode("memory-efficient-without-streaming-head") == replace(efficient, head="eager")
+    assert memory_mode("memory-efficient+optimizer-states-disk") == replace(efficient, optimizer_states="disk")
+
+
+@pytest.mark.parametrize(
+    "name", ["standard+", "standard+fast", "fast+streaming-head", "standard-without-", "+streaming-head", ""]
+)
+def test_an_unknown_technique_is_refused_with_those_that_exist(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"\+TECHNIQUE or -without-TECHNIQUE, from streaming-head, "):
+        memory_mode(name)
+
+
+@pytest.mark.parametrize("technique", MEMORY_TECHNIQUES)
+def test_every_technique_changes_the_standard_mode(technique: str) -> None:
+    assert memory_mode(f"standard+{technique}") != MEMORY_MODES["standard"]
+    assert memory_mode(f"standard-without-{technique}") == MEMORY_MODES["standard"]

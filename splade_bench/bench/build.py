@@ -9,14 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
-
-from torch import Tensor
 
 from splade_bench.bench.flops import cached_step_flops
-from splade_bench.bench.peers import FirstGradients, PeerTrainer, largest_gradient_error, make_peer
+from splade_bench.bench.peers import PeerTrainer, make_peer
 from splade_bench.cell import OWN_TRAINER, WORKLOADS, Cell
-from splade_bench.config import MEMORY_MODES, MODEL_PRESETS, TrainConfig
+from splade_bench.config import MODEL_PRESETS, TrainConfig
 from splade_bench.data.batching import SyntheticBatches, TripleBatch, TripleSource
 from splade_bench.data.embedded import PreparedCorpus, write_whole_file
 from splade_bench.data.records import Corpus, sha256_of_texts
@@ -106,29 +103,6 @@ class CellBuilder:
         batches = islice(self._timed_source().batches(epoch=0), self.config.max_steps)
         return cached_step_flops(MODEL_PRESETS[self.workload.model_name], deque(batches, maxlen=1)[0])
 
-    def gradient_error(self) -> float:
-        """How far the trainer's gradient is from the plain definition's: a small model, ragged texts, float64."""
-        with TemporaryDirectory() as folder:
-            build_preset("toy", train_tokenizer((), vocab_size=512), seed=1).save_pretrained(Path(folder))
-            config = replace(self.config, max_steps=1, max_grad_norm=0.0, regularizer_warmup_ratio=0.0)
-            source = replace(self._synthetic(512, 1, warm_up=False), batch_size=4, max_length=40, lengths="real")
-            config = replace(config, max_length=40)
-            exact = FirstGradients()
-            encoder = SpladeEncoder.from_pretrained(folder).double()
-            exact.model = encoder
-            Trainer(encoder, source, replace(config, memory=MEMORY_MODES["standard"]), observers=[exact]).train()
-            exact_gradients = _by_model_name(encoder, exact.seen)
-            seen = FirstGradients()
-            if self.cell.trainer == OWN_TRAINER:
-                seen.model = encoder = SpladeEncoder.from_pretrained(folder).double()
-                Trainer(encoder, source, config, observers=[seen]).train()
-                return largest_gradient_error(_by_model_name(encoder, seen.seen), exact_gradients)
-            peer = make_peer(self.cell.trainer, self.cell.trainer_size, Path(folder), config)
-            peer.model.double()
-            seen.model = peer.masked_language_model()
-            PeerTrainer(peer, source, config, observers=[seen]).train()
-            return largest_gradient_error(seen.seen, exact_gradients)
-
     def quality(self, encoder: SpladeEncoder) -> dict[str, object]:
         """Held-out figures of a trained encoder; empty for synthetic workloads, which have no meaning to learn."""
         if self.corpus is None or self.corpus.test is None:
@@ -176,13 +150,6 @@ class CellBuilder:
             lengths=self.workload.lengths,
             warm_up=warm_up,
         )
-
-
-def _by_model_name(encoder: SpladeEncoder, gradients: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder's gradients under the names that the parameters have in the masked-language model."""
-    names = {parameter: name for name, parameter in encoder.named_parameters()}
-    with encoder.whole_model() as model:
-        return {name: gradients[names[parameter]] for name, parameter in model.named_parameters()}
 
 
 @dataclass(frozen=True, slots=True)

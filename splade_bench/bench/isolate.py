@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -126,6 +127,19 @@ class WorkerProcess:
         self._errors.seek(max(0, size - _ERROR_TAIL_BYTES))
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return f": {lines[-1]}" if lines else ""
+
+
+def run_head_process(head: str, *, hidden_size: int, active_share: float) -> dict[str, Any]:
+    """The figures of :mod:`splade_bench.bench.head`, taken in a process of its own.
+
+    Raises:
+        subprocess.CalledProcessError: it failed; its standard error was shown.
+    """
+    arguments = json.dumps({"head": head, "hidden_size": hidden_size, "active_share": active_share})
+    command = (sys.executable, "-m", "splade_bench.bench.head", arguments)
+    finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=os.environ | _WORKER_ENVIRONMENT)
+    figures: dict[str, Any] = json.loads(finished.stdout)
+    return figures
 
 
 def _failure(status: Status, error: str) -> dict[str, Any]:

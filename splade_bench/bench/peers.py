@@ -1,7 +1,7 @@
 """What this package is compared with: other ways to train the same weights on the same batches.
 
 Each peer makes the gradient in its own way; loss, schedule, clipping and optimizer are the same for all: the gradient's
-price is what is compared. :func:`largest_gradient_error` holds every one of them against the plain definition first.
+price is what is compared. :mod:`splade_bench.bench.gradient_check` holds each against the plain definition first.
 
 - ``article``: the source article's algorithm. Three forward passes, each text padded to max_length, the logits of all
   three kept to the end of the step, ``log(1 + relu)``, mask, max.
@@ -168,40 +168,6 @@ def make_peer(trainer: str, size: int | None, folder: Path, config: TrainConfig)
     if trainer == "article":
         return ArticlePeer(folder, config)
     return SentenceTransformersPeer(folder, config, trainer, size)
-
-
-class FirstGradients:
-    """An observer that copies what the optimizer is given at its first step."""
-
-    def __init__(self) -> None:
-        self.model: nn.Module | None = None
-        self.seen: dict[str, Tensor] = {}
-
-    def on_phase(self, phase: str) -> None:
-        if phase == "optimizer_step" and not self.seen and self.model is not None:
-            self.seen = gradients_by_name(self.model)
-
-    def on_step_end(self, state: TrainState, loss: StepLoss) -> None:
-        pass
-
-
-def gradients_by_name(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of each parameter's gradient."""
-    return {name: part.grad.clone() for name, part in model.named_parameters() if part.grad is not None}
-
-
-def largest_gradient_error(actual: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
-    """Largest difference of an element, relative to its tensor's largest or a millionth of the model's.
-
-    Infinite where the parameters with a gradient are not the same.
-    """
-    if actual.keys() != exact.keys() or not exact:
-        return float("inf")
-    floor = 1e-6 * max(float(gradient.abs().max()) for gradient in exact.values())
-    return max(
-        float((actual[name] - gradient).abs().max()) / max(float(gradient.abs().max()), floor)
-        for name, gradient in exact.items()
-    )
 
 
 def _log_then_max(logits: Tensor, attention_mask: Tensor) -> Tensor:

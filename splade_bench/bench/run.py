@@ -109,7 +109,7 @@ class CellRun:
 
     def _heap_peak(self) -> dict[str, Any]:
         """The heap's peak; a heap pass that fails leaves it unmeasured, the timed figures stand."""
-        if WORKLOADS[self.cell.workload].compares_trainers:
+        if not WORKLOADS[self.cell.workload].heap_pass:
             return {}
         try:
             with WorkerProcess(self.requests["heap"], timeout_s=self._timeout_s) as process:

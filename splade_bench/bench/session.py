@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
-from splade_bench.bench.isolate import CellError
+from splade_bench.bench.isolate import CellError, run_head_process
 from splade_bench.bench.run import CellRun, CellRunner
 from splade_bench.cell import WORKLOADS, Cell
-from splade_bench.measure.machine import machine_info, source_tree
-from splade_bench.results import CellResult, append_result, read_results
+from splade_bench.measure.machine import commit, machine_info, source_tree, versions
+from splade_bench.results import CellResult, HeadResult, Result, append_result, read_results
 from splade_bench.units import format_bytes, format_seconds
 
 
@@ -25,7 +25,7 @@ class SweepSession:
         self.reports = reports
         self.results_path = results or reports / "results" / f"{started}-{profile}.jsonl"
         self.planned_cells = 0
-        self.finished: list[CellResult] = []
+        self.finished: list[Result] = []
         self._runner = CellRunner(cache=cache, timeout_s=cell_timeout_s)
         self._elapsed_s = 0.0
 
@@ -43,17 +43,28 @@ class SweepSession:
         self._elapsed_s += time.perf_counter() - start_s
         return result
 
-    def recorded(self, cell: Cell) -> CellResult | None:
-        """What the results file holds of this cell, measured by this source tree on this machine; None if nothing."""
-        if not self.results_path.is_file():
-            return None
+    def recorded(self, cell: Cell, *, in_file: bool) -> CellResult | None:
+        """What this session has measured of ``cell``; None if nothing.
+
+        With ``in_file``, also what the results file holds from this source tree and machine.
+        """
+        earlier = read_results([self.results_path]) if in_file and self.results_path.is_file() else []
         own = source_tree(), machine_info()
-        for result in read_results([self.results_path]):
-            machine = {name: result.machine.get(name) for name in own[1]}
-            same_run = all(getattr(result, name) == value for name, value in cell.to_dict().items())
-            if same_run and result.status == "ok" and (result.source_tree, machine) == own:
+        same = [result for result in earlier if (result.source_tree, _machine_only(result, own[1])) == own]
+        for result in (*self.finished, *same):
+            if isinstance(result, CellResult) and result.status == "ok" and result.cell == cell:
                 return result
         return None
+
+    def measure_head(self, head: str, *, hidden_size: int, active_share: float) -> HeadResult:
+        """Measure one head in a fresh process and record it."""
+        started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        figures = run_head_process(head, hidden_size=hidden_size, active_share=active_share)
+        known = {"machine": machine_info(), "versions": versions(), "commit": commit(), "source_tree": source_tree()}
+        result = HeadResult(**(known | figures), started_at=started_at)
+        append_result(self.results_path, result)
+        self.finished.append(result)
+        return result
 
     def gradient_error(self, cell: Cell) -> float:
         """See :meth:`splade_bench.bench.run.CellRunner.gradient_error`."""
@@ -76,5 +87,13 @@ class SweepSession:
             parts.append(result.error)
         done = len(self.finished)
         left_s = self._elapsed_s / done * max(0, self.planned_cells - done)
-        parts.append(f"[{done}/{self.planned_cells}, {format_seconds(left_s)} left]")
+        # A benchmark that chooses its cells as it goes has no number of them.
+        parts.append(
+            f"[{done}/{self.planned_cells}, {format_seconds(left_s)} left]" if self.planned_cells else f"[{done}]"
+        )
         return "  ".join(parts)
+
+
+def _machine_only(result: Result, names: Mapping[str, object]) -> dict[str, object]:
+    """The result's machine as far as a process without torch can know it."""
+    return {name: result.machine.get(name) for name in names}

@@ -23,6 +23,7 @@ import transformers
 
 from splade_bench.bench.build import CellBuilder, WidestBatch
 from splade_bench.bench.flops import gemm_flops_per_s
+from splade_bench.bench.gradient_check import gradient_error
 from splade_bench.bench.protocol import Event, EventName, Request
 from splade_bench.cell import OWN_TRAINER
 from splade_bench.devices import is_out_of_memory, synchronize
@@ -97,7 +98,7 @@ class Worker:
         if self.request.measure == "weights":
             builder.save_weights()
         elif self.request.measure == "gradient":
-            self.measured["gradient_error"] = builder.gradient_error()
+            self.measured["gradient_error"] = gradient_error(self.request.cell)
         else:
             self._warm_up(builder)
             measure = self._heap_pass if self.request.measure == "heap" else self._time_pass

@@ -13,6 +13,7 @@ from splade_bench.results import CellResult
 from splade_bench.units import as_mib
 
 PAGE_NAME = "ABLATION.md"
+WORKLOADS_SHOWN = ("ablation", "quality")
 _INTRODUCTION = """\
 # Techniques one by one
 

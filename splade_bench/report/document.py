@@ -8,7 +8,7 @@ from pathlib import Path
 
 from splade_bench.cell import WORKLOADS
 from splade_bench.errors import DataError
-from splade_bench.report import ablation, peers
+from splade_bench.report import ablation, head, peers
 from splade_bench.report.plots import plot_memory_against_time
 from splade_bench.report.tables import (
     REFERENCE_MODE,
@@ -20,7 +20,7 @@ from splade_bench.report.tables import (
     escape,
     median_and_range,
 )
-from splade_bench.results import CellResult
+from splade_bench.results import CellResult, HeadResult, Result
 
 REPORT_NAME = "TRADEOFFS.md"
 _INTRODUCTION = """\
@@ -43,7 +43,7 @@ _CAVEATS = """\
 """
 
 
-def write_report(results: Sequence[CellResult], folder: Path) -> list[Path]:
+def write_report(results: Sequence[Result], folder: Path) -> list[Path]:
     """Write the pages that ``results`` have rows for into ``folder``, and their plots; the pages' paths.
 
     Raises:
@@ -51,27 +51,32 @@ def write_report(results: Sequence[CellResult], folder: Path) -> list[Path]:
     """
     if not results:
         raise DataError("no results to report; run: pytest benchmarks --device cpu")
-    for workload in dict.fromkeys(result.workload for result in results):
-        _require_one_corpus(workload, [result for result in results if result.workload == workload])
+    cells = [result for result in results if isinstance(result, CellResult)]
+    for workload in dict.fromkeys(cell.workload for cell in cells):
+        _require_one_corpus(workload, [cell for cell in cells if cell.workload == workload])
     folder.mkdir(parents=True, exist_ok=True)
     pages: Mapping[str, Callable[[Sequence[CellResult]], str]] = {
         peers.PAGE_NAME: peers.peers_page,
         ablation.PAGE_NAME: ablation.ablation_page,
         REPORT_NAME: partial(_tradeoffs_page, folder=folder),
     }
-    paths = []
-    for name in dict.fromkeys(map(_page_of, results)):
-        chosen = [result for result in results if _page_of(result) == name]
-        (folder / name).write_text(pages[name](chosen), encoding="utf-8")
-        paths.append(folder / name)
-    return paths
+    written = {
+        name: pages[name]([cell for cell in cells if _page_of(cell) == name])
+        for name in dict.fromkeys(map(_page_of, cells))
+    }
+    heads = [result for result in results if isinstance(result, HeadResult)]
+    if heads:
+        written[head.PAGE_NAME] = head.head_page(heads)
+    for name, page in written.items():
+        (folder / name).write_text(page, encoding="utf-8")
+    return [folder / name for name in written]
 
 
 def _page_of(result: CellResult) -> str:
     workload = WORKLOADS.get(result.workload)
     if workload and workload.compares_trainers:
         return peers.PAGE_NAME
-    return ablation.PAGE_NAME if result.workload in ("ablation", "quality") else REPORT_NAME
+    return ablation.PAGE_NAME if result.workload in ablation.WORKLOADS_SHOWN else REPORT_NAME
 
 
 def _tradeoffs_page(results: Sequence[CellResult], folder: Path) -> str:

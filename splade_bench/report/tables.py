@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from splade_bench.results import CellResult
+from splade_bench.results import CellResult, Result
 from splade_bench.units import as_mib, format_bytes
 
 MISSING = "—"
@@ -174,13 +174,13 @@ def escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def conditions(results: Sequence[CellResult]) -> str:
+def conditions(results: Sequence[Result]) -> str:
     """What the results were taken on, and a warning where that is more than one machine."""
     machines = dict.fromkeys(_machine_line(result) for result in results)
     rows = [["machine", line] for line in machines]
     rows += [["versions", line] for line in dict.fromkeys(_versions_line(result) for result in results)]
     for name in ("commit", "source_tree", "corpus_sha256"):
-        values = dict.fromkeys(getattr(result, name) for result in results)
+        values = dict.fromkeys(getattr(result, name, None) for result in results)
         rows += [[name.replace("_", " "), str(value)[:19]] for value in values if value]
     warning = "\n**These results were taken on more than one machine: do not compare their times.**\n"
     return f"{markdown(['taken on', ''], rows)}\n{warning if len(machines) > 1 else ''}"
@@ -212,7 +212,7 @@ def _queries_per_s(result: CellResult) -> float | None:
     return result.queries_seen / result.wall_time_s
 
 
-def _machine_line(result: CellResult) -> str:
+def _machine_line(result: Result) -> str:
     machine = result.machine
     memory = machine.get("memory_bytes")
     return (
@@ -222,5 +222,5 @@ def _machine_line(result: CellResult) -> str:
     )
 
 
-def _versions_line(result: CellResult) -> str:
+def _versions_line(result: Result) -> str:
     return ", ".join(f"{name} {version}" for name, version in sorted(result.versions.items()))

@@ -80,3 +80,35 @@ def test_synthetic_batches_are_full_length_and_repeatable() -> None:
     assert first[0].queries.attention_mask.all()
     assert all(torch.equal(a.queries.input_ids, b.queries.input_ids) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[0].queries.input_ids, next(islice(source.batches(1), 1)).queries.input_ids)
+
+
+def test_synthetic_texts_of_real_lengths_are_short_queries_and_longer_documents() -> None:
+    source = SyntheticBatches(
+        batch_size=400,
+        max_length=256,
+        vocab_size=50,
+        negatives_per_query=1,
+        batches_per_epoch=1,
+        seed=0,
+        lengths="real",
+    )
+
+    (batch,) = source.batches(0)
+
+    assert min(batch.queries.lengths) == 4
+    assert max(batch.queries.lengths) == 20
+    documents = [length for group in batch.documents for length in group.lengths]
+    assert len(documents) == 800
+    assert max(documents) == 256  # cut
+    assert 70 <= sorted(documents)[400] <= 80
+
+
+def test_a_warm_up_batch_of_few_tokens_comes_before_the_others() -> None:
+    source = SyntheticBatches(
+        batch_size=3, max_length=32, vocab_size=50, negatives_per_query=1, batches_per_epoch=2, seed=0, warm_up=True
+    )
+
+    warm_up, *others = source.batches(0)
+
+    assert (len(warm_up), warm_up.queries.lengths) == (1, (8,))
+    assert [len(batch) for batch in others] == [3, 3]

@@ -83,7 +83,8 @@ def test_cells_of_another_machine_or_source_tree_are_no_partners(
 
 
 def test_the_page_holds_every_cell_and_the_comparison(results: list[CellResult], tmp_path: Path) -> None:
-    page = write_report(results, tmp_path).read_text(encoding="utf-8")
+    (path,) = write_report(results, tmp_path)
+    page = path.read_text(encoding="utf-8")
 
     assert len(re.findall(r"\| 8 +\| 1 +\| standard ", page)) == 2
     assert "0.20 (0.15 to 0.25) times the memory above baseline" in page
@@ -93,7 +94,7 @@ def test_the_page_holds_every_cell_and_the_comparison(results: list[CellResult],
 
 
 def test_the_same_results_give_the_same_bytes(results: list[CellResult], tmp_path: Path) -> None:
-    first, second = (write_report(results, tmp_path / name).parent for name in ("a", "b"))
+    first, second = (write_report(results, tmp_path / name)[0].parent for name in ("a", "b"))
 
     for path in sorted(first.rglob("*.*")):
         assert path.read_bytes() == (second / path.relative_to(first)).read_bytes(), path.name
@@ -102,7 +103,8 @@ def test_the_same_results_give_the_same_bytes(results: list[CellResult], tmp_pat
 def test_a_failed_cell_is_a_row_with_its_reason(results: list[CellResult], tmp_path: Path) -> None:
     failed = replace(results[0], memory_mode="article", status="oom", error="no | memory", wall_time_s=None)
 
-    page = write_report([*results, failed], tmp_path).read_text(encoding="utf-8")
+    (path,) = write_report([*results, failed], tmp_path)
+    page = path.read_text(encoding="utf-8")
 
     assert re.search(r"\| article +\| 1 +\| oom ", page)
     assert r"oom: no \| memory" in page
@@ -127,7 +129,7 @@ def test_results_of_different_corpora_are_refused(results: list[CellResult], tmp
 def test_results_of_different_machines_are_flagged(results: list[CellResult], tmp_path: Path) -> None:
     other = replace(results[0], machine=MACHINE | {"processor": "Other"})
 
-    assert "more than one machine" in write_report([*results, other], tmp_path).read_text(encoding="utf-8")
+    assert "more than one machine" in write_report([*results, other], tmp_path)[0].read_text(encoding="utf-8")
 
 
 def test_no_results_are_refused_with_what_to_run(tmp_path: Path) -> None:

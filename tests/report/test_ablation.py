@@ -1,0 +1,94 @@
+"""A technique's effect is with minus without, whichever of the two runs carries its name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from splade_bench.cell import Cell
+from splade_bench.report.ablation import ablation_page, effects_of, interval_90
+from splade_bench.results import CellResult
+
+MIB = 2**20
+
+
+def make_run(mode: str, *, added_mib: int, wall_time_s: float, mrr: float, seed: int = 1, **changes: Any) -> CellResult:
+    cell = Cell(
+        workload="ablation",
+        device="cpu",
+        batch_size=16,
+        gradient_accumulation_steps=1,
+        memory_mode=mode,
+        seed=seed,
+    )
+    result = CellResult.of_cell(
+        cell,
+        status="ok",
+        wall_time_s=wall_time_s,
+        baseline_rss_bytes=400 * MIB,
+        peak_rss_bytes=(400 + added_mib) * MIB,
+        metrics={"mrr@10": mrr},
+        losses=[1.0, 2.0],
+    )
+    return replace(result, **changes)
+
+
+def rows_of(page: str, technique: str) -> list[list[str]]:
+    lines = [line for line in page.splitlines() if line.startswith(f"| {technique} ")]
+    return [[cell.strip() for cell in line.split("|")[2:-1]] for line in lines]
+
+
+def test_a_technique_is_judged_alone_and_left_out() -> None:
+    results = [
+        make_run("standard", added_mib=400, wall_time_s=20.0, mrr=0.30),
+        make_run("standard+streaming-head", added_mib=150, wall_time_s=10.0, mrr=0.31),
+        make_run("memory-efficient", added_mib=100, wall_time_s=5.0, mrr=0.30),
+        make_run("memory-efficient-without-streaming-head", added_mib=260, wall_time_s=15.0, mrr=0.32),
+    ]
+
+    page = ablation_page(results)
+
+    assert rows_of(page, "streaming-head") == [
+        ["400", "150", "+250", "0.50", "+0.010"],
+        ["260", "100", "+160", "0.33", "-0.020"],
+    ]
+    assert page.index("Added to `standard`") < page.index("Left out of `memory-efficient`")
+
+
+def test_only_runs_that_are_alike_but_for_the_technique_are_paired() -> None:
+    reference = make_run("standard", added_mib=400, wall_time_s=20.0, mrr=0.3)
+    technique = make_run("standard+streaming-head", added_mib=150, wall_time_s=10.0, mrr=0.3)
+
+    assert len(effects_of([reference, technique])) == 1
+    for changes in ({"seed": 2}, {"source_tree": "other"}, {"machine": {"processor": "x"}}, {"status": "oom"}):
+        assert effects_of([reference, replace(technique, **changes)]) == []
+    assert effects_of([technique]) == []
+
+
+def test_a_technique_that_failed_is_named_with_its_reason() -> None:
+    failed = make_run(
+        "standard+streaming-head", added_mib=1, wall_time_s=1.0, mrr=0.0, status="nan", error="loss is nan"
+    )
+
+    assert "nan: loss is nan" in ablation_page([make_run("standard", added_mib=4, wall_time_s=2.0, mrr=0.3), failed])
+
+
+@pytest.mark.parametrize(("difference", "verdict"), [(0.0, "equal within ± 0.01"), (0.02, "not shown to be equal")])
+def test_quality_is_judged_from_five_seeds_on(difference: float, verdict: str) -> None:
+    results = [
+        make_run(mode, added_mib=1, wall_time_s=1.0, mrr=0.3 + shift + seed / 1000, seed=seed)
+        for seed in range(1, 6)
+        for mode, shift in (("standard", 0.0), ("memory-efficient", difference))
+    ]
+
+    assert verdict in ablation_page(results)
+    assert "equal" not in ablation_page(results[:8])
+
+
+def test_the_interval_is_students() -> None:
+    low, high = interval_90([0.0, 0.01, 0.02, 0.03, 0.04])
+
+    margin = 2.132 * 0.0158113883 / 5**0.5
+    assert (low, high) == (pytest.approx(0.02 - margin), pytest.approx(0.02 + margin))

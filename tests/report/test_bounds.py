@@ -1,0 +1,122 @@
+"""Promises are judged by medians of the right runs, and never from runs that are not there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from splade_bench.cell import WORKLOADS, Cell
+from splade_bench.report.bounds import BOUNDS, Bound, at_its_best, gemm_share, over_state, peak_rss, step_time
+from splade_bench.report.peers import peers_page
+from splade_bench.results import CellResult
+
+MIB = 2**20
+TIME = Bound(workload="mini-256", batch_size=8, what="time", figure=step_time, limit=0.5, peer="CachedSpladeLoss")
+
+
+def make_run(
+    trainer: str, *, step_time_s: float, peak_mib: int = 800, size: int | None = None, **changes: Any
+) -> CellResult:
+    cell = Cell(
+        workload="mini-256",
+        device="cpu",
+        batch_size=8,
+        gradient_accumulation_steps=1,
+        memory_mode="memory-efficient" if trainer == "splade-bench" else "standard",
+        trainer=trainer,
+        trainer_size=size,
+    )
+    result = CellResult.of_cell(
+        cell,
+        status="ok",
+        step_time_s=step_time_s,
+        peak_rss_bytes=peak_mib * MIB,
+        baseline_rss_bytes=400 * MIB,
+        losses=[0.7, 2.0],
+    )
+    return replace(result, **changes)
+
+
+@pytest.fixture
+def results() -> list[CellResult]:
+    ours = [make_run("splade-bench", step_time_s=time_s, round=n) for n, time_s in enumerate([4.0, 5.0, 9.0], 1)]
+    scan = make_run("CachedSpladeLoss", step_time_s=2.0, size=1)
+    peer = [make_run("CachedSpladeLoss", step_time_s=time_s, size=4) for time_s in (12.0, 10.0, 11.0)]
+    return [*ours, scan, *peer]
+
+
+def test_a_ratio_is_of_medians_and_of_the_size_with_all_rounds(results: list[CellResult]) -> None:
+    measured = TIME.measured(results)
+
+    assert measured == pytest.approx(5.0 / 11.0)
+    assert TIME.holds(measured)
+    assert not TIME.holds(0.51)
+
+
+def test_what_was_not_measured_is_no_verdict(results: list[CellResult]) -> None:
+    failed = [replace(result, status="oom") for result in results if result.trainer == "CachedSpladeLoss"]
+
+    assert TIME.measured([]) is None
+    assert TIME.measured(results[:3]) is None
+    assert TIME.measured([*results[:3], *failed]) is None
+    assert replace(TIME, batch_size=4).measured(results) is None
+
+
+def test_a_figure_that_must_be_at_least_the_limit_is_judged_so() -> None:
+    bound = replace(TIME, peer=None, figure=gemm_share, limit=0.7, at_least=True)
+    run = make_run("splade-bench", step_time_s=2.0, step_flops=300, gemm_flops_per_s=200.0)
+
+    assert bound.measured([run]) == pytest.approx(0.75)
+    assert bound.holds(0.75)
+    assert not bound.holds(0.69)
+
+
+def test_the_state_is_weights_gradients_and_two_moments_beside_the_runtime() -> None:
+    run = make_run("splade-bench", step_time_s=1.0, peak_mib=990, parameter_bytes=125 * MIB)
+
+    assert over_state(run) == pytest.approx(990 / (4 * 125 + 400))
+    assert over_state(replace(run, parameter_bytes=None)) is None
+
+
+def test_a_trainer_with_no_runs_has_no_best() -> None:
+    assert at_its_best([]) == []
+
+
+def test_every_promise_names_a_workload_that_compares_trainers() -> None:
+    assert len(BOUNDS) >= 20
+    for bound in BOUNDS:
+        assert WORKLOADS[bound.workload].compares_trainers
+
+
+def test_the_page_judges_runs_without_attention_dropout_and_shows_the_others_beside_them(
+    results: list[CellResult],
+) -> None:
+    with_dropout = [replace(result, attention_dropout=0.1) for result in results]
+
+    page = peers_page([*results, *with_dropout])
+
+    row = next(line for line in page.splitlines() if "time ÷ CachedSpladeLoss" in line and "mini-256, " in line)
+    assert row.split("|")[4].strip() == "≤ 0.45"
+    assert row.split("|")[5].strip() == "0.45 MISSED"
+    assert row.split("|")[6].strip() == "0.45"
+    assert "not measured" in page
+    assert "## `mini-256`, attention dropout 0.1" in page
+
+
+def test_the_page_shows_the_scan_and_what_failed(results: list[CellResult]) -> None:
+    failed = make_run("article", step_time_s=1.0, status="oom", error="no | memory\nleft")
+
+    page = peers_page([*results, failed])
+
+    scanned = next(line for line in page.splitlines() if "CachedSpladeLoss" in line and "| 1 " in line)
+    assert [cell.strip() for cell in scanned.split("|")][2:6] == ["CachedSpladeLoss", "1", "1", "ok"]
+    assert "oom" in page
+    assert "no \\| memory left" in page
+
+
+def test_absolute_figures_are_the_median_of_the_modes_runs(results: list[CellResult]) -> None:
+    bound = replace(TIME, peer=None, figure=peak_rss, what="peak RSS, GiB")
+
+    assert bound.measured(results) == 800 * MIB
