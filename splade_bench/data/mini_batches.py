@@ -40,7 +40,7 @@ def cut_into_mini_batches(
     attention_mask = _concatenated([group.attention_mask for group in groups])
     widths = [round_up(max(1, lengths[row]), pad_to_multiple_of, at_most=input_ids.shape[1]) for row in longest_first]
     made = []
-    for start, end in _cheapest_cuts(widths, max_tokens=max_tokens, max_texts=max_texts or len(lengths)):
+    for start, end in _cuts(widths, max_tokens=max_tokens, max_texts=max_texts or len(lengths)):
         chosen, width = longest_first[start:end], widths[start]
         rows = torch.tensor(chosen, device=input_ids.device)
         texts = TextBatch(input_ids[rows, :width], attention_mask[rows, :width], tuple(lengths[row] for row in chosen))
@@ -48,8 +48,20 @@ def cut_into_mini_batches(
     return sorted(made, key=lambda mini_batch: mini_batch.texts.input_ids.numel())
 
 
+def _cuts(widths: Sequence[int], *, max_tokens: int, max_texts: int) -> list[tuple[int, int]]:
+    """Where to cut texts of falling widths, as (start, end)."""
+    cuts = _cheapest_cuts(widths, max_tokens=max_tokens, max_texts=max_texts)
+    if len(widths) > max_texts or widths[0] * len(widths) > max_tokens:
+        return cuts
+    # All of it fits. A cached step computes all mini-batches but the largest twice: forward, forward, and backward at
+    # the price of two forwards. Uncut, nothing is.
+    costs = [widths[start] * (end - start) + _MINI_BATCH_COST_TOKENS for start, end in cuts]
+    uncut = widths[0] * len(widths) + _MINI_BATCH_COST_TOKENS
+    return cuts if 4 * sum(costs) - max(costs) < 3 * uncut else [(0, len(widths))]
+
+
 def _cheapest_cuts(widths: Sequence[int], *, max_tokens: int, max_texts: int) -> list[tuple[int, int]]:
-    """Where to cut texts of falling widths, as (start, end), so that padding and mini-batches cost least together."""
+    """The cuts for which padding and mini-batches cost least together."""
     costs = [0]  # of the first texts, by how many they are
     starts = [0]  # of the last mini-batch among them
     for end in range(1, len(widths) + 1):
