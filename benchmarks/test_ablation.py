@@ -57,7 +57,7 @@ def make_cell(workload: str, memory_mode: str, seed: int) -> Cell:
 
 
 @pytest.mark.takes_long
-@pytest.mark.parametrize("memory_mode", ablated_modes())
+@pytest.mark.parametrize("memory_mode", list(ablated_modes()))
 def test_technique(memory_mode: str, record_cell: Callable[[Cell], CellResult]) -> None:
     result = record_cell(make_cell("ablation", memory_mode, SEEDS[0]))
 
