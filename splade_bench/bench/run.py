@@ -15,7 +15,7 @@ from splade_bench.cell import WORKLOADS, Cell
 from splade_bench.config import MODEL_PRESETS
 from splade_bench.data.embedded import PreparedCorpus
 from splade_bench.data.records import sha256_of_texts
-from splade_bench.measure.machine import commit, machine_info, source_tree, versions
+from splade_bench.measure.machine import source_tree, taken_on, versions
 from splade_bench.results import CellResult
 
 
@@ -104,8 +104,7 @@ class CellRun:
                 measured = self.process.wait_for("result") | {"status": "ok"} | self._heap_peak()
             except CellError as failure:
                 measured = self._trained | failure.values
-        known = {"machine": machine_info(), "versions": versions(), "commit": commit(), "source_tree": source_tree()}
-        return CellResult.of_cell(self.cell, **(known | measured), started_at=self._started_at)
+        return CellResult.of_cell(self.cell, **(taken_on() | measured), started_at=self._started_at)
 
     def _heap_peak(self) -> dict[str, Any]:
         """The heap's peak; a heap pass that fails leaves it unmeasured, the timed figures stand."""

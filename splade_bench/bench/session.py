@@ -10,7 +10,7 @@ from pathlib import Path
 from splade_bench.bench.isolate import CellError, run_head_process
 from splade_bench.bench.run import CellRun, CellRunner
 from splade_bench.cell import WORKLOADS, Cell
-from splade_bench.measure.machine import commit, machine_info, source_tree, versions
+from splade_bench.measure.machine import machine_info, source_tree, taken_on
 from splade_bench.results import CellResult, HeadResult, Result, append_result, read_results
 from splade_bench.units import format_bytes, format_seconds
 
@@ -60,8 +60,7 @@ class SweepSession:
         """Measure one head in a fresh process and record it."""
         started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
         figures = run_head_process(head, hidden_size=hidden_size, active_share=active_share)
-        known = {"machine": machine_info(), "versions": versions(), "commit": commit(), "source_tree": source_tree()}
-        result = HeadResult(**(known | figures), started_at=started_at)
+        result = HeadResult(**(taken_on() | figures), started_at=started_at)
         append_result(self.results_path, result)
         self.finished.append(result)
         return result

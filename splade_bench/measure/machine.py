@@ -61,6 +61,11 @@ def commit() -> str | None:
     return f"{revision}-dirty" if changed else revision
 
 
+def taken_on() -> dict[str, Any]:
+    """The fields of a result that say what its figures were taken on."""
+    return {"machine": machine_info(), "versions": versions(), "commit": commit(), "source_tree": source_tree()}
+
+
 def _git(*arguments: str) -> str:
     command = ["git", "-C", str(PACKAGE_FOLDER.parent), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

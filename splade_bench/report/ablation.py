@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from splade_bench.config import MEMORY_MODES
-from splade_bench.report.bounds import above_baseline
-from splade_bench.report.tables import conditions, escape, markdown, number
+from splade_bench.report.tables import above_baseline_bytes, conditions, escape, grid_point, markdown, number
 from splade_bench.results import CellResult
 from splade_bench.units import as_mib
 
@@ -69,11 +68,11 @@ def ablation_page(results: Sequence[CellResult]) -> str:
 def effects_of(results: Sequence[CellResult]) -> list[Effect]:
     """Pairs whose mode names differ by one technique, in the order of the results."""
     ok = [result for result in results if result.status == "ok"]
-    by_mode = {(_run_of(result), result.memory_mode): result for result in ok}
+    by_mode = {(grid_point(result), result.memory_mode): result for result in ok}
     effects = []
     for result in ok:
         mode, technique, added = _parts(result.memory_mode)
-        reference = by_mode.get((_run_of(result), mode))
+        reference = by_mode.get((grid_point(result), mode))
         if not technique or reference is None:
             continue
         with_it, without_it = (result, reference) if added else (reference, result)
@@ -94,7 +93,7 @@ def _parts(memory_mode: str) -> tuple[str, str, bool]:
 def _effects_table(effects: Sequence[Effect]) -> str:
     rows = []
     for effect in effects:
-        before, after = above_baseline(effect.without_it), above_baseline(effect.with_it)
+        before, after = above_baseline_bytes(effect.without_it), above_baseline_bytes(effect.with_it)
         saved = None if before is None or after is None else as_mib(before - after)
         time_ratio = None
         if effect.with_it.wall_time_s and effect.without_it.wall_time_s:
@@ -116,15 +115,15 @@ def _effects_table(effects: Sequence[Effect]) -> str:
 def _quality_table(results: Sequence[CellResult]) -> str | None:
     rows = []
     ok = [result for result in results if result.status == "ok"]
-    by_mode = {(_run_of(result), result.memory_mode): result for result in ok}
+    by_mode = {(grid_point(result), result.memory_mode): result for result in ok}
     for workload, mode in dict.fromkeys((result.workload, result.memory_mode) for result in ok):
         reference = "standard" if mode in MEMORY_MODES else _parts(mode)[0]
         pairs = [
-            (result, by_mode[_run_of(result), reference])
+            (result, by_mode[grid_point(result), reference])
             for result in ok
             if (result.workload, result.memory_mode) == (workload, mode)
             and mode != reference
-            and (_run_of(result), reference) in by_mode
+            and (grid_point(result), reference) in by_mode
         ]
         if len(pairs) < _FEWEST_SEEDS:
             continue
@@ -163,18 +162,3 @@ def _difference(result: CellResult, other: CellResult) -> float | None:
 def _loss_difference(result: CellResult, other: CellResult) -> float:
     pairs = zip((result.losses or [])[:10], (other.losses or [])[:10], strict=True)
     return max((abs(loss - its) / abs(its) for loss, its in pairs), default=float("nan"))
-
-
-def _run_of(result: CellResult) -> tuple[object, ...]:
-    """What two runs must share to be compared, beside the mode."""
-    return (
-        result.workload,
-        result.device,
-        result.batch_size,
-        result.gradient_accumulation_steps,
-        result.max_steps,
-        result.seed,
-        result.attention_dropout,
-        result.source_tree,
-        str(result.machine),
-    )

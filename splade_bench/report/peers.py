@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from splade_bench.report.bounds import BOUNDS, GIB, MODE, Bound, above_baseline, contender, gemm_share
-from splade_bench.report.tables import conditions, escape, markdown, median_and_range, number
+from splade_bench.report.bounds import BOUNDS, GIB, MODE, Bound, contender, gemm_share
+from splade_bench.report.tables import above_baseline_bytes, conditions, escape, markdown, median_and_range, number
 from splade_bench.results import CellResult
 from splade_bench.units import as_mib
 
@@ -92,7 +92,7 @@ def _table(results: Sequence[CellResult]) -> str:
                 ", ".join(dict.fromkeys(result.status for result in chosen)),
                 _range([result.step_time_s for result in ok], ".2f"),
                 _range([_mib(result.peak_rss_bytes) for result in ok], ".0f"),
-                _range([_mib(above_baseline(result)) for result in ok], ".0f"),
+                _range([_mib(above_baseline_bytes(result)) for result in ok], ".0f"),
                 _range([result.losses[-1] for result in ok if result.losses], ".4f"),
                 _range([gemm_share(result) for result in ok], ".2f"),
                 _range([result.active_share for result in ok], ".3f"),

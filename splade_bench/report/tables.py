@@ -99,13 +99,13 @@ class ModeComparison:
 def compare_modes(results: Sequence[CellResult]) -> list[ModeComparison]:
     """Each mode's ratios to ``standard``, pair by pair: the same grid point and seed, machine and source tree."""
     ok = [result for result in results if result.status == "ok"]
-    reference = {_grid_point(result): result for result in ok if result.memory_mode == REFERENCE_MODE}
+    reference = {grid_point(result): result for result in ok if result.memory_mode == REFERENCE_MODE}
     comparisons = []
     for mode in dict.fromkeys(result.memory_mode for result in ok):
         pairs = [
-            (result, reference[_grid_point(result)])
+            (result, reference[grid_point(result)])
             for result in ok
-            if result.memory_mode == mode and _grid_point(result) in reference
+            if result.memory_mode == mode and grid_point(result) in reference
         ]
         if pairs:
             comparisons.append(
@@ -186,7 +186,8 @@ def conditions(results: Sequence[Result]) -> str:
     return f"{markdown(['taken on', ''], rows)}\n{warning if len(machines) > 1 else ''}"
 
 
-def _grid_point(result: CellResult) -> tuple[object, ...]:
+def grid_point(result: CellResult) -> tuple[object, ...]:
+    """What two runs must share to be compared, beside the mode."""
     return (
         result.workload,
         result.device,
@@ -194,6 +195,7 @@ def _grid_point(result: CellResult) -> tuple[object, ...]:
         result.gradient_accumulation_steps,
         result.max_steps,
         result.seed,
+        result.attention_dropout,
         result.source_tree,
         json.dumps(result.machine, sort_keys=True),
     )
