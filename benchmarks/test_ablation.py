@@ -5,7 +5,9 @@ What comes out stands in ``reports/ABLATION.md``: what a technique saves, what i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,13 +17,16 @@ from splade_bench.report.ablation import interval_90
 from splade_bench.results import CellResult
 
 SEEDS = (1, 2, 3, 4, 5)
+REFERENCE = "memory-efficient"
+AUTOCAST = {"memory_mode": REFERENCE, "mixed_precision": "bf16"}
 # These change nothing by themselves: they need mini-batches, or widths that follow the texts.
 NEED_OTHERS = ("smallest-mini-batches", "length-buckets")
 # Techniques that change the result of training, each judged by its own quality over seeds.
-INEXACT = {
-    "quality": ["memory-efficient+optimizer-states-bfloat16"],
-    "ablation": ["memory-efficient+no-attention-dropout"],
-}
+INEXACT: Sequence[tuple[str, Mapping[str, Any]]] = (
+    ("quality", {"memory_mode": f"{REFERENCE}+optimizer-states-bfloat16"}),
+    ("quality", AUTOCAST),
+    ("ablation", {"memory_mode": f"{REFERENCE}+no-attention-dropout"}),
+)
 
 
 def is_on(memory: MemoryConfig, technique: str) -> bool:
@@ -44,34 +49,70 @@ def ablated_modes() -> Iterator[str]:
     )
 
 
-def make_cell(workload: str, memory_mode: str, seed: int) -> Cell:
-    return Cell(
+def settings() -> Iterator[Mapping[str, Any]]:
+    """Those and autocast, as the fields of a cell."""
+    yield from ({"memory_mode": name} for name in ablated_modes())
+    yield AUTOCAST
+
+
+def name_of(setting: Mapping[str, Any]) -> str:
+    return "-".join(setting.values())
+
+
+def make_cell(workload: str, seed: int, **changes: Any) -> Cell:
+    cell = Cell(
         workload=workload,
         device="cpu",
-        batch_size=16,
+        batch_size=8 if workload == "ablation-mini" else 16,
         gradient_accumulation_steps=1,
-        memory_mode=memory_mode,
-        attention_dropout=0.1 if workload == "ablation" else 0.0,
+        memory_mode=REFERENCE,
+        max_steps=2 if workload == "ablation-mini" else None,  # the first is on a few tokens
+        attention_dropout=0.0 if workload == "quality" else 0.1,
         seed=seed,
     )
+    return replace(cell, **changes)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every setting in each round, so that whatever drifts on the machine hits all of them alike."""
+    if "round_number" in metafunc.fixturenames:
+        rounds = range(1, metafunc.config.getoption("--rounds") + 1)
+        # A collection every five batches has nothing to do in two.
+        chosen = [setting for setting in settings() if not name_of(setting).endswith("garbage-collection")]
+        cases = [(setting, number) for number in rounds for setting in chosen]
+        ids = [f"{name_of(setting)}-{number}" for setting, number in cases]
+        metafunc.parametrize(("setting", "round_number"), cases, ids=ids)
 
 
 @pytest.mark.takes_long
-@pytest.mark.parametrize("memory_mode", list(ablated_modes()))
-def test_technique(memory_mode: str, record_cell: Callable[[Cell], CellResult]) -> None:
-    result = record_cell(make_cell("ablation", memory_mode, SEEDS[0]))
+def test_what_a_technique_saves_and_costs(
+    setting: Mapping[str, Any], round_number: int, record_cell: Callable[[Cell], CellResult]
+) -> None:
+    result = record_cell(make_cell("ablation-mini", SEEDS[0], round=round_number, **setting))
+
+    assert result.status == "ok", result.error
+    assert result.step_time_s and result.peak_rss_bytes
+
+
+@pytest.mark.takes_long
+@pytest.mark.parametrize("setting", list(settings()), ids=name_of)
+def test_what_a_technique_does_to_training(
+    setting: Mapping[str, Any], record_cell: Callable[[Cell], CellResult]
+) -> None:
+    result = record_cell(make_cell("ablation", SEEDS[0], **setting))
 
     assert result.status == "ok", result.error
     assert result.metrics
 
 
 def mrr_differences(
-    workload: str, memory_mode: str, reference: str, record_cell: Callable[[Cell], CellResult]
+    workload: str, setting: Mapping[str, Any], reference: str, record_cell: Callable[[Cell], CellResult]
 ) -> tuple[list[float], float]:
     """Of each seed's pair; and the largest relative difference in one of the first ten losses of a pair."""
     differences, loss_differences = [], [0.0]
     for seed in SEEDS:
-        own, other = (record_cell(make_cell(workload, mode, seed)) for mode in (memory_mode, reference))
+        own = record_cell(make_cell(workload, seed, **setting))
+        other = record_cell(make_cell(workload, seed, memory_mode=reference))
         assert own.metrics and own.losses, own.error
         assert other.metrics and other.losses, other.error
         differences.append(own.metrics["mrr@10"] - other.metrics["mrr@10"])
@@ -83,7 +124,9 @@ def mrr_differences(
 
 @pytest.mark.takes_long
 def test_memory_efficient_training_ranks_as_the_standard_one(record_cell: Callable[[Cell], CellResult]) -> None:
-    differences, loss_difference = mrr_differences("quality", "memory-efficient", "standard", record_cell)
+    differences, loss_difference = mrr_differences(
+        "quality", {"memory_mode": "memory-efficient"}, "standard", record_cell
+    )
 
     low, high = interval_90(differences)
     assert low >= -0.01
@@ -92,12 +135,10 @@ def test_memory_efficient_training_ranks_as_the_standard_one(record_cell: Callab
 
 
 @pytest.mark.takes_long
-@pytest.mark.parametrize(
-    ("workload", "memory_mode"), [(workload, mode) for workload, modes in INEXACT.items() for mode in modes]
-)
+@pytest.mark.parametrize(("workload", "setting"), INEXACT)
 def test_inexact_techniques_have_a_verdict_of_their_own(
-    workload: str, memory_mode: str, record_cell: Callable[[Cell], CellResult]
+    workload: str, setting: Mapping[str, Any], record_cell: Callable[[Cell], CellResult]
 ) -> None:
-    differences, _ = mrr_differences(workload, memory_mode, "memory-efficient", record_cell)
+    differences, _ = mrr_differences(workload, setting, REFERENCE, record_cell)
 
     assert len(differences) == len(SEEDS)

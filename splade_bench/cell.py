@@ -9,7 +9,7 @@ from itertools import product
 from types import MappingProxyType
 from typing import Any, Literal
 
-from splade_bench.config import MEMORY_MODES, DeviceName, TrainConfig, memory_mode
+from splade_bench.config import MEMORY_MODES, DeviceName, MixedPrecision, TrainConfig, memory_mode
 from splade_bench.errors import ConfigError
 
 _REFERENCE_BATCH_SIZE = 8
@@ -69,7 +69,9 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
         "head": Workload(
             model_name="bert-tiny", corpus="synthetic", max_length=128, queries=32, learning_rate=1e-4, ranked=False
         ),
-        # Where each technique by itself is measured: dropout is on, so that those which are about it have work.
+        # Where each technique by itself is measured, with dropout so that those which are about it have work: what it
+        # does to quality on a small model, and to memory and time on one that is large enough for them.
+        "ablation-mini": _compared("mini", max_length=256, lengths="real"),
         "ablation": Workload(
             model_name="tiny",
             corpus="docstrings",
@@ -105,6 +107,7 @@ class Cell:
     seed: int = 42
     attention_dropout: float = 0.0
     """Dropout on attention probabilities in the model, before a technique takes it out."""
+    mixed_precision: MixedPrecision = "no"
     trainer: str = OWN_TRAINER
     """Who trains: this package, or a peer (of whose memory mode only the padding counts)."""
     trainer_size: int | None = None
@@ -126,6 +129,8 @@ class Cell:
             parts.append(str(self.trainer_size))
         if self.attention_dropout:
             parts.append(f"dropout{self.attention_dropout:g}")
+        if self.mixed_precision != "no":
+            parts.append(self.mixed_precision)
         return "-".join(parts)
 
     @property
@@ -141,6 +146,7 @@ class Cell:
             # Adam's square-root scaling rule (Malladi et al., 2022): otherwise a cell with a larger effective batch
             # would learn less from the same queries for want of steps, and the grid would compare learning rates.
             learning_rate=workload.learning_rate * math.sqrt(effective_batch_size / _REFERENCE_BATCH_SIZE),
+            mixed_precision=self.mixed_precision,
             seed=self.seed,
             # sentence-transformers regularizes negatives too.
             regularized_documents="all" if workload.compares_trainers else "positives",

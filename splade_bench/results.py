@@ -16,6 +16,7 @@ from typing import IO, Any, Literal, get_args
 from typing_extensions import Self
 
 from splade_bench.cell import OWN_TRAINER, Cell
+from splade_bench.config import MixedPrecision
 from splade_bench.errors import DataError
 
 SCHEMA_VERSION = 1
@@ -57,6 +58,7 @@ class CellResult(Result):
     seed: int
     status: Status
     attention_dropout: float = 0.0
+    mixed_precision: MixedPrecision = "no"
     trainer: str = OWN_TRAINER
     trainer_size: int | None = None
     round: int = 0

@@ -34,9 +34,11 @@ def test_what_another_trainer_or_dropout_does_is_another_grid_point() -> None:
         replace(cell, trainer="CachedSpladeLoss", trainer_size=4),
         replace(cell, trainer="article"),
         replace(cell, attention_dropout=0.1),
+        replace(cell, mixed_precision="bf16"),
     ]
 
-    assert len({one.cell_id for one in (cell, *others)}) == 5
+    assert len({one.cell_id for one in (cell, *others)}) == 6
+    assert others[-1].train_config.mixed_precision == "bf16"
     assert replace(cell, round=3).cell_id == cell.cell_id
 
 

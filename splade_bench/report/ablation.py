@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from splade_bench.cell import WORKLOADS
 from splade_bench.config import MEMORY_MODES
-from splade_bench.report.tables import above_baseline_bytes, conditions, escape, grid_point, markdown, number
+from splade_bench.report.tables import (
+    above_baseline_bytes,
+    conditions,
+    escape,
+    grid_point,
+    markdown,
+    median_and_range,
+)
 from splade_bench.results import CellResult
 from splade_bench.units import as_mib
 
 PAGE_NAME = "ABLATION.md"
-WORKLOADS_SHOWN = ("ablation", "quality")
+WORKLOADS_SHOWN = ("ablation-mini", "ablation", "quality")
 _INTRODUCTION = """\
 # Techniques one by one
 
-Written by `splade-bench report` from recorded results; do not edit. Each row compares two runs of the same workload,
-batches and seed, each in a fresh process: one with the technique and one without. *Saves* is the difference of the peak
-RSS; *time* is that with the technique over that without, so below 1 it saves time too; *MRR@10* is with minus without.
-The workload `ablation` trains a model of 2 x 128 with dropout 0.1 everywhere on the embedded corpus, 16 queries with a
-hard negative each, cut at 64 tokens: what a technique saves there in MiB grows with the model, the batch and the
-length. Dropout draws other numbers under other techniques, so MRR@10 moves by a hundredth or two without meaning.
+Written by `splade-bench report` from recorded results; do not edit. Each row compares runs of the same workload,
+batches and seed, each in a fresh process: those with the technique and those without, round by round. *Saves* is the
+difference of the peak RSS; *time* is that with the technique over that without, so below 1 it saves time too; *MRR@10*
+is with minus without. Several rounds show their median and range.
+
+- `ablation-mini`: 8 queries with a hard negative each, of real lengths up to 256 tokens (random token ids), a model of
+  6 x 384 with BERT's vocabulary and dropout 0.1 everywhere; seconds of an optimizer step.
+- `ablation`: the embedded corpus, 16 queries with a hard negative each, cut at 64 tokens, a model of 2 x 128 with
+  dropout 0.1 everywhere; seconds of a whole training run. Dropout draws other numbers under other techniques, so MRR@10
+  moves by a hundredth or two without meaning.
+- `quality`: the same without dropout, cut at 48 tokens, over seeds.
 """
 _QUALITY = """\
 ## Quality over seeds
@@ -38,8 +51,9 @@ _EQUAL_WITHIN = 0.01
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effect:
-    """A technique in a setting: the run with it and the run without."""
+    """A technique in a setting: a run with it and the run without it that is otherwise the same."""
 
+    workload: str
     setting: str
     technique: str
     with_it: CellResult
@@ -50,8 +64,9 @@ def ablation_page(results: Sequence[CellResult]) -> str:
     """The page's Markdown."""
     sections = [_INTRODUCTION, conditions(results)]
     effects = effects_of(results)
-    for setting in dict.fromkeys(effect.setting for effect in effects):
-        sections += [f"## {setting}", _effects_table([effect for effect in effects if effect.setting == setting])]
+    for workload, setting in dict.fromkeys((effect.workload, effect.setting) for effect in effects):
+        chosen = [effect for effect in effects if (effect.workload, effect.setting) == (workload, setting)]
+        sections += [f"## {setting}, workload `{workload}`", _effects_table(chosen)]
     quality = _quality_table(results)
     if quality:
         sections += [_QUALITY, quality]
@@ -68,72 +83,104 @@ def ablation_page(results: Sequence[CellResult]) -> str:
 def effects_of(results: Sequence[CellResult]) -> list[Effect]:
     """Pairs whose mode names differ by one technique, in the order of the results."""
     ok = [result for result in results if result.status == "ok"]
-    by_mode = {(grid_point(result), result.memory_mode): result for result in ok}
+    by_setting = {_key(result, _setting(result)): result for result in ok}
     effects = []
     for result in ok:
-        mode, technique, added = _parts(result.memory_mode)
-        reference = by_mode.get((grid_point(result), mode))
+        mode, technique, added = _parts(_setting(result))
+        reference = by_setting.get(_key(result, mode))
         if not technique or reference is None:
             continue
         with_it, without_it = (result, reference) if added else (reference, result)
-        setting = f"Added to `{mode}`" if added else f"Left out of `{mode}`"
-        effects.append(Effect(setting=setting, technique=technique, with_it=with_it, without_it=without_it))
+        effects.append(
+            Effect(
+                workload=result.workload,
+                setting=f"Added to `{mode}`" if added else f"Left out of `{mode}`",
+                technique=technique,
+                with_it=with_it,
+                without_it=without_it,
+            )
+        )
     return [effect for effect in effects if effect.with_it.seed == effects[0].with_it.seed]
 
 
-def _parts(memory_mode: str) -> tuple[str, str, bool]:
+def _setting(result: CellResult) -> str:
+    """The mode's name; autocast is written as a technique that is added to it."""
+    if result.mixed_precision == "no":
+        return result.memory_mode
+    return f"{result.memory_mode}+autocast-{result.mixed_precision}"
+
+
+def _key(result: CellResult, setting: str) -> tuple[object, ...]:
+    """What a pair of runs has in common, and the setting of one of them."""
+    return (*grid_point(replace(result, mixed_precision="no")), result.round, setting)
+
+
+def _parts(setting: str) -> tuple[str, str, bool]:
     """Mode, technique and whether it is added; no technique for a mode by itself."""
     for separator, added in (("+", True), ("-without-", False)):
-        mode, found, technique = memory_mode.partition(separator)
+        mode, found, technique = setting.partition(separator)
         if found and mode in MEMORY_MODES:
             return mode, technique, added
-    return memory_mode, "", True
+    return setting, "", True
 
 
 def _effects_table(effects: Sequence[Effect]) -> str:
     rows = []
-    for effect in effects:
-        before, after = above_baseline_bytes(effect.without_it), above_baseline_bytes(effect.with_it)
-        saved = None if before is None or after is None else as_mib(before - after)
-        time_ratio = None
-        if effect.with_it.wall_time_s and effect.without_it.wall_time_s:
-            time_ratio = effect.with_it.wall_time_s / effect.without_it.wall_time_s
+    for technique in dict.fromkeys(effect.technique for effect in effects):
+        pairs = [(effect.with_it, effect.without_it) for effect in effects if effect.technique == technique]
+        before = [_above_baseline_mib(without_it) for _, without_it in pairs]
+        after = [_above_baseline_mib(with_it) for with_it, _ in pairs]
+        saved = [one - other for one, other in zip(before, after, strict=True) if one is not None and other is not None]
+        times_s = [(_time_s(with_it), _time_s(without_it)) for with_it, without_it in pairs]
+        mrr = [value for pair in pairs if (value := _difference(*pair)) is not None]
         rows.append(
             [
-                effect.technique,
-                number(None if before is None else as_mib(before), ".0f"),
-                number(None if after is None else as_mib(after), ".0f"),
-                number(saved, "+.0f"),
-                number(time_ratio, ".2f"),
-                number(_difference(effect.with_it, effect.without_it), "+.3f"),
+                technique,
+                str(len(pairs)),
+                median_and_range([value for value in before if value is not None], ".0f"),
+                median_and_range([value for value in after if value is not None], ".0f"),
+                median_and_range(saved, "+.0f"),
+                median_and_range([one / other for one, other in times_s if one and other], ".2f"),
+                median_and_range(mrr, "+.3f"),
             ]
         )
-    headings = ["technique", "without, MiB above baseline", "with, MiB", "saves, MiB", "time", "MRR@10"]
+    headings = ["technique", "rounds", "without, MiB above baseline", "with, MiB", "saves, MiB", "time", "MRR@10"]
     return markdown(headings, rows)
+
+
+def _above_baseline_mib(result: CellResult) -> float | None:
+    added_bytes = above_baseline_bytes(result)
+    return None if added_bytes is None else as_mib(added_bytes)
+
+
+def _time_s(result: CellResult) -> float | None:
+    """Of an optimizer step where the first one is only there to warm up, else of the whole training."""
+    workload = WORKLOADS.get(result.workload)
+    return result.step_time_s if workload and workload.compares_trainers else result.wall_time_s
 
 
 def _quality_table(results: Sequence[CellResult]) -> str | None:
     rows = []
     ok = [result for result in results if result.status == "ok"]
-    by_mode = {(grid_point(result), result.memory_mode): result for result in ok}
-    for workload, mode in dict.fromkeys((result.workload, result.memory_mode) for result in ok):
-        reference = "standard" if mode in MEMORY_MODES else _parts(mode)[0]
+    by_setting = {_key(result, _setting(result)): result for result in ok}
+    for workload, setting in dict.fromkeys((result.workload, _setting(result)) for result in ok):
+        reference = "standard" if setting in MEMORY_MODES else _parts(setting)[0]
         pairs = [
-            (result, by_mode[grid_point(result), reference])
+            (result, by_setting[_key(result, reference)])
             for result in ok
-            if (result.workload, result.memory_mode) == (workload, mode)
-            and mode != reference
-            and (grid_point(result), reference) in by_mode
+            if (result.workload, _setting(result)) == (workload, setting)
+            and setting != reference
+            and _key(result, reference) in by_setting
         ]
-        if len(pairs) < _FEWEST_SEEDS:
-            continue
         differences = [value for pair in pairs if (value := _difference(*pair)) is not None]
+        if len({result.seed for result, _ in pairs}) < _FEWEST_SEEDS or len(differences) < len(pairs):
+            continue
         low, high = interval_90(differences)
         verdict = "equal within ± 0.01" if low >= -_EQUAL_WITHIN and high <= _EQUAL_WITHIN else "not shown to be equal"
         rows.append(
             [
                 workload,
-                mode,
+                setting,
                 reference,
                 str(len(pairs)),
                 f"{statistics.mean(differences):+.4f}",

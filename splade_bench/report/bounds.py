@@ -76,6 +76,23 @@ class Bound:
         other = _median(self._chosen(results, self.peer, self.peer_batch_size or self.batch_size), self.figure)
         return own / other if other else None
 
+    def least(self, results: Sequence[CellResult]) -> float | None:
+        """What ``measured`` would be of a cached step that cannot be better on this machine.
+
+        A time: all of its products at the machine's GEMM rate, and nothing else. A peak: the weights, gradients and
+        moments in float32 beside the runtime, and nothing else. None for other figures.
+        """
+        measured = self.measured(results)
+        own = self._chosen(results, self.mode, self.batch_size)
+        if self.figure in (step_time, step_time_per_query):
+            share = _median(own, gemm_share)
+        elif self.figure is peak_rss and self.mode == MODE:
+            excess = _median(own, over_state)
+            share = 1 / excess if excess else None
+        else:
+            share = None
+        return None if measured is None or share is None else measured * share
+
     def holds(self, measured: float) -> bool:
         return measured >= self.limit if self.at_least else measured <= self.limit
 

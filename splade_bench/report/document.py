@@ -73,10 +73,10 @@ def write_report(results: Sequence[Result], folder: Path) -> list[Path]:
 
 
 def _page_of(result: CellResult) -> str:
+    if result.workload in ablation.WORKLOADS_SHOWN:
+        return ablation.PAGE_NAME
     workload = WORKLOADS.get(result.workload)
-    if workload and workload.compares_trainers:
-        return peers.PAGE_NAME
-    return ablation.PAGE_NAME if result.workload in ablation.WORKLOADS_SHOWN else REPORT_NAME
+    return peers.PAGE_NAME if workload and workload.compares_trainers else REPORT_NAME
 
 
 def _tradeoffs_page(results: Sequence[CellResult], folder: Path) -> str:

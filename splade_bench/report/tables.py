@@ -196,6 +196,7 @@ def grid_point(result: CellResult) -> tuple[object, ...]:
         result.max_steps,
         result.seed,
         result.attention_dropout,
+        result.mixed_precision,
         result.source_tree,
         json.dumps(result.machine, sort_keys=True),
     )

@@ -51,8 +51,8 @@ def test_a_technique_is_judged_alone_and_left_out() -> None:
     page = ablation_page(results)
 
     assert rows_of(page, "streaming-head") == [
-        ["400", "150", "+250", "0.50", "+0.010"],
-        ["260", "100", "+160", "0.33", "-0.020"],
+        ["1", "400", "150", "+250", "0.50", "+0.010"],
+        ["1", "260", "100", "+160", "0.33", "-0.020"],
     ]
     assert page.index("Added to `standard`") < page.index("Left out of `memory-efficient`")
 
@@ -92,3 +92,36 @@ def test_the_interval_is_students() -> None:
 
     margin = 2.132 * 0.0158113883 / 5**0.5
     assert (low, high) == (pytest.approx(0.02 - margin), pytest.approx(0.02 + margin))
+
+
+def test_rounds_are_paired_one_by_one_and_shown_as_median_and_range() -> None:
+    results = [
+        make_run(mode, added_mib=added, wall_time_s=time_s, mrr=0.3, round=number)
+        for number, plain, streaming in ((1, 400, 150), (2, 420, 130), (3, 410, 170))
+        for mode, added, time_s in (("standard", plain, 20.0), ("standard+streaming-head", streaming, 10.0))
+    ]
+
+    assert rows_of(ablation_page(results), "streaming-head")[0][:4] == [
+        "3",
+        "410 (400 to 420)",
+        "150 (130 to 170)",
+        "+250 (+240 to +290)",
+    ]
+
+
+def test_autocast_is_a_technique_beside_the_same_mode_without_it() -> None:
+    results = [
+        make_run("memory-efficient", added_mib=100, wall_time_s=5.0, mrr=0.30),
+        make_run("memory-efficient", added_mib=80, wall_time_s=10.0, mrr=0.29, mixed_precision="bf16"),
+    ]
+
+    assert rows_of(ablation_page(results), "autocast-bf16") == [["1", "100", "80", "+20", "2.00", "-0.010"]]
+
+
+def test_where_a_first_step_only_warms_up_the_time_is_that_of_the_others() -> None:
+    results = [
+        make_run(mode, added_mib=100, wall_time_s=9.0, mrr=0.3, workload="ablation-mini", step_time_s=step_time_s)
+        for mode, step_time_s in (("standard", 8.0), ("standard+streaming-head", 2.0))
+    ]
+
+    assert rows_of(ablation_page(results), "streaming-head")[0][4] == "0.25"

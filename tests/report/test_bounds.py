@@ -80,6 +80,23 @@ def test_the_state_is_weights_gradients_and_two_moments_beside_the_runtime() -> 
     assert over_state(replace(run, parameter_bytes=None)) is None
 
 
+def test_the_least_possible_time_is_that_of_the_products_alone(results: list[CellResult]) -> None:
+    ours = [replace(result, step_flops=300, gemm_flops_per_s=100.0) for result in results[:3]]
+
+    least = TIME.least([*ours, *results[3:]])
+
+    assert least == pytest.approx(3.0 / 11.0)
+    assert TIME.least(results) is None
+
+
+def test_the_least_possible_peak_is_the_state_beside_the_runtime() -> None:
+    bound = replace(TIME, peer=None, figure=peak_rss, what="peak RSS, GiB")
+    run = make_run("splade-bench", step_time_s=1.0, peak_mib=990, parameter_bytes=125 * MIB)
+
+    assert bound.least([run]) == pytest.approx(900 * MIB)
+    assert replace(bound, mode="minimal-memory").least([run]) is None
+
+
 def test_a_trainer_with_no_runs_has_no_best() -> None:
     assert at_its_best([]) == []
 
@@ -99,8 +116,8 @@ def test_the_page_judges_runs_without_attention_dropout_and_shows_the_others_bes
 
     row = next(line for line in page.splitlines() if "time ÷ CachedSpladeLoss" in line and "mini-256, " in line)
     assert row.split("|")[4].strip() == "≤ 0.45"
-    assert row.split("|")[5].strip() == "0.45 MISSED"
-    assert row.split("|")[6].strip() == "0.45"
+    assert row.split("|")[6].strip() == "0.45 MISSED"
+    assert row.split("|")[7].strip() == "0.45"
     assert "not measured" in page
     assert "## `mini-256`, attention dropout 0.1" in page
 
