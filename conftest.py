@@ -8,4 +8,5 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-pytest_plugins = ["splade_bench.pytest_sweep"]
+# By the name of its entry point, so that pytest takes them for one where the package is installed.
+pytest_plugins = ["splade_bench.pytest_plugin", "splade_bench.pytest_sweep"]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from splade_bench.config import MEMORY_MODES, DeviceName, MixedPrecision, TrainConfig, memory_mode
 from splade_bench.errors import ConfigError
+from splade_bench.units import format_bytes
 
 _REFERENCE_BATCH_SIZE = 8
 # Who may train a cell: this package, or one of those that it is compared with (splade_bench.bench.peers).
@@ -36,8 +37,8 @@ class Workload:
     """Tokens of synthetic texts: all at max_length, or queries of 4 to 20 and documents of about 75."""
     dropout: float = 0.0
     """The model's dropout on hidden states; that on attention is the cell's."""
-    heap_pass: bool = True
-    """Whether memray's peak is taken too, in a second process."""
+    memory_passes: bool = True
+    """Whether memray's peak and the like are taken too, in processes of their own."""
     compares_trainers: bool = False
     """Every trainer loads the same weights from the same folder, and an optimizer step on a few tokens comes first, so
     that AdamW's moments are there in those that are timed."""
@@ -53,7 +54,7 @@ def _compared(model_name: str, *, max_length: int, lengths: Literal["full", "rea
         ranked=False,
         lengths=lengths,
         dropout=0.1,
-        heap_pass=False,
+        memory_passes=False,
         compares_trainers=True,
     )
 
@@ -79,11 +80,11 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
             queries=512,
             learning_rate=8e-4,
             dropout=0.1,
-            heap_pass=False,
+            memory_passes=False,
         ),
         # Where a mode's quality is held against another's, seed by seed.
         "quality": Workload(
-            model_name="tiny", corpus="docstrings", max_length=48, queries=800, learning_rate=8e-4, heap_pass=False
+            model_name="tiny", corpus="docstrings", max_length=48, queries=800, learning_rate=8e-4, memory_passes=False
         ),
         "base-512": _compared("base", max_length=512),
         "base-256-real": _compared("base", max_length=256, lengths="real"),
@@ -108,6 +109,8 @@ class Cell:
     attention_dropout: float = 0.0
     """Dropout on attention probabilities in the model, before a technique takes it out."""
     mixed_precision: MixedPrecision = "no"
+    memory_limit_bytes: int | None = None
+    """Resident memory that the process may have, its runtime included: a smaller machine."""
     trainer: str = OWN_TRAINER
     """Who trains: this package, or a peer (of whose memory mode only the padding counts)."""
     trainer_size: int | None = None
@@ -131,6 +134,8 @@ class Cell:
             parts.append(f"dropout{self.attention_dropout:g}")
         if self.mixed_precision != "no":
             parts.append(self.mixed_precision)
+        if self.memory_limit_bytes is not None:
+            parts.append(f"limit{format_bytes(self.memory_limit_bytes).replace(' ', '')}")
         return "-".join(parts)
 
     @property
@@ -168,6 +173,7 @@ class Sweep:
     memory_modes: Sequence[str] = ("standard", "article", "memory-efficient")
     max_steps: int | None = None
     seeds: Sequence[int] = (42,)
+    memory_limit_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if self.workload not in WORKLOADS:
@@ -196,6 +202,7 @@ class Sweep:
                 memory_mode=mode,
                 max_steps=self.max_steps,
                 seed=seed,
+                memory_limit_bytes=self.memory_limit_bytes,
             )
 
 

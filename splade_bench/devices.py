@@ -1,4 +1,4 @@
-"""Which device a run gets, and how each one says that it has no memory left."""
+"""Which device a run gets, and what to ask of it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ logger = logging.getLogger(__name__)
 
 # MPS keeps freed memory by size: with a width for every length its cache would grow for as long as training runs.
 _MPS_PAD_TO_MULTIPLE_OF = 32
-# Errors that no exception class tells apart: torch raises RuntimeError for its CPU and MPS allocators.
-_OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "not enough memory", "MPS backend out of memory", "out of memory")
 
 
 def available_devices() -> list[DeviceName]:
@@ -59,10 +57,3 @@ def empty_cache(device: torch.device) -> None:
 def pad_to_multiple_of(memory: MemoryConfig, device: torch.device) -> int:
     """What widths of batches are rounded up to a multiple of: as configured, or as suits the device's allocator."""
     return memory.pad_to_multiple_of or (_MPS_PAD_TO_MULTIPLE_OF if device.type == "mps" else 1)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that an allocator had nothing left, on any device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY_TEXTS)

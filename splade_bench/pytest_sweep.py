@@ -1,7 +1,7 @@
 """pytest options and fixtures of this project's sweep; the root conftest loads it.
 
-Kept apart from any plugin that other projects load: a plain ``--device`` would clash with theirs. Imports no torch:
-the process that waits for a cell must stay small.
+Kept apart from :mod:`splade_bench.pytest_plugin`, which other projects load: a plain ``--device`` would clash with
+theirs. Imports no torch: the process that waits for a cell must stay small.
 """
 
 from __future__ import annotations
@@ -9,31 +9,27 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from splade_bench.bench.run import CellRun
-from splade_bench.bench.session import SweepSession
 from splade_bench.cell import PROFILES, WORKLOADS, Cell, Sweep
 from splade_bench.config import MEMORY_MODES
 from splade_bench.errors import SpladeBenchError
+from splade_bench.pytest_plugin import memory_options, open_session, show_line, shown_path
 from splade_bench.report.document import write_report
 from splade_bench.results import CellResult, HeadResult, read_results
 
-if TYPE_CHECKING:
-    from pytest_benchmark.fixture import BenchmarkFixture
-
 _SWEEP = pytest.StashKey[Sweep]()
-_SESSION = pytest.StashKey[SweepSession]()
 _CELL_ARGUMENTS = ("device", "batch_size", "gradient_accumulation_steps", "memory_mode", "seed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the axes of the sweep and where its results go."""
+    """Add the axes of the sweep and where its report goes."""
     group = parser.getgroup("splade-bench sweep")
     group.addoption("--device", default="cpu", help="devices to sweep: cpu, cuda, mps, or several with commas")
     group.addoption("--batch-sizes", help="queries per forward pass, with commas: 2,8")
@@ -45,15 +41,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--profile", default="default", choices=list(PROFILES), help="smoke: a minute; default: minutes; full: hours"
     )
-    group.addoption("--results", metavar="FILE", help="JSON Lines file to append to (default: a new one in reports)")
     group.addoption(
         "--rounds", type=int, default=5, help="runs of each trainer in the peer benchmark, in turn (default: 5)"
     )
     group.addoption(
-        "--resume", action="store_true", help="pass over cells that --results holds from this machine and source tree"
+        "--resume",
+        action="store_true",
+        help="pass over cells that --memory-results holds from this machine, source tree and corpus",
     )
-    group.addoption("--cell-timeout", metavar="SECONDS", type=float, default=1800.0, help="end a cell after this long")
-    group.addoption("--reports", metavar="FOLDER", default="reports", help="folder of results and report")
+    group.addoption(
+        "--reports", metavar="FOLDER", default="reports", help="folder of the report and, below it, of results"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -64,17 +62,12 @@ def pytest_configure(config: pytest.Config) -> None:
     except SpladeBenchError as error:
         raise pytest.UsageError(str(error)) from error
     _require_devices(sweep)
-    _require_own_results(config)
     config.stash[_SWEEP] = sweep
-    reports = config.rootpath / config.getoption("--reports")
-    results = config.getoption("--results")
-    cache: Any = getattr(config, "cache", None)  # absent with -p no:cacheprovider
-    config.stash[_SESSION] = SweepSession(
-        reports=reports,
-        results=Path(results) if results else None,
-        cache=cache.mkdir("splade_bench") if cache else reports / ".cache",
-        profile=config.getoption("--profile"),
-        cell_timeout_s=config.getoption("--cell-timeout"),
+    started = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    open_session(
+        config,
+        results_path=_reports(config) / "results" / f"{started}-{config.getoption('--profile')}.jsonl",
+        resume=config.getoption("--resume"),
     )
 
 
@@ -102,23 +95,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Count the cells that will run, for the time that is left."""
+    """Count the cells that will run, for the time that is left, and refuse a limit that none of them could keep."""
     fixture_names = (getattr(item, "fixturenames", ()) for item in session.items)
-    session.config.stash[_SESSION].planned_cells = sum("measure_cell" in names for names in fixture_names)
+    measuring = open_session(session.config)
+    measuring.planned_cells = sum("measure_cell" in names for names in fixture_names)
+    if measuring.planned_cells and not session.config.option.collectonly:
+        try:
+            measuring.require_room(next(session.config.stash[_SWEEP].cells()))
+        except SpladeBenchError as error:
+            raise pytest.UsageError(str(error)) from error
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """End a sweep with its report's path."""
-    session = config.stash[_SESSION]
-    if session.finished:
-        terminalreporter.write_line(f"results: {_shown(session.results_path, config)}")
-        try:
-            paths = write_report(read_results([session.results_path]), session.reports)
-        except SpladeBenchError as error:
-            terminalreporter.write_line(f"no report: {error}")
-        else:
-            for path in paths:
-                terminalreporter.write_line(f"report: {_shown(path, config)}")
+    session = open_session(config)
+    if not any(isinstance(result, CellResult | HeadResult) for result in session.finished):
+        return
+    assert session.results_path is not None
+    try:
+        paths = write_report(read_results([session.results_path]), _reports(config))
+    except SpladeBenchError as error:
+        terminalreporter.write_line(f"no report: {error}")
+    else:
+        for path in paths:
+            terminalreporter.write_line(f"report: {shown_path(path, config)}")
 
 
 @pytest.fixture(scope="session")
@@ -145,6 +145,7 @@ def cell(
         memory_mode=memory_mode,
         max_steps=sweep.max_steps,
         seed=seed,
+        memory_limit_bytes=sweep.memory_limit_bytes,
     )
 
 
@@ -152,15 +153,13 @@ def cell(
 def record_cell(pytestconfig: pytest.Config) -> Callable[[Cell], CellResult]:
     """Run a cell in a fresh process and record it, whatever becomes of it; the caller judges its status.
 
-    A cell that this run has measured already is not run again.
+    A cell that this run, or with ``--resume`` an earlier one, has measured already is not run again.
     """
-    session = pytestconfig.stash[_SESSION]
+    session = open_session(pytestconfig)
 
     def record(cell: Cell) -> CellResult:
-        result = session.recorded(cell, in_file=pytestconfig.getoption("--resume"))
-        if result is None:
-            result = session.measure(cell, _train_untimed)
-        _show(session.line(result), pytestconfig)
+        result = session.recorded(cell) or session.measure(cell, _train_untimed)
+        show_line(session.line(result), pytestconfig)
         return result
 
     return record
@@ -169,43 +168,13 @@ def record_cell(pytestconfig: pytest.Config) -> Callable[[Cell], CellResult]:
 @pytest.fixture(scope="session")
 def gradient_error(pytestconfig: pytest.Config) -> Callable[[Cell], float]:
     """How far the gradient of a cell's trainer is from the plain definition's, relative, in float64."""
-    return pytestconfig.stash[_SESSION].gradient_error
+    return open_session(pytestconfig).gradient_error
 
 
 @pytest.fixture(scope="session")
 def measure_head(pytestconfig: pytest.Config) -> Callable[..., HeadResult]:
     """Measure a head by itself in a fresh process and record it: ``(head, *, hidden_size, active_share)``."""
-    return pytestconfig.stash[_SESSION].measure_head
-
-
-@pytest.fixture
-def measure_cell(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> Callable[[Cell], CellResult]:
-    """Run a cell in a fresh process and record it; the benchmark's time is that of the training loop alone.
-
-    The test ends here when the cell is not ``ok``: out of memory is an expected failure with its reason (a gate is to
-    judge it), a skipped cell a skip, everything else a failure.
-    """
-    session = request.config.stash[_SESSION]
-
-    def measure(cell: Cell) -> CellResult:
-        benchmark.group = cell.device
-        result = session.measure(
-            cell, lambda run: benchmark.pedantic(run.train, setup=run.wait_until_ready, rounds=1, iterations=1)
-        )
-        _show(session.line(result), request.config)
-        if result.status != "ok":
-            benchmark.has_error = True  # also when it failed after the timed call: its time is not to be compared
-        # Said here, outside the timed call, where pytest-benchmark would take them for a broken measurement.
-        if result.status == "oom":
-            pytest.xfail(f"out of memory: {result.error}")
-        if result.status == "skipped":
-            pytest.skip(result.error or "skipped")
-        if result.status != "ok":
-            pytest.fail(f"{result.cell_id}: {result.status}: {result.error}", pytrace=False)
-        benchmark.extra_info.update(_extra_info(result))
-        return result
-
-    return measure
+    return open_session(pytestconfig).measure_head
 
 
 def _train_untimed(run: CellRun) -> None:
@@ -214,9 +183,16 @@ def _train_untimed(run: CellRun) -> None:
     run.train()
 
 
+def _reports(config: pytest.Config) -> Path:
+    return config.rootpath / str(config.getoption("--reports"))
+
+
 def _read_sweep(config: pytest.Config) -> Sweep:
     sweep = PROFILES[config.getoption("--profile")]
-    changes: dict[str, Any] = {"devices": config.getoption("--device").split(",")}
+    changes: dict[str, Any] = {
+        "devices": config.getoption("--device").split(","),
+        "memory_limit_bytes": memory_options(config).limit_bytes,
+    }
     for flag, field, parse in (
         ("--batch-sizes", "batch_sizes", int),
         ("--gradient-accumulation-steps", "gradient_accumulation_steps", int),
@@ -247,32 +223,3 @@ def _require_devices(sweep: Sweep) -> None:
     for device in wanted:
         if device not in available:
             raise pytest.UsageError(f"--device {device}: this machine has {', '.join(available)} only")
-
-
-def _show(line: str, config: pytest.Config) -> None:
-    """Write a line to the terminal from inside a test, past pytest's capture."""
-    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
-    capture: Any = config.pluginmanager.get_plugin("capturemanager")
-    if reporter:
-        with capture.global_and_fixture_disabled() if capture else nullcontext():
-            reporter.ensure_newline()
-            reporter.write_line(line)
-
-
-def _require_own_results(config: pytest.Config) -> None:
-    """A file to append to must hold results already, or nothing: found out before the first cell runs."""
-    results = config.getoption("--results")
-    if results and Path(results).exists():
-        try:
-            read_results([Path(results)])
-        except SpladeBenchError as error:
-            raise pytest.UsageError(f"--results: {error}") from error
-
-
-def _extra_info(result: CellResult) -> dict[str, Any]:
-    names = ("status", "peak_rss_bytes", "baseline_rss_bytes", "memray_peak_bytes", "final_loss", "validation_loss")
-    return {name: getattr(result, name) for name in names} | {"mrr@10": (result.metrics or {}).get("mrr@10")}
-
-
-def _shown(path: Path, config: pytest.Config) -> str:
-    return str(path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path)

@@ -45,8 +45,73 @@ class Result:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CellResult(Result):
-    """One line of a results file. A cell that ran out of memory is a row too, with what was measured until then."""
+class Measurement(Result):
+    """What was measured of a process, whatever it ran. Running out of memory is a result too."""
+
+    status: Status
+    error: str | None = None
+    """One line: why the status is not ok."""
+    phase: str | None = None
+    """The part of the run that was under way when it ended early."""
+    exit_code: int | None = None
+    """Of a process that ended without a result."""
+    exit_signal: int | None = None
+    """The signal that ended it."""
+    failed_allocation_bytes: int | None = None
+    """What the allocator that had nothing left was asked for."""
+    memory_limit_bytes: int | None = None
+    """Resident memory that the process might have, its runtime included."""
+    wall_time_s: float | None = None
+    """Of the measured part alone: the training loop, or the call."""
+    baseline_rss_bytes: int | None = None
+    """Resident memory after imports and, for a cell, a warm-up on a toy model: before what is measured exists."""
+    peak_rss_bytes: int | None = None
+    """Absolute kernel mark from the baseline to the end of the measured part."""
+    peak_rss_source: str | None = None
+    sampled_peak_rss_bytes: int | None = None
+    """The same by a thread that looks every 10 ms, where a timeline was asked for."""
+    memory_timeline: list[dict[str, Any]] | None = None
+    """Resident memory over the measured part: time_s, rss_bytes and phase of each sample."""
+    cpu_time_s: float | None = None
+    """User and system time of the process over the measured part, all threads."""
+    major_faults: int | None = None
+    """Pages that had to be read from disk meanwhile: swapped out, or a mapped file's."""
+    swapped_bytes: int | None = None
+    """How much more of the process was swapped out afterwards than before."""
+    device_peak_allocated_bytes: int | None = None
+    """Most memory that live tensors had on the accelerator."""
+    device_peak_reserved_bytes: int | None = None
+    """Most memory that the accelerator's allocator had taken from the system."""
+    device_peak_source: str | None = None
+    pinned_baseline_rss_bytes: int | None = None
+    pinned_peak_rss_bytes: int | None = None
+    """Peak RSS where every tensor of 256 KiB has a mapping of its own: the repeatable figure, in a process of its own;
+    not what a user gets. Of a cell: over two optimizer steps of the widest batch, as the two below."""
+    live_peak_bytes: int | None = None
+    """Most bytes of live tensors, a cell's model included, in a process of its own."""
+    live_peak_by_category: dict[str, int] | None = None
+    live_peak_by_phase: dict[str, int] | None = None
+    live_peak_phase: str | None = None
+    live_peak_operator: str | None = None
+    memray_peak_bytes: int | None = None
+    """Heap peak above what was loaded, in a process of its own."""
+    memray_top_sites: list[dict[str, Any]] | None = None
+    """Where most of it was allocated: site, size_bytes, allocations."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallResult(Measurement):
+    """A function that was called in a fresh process."""
+
+    name: str
+    value: Any = None
+    """What it returned, where JSON can hold it."""
+    record_type: Literal["call"] = "call"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellResult(Measurement):
+    """A training run. A cell that ran out of memory is a row too, with what was measured until then."""
 
     cell_id: str
     workload: str
@@ -56,29 +121,15 @@ class CellResult(Result):
     memory_mode: str
     max_steps: int | None
     seed: int
-    status: Status
     attention_dropout: float = 0.0
     mixed_precision: MixedPrecision = "no"
     trainer: str = OWN_TRAINER
     trainer_size: int | None = None
     round: int = 0
-    error: str | None = None
-    """One line: why the status is not ok."""
-    phase: str | None = None
-    """The part of the run that was under way when it ended early."""
-    wall_time_s: float | None = None
-    """The training loop alone."""
     step_time_s: float | None = None
     """Median seconds per optimizer step, the first left out."""
     step_time_min_s: float | None = None
     step_time_max_s: float | None = None
-    baseline_rss_bytes: int | None = None
-    """Resident memory after imports and a warm-up on a toy model, before the cell's model exists."""
-    peak_rss_bytes: int | None = None
-    """Absolute kernel mark from the baseline to the last optimizer step; evaluation is not in it."""
-    peak_rss_source: str | None = None
-    memray_peak_bytes: int | None = None
-    """Heap peak above the loaded model over two optimizer steps of the widest batch, in a process of its own."""
     final_loss: float | None = None
     """Mean over the last tenth of the optimizer steps; depends on the batch size."""
     parameter_bytes: int | None = None
@@ -119,10 +170,7 @@ class CellResult(Result):
             ValueError: not a record, from a newer schema, or a required field is missing.
         """
         _require_schema(record)
-        values = _known_fields(cls, record)
-        if record["status"] not in get_args(Status):
-            raise ValueError(f"has the unknown status {record['status']!r}")
-        return cls(**values)
+        return cls(**_known_fields(cls, record))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,8 +193,8 @@ class HeadResult(Result):
     record_type: Literal["head"] = "head"
 
 
-def _known_fields(kind: type[CellResult] | type[HeadResult], record: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of ``kind`` in ``record``; raises ValueError where one is missing or not the number it should be."""
+def _known_fields(kind: type[Result], record: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of ``kind`` in ``record``; raises ValueError where one is missing or not what it should be."""
     known = {known_field.name: known_field for known_field in fields(kind)}
     missing = [
         name
@@ -155,6 +203,8 @@ def _known_fields(kind: type[CellResult] | type[HeadResult], record: Mapping[str
     ]
     if missing:
         raise ValueError(f"lacks {', '.join(missing)}")
+    if "status" in known and record["status"] not in get_args(Status):
+        raise ValueError(f"has the unknown status {record['status']!r}")
     for name, value in record.items():
         if name.endswith("times_s"):
             if not (isinstance(value, list) and value and all(map(_is_number, value))):
@@ -164,10 +214,14 @@ def _known_fields(kind: type[CellResult] | type[HeadResult], record: Mapping[str
     return {name: value for name, value in record.items() if name in known}
 
 
+# A line that does not say what it is of is a cell's.
+_KINDS: Mapping[str, type[Result]] = {"head": HeadResult, "call": CallResult}
+
+
 def _parse(record: Any) -> Result:
-    if isinstance(record, dict) and record.get("record_type") == "head":
+    if isinstance(record, dict) and (kind := _KINDS.get(str(record.get("record_type")))):
         _require_schema(record)
-        return HeadResult(**_known_fields(HeadResult, record))
+        return kind(**_known_fields(kind, record))
     return CellResult.from_record(record)
 
 
@@ -179,13 +233,20 @@ def _require_schema(record: Any) -> None:
 
 
 def append_result(path: Path, result: Result) -> None:
-    """Add one line and wait until it is on the disk: what is recorded survives whatever comes next."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
-        _end_torn_line(file)
-        file.write(result.to_json().encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Add one line and wait until it is on the disk: what is recorded survives whatever comes next.
+
+    Raises:
+        DataError: it cannot be written. The file is then as it was, or ends in a torn line.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
+            _end_torn_line(file)
+            file.write(result.to_json().encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise DataError(f"{path}: a result cannot be written: {error.strerror}") from error
 
 
 def read_results(paths: Iterable[Path]) -> list[Result]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+_UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 _MIB = 1024**2
 _GIB = 1024**3
 
@@ -11,6 +15,19 @@ def format_bytes(size_bytes: float) -> str:
     if abs(size_bytes) >= 10 * _GIB:
         return f"{size_bytes / _GIB:.1f} GiB"
     return f"{as_mib(size_bytes):.0f} MiB"
+
+
+def parse_bytes(text: str) -> int:
+    """``1.5GiB``, ``512 MiB`` or a plain number of bytes, as bytes.
+
+    Raises:
+        ValueError: not such a size. Decimal units (MB, GB) are refused: people mean either by them.
+    """
+    match = _SIZE.fullmatch(text)
+    unit = match and _UNITS.get(match[2].upper())
+    if not match or not unit:
+        raise ValueError(f"{text!r} is no size; write it as 8GiB, 512MiB or a number of bytes")
+    return round(float(match[1]) * unit)
 
 
 def as_mib(size_bytes: float) -> float:

@@ -65,9 +65,9 @@ def test_a_sweep_that_cannot_run_is_refused(changes: dict[str, object], complain
 
 
 def test_a_cell_survives_its_way_to_the_worker() -> None:
-    from splade_bench.bench.protocol import Request
+    from splade_bench.bench.protocol import CellRequest
 
     cell = Cell(workload="tiny", device="cpu", batch_size=2, gradient_accumulation_steps=1, memory_mode="article")
-    request = Request(cell=cell, measure="heap", corpus_folder=None)
+    request = CellRequest(cell=cell, measure="heap", corpus_folder=None)
 
-    assert Request.from_line(request.to_line()) == request
+    assert CellRequest.from_line(request.to_line()) == request

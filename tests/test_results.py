@@ -81,7 +81,7 @@ def test_a_last_line_that_only_lacks_its_newline_is_kept(tmp_path: Path) -> None
         ("[1]", r"results.jsonl:2: is not a result record"),
         ('{"a": 1}', r"results.jsonl:2: is not a result record"),
         ('{"schema_version": 99}', r"results.jsonl:2: has schema_version 99"),
-        ('{"schema_version": 1}', r"results.jsonl:2: lacks cell_id"),
+        ('{"schema_version": 1}', r"results.jsonl:2: lacks status, cell_id"),
     ],
 )
 def test_a_foreign_line_is_refused_with_its_place(tmp_path: Path, line: str, complaint: str) -> None:
@@ -110,7 +110,7 @@ def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
 
 def test_fields_of_a_later_minor_version_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
-    record = json.loads(make_result().to_json()) | {"live_peak_bytes": 12}
+    record = json.loads(make_result().to_json()) | {"later_figure_bytes": 12}
     path.write_text(json.dumps(record) + "\n")
 
     assert read_results([path]) == [make_result()]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from splade_bench.units import format_bytes, format_seconds
+import pytest
+
+from splade_bench.units import format_bytes, format_seconds, parse_bytes
 
 
 def test_sizes_are_written_in_the_unit_that_reads_best() -> None:
@@ -11,3 +13,17 @@ def test_sizes_are_written_in_the_unit_that_reads_best() -> None:
 def test_durations_above_a_minute_show_minutes() -> None:
     assert format_seconds(8.44) == "8.4 s"
     assert format_seconds(185) == "3 min 05 s"
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [("8GiB", 8 * 2**30), ("1.5 gib", 3 * 2**29), ("512MiB", 2**29), ("4096", 4096), ("64 KiB", 2**16), ("7B", 7)],
+)
+def test_sizes_are_read_in_binary_units(text: str, size_bytes: int) -> None:
+    assert parse_bytes(text) == size_bytes
+
+
+@pytest.mark.parametrize("text", ["8GB", "8 G", "-1GiB", "", "many", "1,5GiB"])
+def test_a_size_that_may_mean_two_things_or_none_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="write it as 8GiB"):
+        parse_bytes(text)

@@ -7,22 +7,35 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
-import threading
-from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from typing_extensions import Self
 
-from splade_bench.bench.protocol import GO, Event, EventName, Request
+from splade_bench.bench.launcher import Exit, LaunchRequest
+from splade_bench.bench.protocol import (
+    GO,
+    PINNED_MMAP_THRESHOLD_BYTES,
+    CallRequest,
+    CellRequest,
+    Event,
+    EventName,
+    Request,
+)
 from splade_bench.results import Status
+from splade_bench.units import format_bytes
 
-_OOM_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
-_ERROR_TAIL_BYTES = 4096
 # The environment of every worker: no network, and no pool of tokenizer threads beside torch's.
 _WORKER_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
+# glibc moves its thresholds as it goes, and the peak moves with them. Fixed, each tensor of 256 KiB or more has a
+# mapping of its own that goes when the tensor does.
+PINNED_ENVIRONMENT = {
+    name: str(PINNED_MMAP_THRESHOLD_BYTES) for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+}
+_LONGEST_MESSAGE = 10**7
+_LAUNCHER_ENDS_WITHIN_S = 10.0
+# What the kernel knows of a process that cannot be asked any more.
+_PEAK_OF_THE_DEAD = "ru_maxrss of the process's whole life"
 
 
 class CellError(Exception):
@@ -34,45 +47,56 @@ class CellError(Exception):
 
 
 class WorkerProcess:
-    """One worker in a process group of its own, ended when the block is left, whatever happens.
+    """One worker under its launcher, ended when the block is left, whatever happens.
 
     The parent blocks on the pipe and never polls: it must cost the measured child nothing.
     """
 
-    def __init__(self, request: Request, *, timeout_s: float, command: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self,
+        request: Request,
+        *,
+        timeout_s: float,
+        command: tuple[str, ...] | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self._request = request
-        self._timeout_s = timeout_s
-        self._command = command or (sys.executable, "-m", "splade_bench.bench.worker")
-        self._timed_out = False
+        self._launch = LaunchRequest(
+            command=list(command or (sys.executable, "-m", request.worker)),
+            timeout_s=timeout_s,
+            memory_limit_bytes=request.memory_limit_bytes,
+        )
+        self._environment = environment or {}
 
     def __enter__(self) -> Self:
-        self._oom_kills_before = _oom_kills()
-        self._errors = tempfile.TemporaryFile()
-        self._process = subprocess.Popen(
-            self._command,
+        self._launcher = subprocess.Popen(
+            (sys.executable, "-m", "splade_bench.bench.launcher", self._launch.to_argument()),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env=os.environ | _WORKER_ENVIRONMENT,
+            env=os.environ | _WORKER_ENVIRONMENT | self._environment,
             text=True,
             encoding="utf-8",
-            start_new_session=True,
+            errors="replace",
+            start_new_session=True,  # Ctrl-C is the parent's to handle
         )
-        self._timer = threading.Timer(self._timeout_s, self._on_timeout)
-        self._timer.daemon = True
-        self._timer.start()
         self._write(self._request.to_line())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._timer.cancel()
-        self._kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            _close_quietly(pipe.close if pipe else None)
-        self._errors.close()
+        self._launcher.terminate()  # it ends the worker, and then itself
+        try:
+            self._launcher.wait(_LAUNCHER_ENDS_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            self._launcher.kill()
+            self._launcher.wait()
+        for pipe in (self._launcher.stdin, self._launcher.stdout):
+            try:
+                if pipe:
+                    pipe.close()
+            except BrokenPipeError:
+                pass  # what was still to be written has no reader
 
     def wait_for(self, name: EventName) -> dict[str, Any]:
         """Block until the worker sends ``name``; its values.
@@ -80,17 +104,23 @@ class WorkerProcess:
         Raises:
             CellError: the worker failed, died or ran out of time first.
         """
-        assert self._process.stdout is not None
-        while line := self._process.stdout.readline():
+        assert self._launcher.stdout is not None
+        while line := self._launcher.stdout.readline(_LONGEST_MESSAGE):
+            if not line.strip():
+                continue
             try:
                 event = Event.from_line(line)
             except (ValueError, KeyError, TypeError) as error:
+                if line.startswith("{"):  # the worker was killed in the middle of a message: its end comes next
+                    continue
                 raise CellError(_failure("error", f"the worker sent a line that is no message: {error}")) from error
+            if event.name == "exit":
+                raise CellError(self._cause_of_death(Exit(**event.values)))
             if event.name == "failed":
                 raise CellError(event.values)
             if event.name == name:
                 return event.values
-        raise CellError(self._cause_of_death())
+        raise CellError(_failure("error", "the launcher of the worker was ended"))
 
     def go(self) -> dict[str, Any]:
         """Let a ready worker train; returns when it is done."""
@@ -98,35 +128,46 @@ class WorkerProcess:
         return self.wait_for("done")
 
     def _write(self, line: str) -> None:
-        assert self._process.stdin is not None
-        # A worker that died early is found out by the read that follows.
-        _close_quietly(lambda: self._process.stdin and (self._process.stdin.write(line), self._process.stdin.flush()))
-
-    def _on_timeout(self) -> None:
-        self._timed_out = True
-        self._kill()
-
-    def _kill(self) -> None:
+        assert self._launcher.stdin is not None
         try:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass  # the group is gone; macOS says EPERM when only an unreaped process is left of it
+            self._launcher.stdin.write(line)
+            self._launcher.stdin.flush()
+        except BrokenPipeError:
+            pass  # a worker that died early is found out by the read that follows
 
-    def _cause_of_death(self) -> dict[str, Any]:
-        code = self._process.wait()
-        if self._timed_out:
-            return _failure("timeout", f"took longer than {self._timeout_s:g} s")
-        if code == -signal.SIGKILL and _oom_kills() > self._oom_kills_before:
-            return _failure("oom", "the kernel's out-of-memory killer ended the process")
-        if code < 0:
-            return _failure("killed", f"ended by signal {signal.Signals(-code).name}")
-        return _failure("error", f"ended with exit code {code} and no result{self._last_error_line()}")
+    def _cause_of_death(self, ended: Exit) -> dict[str, Any]:
+        status, error = _judged(ended, self._launch)
+        return _failure(status, error) | {
+            "exit_code": ended.exit_code,
+            "exit_signal": ended.exit_signal,
+            "peak_rss_bytes": ended.max_rss_bytes,
+            "peak_rss_source": _PEAK_OF_THE_DEAD,
+        }
 
-    def _last_error_line(self) -> str:
-        size = self._errors.seek(0, os.SEEK_END)
-        self._errors.seek(max(0, size - _ERROR_TAIL_BYTES))
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return f": {lines[-1]}" if lines else ""
+
+def figures_of_pass(request: CellRequest | CallRequest, *, timeout_s: float) -> dict[str, Any]:
+    """What a memory pass measured; one that fails leaves its figures unmeasured, those of the others stand."""
+    environment = PINNED_ENVIRONMENT if request.measure == "pinned" else None
+    try:
+        with WorkerProcess(request, timeout_s=timeout_s, environment=environment) as process:
+            return process.wait_for("result")
+    except CellError:
+        return {}
+
+
+def _judged(ended: Exit, launch: LaunchRequest) -> tuple[Status, str]:
+    """The status of a worker that sent no result, and why."""
+    if ended.ended_by == "timeout":
+        return "timeout", f"took longer than {launch.timeout_s:g} s"
+    if ended.ended_by == "memory-limit":
+        assert launch.memory_limit_bytes is not None
+        return "oom", f"its resident memory went over the limit of {format_bytes(launch.memory_limit_bytes)}"
+    if ended.exit_signal == signal.SIGKILL and ended.oom_kills:
+        return "oom", "the kernel's out-of-memory killer ended the process"
+    if ended.exit_signal is not None:
+        return "killed", f"ended by signal {signal.Signals(ended.exit_signal).name}"
+    reason = f": {ended.last_error_line}" if ended.last_error_line else ""
+    return "error", f"ended with exit code {ended.exit_code} and no result{reason}"
 
 
 def run_head_process(head: str, *, hidden_size: int, active_share: float) -> dict[str, Any]:
@@ -144,25 +185,3 @@ def run_head_process(head: str, *, hidden_size: int, active_share: float) -> dic
 
 def _failure(status: Status, error: str) -> dict[str, Any]:
     return {"status": status, "error": error}
-
-
-def _oom_kills() -> int:
-    """Processes that the kernel's out-of-memory killer has ended, as far as this process may see."""
-    for path in _OOM_COUNTERS:
-        try:
-            lines = path.read_text().splitlines()
-        except OSError:
-            continue
-        for line in lines:
-            name, _, count = line.partition(" ")
-            if name == "oom_kill":
-                return int(count)
-    return 0
-
-
-def _close_quietly(call: Callable[[], object] | None) -> None:
-    try:
-        if call:
-            call()
-    except (BrokenPipeError, ValueError):
-        pass

@@ -3,29 +3,62 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol, get_args
 
 from typing_extensions import Self
 
 from splade_bench.cell import Cell
 
-EventName = Literal["ready", "done", "result", "failed"]
+EventName = Literal["ready", "done", "result", "failed", "exit"]
+MemoryPass = Literal["heap", "live", "pinned"]
+MEMORY_PASSES: Sequence[MemoryPass] = get_args(MemoryPass)
+DEFAULT_MEMORY_PASSES: Sequence[MemoryPass] = ("heap", "live")
 GO = "go\n"
+# Tensors of this size and more get a mapping of their own in the pinned pass: the peak is then the same in every run.
+PINNED_MMAP_THRESHOLD_BYTES = 2**18
+
+
+class Request(Protocol):
+    """The first line of a worker's input."""
+
+    @property
+    def worker(self) -> str:
+        """The module that serves it."""
+
+    @property
+    def memory_limit_bytes(self) -> int | None:
+        """Resident memory that the worker may have."""
+
+    def to_line(self) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
-    """The worker's first line of input."""
+class CellRequest:
+    """Measure a cell."""
 
     cell: Cell
-    measure: Literal["time", "heap", "gradient", "weights"]
-    """time: train, timed, then evaluate. heap: two optimizer steps of the widest batch under memray. gradient: how far
-    the trainer's gradient is from the plain definition's, on a small model. weights: save the model to its folder."""
+    measure: Literal["time", "heap", "live", "pinned", "floor", "gradient", "weights"]
+    """time: train, timed, then evaluate. heap, live, pinned: two optimizer steps of the widest batch, under memray,
+    with live tensors counted, or with an allocator whose peak is repeatable. floor: what a process takes before it has
+    a model. gradient: how far the trainer's gradient is from the plain definition's, on a small model. weights: save
+    the model to its folder."""
     corpus_folder: str | None
     """Folder of the prepared corpus; None for synthetic workloads."""
     model_folder: str | None = None
     """Folder of the model's weights, where every trainer of a workload loads them; None: made in the process."""
+    memory_timeline: bool = False
+    """Whether the time pass samples resident memory, phase by phase."""
+
+    @property
+    def worker(self) -> str:
+        return "splade_bench.bench.worker"
+
+    @property
+    def memory_limit_bytes(self) -> int | None:
+        """Of the pass whose memory counts: the others measure what the cell would need."""
+        return self.cell.memory_limit_bytes if self.measure == "time" else None
 
     def to_line(self) -> str:
         return json.dumps(asdict(self)) + "\n"
@@ -34,6 +67,34 @@ class Request:
     def from_line(cls, line: str) -> Self:
         record = json.loads(line)
         return cls(**{**record, "cell": Cell(**record["cell"])})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallRequest:
+    """Measure a call of a function that a module has at its top."""
+
+    module: str
+    file: str
+    """Where the module came from, for one that cannot be imported by its name, as tests under importlib mode."""
+    function: str
+    arguments: list[Any] = field(default_factory=list)
+    keywords: dict[str, Any] = field(default_factory=dict)
+    path: list[str] = field(default_factory=list)
+    """The parent's ``sys.path``."""
+    measure: Literal["time", "heap", "live", "pinned"] = "time"
+    memory_limit_bytes: int | None = None
+    memory_timeline: bool = False
+
+    @property
+    def worker(self) -> str:
+        return "splade_bench.bench.call_worker"
+
+    def to_line(self) -> str:
+        return json.dumps(asdict(self)) + "\n"
+
+    @classmethod
+    def from_line(cls, line: str) -> Self:
+        return cls(**json.loads(line))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from splade_bench.bench.isolate import CellError, WorkerProcess
-from splade_bench.bench.protocol import Request
-from splade_bench.cell import WORKLOADS, Cell
+from splade_bench.bench.isolate import CellError, WorkerProcess, figures_of_pass
+from splade_bench.bench.protocol import DEFAULT_MEMORY_PASSES, CellRequest, MemoryPass
+from splade_bench.cell import WORKLOADS, Cell, Workload
 from splade_bench.config import MODEL_PRESETS
 from splade_bench.data.embedded import PreparedCorpus
 from splade_bench.data.records import sha256_of_texts
@@ -28,26 +28,52 @@ class CellRunner:
 
     cache: Path
     timeout_s: float
+    memory_passes: Sequence[MemoryPass] = DEFAULT_MEMORY_PASSES
+    """Taken of cells that trained to their end, each in a process of its own."""
+    memory_timeline: bool = False
+    """Whether resident memory is sampled over the training."""
 
     @contextmanager
     def start(self, cell: Cell) -> Iterator[CellRun]:
         """A worker that is importing and building; it ends with the block."""
-        run = CellRun(cell=cell, requests=self._requests(cell), timeout_s=self.timeout_s)
-        with WorkerProcess(run.requests["time"], timeout_s=self.timeout_s) as process:
+        run = CellRun(request=self._request(cell), memory_passes=self._passes_of(cell), timeout_s=self.timeout_s)
+        with WorkerProcess(run.request, timeout_s=self.timeout_s) as process:
             run.process = process
             yield run
 
-    def _requests(self, cell: Cell) -> dict[str, Request]:
-        folder = None
+    def floor_bytes(self, cell: Cell) -> int:
+        """Resident memory of a worker before it has a model: no memory limit can be below it.
+
+        Raises:
+            CellError: it could not be measured.
+        """
+        request = CellRequest(cell=replace(cell, memory_limit_bytes=None), measure="floor", corpus_folder=None)
+        with WorkerProcess(request, timeout_s=self.timeout_s) as process:
+            return int(process.wait_for("result")["floor_bytes"])
+
+    def corpus_sha256(self, workload_name: str) -> str | None:
+        """Of the corpus that cells of this workload would train on here; None where they need none."""
+        prepared = self._prepared(WORKLOADS[workload_name])
+        return prepared.load().sha256 if prepared else None
+
+    def _prepared(self, workload: Workload) -> PreparedCorpus | None:
+        if workload.corpus != "docstrings":
+            return None
+        return PreparedCorpus.prepare(self.cache, [MODEL_PRESETS[workload.model_name].vocab_size])
+
+    def _passes_of(self, cell: Cell) -> Sequence[MemoryPass]:
+        return self.memory_passes if WORKLOADS[cell.workload].memory_passes else ()
+
+    def _request(self, cell: Cell) -> CellRequest:
         workload = WORKLOADS[cell.workload]
-        if workload.corpus == "docstrings":
-            vocab_size = MODEL_PRESETS[workload.model_name].vocab_size
-            folder = str(PreparedCorpus.prepare(self.cache, [vocab_size]).folder)
-        model_folder = self._weights(cell) if workload.compares_trainers else None
-        return {
-            "time": Request(cell=cell, measure="time", corpus_folder=folder, model_folder=model_folder),
-            "heap": Request(cell=cell, measure="heap", corpus_folder=folder, model_folder=model_folder),
-        }
+        prepared = self._prepared(workload)
+        return CellRequest(
+            cell=cell,
+            measure="time",
+            corpus_folder=str(prepared.folder) if prepared else None,
+            model_folder=self._weights(cell) if workload.compares_trainers else None,
+            memory_timeline=self.memory_timeline,
+        )
 
     def _weights(self, cell: Cell) -> str:
         """Folder of the weights with which every trainer of this workload starts; made by a worker where missing."""
@@ -55,7 +81,7 @@ class CellRunner:
         folder = self.cache / f"weights-{key}"
         if not folder.is_dir():
             self.cache.mkdir(parents=True, exist_ok=True)
-            request = Request(cell=cell, measure="weights", corpus_folder=None, model_folder=str(folder))
+            request = CellRequest(cell=cell, measure="weights", corpus_folder=None, model_folder=str(folder))
             with WorkerProcess(request, timeout_s=self.timeout_s) as process:
                 process.wait_for("result")
         return str(folder)
@@ -66,7 +92,7 @@ class CellRunner:
         Raises:
             CellError: it could not be computed.
         """
-        request = Request(cell=cell, measure="gradient", corpus_folder=None)
+        request = CellRequest(cell=cell, measure="gradient", corpus_folder=None)
         with WorkerProcess(request, timeout_s=self.timeout_s) as process:
             return float(process.wait_for("result")["gradient_error"])
 
@@ -77,10 +103,10 @@ class CellRun:
     Each of the first two may raise :class:`CellError`; :meth:`finish` turns whatever happened into a result.
     """
 
-    def __init__(self, *, cell: Cell, requests: dict[str, Request], timeout_s: float) -> None:
-        self.cell = cell
-        self.requests = requests
+    def __init__(self, *, request: CellRequest, memory_passes: Sequence[MemoryPass], timeout_s: float) -> None:
+        self.request = request
         self.process: WorkerProcess
+        self._memory_passes = memory_passes
         self._timeout_s = timeout_s
         self._trained: dict[str, Any] = {}
         self._failure: dict[str, Any] | None = None
@@ -97,24 +123,19 @@ class CellRun:
             self._trained = self.process.go()
 
     def finish(self) -> CellResult:
-        """Evaluate, take the heap's peak in a second process, and put everything into one record."""
+        """Evaluate, take the memory passes in processes of their own, and put everything into one record."""
         measured = self._failure
         if measured is None:
             try:
-                measured = self.process.wait_for("result") | {"status": "ok"} | self._heap_peak()
+                measured = self.process.wait_for("result") | {"status": "ok"}
+                for name in self._memory_passes:
+                    measured |= self._figures_of(name)
             except CellError as failure:
-                measured = self._trained | failure.values
-        return CellResult.of_cell(self.cell, **(taken_on() | measured), started_at=self._started_at)
+                measured = failure.values | self._trained  # what the training left stands
+        return CellResult.of_cell(self.request.cell, **(taken_on() | measured), started_at=self._started_at)
 
-    def _heap_peak(self) -> dict[str, Any]:
-        """The heap's peak; a heap pass that fails leaves it unmeasured, the timed figures stand."""
-        if not WORKLOADS[self.cell.workload].heap_pass:
-            return {}
-        try:
-            with WorkerProcess(self.requests["heap"], timeout_s=self._timeout_s) as process:
-                return process.wait_for("result")
-        except CellError:
-            return {}
+    def _figures_of(self, memory_pass: MemoryPass) -> dict[str, Any]:
+        return figures_of_pass(replace(self.request, measure=memory_pass), timeout_s=self._timeout_s)
 
     @contextmanager
     def _remembering_failure(self) -> Iterator[None]:

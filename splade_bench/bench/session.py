@@ -1,98 +1,178 @@
-"""A sweep under way: runs cells one after another, records each at once, and knows how long the rest will take."""
+"""A session under way: measures one thing after another, records each at once, and knows how long the rest takes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from splade_bench.bench.calls import CallRunner
 from splade_bench.bench.isolate import CellError, run_head_process
 from splade_bench.bench.run import CellRun, CellRunner
 from splade_bench.cell import WORKLOADS, Cell
-from splade_bench.measure.machine import machine_info, source_tree, taken_on
-from splade_bench.results import CellResult, HeadResult, Result, append_result, read_results
+from splade_bench.errors import ConfigError
+from splade_bench.measure.limits import below_floor
+from splade_bench.measure.machine import machine_info, taken_on
+from splade_bench.results import (
+    CallResult,
+    CellResult,
+    HeadResult,
+    Measurement,
+    Result,
+    append_result,
+    read_results,
+)
 from splade_bench.units import format_bytes, format_seconds
 
+# What another run would give again. A cell that was killed, or failed in a way that nobody foresaw, is tried again.
+_SETTLED = ("ok", "oom", "nan", "timeout")
 
-class SweepSession:
-    """Where a sweep's results go, and how far it is."""
+
+class MeasuringSession:
+    """Where results go, and how far the session is.
+
+    Args:
+        results_path: file to append results to; None: they are shown only.
+        resume: whether results that the file holds already, of the same cell, source tree, machine, versions and
+            corpus, stand for a run.
+    """
 
     def __init__(
-        self, *, reports: Path, results: Path | None, cache: Path, profile: str, cell_timeout_s: float
+        self, *, results_path: Path | None, cells: CellRunner, calls: CallRunner, resume: bool = False
     ) -> None:
-        started = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-        self.reports = reports
-        self.results_path = results or reports / "results" / f"{started}-{profile}.jsonl"
+        self.results_path = results_path
         self.planned_cells = 0
         self.finished: list[Result] = []
-        self._runner = CellRunner(cache=cache, timeout_s=cell_timeout_s)
+        self._cells = cells
+        self._calls = calls
+        self._resume = resume
         self._elapsed_s = 0.0
 
     def measure(self, cell: Cell, timed: Callable[[CellRun], object]) -> CellResult:
-        """Run ``cell``; ``timed`` waits until the run is ready and trains it, under whatever clock it likes."""
+        """Run ``cell``; ``timed`` waits until the run is ready and trains it, under whatever clock it likes.
+
+        Raises:
+            DataError: the result cannot be written; it is among the finished ones all the same.
+        """
         start_s = time.perf_counter()
-        with self._runner.start(cell) as run:
+        with self._cells.start(cell) as run:
             try:
                 timed(run)
             except CellError:
                 pass  # the run knows, and says so in its result
             result = run.finish()
-        append_result(self.results_path, result)
-        self.finished.append(result)
         self._elapsed_s += time.perf_counter() - start_s
+        self._record(result)
         return result
 
-    def recorded(self, cell: Cell, *, in_file: bool) -> CellResult | None:
-        """What this session has measured of ``cell``; None if nothing.
+    def measure_call(
+        self, name: str, function: Callable[..., object], arguments: Sequence[Any], keywords: Mapping[str, Any]
+    ) -> CallResult:
+        """Call ``function`` in a fresh process and record what it took.
 
-        With ``in_file``, also what the results file holds from this source tree and machine.
+        Raises:
+            ConfigError: another process could not call it so.
+            DataError: the result cannot be written; it is among the finished ones all the same.
         """
-        earlier = read_results([self.results_path]) if in_file and self.results_path.is_file() else []
-        own = source_tree(), machine_info()
-        same = [result for result in earlier if (result.source_tree, _machine_only(result, own[1])) == own]
-        for result in (*self.finished, *same):
-            if isinstance(result, CellResult) and result.status == "ok" and result.cell == cell:
-                return result
-        return None
+        result = self._calls.measure(name, function, arguments, keywords)
+        self._record(result)
+        return result
+
+    def recorded(self, cell: Cell) -> CellResult | None:
+        """What is known of ``cell`` from this session or, where it resumes, from its results file; None: nothing."""
+        return _settled(cell, self.finished) or self.resumed(cell)
+
+    def resumed(self, cell: Cell) -> CellResult | None:
+        """What the results file knew of ``cell`` before this session, where that resumes; None: nothing."""
+        return _settled(cell, self._earlier)
 
     def measure_head(self, head: str, *, hidden_size: int, active_share: float) -> HeadResult:
         """Measure one head in a fresh process and record it."""
         started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
         figures = run_head_process(head, hidden_size=hidden_size, active_share=active_share)
         result = HeadResult(**(taken_on() | figures), started_at=started_at)
-        append_result(self.results_path, result)
-        self.finished.append(result)
+        self._record(result)
         return result
+
+    def require_room(self, cell: Cell) -> None:
+        """Refuse a memory limit under which no cell could start.
+
+        Raises:
+            ConfigError: the cell's limit is below what a worker takes without a model.
+        """
+        limit_bytes = cell.memory_limit_bytes
+        if limit_bytes is None or cell.device != "cpu":  # an accelerator's allocator has nothing before the model
+            return
+        floor_bytes = self._cells.floor_bytes(cell)
+        if limit_bytes <= floor_bytes:
+            raise ConfigError(below_floor(limit_bytes, floor_bytes))
 
     def gradient_error(self, cell: Cell) -> float:
         """See :meth:`splade_bench.bench.run.CellRunner.gradient_error`."""
-        return self._runner.gradient_error(cell)
+        return self._cells.gradient_error(cell)
 
-    def line(self, result: CellResult) -> str:
+    def line(self, result: Measurement) -> str:
         """One line for people: what came out, and the time that is left."""
-        parts = [result.cell_id, result.status]
+        parts = [result.cell_id if isinstance(result, CellResult) else getattr(result, "name", ""), result.status]
         if result.wall_time_s is not None:
             parts.append(format_seconds(result.wall_time_s))
-        if result.step_time_s is not None and WORKLOADS[result.workload].compares_trainers:
-            parts.append(f"{format_seconds(result.step_time_s)} a step")
         if result.peak_rss_bytes is not None:
             parts.append(f"peak {format_bytes(result.peak_rss_bytes)}")
-        if result.final_loss is not None:
-            parts.append(f"loss {result.final_loss:.3f}")
-        if result.metrics and result.metrics_before:
-            parts.append(f"MRR@10 {result.metrics_before['mrr@10']:.3f} to {result.metrics['mrr@10']:.3f}")
+        if isinstance(result, CellResult):
+            parts += _training_figures(result)
         if result.error:
             parts.append(result.error)
         done = len(self.finished)
-        left_s = self._elapsed_s / done * max(0, self.planned_cells - done)
+        left_s = self._elapsed_s / done * max(0, self.planned_cells - done) if done else 0.0
         # A benchmark that chooses its cells as it goes has no number of them.
         parts.append(
             f"[{done}/{self.planned_cells}, {format_seconds(left_s)} left]" if self.planned_cells else f"[{done}]"
         )
         return "  ".join(parts)
 
+    def _record(self, result: Result) -> None:
+        self.finished.append(result)
+        if self.results_path is not None:
+            append_result(self.results_path, result)
 
-def _machine_only(result: Result, names: Mapping[str, object]) -> dict[str, object]:
-    """The result's machine as far as a process without torch can know it."""
-    return {name: result.machine.get(name) for name in names}
+    @cached_property
+    def _earlier(self) -> list[Result]:
+        """What the results file held at the start, as far as it was taken on what this session runs on."""
+        if not self._resume or self.results_path is None or not self.results_path.is_file():
+            return []
+        own = taken_on()
+        corpora: dict[str, str | None] = {}
+        found = []
+        for result in read_results([self.results_path]):
+            if (result.source_tree, result.versions) != (own["source_tree"], own["versions"]):
+                continue
+            if {name: result.machine.get(name) for name in machine_info()} != own["machine"]:
+                continue
+            if isinstance(result, CellResult) and result.corpus_sha256:
+                if result.workload not in corpora:
+                    corpora[result.workload] = self._cells.corpus_sha256(result.workload)
+                if result.corpus_sha256 != corpora[result.workload]:
+                    continue
+            found.append(result)
+        return found
+
+
+def _settled(cell: Cell, results: Iterable[Result]) -> CellResult | None:
+    for result in results:
+        if isinstance(result, CellResult) and result.status in _SETTLED and result.cell == cell:
+            return result
+    return None
+
+
+def _training_figures(result: CellResult) -> list[str]:
+    parts = []
+    if result.step_time_s is not None and WORKLOADS[result.workload].compares_trainers:
+        parts.append(f"{format_seconds(result.step_time_s)} a step")
+    if result.final_loss is not None:
+        parts.append(f"loss {result.final_loss:.3f}")
+    if result.metrics and result.metrics_before:
+        parts.append(f"MRR@10 {result.metrics_before['mrr@10']:.3f} to {result.metrics['mrr@10']:.3f}")
+    return parts

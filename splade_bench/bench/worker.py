@@ -7,12 +7,10 @@ a ``result``. Standard output belongs to these messages; whatever else prints go
 from __future__ import annotations
 
 import gc
-import os
 import statistics
 import sys
 import time
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,20 +20,21 @@ import torch
 import transformers
 
 from splade_bench.bench.build import CellBuilder, WidestBatch
+from splade_bench.bench.figures import Probes, heap_fields, live_fields, pinned_fields
 from splade_bench.bench.flops import gemm_flops_per_s
 from splade_bench.bench.gradient_check import gradient_error
-from splade_bench.bench.protocol import Event, EventName, Request
+from splade_bench.bench.protocol import PINNED_MMAP_THRESHOLD_BYTES, CellRequest
+from splade_bench.bench.serving import Send, claim_standard_output, serve, wait_for_go
 from splade_bench.cell import OWN_TRAINER
-from splade_bench.devices import is_out_of_memory, synchronize
-from splade_bench.errors import TrainingError
-from splade_bench.measure.heap import peak_heap_bytes
+from splade_bench.devices import synchronize
+from splade_bench.measure.device import device_memory
+from splade_bench.measure.limits import limit_rss
 from splade_bench.measure.machine import machine_info
-from splade_bench.measure.rss import PeakRss
-from splade_bench.results import Status, finite_or_none
+from splade_bench.measure.rss import current_rss_bytes
+from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.storages import LiveStorages
 from splade_bench.training.step import Phase
-from splade_bench.training.trainer import StepLoss, Trainer, TrainState
-
-Send = Callable[[EventName, dict[str, Any]], None]
+from splade_bench.training.trainer import StepLoss, Trainer, TrainObserver, TrainState
 
 
 class StepClock:
@@ -77,7 +76,7 @@ class StepClock:
 class Worker:
     """A cell's life in order; ``measured`` holds what is known so far, also when it ends early."""
 
-    def __init__(self, request: Request, send: Send, wait_for_go: Callable[[], None]) -> None:
+    def __init__(self, request: CellRequest, send: Send, wait_for_go: Callable[[], None]) -> None:
         self.request = request
         self.measured: dict[str, Any] = {}
         self.phase = "setup"
@@ -101,9 +100,18 @@ class Worker:
             self.measured["gradient_error"] = gradient_error(self.request.cell)
         else:
             self._warm_up(builder)
-            measure = self._heap_pass if self.request.measure == "heap" else self._time_pass
-            measure(builder)
+            self._passes[self.request.measure](builder)
         self._send("result", self.measured)
+
+    @property
+    def _passes(self) -> Mapping[str, Callable[[CellBuilder], None]]:
+        return {
+            "time": self._time_pass,
+            "heap": self._heap_pass,
+            "live": self._live_pass,
+            "pinned": self._pinned_pass,
+            "floor": self._floor,
+        }
 
     def _warm_up(self, builder: CellBuilder) -> None:
         self.phase = "warm-up"
@@ -114,20 +122,27 @@ class Worker:
 
     def _time_pass(self, builder: CellBuilder) -> None:
         """Train under the clock and the kernel's high-water mark, then evaluate outside both."""
-        peak_rss = PeakRss()
         if self.request.cell.trainer not in (OWN_TRAINER, "article"):
             import sentence_transformers  # noqa: F401 - part of that trainer's runtime, so of its baseline
-        peak_rss.start()
+        device = device_memory(builder.device.type)
+        if self.request.memory_limit_bytes:
+            # A processor's tensors are in the process's memory, an accelerator's in its own.
+            limit = limit_rss if builder.device.type == "cpu" else device.limit
+            limit(self.request.memory_limit_bytes)
         clock = StepClock(builder.device)
+        probes = Probes(device, phase=(lambda: clock.phase) if self.request.memory_timeline else None)
+        probes.start()
+        self.phase = "setup"
         trainer = builder.trainer([clock])
         self._send("ready", {})
         self._wait_for_go()
-        clock.start()
         try:
-            result = trainer.train()
+            with probes:
+                clock.start()
+                result = trainer.train()
         finally:
             self.phase = clock.phase
-            self.measured |= clock.times() | _rss_fields(peak_rss)
+            self.measured |= clock.times() | probes.fields()
         self.measured |= {
             "final_loss": result.final_loss,
             "losses": result.losses,
@@ -145,63 +160,39 @@ class Worker:
             self.measured |= builder.quality(trainer.encoder)
 
     def _heap_pass(self, builder: CellBuilder) -> None:
-        """Two optimizer steps of the widest batch: in the second, the optimizer's state is there from the start."""
-        self.phase = "heap"
+        trainer = self._widest_steps(builder, builder.encoder())
+        self.measured |= heap_fields(trainer.train)
+
+    def _live_pass(self, builder: CellBuilder) -> None:
         encoder = builder.encoder()
+        live = LiveStorages(vocab_size=encoder.vocab_size)
+        trainer = self._widest_steps(builder, encoder, observers=[live])
+        live.add([*encoder.parameters(), *encoder.buffers()], "parameters")
+        self.measured |= live_fields(trainer.train, live)
+
+    def _pinned_pass(self, builder: CellBuilder) -> None:
+        # A mode's own threshold would undo what the environment fixes.
+        memory = replace(builder.config.memory, mmap_threshold_bytes=PINNED_MMAP_THRESHOLD_BYTES)
+        builder.config = replace(builder.config, memory=memory)
+        self.measured |= pinned_fields(lambda: self._widest_steps(builder, builder.encoder()).train())
+
+    def _floor(self, builder: CellBuilder) -> None:
+        self.measured["floor_bytes"] = current_rss_bytes()
+
+    def _widest_steps(
+        self, builder: CellBuilder, encoder: SpladeEncoder, observers: Sequence[TrainObserver] = ()
+    ) -> Trainer:
+        """Two optimizer steps of the widest batch: in the second, the optimizer's state is there from the start."""
+        self.phase = self.request.measure
         source = WidestBatch(builder.source(encoder))
-        trainer = Trainer(encoder, source, replace(builder.config, max_steps=2))
-        self.measured["memray_peak_bytes"] = peak_heap_bytes(trainer.train)
+        return Trainer(encoder, source, replace(builder.config, max_steps=2), observers=observers)
 
 
 def main() -> int:
     """Serve one request; the exit code is 0 when a result was sent."""
-    send = _claim_standard_output()
+    send = claim_standard_output()
     transformers.logging.set_verbosity_error()
-    worker = Worker(Request.from_line(sys.stdin.readline()), send, _wait_for_go)
-    try:
-        worker.run()
-    except Exception as error:
-        status, message = _diagnose(error)
-        if status == "error":
-            traceback.print_exc()
-        send("failed", worker.measured | {"status": status, "error": message, "phase": worker.phase})
-        return 1
-    return 0
-
-
-def _diagnose(error: Exception) -> tuple[Status, str]:
-    message = " ".join(str(error).split()) or type(error).__name__
-    if is_out_of_memory(error):
-        return "oom", message
-    if isinstance(error, TrainingError) and error.status == "nan":
-        return "nan", message
-    return "error", f"{type(error).__name__}: {message}"
-
-
-def _claim_standard_output() -> Send:
-    """Keep the pipe to the parent for messages and point file descriptor 1 at standard error."""
-    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-
-    def send(name: EventName, values: dict[str, Any]) -> None:
-        channel.write(Event(name=name, values=finite_or_none(values)).to_line())
-        channel.flush()
-
-    return send
-
-
-def _wait_for_go() -> None:
-    if not sys.stdin.readline():
-        raise SystemExit(1)  # the parent is gone
-
-
-def _rss_fields(peak_rss: PeakRss) -> dict[str, Any]:
-    peak = peak_rss.read()
-    return {
-        "baseline_rss_bytes": peak.baseline_bytes,
-        "peak_rss_bytes": peak.peak_bytes,
-        "peak_rss_source": peak.source,
-    }
+    return serve(Worker(CellRequest.from_line(sys.stdin.readline()), send, wait_for_go), send)
 
 
 def _device_name(device: torch.device) -> str:

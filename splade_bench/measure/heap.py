@@ -6,12 +6,39 @@ Does not see: memory that was allocated before the tracker started, files that a
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+_TOP_SITES = 5
+# Frames above the allocation in which to look for one outside torch's own Python files.
+_MAX_STACKS = 40
 
 
-def peak_heap_bytes(call: Callable[[], object]) -> int | None:
-    """Largest sum of live allocations made during ``call``; None where memray does not run (Windows).
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AllocationSite:
+    """A line of Python below which memory was live at the peak."""
+
+    site: str
+    """``splade_bench/model/head.py:120 backward``: the innermost frame outside torch."""
+    size_bytes: int
+    allocations: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeapPeak:
+    """The largest sum of live allocations."""
+
+    peak_bytes: int
+    top_sites: Sequence[AllocationSite]
+
+
+def measure_heap(call: Callable[[], object]) -> HeapPeak | None:
+    """Peak of the allocations made during ``call``; None where memray does not run (Windows).
 
     Only one tracker may be active in a process, and it slows what it watches: use a process of its own.
     """
@@ -25,5 +52,36 @@ def peak_heap_bytes(call: Callable[[], object]) -> int | None:
         # Aggregated: one record a call site, 60 KB where a record an allocation took gigabytes.
         with memray.Tracker(capture, file_format=memray.FileFormat.AGGREGATED_ALLOCATIONS):
             call()
-        reader = memray.FileReader(capture)
-        return int(reader.metadata.peak_memory)
+        with memray.FileReader(capture) as reader:
+            peak_bytes = int(reader.metadata.peak_memory)
+            top_sites = _top_sites(reader.get_high_watermark_allocation_records(merge_threads=True))
+    return HeapPeak(peak_bytes=peak_bytes, top_sites=top_sites)
+
+
+def _top_sites(records: Any) -> list[AllocationSite]:
+    """The sites with most bytes, those of one line summed."""
+    sizes: dict[str, list[int]] = {}
+    for record in records:
+        total = sizes.setdefault(_site(record.stack_trace(max_stacks=_MAX_STACKS)), [0, 0])
+        total[0] += record.size
+        total[1] += record.n_allocations
+    largest = sorted(sizes.items(), key=lambda entry: (-entry[1][0], entry[0]))[:_TOP_SITES]
+    return [AllocationSite(site=site, size_bytes=size, allocations=count) for site, (size, count) in largest]
+
+
+def _site(frames: Sequence[tuple[str, str, int]]) -> str:
+    """The innermost frame that is not torch's own, without the folders that differ between machines."""
+    for function, file, line in frames:
+        if "/torch/" not in file.replace("\\", "/"):
+            return f"{_short(file)}:{line} {function}"
+    return "torch" if frames else "unknown"
+
+
+def _short(file: str) -> str:
+    """The path from its package on: nobody's home folder belongs into a results file."""
+    parts = Path(file).parts
+    for anchor in ("site-packages", "splade_bench"):
+        if anchor in parts:
+            start = parts.index(anchor)
+            return "/".join(parts[start + (anchor == "site-packages") :])
+    return "/".join(parts[-2:])

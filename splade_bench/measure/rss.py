@@ -5,6 +5,7 @@ Does not see: pages that were swapped out, and memory on a device.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from dataclasses import dataclass
@@ -16,6 +17,11 @@ _STATUS = Path("/proc/self/status")
 _STATM = Path("/proc/self/statm")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_PEAK_RSS = "5"  # proc(5): resets VmHWM to the current VmRSS
+# macOS, sys/resource.h: struct rusage_info_v4 is 16 bytes of uuid and then 64-bit fields.
+_RUSAGE_INFO_V4 = 4
+_PHYS_FOOTPRINT = 2 + 7
+_LIFETIME_MAX_PHYS_FOOTPRINT = 2 + 28
+_RUSAGE_FIELDS = 64  # more than any version has
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,8 +39,12 @@ class PeakMemory:
 
 
 def current_rss_bytes() -> int:
-    """Resident set size now."""
-    return int(psutil.Process().memory_info().rss)
+    """Resident set size now; on macOS the physical footprint.
+
+    There resident memory leaves compressed pages and the GPU's out and counts some that were freed.
+    """
+    footprint = _macos_footprint()
+    return footprint[0] if footprint else int(psutil.Process().memory_info().rss)
 
 
 class RssReader:
@@ -61,9 +71,9 @@ class RssReader:
 class PeakRss:
     """The kernel's high-water mark of resident memory since :meth:`start`.
 
-    Linux resets ``VmHWM`` at the start, which is an effect on the whole process. macOS and Windows cannot reset
-    theirs: there the peak is that of the process's whole life, so measure in a fresh one. ``ru_maxrss`` is not used
-    on Linux: a child inherits its parent's.
+    Linux resets ``VmHWM`` at the start, which is an effect on the whole process. macOS (the lifetime maximum of the
+    physical footprint) and Windows (the peak working set) cannot reset theirs: there the peak is that of the process's
+    whole life, so measure in a fresh one. ``ru_maxrss`` is not used on Linux: a child inherits its parent's.
     """
 
     def __init__(self) -> None:
@@ -78,6 +88,11 @@ class PeakRss:
             except OSError:
                 self._reset = False  # some sandboxes forbid it; the source then says so
         self._baseline_bytes = current_rss_bytes()
+
+    @property
+    def resettable(self) -> bool:
+        """Whether earlier peaks were forgotten at the start; else the peak is that of the process's whole life."""
+        return self._reset
 
     def read(self) -> PeakMemory:
         """The peak so far; reading does not disturb it."""
@@ -95,7 +110,20 @@ def _lifetime_peak() -> tuple[str, int]:
         raise OSError(f"{_STATUS} has no VmHWM")
     if sys.platform == "win32":
         return "peak_wset", int(psutil.Process().memory_info().peak_wset)
+    footprint = _macos_footprint()
+    if footprint:
+        return "ri_lifetime_max_phys_footprint", footprint[1]
     import resource  # Unix only
 
     # macOS reports bytes where Linux reports KiB.
     return "ru_maxrss", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _macos_footprint() -> tuple[int, int] | None:
+    """Physical footprint of this process, now and at its largest; None where the system has no such thing."""
+    if sys.platform != "darwin":
+        return None
+    fields = (ctypes.c_uint64 * _RUSAGE_FIELDS)()
+    if ctypes.CDLL(None).proc_pid_rusage(os.getpid(), _RUSAGE_INFO_V4, ctypes.byref(fields)) != 0:
+        return None
+    return fields[_PHYS_FOOTPRINT], fields[_LIFETIME_MAX_PHYS_FOOTPRINT]

@@ -50,16 +50,17 @@ class Timeline:
 
 
 class MemorySampler:
-    """Samples resident memory in a daemon thread while it is entered.
+    """Samples memory in a daemon thread while it is entered: resident memory, or whatever ``read`` returns.
 
     Its own cost is measured by the thread's clock: ``cpu_time_s`` against ``wall_time_s``.
     """
 
-    def __init__(self, *, phase: Callable[[], str] = lambda: "") -> None:
+    def __init__(self, *, phase: Callable[[], str] = lambda: "", read: Callable[[], int] | None = None) -> None:
         self.timeline = Timeline()
         self.cpu_time_s = 0.0
         self.wall_time_s = 0.0
         self._phase = phase
+        self._read = read
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="memory-sampler", daemon=True)
 
@@ -76,10 +77,11 @@ class MemorySampler:
     def _sample(self) -> None:
         start_s = time.perf_counter()
         with closing(RssReader()) as rss:
+            read = self._read or rss.read
             stopped = False
             while not stopped:
                 now_s = time.perf_counter() - start_s
-                self.timeline.add(Sample(now_s, rss.read(), self._phase()))
+                self.timeline.add(Sample(now_s, read(), self._phase()))
                 self.cpu_time_s = time.thread_time()
                 self.wall_time_s = now_s
                 stopped = self._stop.wait(self.timeline.interval_s)

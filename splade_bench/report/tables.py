@@ -197,6 +197,7 @@ def grid_point(result: CellResult) -> tuple[object, ...]:
         result.seed,
         result.attention_dropout,
         result.mixed_precision,
+        result.memory_limit_bytes,
         result.source_tree,
         json.dumps(result.machine, sort_keys=True),
     )

@@ -70,12 +70,13 @@ def gradcache_step(
     cached = [_first_pass(encoder, mini_batch) for mini_batch in earlier]
     last_reps = encoder(last.texts)
     reps = _gathered(cached, last, last_reps)
+    on_phase("loss")
     terms = loss(reps[: len(batch)], reps[len(batch) :], regularizer_scale=regularizer_scale)
     on_phase("backward")
     (grad_reps,) = torch.autograd.grad(terms.total * gradient_scale, reps)
     last_reps.backward(grad_reps[last.rows])
     while cached:
-        _second_pass(encoder, cached.pop(), grad_reps)
+        _second_pass(encoder, cached.pop(), grad_reps, on_phase)
     return terms.detach()
 
 
@@ -99,7 +100,9 @@ def _gathered(cached: Sequence[_CachedMiniBatch], last: MiniBatch, last_reps: Te
     return reps.requires_grad_()
 
 
-def _second_pass(encoder: SpladeEncoder, cached: _CachedMiniBatch, grad_reps: Tensor) -> None:
+def _second_pass(encoder: SpladeEncoder, cached: _CachedMiniBatch, grad_reps: Tensor, on_phase: PhaseListener) -> None:
+    on_phase("forward")
     with restored_rng(cached.rng):
         reps = encoder(cached.mini_batch.texts, pooled=cached.pooled)
+    on_phase("backward")
     reps.backward(grad_reps[cached.mini_batch.rows])

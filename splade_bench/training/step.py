@@ -10,7 +10,7 @@ from splade_bench.data.batching import TripleBatch
 from splade_bench.losses import LossTerms, SpladeLoss
 from splade_bench.model.encoder import SpladeEncoder
 
-Phase = Literal["batching", "forward", "backward", "optimizer_step"]
+Phase = Literal["batching", "forward", "loss", "backward", "optimizer_step"]
 
 
 class PhaseListener(Protocol):
@@ -54,6 +54,7 @@ def direct_step(
     on_phase("forward")
     query_reps = encoder(batch.queries)  # [B, V]
     document_reps = torch.cat([encoder(documents) for documents in batch.documents])  # [B * (1 + K), V]
+    on_phase("loss")
     terms = loss(query_reps, document_reps, regularizer_scale=regularizer_scale)
     on_phase("backward")
     (terms.total * gradient_scale).backward()

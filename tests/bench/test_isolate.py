@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from splade_bench.bench.isolate import CellError, WorkerProcess
-from splade_bench.bench.protocol import Request
+from splade_bench.bench.protocol import CellRequest
 from splade_bench.cell import Cell
 
 CELL = Cell(workload="head", device="cpu", batch_size=1, gradient_accumulation_steps=1, memory_mode="standard")
-REQUEST = Request(cell=CELL, measure="time", corpus_folder=None)
+REQUEST = CellRequest(cell=CELL, measure="time", corpus_folder=None)
 
 GOOD = """
 import sys, json
@@ -27,11 +30,35 @@ send("result", batch_size=request["cell"]["batch_size"])
 """
 
 
+PRINTS_A_GIGABYTE = """
+import sys
+for _ in range(1024):
+    sys.stderr.write('x' * 2**20)
+sys.exit(3)
+"""
+TOUCHES_100_MIB = """
+import os, signal
+block = bytearray(100 * 2**20)
+block[::4096] = b"x" * len(block[::4096])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+# Pages of a mapped file are resident memory that RLIMIT_DATA does not count.
+MAPS_A_FILE = """
+import mmap, tempfile, time
+with tempfile.TemporaryFile() as file:
+    file.truncate(256 * 2**20)
+    with mmap.mmap(file.fileno(), 0) as pages:
+        for start in range(0, len(pages), 4096):
+            pages[start] = 1
+        time.sleep(60)
+"""
+
+
 def worker(script: str, *, timeout_s: float = 20.0) -> WorkerProcess:
     return WorkerProcess(REQUEST, timeout_s=timeout_s, command=(sys.executable, "-c", script))
 
 
-def failure_of(script: str, *, timeout_s: float = 20.0) -> dict[str, object]:
+def failure_of(script: str, *, timeout_s: float = 20.0) -> dict[str, Any]:
     with worker(script, timeout_s=timeout_s) as process, pytest.raises(CellError) as caught:
         process.wait_for("ready")
     return caught.value.values
@@ -54,9 +81,14 @@ def test_a_worker_is_waited_for_in_order() -> None:
         ("print('hello')", "error", "no message"),
         ("print('[1]')", "error", "no message"),
         ("import time; time.sleep(60)", "timeout", "took longer than 1 s"),
-        ("import sys; sys.stderr.write('x' * 50_000_000); sys.exit(3)", "error", "ended with exit code 3"),
+        (PRINTS_A_GIGABYTE, "error", "ended with exit code 3"),
+        ('import os; os.write(1, b\'{"name": "rea\'); os.abort()', "killed", "ended by signal SIGABRT"),
+        ("import os; os.write(1, b'x' * 20_000_000)", "error", "no message"),
     ],
-    ids=["no result", "exception", "abort", "kills itself", "chatter", "no object", "hangs", "fifty megabytes"],
+    ids=[
+        *["no result", "exception", "abort", "kills itself", "chatter", "no object", "hangs", "a gigabyte"],
+        *["dies in a message", "endless line"],
+    ],
 )
 def test_a_worker_that_ends_badly_has_the_right_status(script: str, status: str, error: str) -> None:
     values = failure_of(script, timeout_s=1.0 if status == "timeout" else 20.0)
@@ -73,6 +105,56 @@ def test_a_worker_that_says_why_it_failed_is_believed() -> None:
     assert values == {"status": "oom", "error": "no memory"}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the figure is not that of a fresh process")
+def test_a_killed_worker_has_a_peak_and_it_is_its_own() -> None:
+    ballast = bytearray(300 * 2**20)
+    ballast[::4096] = b"x" * len(ballast[::4096])
+
+    values = failure_of(TOUCHES_100_MIB)
+
+    assert values["status"] == "killed"
+    assert (values["exit_code"], values["exit_signal"]) == (None, 9)
+    assert 100 * 2**20 <= values["peak_rss_bytes"] < 130 * 2**20
+    assert values["peak_rss_source"] == "ru_maxrss of the process's whole life"
+    assert len(ballast) == 300 * 2**20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="writes to a file of this system's kind")
+def test_resident_memory_over_the_limit_is_oom_whatever_it_is_made_of() -> None:
+    request = replace(REQUEST, cell=replace(CELL, memory_limit_bytes=128 * 2**20))
+    command = (sys.executable, "-c", MAPS_A_FILE)
+    with WorkerProcess(request, timeout_s=30, command=command) as process, pytest.raises(CellError) as caught:
+        process.wait_for("ready")
+
+    assert caught.value.values["status"] == "oom"
+    assert "over the limit of 128 MiB" in caught.value.values["error"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the process in /proc")
+def test_a_worker_ends_when_whoever_waits_for_it_is_killed() -> None:
+    script = """
+import sys
+from splade_bench.bench.isolate import WorkerProcess
+from splade_bench.bench.protocol import CellRequest
+from splade_bench.cell import Cell
+cell = Cell(workload="head", device="cpu", batch_size=1, gradient_accumulation_steps=1, memory_mode="standard")
+hangs = "import os, json, time; print(json.dumps({'name': 'ready', 'values': {'pid': os.getpid()}}), flush=True); "
+hangs += "time.sleep(60)"
+request = CellRequest(cell=cell, measure="time", corpus_folder=None)
+with WorkerProcess(request, timeout_s=60, command=(sys.executable, "-c", hangs)) as process:
+    print(process.wait_for("ready")["pid"], flush=True)
+    process.wait_for("done")
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+
+    assert _ends(pid)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the process in /proc")
 def test_leaving_the_block_ends_the_worker_and_its_children() -> None:
     script = """
@@ -84,11 +166,7 @@ time.sleep(60)
     with worker(script) as process:
         child = process.wait_for("ready")["child"]
 
-    for _ in range(50):
-        if not Path(f"/proc/{child}").exists() or _is_zombie(child):
-            return
-        time.sleep(0.1)
-    pytest.fail("the worker's child is still running")
+    assert _ends(child)
 
 
 def test_the_parent_waits_without_spinning() -> None:
@@ -99,6 +177,14 @@ def test_the_parent_waits_without_spinning() -> None:
         spent_s = time.process_time() - before
 
     assert spent_s < 0.05
+
+
+def _ends(pid: int) -> bool:
+    for _ in range(50):
+        if not Path(f"/proc/{pid}").exists() or _is_zombie(pid):
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def _is_zombie(pid: int) -> bool:

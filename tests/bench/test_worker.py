@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from splade_bench.bench.isolate import CellError, WorkerProcess
-from splade_bench.bench.protocol import Request
+from splade_bench.bench.protocol import MEMORY_PASSES, CellRequest
 from splade_bench.bench.run import CellRunner
 from splade_bench.cell import Cell
 
@@ -43,6 +45,9 @@ def test_a_cell_is_measured_on_its_way_through_a_process(runner: CellRunner) -> 
     for name in ("mrr@10", "p@1", "ndcg@10", "recall@100", "query_active_dims", "document_active_dims"):
         assert name in result.metrics
     assert result.metrics_before["mrr@10"] >= 0.2
+    assert result.cpu_time_s and result.cpu_time_s > 0.1 * result.wall_time_s
+    assert result.device_peak_allocated_bytes is None
+    assert result.live_peak_bytes and result.memray_top_sites
     assert result.corpus_sha256 and result.source_tree and result.machine["threads"] and result.versions["torch"]
 
 
@@ -71,33 +76,28 @@ def test_a_loss_that_is_not_finite_is_a_row_of_its_own(
     assert result.memray_peak_bytes is None
 
 
-def test_a_cell_without_memory_is_oom_with_the_allocators_words(
-    runner: CellRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """The limit is set when training begins, as it is never safe before the imports."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import resource\n"
-        "from splade_bench.training import trainer\n"
-        "train = trainer.Trainer.train\n"
-        "def limited(self):\n"
-        "    if self.encoder.vocab_size > 1000:\n"
-        "        data = next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('VmData'))\n"
-        "        limit = data * 1024 + 64 * 2**20\n"
-        "        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))\n"
-        "    return train(self)\n"
-        "trainer.Trainer.train = limited\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
-
-    with runner.start(make_cell(memory_mode="standard", batch_size=8)) as run:
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts private memory on Linux only")
+def test_a_cell_over_its_memory_limit_is_oom_with_what_it_asked_for(runner: CellRunner) -> None:
+    with runner.start(make_cell(memory_mode="standard", batch_size=8, memory_limit_bytes=600 * 2**20)) as run:
         run.wait_until_ready()
         with pytest.raises(CellError):
             run.train()
         result = run.finish()
 
     assert result.status == "oom", result.error
-    assert result.phase in ("forward", "backward", "optimizer_step")
+    assert result.phase in ("forward", "loss", "backward", "optimizer_step")
     assert "allocate" in str(result.error)
+    assert result.failed_allocation_bytes
+    assert result.failed_allocation_bytes > 2**20
+    assert result.peak_rss_bytes
+    assert result.peak_rss_bytes <= 1.03 * 600 * 2**20
+    assert result.cell_id.endswith("-limit600MiB")
+
+
+def test_no_memory_limit_can_be_below_what_a_worker_takes_without_a_model(runner: CellRunner) -> None:
+    floor_bytes = runner.floor_bytes(make_cell(memory_limit_bytes=1))
+
+    assert 100 * 2**20 < floor_bytes < 2**30
 
 
 def test_a_device_that_is_not_here_is_an_error_row(runner: CellRunner) -> None:
@@ -114,8 +114,31 @@ def test_a_device_that_is_not_here_is_an_error_row(runner: CellRunner) -> None:
     assert "--device mps" in str(result.error)
 
 
-def test_the_heap_pass_runs_alone(runner: CellRunner) -> None:
-    with WorkerProcess(Request(cell=make_cell(), measure="heap", corpus_folder=None), timeout_s=120) as process:
-        measured = process.wait_for("result")
+def test_each_memory_pass_runs_alone() -> None:
+    measured: dict[str, Any] = {}
+    for name in MEMORY_PASSES:
+        with WorkerProcess(CellRequest(cell=make_cell(), measure=name, corpus_folder=None), timeout_s=120) as process:
+            measured |= process.wait_for("result")
 
     assert measured["memray_peak_bytes"] > 2**20
+    assert "splade_bench/" in measured["memray_top_sites"][0]["site"]
+    assert measured["live_peak_bytes"] == sum(measured["live_peak_by_category"].values())
+    assert measured["live_peak_by_category"]["optimizer"] == pytest.approx(
+        2 * measured["live_peak_by_category"]["parameters"], rel=0.01
+    )
+    pinned_bytes = measured["pinned_peak_rss_bytes"] - measured["pinned_baseline_rss_bytes"]
+    assert 0.9 * measured["live_peak_bytes"] < pinned_bytes < 2 * measured["live_peak_bytes"]
+
+
+def test_a_timeline_is_recorded_where_it_is_asked_for(cache: Path) -> None:
+    runner = CellRunner(cache=cache, timeout_s=120, memory_passes=(), memory_timeline=True)
+    with runner.start(make_cell(max_steps=4)) as run:
+        run.wait_until_ready()
+        run.train()
+        result = run.finish()
+
+    assert result.memory_timeline and result.sampled_peak_rss_bytes and result.peak_rss_bytes
+    assert {sample["phase"] for sample in result.memory_timeline} >= {"forward", "backward"}
+    assert max(sample["rss_bytes"] for sample in result.memory_timeline) == result.sampled_peak_rss_bytes
+    assert 0.9 * result.peak_rss_bytes < result.sampled_peak_rss_bytes <= result.peak_rss_bytes
+    assert result.memray_peak_bytes is None

@@ -155,7 +155,7 @@ def test_train_writes_a_model_that_loads_a_record_and_a_timeline(
     assert record["peak_rss_bytes"] >= record["baseline_rss_bytes"] > 0
     assert record["metrics"]["candidate_mrr@10"] > 0.9
     assert {sample["phase"] for sample in record["memory_tracking"]["samples"]} <= {
-        *["setup", "batching", "forward", "backward", "optimizer_step"]
+        *["setup", "batching", "forward", "loss", "backward", "optimizer_step"]
     }
     assert (output / "memory-timeline.svg").stat().st_size > 1000
     _, loading = AutoModelForMaskedLM.from_pretrained(output / "final_model", output_loading_info=True)

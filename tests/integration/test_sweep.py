@@ -60,7 +60,7 @@ def test_axes_that_cannot_be_run_are_usage_errors(arguments: list[str], complain
 def test_a_file_that_holds_something_else_is_not_appended_to(tmp_path: Path) -> None:
     (tmp_path / "notes.jsonl").write_text('{"my": "notes"}\n')
 
-    finished = run_pytest("benchmarks", "--results", str(tmp_path / "notes.jsonl"))
+    finished = run_pytest("benchmarks", "--memory-results", str(tmp_path / "notes.jsonl"))
 
     assert finished.returncode == 4
     assert "notes.jsonl:1: is not a result record" in finished.stderr

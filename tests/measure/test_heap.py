@@ -1,24 +1,36 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-SCRIPT = """
+SCRIPT = """\
+import json
+
 import torch
-from splade_bench.measure.heap import peak_heap_bytes
+from splade_bench.measure.heap import measure_heap
 
 loaded = torch.ones(32 * 2**20, dtype=torch.uint8)  # there before the tracker: not counted
 def work():
     for _ in range(3):
         torch.ones(64 * 2**20, dtype=torch.uint8)   # freed each time: counted once
-print(peak_heap_bytes(work))
+heap = measure_heap(work)
+print(json.dumps({"peak_bytes": heap.peak_bytes, "top": heap.top_sites[0].to_dict()}))
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="memray does not run on Windows")
-def test_a_known_tensor_is_read_back() -> None:
-    finished = subprocess.run([sys.executable, "-c", SCRIPT], check=True, capture_output=True, text=True)
+def test_a_known_tensor_is_read_back_with_the_line_that_made_it(tmp_path: Path) -> None:
+    script = tmp_path / "project" / "work.py"
+    script.parent.mkdir()
+    script.write_text(SCRIPT)
+    finished = subprocess.run([sys.executable, str(script)], check=True, capture_output=True, text=True)
 
-    assert int(finished.stdout) == pytest.approx(64 * 2**20, rel=0.01)
+    heap = json.loads(finished.stdout)
+
+    assert heap["peak_bytes"] == pytest.approx(64 * 2**20, rel=0.001)
+    assert heap["top"]["size_bytes"] == pytest.approx(64 * 2**20, rel=0.001)
+    assert heap["top"]["site"] == "project/work.py:9 work"  # no folder above the script's own

@@ -261,7 +261,11 @@ def test_observers_see_every_phase_in_order(encoder: SpladeEncoder, triples: Seq
 
     Trainer(encoder, triples, make_config(gradient_accumulation_steps=2, max_steps=1), observers=[recorder]).train()
 
-    assert recorder.phases == ["batching", "forward", "backward", "forward", "backward", "optimizer_step"]
+    assert recorder.phases == [
+        "batching",
+        *2 * ["forward", "loss", "backward", "forward", "backward"],
+        "optimizer_step",
+    ]
     assert recorder.losses[0].query_active_dims > 0
 
 

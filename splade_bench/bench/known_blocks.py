@@ -1,0 +1,15 @@
+"""Known amounts of memory for every probe to read back."""
+
+from __future__ import annotations
+
+import time
+
+_PAGE_BYTES = 4096
+
+
+def touch_block(size_bytes: int, hold_s: float = 0.0) -> int:
+    """Allocate a block, write to each of its pages, hold it, and free it before anybody reads a figure."""
+    block = bytearray(size_bytes)
+    block[::_PAGE_BYTES] = b"x" * len(block[::_PAGE_BYTES])
+    time.sleep(hold_s)
+    return len(block)

@@ -1,0 +1,10 @@
+"""Known tensors for the probes that count tensors."""
+
+from __future__ import annotations
+
+import torch
+
+
+def fill_tensor(size_bytes: int) -> int:
+    """Make a tensor of so many bytes, write all of it, and free it before anybody reads a figure."""
+    return torch.ones(size_bytes, dtype=torch.uint8).nbytes

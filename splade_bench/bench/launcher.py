@@ -1,0 +1,217 @@
+"""The process between pytest and a cell: ``python -m splade_bench.bench.launcher ARGUMENTS``.
+
+It starts the worker in a process group of its own, waits, and says how it ended, on the pipe that the worker wrote its
+messages to. It imports no torch and stays small, because the kernel's record of a dead process begins with the memory
+of whoever started it: a cell killed at any moment still has a peak, and it is the cell's.
+
+Does not spin: it sleeps until the worker ends, writes to standard error or a deadline comes. Under a memory limit it
+also reads the worker's resident memory fifty times a second, which sees what no limit of the kernel counts (mapped
+files).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from typing_extensions import Self
+
+from splade_bench.bench.protocol import Event
+
+_WATCH_INTERVAL_S = 0.02
+# How often to see whether whoever waits for the worker is still there.
+_IDLE_INTERVAL_S = 1.0
+_STANDARD_ERROR_TAIL_BYTES = 4096
+_READ_BYTES = 2**16
+_OOM_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LaunchRequest:
+    """What to start, and when to end it."""
+
+    command: list[str]
+    timeout_s: float
+    memory_limit_bytes: int | None = None
+
+    def to_argument(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_argument(cls, text: str) -> Self:
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exit:
+    """How a worker ended: the values of the ``exit`` event."""
+
+    exit_code: int | None
+    exit_signal: int | None
+    ended_by: Literal["timeout", "memory-limit", "abandoned"] | None
+    """Why the launcher ended it; None: it ended by itself or by somebody else's signal."""
+    max_rss_bytes: int
+    """The kernel's high-water mark of its whole life."""
+    oom_kills: int
+    """Processes that the kernel's out-of-memory killer ended meanwhile, as far as can be seen from here."""
+    last_error_line: str
+
+
+class Launcher:
+    """One worker from its start to its end."""
+
+    def __init__(self, request: LaunchRequest) -> None:
+        self._request = request
+        self._parent = os.getppid()
+        self._ended_by: Literal["timeout", "memory-limit", "abandoned"] | None = None
+        self._error_tail = b""
+
+    def run(self) -> Exit:
+        """Start the worker and wait for its end."""
+        wakeup = _wake_up_on(signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
+        signal.signal(signal.SIGTERM, self._on_termination)
+        signal.signal(signal.SIGINT, self._on_termination)
+        oom_kills_before = _oom_kills()
+        self._deadline_s = time.monotonic() + self._request.timeout_s
+        # Standard input and output are the worker's alone from here on, until it has ended.
+        self._worker = subprocess.Popen(self._request.command, stderr=subprocess.PIPE, start_new_session=True)
+        status, max_rss_bytes = self._wait(wakeup)
+        self._kill_group()  # what the worker started ends with it
+        return Exit(
+            exit_code=os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
+            exit_signal=os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
+            ended_by=self._ended_by,
+            max_rss_bytes=max_rss_bytes,
+            oom_kills=_oom_kills() - oom_kills_before,
+            last_error_line=_last_line(self._error_tail),
+        )
+
+    def _wait(self, wakeup: int) -> tuple[int, int]:
+        """The worker's wait status and its peak resident memory."""
+        assert self._worker.stderr is not None
+        errors = self._worker.stderr.fileno()
+        os.set_blocking(errors, False)
+        sources = [wakeup, errors]
+        while True:
+            readable, _, _ = select.select(sources, [], [], self._interval_s())
+            if wakeup in readable:
+                os.read(wakeup, _READ_BYTES)
+            if errors in readable and not self._read_errors(errors):
+                sources.remove(errors)
+            pid, status, usage = os.wait4(self._worker.pid, os.WNOHANG)
+            if pid:
+                self._worker.returncode = os.waitstatus_to_exitcode(status)  # nobody is to wait for it again
+                self._read_errors(errors)
+                return status, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+            self._end_where_due()
+
+    def _interval_s(self) -> float:
+        interval_s = _WATCH_INTERVAL_S if self._request.memory_limit_bytes else _IDLE_INTERVAL_S
+        return max(0.0, min(interval_s, self._deadline_s - time.monotonic())) if self._ended_by is None else interval_s
+
+    def _end_where_due(self) -> None:
+        if self._ended_by is not None:
+            self._kill_group()
+        elif time.monotonic() >= self._deadline_s:
+            self._end("timeout")
+        elif os.getppid() != self._parent:
+            self._end("abandoned")
+        elif self._request.memory_limit_bytes and _rss_bytes(self._worker.pid) > self._request.memory_limit_bytes:
+            self._end("memory-limit")
+
+    def _end(self, reason: Literal["timeout", "memory-limit", "abandoned"]) -> None:
+        self._ended_by = reason
+        self._kill_group()
+
+    def _kill_group(self) -> None:
+        try:
+            os.killpg(self._worker.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass  # the group is gone; macOS says EPERM when only an unreaped process is left of it
+
+    def _on_termination(self, *_: object) -> None:
+        self._end("abandoned")
+
+    def _read_errors(self, errors: int) -> bool:
+        """Keep the end of what the worker prints, however much that is; False once there will be no more."""
+        while True:
+            try:
+                text = os.read(errors, _READ_BYTES)
+            except BlockingIOError:
+                return True
+            if not text:
+                return False
+            self._error_tail = (self._error_tail + text)[-_STANDARD_ERROR_TAIL_BYTES:]
+            if len(text) < _READ_BYTES:
+                return True
+
+
+def main() -> int:
+    """Run one worker; the last line on standard output is its ``exit`` event."""
+    ended = Launcher(LaunchRequest.from_argument(sys.argv[1])).run()
+    # The worker may have been killed in the middle of a line.
+    message = "\n" + Event(name="exit", values=asdict(ended)).to_line()
+    try:
+        sys.stdout.write(message)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os._exit(0)  # nobody is left to be told, and nothing to be flushed
+    return 0
+
+
+def _wake_up_on(*signals: signal.Signals) -> int:
+    """A file descriptor that becomes readable with each of these signals: select alone would sleep through them."""
+    readable, writable = os.pipe()
+    os.set_blocking(writable, False)
+    os.set_blocking(readable, False)
+    for number in signals:
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(writable)
+    return readable
+
+
+def _rss_bytes(pid: int) -> int:
+    """Resident memory of another process; 0 when it is gone."""
+    if sys.platform == "linux":
+        try:
+            return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
+        except (OSError, IndexError):
+            return 0
+    import psutil
+
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def _oom_kills() -> int:
+    """Processes that the kernel's out-of-memory killer has ended, as far as this process may see."""
+    for path in _OOM_COUNTERS:
+        try:
+            lines = path.read_text().splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return 0
+
+
+def _last_line(text: bytes) -> str:
+    lines = text.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,69 @@
+"""What every worker process does: keep the pipe to its parent for messages, and turn whatever happens into one."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from splade_bench.bench.protocol import Event, EventName
+from splade_bench.errors import TrainingError
+from splade_bench.out_of_memory import failed_allocation_bytes, is_out_of_memory
+from splade_bench.results import Status, finite_or_none
+
+Send = Callable[[EventName, dict[str, Any]], None]
+
+
+class Served(Protocol):
+    """A worker; ``measured`` holds what is known so far, also when it ends early in ``phase``."""
+
+    measured: dict[str, Any]
+    phase: str
+
+    def run(self) -> None:
+        """Do what the request asks for and send its result."""
+
+
+def serve(worker: Served, send: Send) -> int:
+    """Run a worker; the exit code is 0 when a result was sent."""
+    try:
+        worker.run()
+    except Exception as error:
+        status, message = _diagnose(error)
+        if status == "error":
+            traceback.print_exc()
+        failure: dict[str, Any] = {"status": status, "error": message, "phase": worker.phase}
+        if status == "oom":
+            failure["failed_allocation_bytes"] = failed_allocation_bytes(error)
+        send("failed", worker.measured | failure)
+        return 1
+    return 0
+
+
+def claim_standard_output() -> Send:
+    """Keep the pipe to the parent for messages and point file descriptor 1 at standard error."""
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def send(name: EventName, values: dict[str, Any]) -> None:
+        channel.write(Event(name=name, values=finite_or_none(values)).to_line())
+        channel.flush()
+
+    return send
+
+
+def wait_for_go() -> None:
+    """Block until the parent says go; end where the parent is gone."""
+    if not sys.stdin.readline():
+        raise SystemExit(1)
+
+
+def _diagnose(error: Exception) -> tuple[Status, str]:
+    message = " ".join(str(error).split()) or type(error).__name__
+    if is_out_of_memory(error):
+        return "oom", message
+    if isinstance(error, TrainingError) and error.status == "nan":
+        return "nan", message
+    return "error", f"{type(error).__name__}: {message}"

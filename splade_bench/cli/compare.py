@@ -1,0 +1,65 @@
+"""``splade-bench compare``: two results files in, a table of changes out, worst first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from splade_bench.cli.arguments import parse, print_json
+from splade_bench.errors import DataError
+from splade_bench.report.comparison import change_table, compare
+from splade_bench.results import read_results
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompareCommand:
+    """Show how the figures of the same cells differ between two results files, worst change first.
+
+    It judges nothing. Exit codes: 0 done, 2 usage or a bad file, 3 no cell is in both files.
+    """
+
+    before: Annotated[Path, tyro.conf.Positional]
+    """Results file to compare with."""
+    after: Annotated[Path, tyro.conf.Positional]
+    """Results file to look at."""
+    json: bool = False
+    """Print one JSON object on standard output."""
+
+
+NOTHING_TO_COMPARE = 3
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Print the comparison; the exit code."""
+    command = parse(CompareCommand, arguments, verb="compare")
+    before, after = read_results([command.before]), read_results([command.after])
+    for path, results in ((command.before, before), (command.after, after)):
+        if not results:
+            raise DataError(f"{path}: holds no results")
+    comparison = compare(before, after)
+    if command.json:
+        print_json(
+            {
+                "changes": [
+                    {
+                        "cell_id": change.cell,
+                        "figure": change.figure.name,
+                        "before": change.before,
+                        "after": change.after,
+                        "change_ratio": change.ratio,
+                    }
+                    for change in comparison.changes
+                ],
+                "differences": list(comparison.differences),
+            }
+        )
+    else:
+        if comparison.changes:
+            print(change_table(comparison.changes))
+        for difference in comparison.differences:
+            print(f"- {difference}")
+    return 0 if comparison.changes else NOTHING_TO_COMPARE

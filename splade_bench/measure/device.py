@@ -1,0 +1,143 @@
+"""Peak memory of an accelerator, behind one protocol; the only module that asks one for its memory.
+
+Neither CUDA nor MPS was measured on hardware by this project yet (:data:`UNTESTED_ON_HARDWARE`): the calls are held to
+torch's signatures by tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from splade_bench.errors import ConfigError
+from splade_bench.measure.timeline import MemorySampler
+from splade_bench.units import format_bytes
+
+UNTESTED_ON_HARDWARE = ("cuda", "mps")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DevicePeak:
+    """Peaks and where they came from; None where nothing was measured."""
+
+    source: str | None = None
+    allocated_bytes: int | None = None
+    """Of live tensors."""
+    reserved_bytes: int | None = None
+    """Of what the allocator had taken from the system, free blocks included."""
+
+
+class DeviceMemory(Protocol):
+    """The memory of one accelerator."""
+
+    def start(self) -> None:
+        """Forget earlier peaks."""
+
+    def read(self) -> DevicePeak:
+        """The peaks since the start; ends the measurement."""
+
+    def limit(self, limit_bytes: int) -> None:
+        """Let allocations fail that would bring this process's memory on the device over ``limit_bytes``.
+
+        Raises:
+            ConfigError: the device has less than that.
+        """
+
+
+def device_memory(device_type: str) -> DeviceMemory:
+    """The memory of a device of this type: ``cpu``, ``cuda`` or ``mps``."""
+    if device_type == "cpu":
+        return NoDeviceMemory()
+    import torch
+
+    if device_type == "cuda":
+        return CudaMemory(torch.cuda)
+    if device_type == "mps":
+        return MpsMemory(torch.mps, torch.accelerator)
+    raise ConfigError(f"--device {device_type}: its memory cannot be measured; choose from cpu, cuda, mps")
+
+
+class NoDeviceMemory:
+    """A processor's tensors are in the process's own memory: nothing here to measure, or to limit."""
+
+    def start(self) -> None: ...
+
+    def read(self) -> DevicePeak:
+        return DevicePeak()
+
+    def limit(self, limit_bytes: int) -> None: ...
+
+
+class CudaMemory:
+    """torch's caching allocator for CUDA, which keeps both peaks itself.
+
+    Does not see: the CUDA context and library workspaces outside the allocator, some hundred MiB.
+    """
+
+    def __init__(self, cuda: Any) -> None:
+        self._cuda = cuda
+
+    def start(self) -> None:
+        self._cuda.reset_peak_memory_stats()
+
+    def read(self) -> DevicePeak:
+        return DevicePeak(
+            source="torch.cuda allocator",
+            allocated_bytes=self._cuda.max_memory_allocated(),
+            reserved_bytes=self._cuda.max_memory_reserved(),
+        )
+
+    def limit(self, limit_bytes: int) -> None:
+        total_bytes = self._cuda.get_device_properties(self._cuda.current_device()).total_memory
+        self._cuda.set_per_process_memory_fraction(_fraction(limit_bytes, total_bytes))
+
+
+class MpsMemory:
+    """torch's allocator for Apple GPUs.
+
+    ``torch.accelerator`` has its peaks where the allocator keeps them; where it answers 0, two threads that look every
+    10 ms stand in, and the source says so.
+
+    Does not see: sampled, a peak between two samples.
+    """
+
+    def __init__(self, mps: Any, accelerator: Any) -> None:
+        self._mps = mps
+        self._accelerator = accelerator
+        self._sampling = ExitStack()
+
+    def start(self) -> None:
+        self._accelerator.reset_peak_memory_stats()
+        self._allocated = self._sampled(self._mps.current_allocated_memory)
+        self._reserved = self._sampled(self._mps.driver_allocated_memory)
+
+    def read(self) -> DevicePeak:
+        self._sampling.close()
+        allocated_bytes = self._accelerator.max_memory_allocated()
+        reserved_bytes = self._accelerator.max_memory_reserved()
+        if allocated_bytes and reserved_bytes:
+            return DevicePeak(
+                source="torch.accelerator allocator", allocated_bytes=allocated_bytes, reserved_bytes=reserved_bytes
+            )
+        return DevicePeak(
+            source="torch.mps sampled every 10 ms",
+            allocated_bytes=self._allocated.timeline.peak_bytes,
+            reserved_bytes=self._reserved.timeline.peak_bytes,
+        )
+
+    def limit(self, limit_bytes: int) -> None:
+        total_bytes = self._mps.recommended_max_memory()
+        self._mps.set_per_process_memory_fraction(_fraction(limit_bytes, total_bytes))
+
+    def _sampled(self, read: Callable[[], int]) -> MemorySampler:
+        return self._sampling.enter_context(MemorySampler(read=read))
+
+
+def _fraction(limit_bytes: int, total_bytes: int) -> float:
+    if limit_bytes > total_bytes:
+        raise ConfigError(
+            f"--memory-limit {format_bytes(limit_bytes)}: the device has {format_bytes(total_bytes)} only"
+        )
+    return limit_bytes / total_bytes

@@ -1,0 +1,64 @@
+"""A smaller machine: limits on the memory of this process.
+
+Does not see: on Linux, file mappings, which ``RLIMIT_DATA`` does not count; whoever starts the process must watch its
+resident memory too. Elsewhere no limit of the kernel holds, and only that watch is left.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from splade_bench.errors import ConfigError
+from splade_bench.measure.rss import current_rss_bytes
+from splade_bench.units import format_bytes
+
+_STATUS = Path("/proc/self/status")
+
+
+def limit_rss(limit_bytes: int) -> None:
+    """Let allocations fail that would bring resident memory over ``limit_bytes``, the runtime included.
+
+    Call it after the imports and a warm-up: before them it would hit the mapping of libraries, which no allocator
+    reports. What the process has now stays; private memory may grow by what is left. The limit holds for the process
+    and its children, and cannot be raised again without rights.
+
+    Raises:
+        ConfigError: the process takes more than that already.
+    """
+    resident_bytes = current_rss_bytes()
+    if limit_bytes <= resident_bytes:
+        raise ConfigError(below_floor(limit_bytes, resident_bytes))
+    if sys.platform == "linux":
+        import resource  # Unix only
+
+        limit_data_bytes = _data_bytes() + limit_bytes - resident_bytes
+        resource.setrlimit(resource.RLIMIT_DATA, (limit_data_bytes, limit_data_bytes))
+
+
+def below_floor(limit_bytes: int, floor_bytes: int) -> str:
+    """What to tell a user whose limit leaves no room for anything."""
+    return (
+        f"--memory-limit {format_bytes(limit_bytes)}: Python, torch and a warm-up take {format_bytes(floor_bytes)} "
+        "here before there is a model; give more than that"
+    )
+
+
+def _data_bytes() -> int:
+    """What RLIMIT_DATA counts: private writable memory, touched or not."""
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith("VmData:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{_STATUS} has no VmData")
+
+
+def container_limit_bytes() -> int | None:
+    """The memory that this process's control group may have; None where there is no limit, or nobody says."""
+    for path in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        try:
+            text = path.read_text().strip()
+        except OSError:
+            continue
+        # The first version writes a number near 2^63 for no limit.
+        return int(text) if text.isdigit() and int(text) < 2**60 else None
+    return None

@@ -1,0 +1,28 @@
+"""How each allocator says that it has nothing left. No torch: its error is known by its name."""
+
+from __future__ import annotations
+
+import errno
+import re
+
+# Errors that no exception class tells apart: torch raises RuntimeError for its CPU and MPS allocators.
+_TEXTS = ("can't allocate memory", "not enough memory", "MPS backend out of memory", "out of memory", "bad_alloc")
+# What those texts say about the request: "tried to allocate 4096 bytes", "Tried to allocate 2.00 GiB". MPS writes GB
+# and means GiB.
+_REQUESTED = re.compile(r"tried to allocate (\d+(?:\.\d+)?) ?(bytes|[KMG]i?B)", re.IGNORECASE)
+_UNITS = {"b": 1, "k": 2**10, "m": 2**20, "g": 2**30}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that an allocator had nothing left, on any device."""
+    if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM  # a file that could not be mapped
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
+
+
+def failed_allocation_bytes(error: BaseException) -> int | None:
+    """How much was asked of the allocator that had nothing left, as far as its message says."""
+    match = _REQUESTED.search(str(error))
+    return round(float(match[1]) * _UNITS[match[2][0].lower()]) if match else None

@@ -1,0 +1,312 @@
+"""The pytest plugin for any project: measure a function or a training cell in a fresh process, and limit peak memory.
+
+Imports no torch, and nothing of this package that a run without measurements would not need. Its options carry their
+own prefixes (``--memory-``, ``--cell-``) and each is an ini key too, so that it can live beside any project's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from splade_bench.bench.protocol import DEFAULT_MEMORY_PASSES, MEMORY_PASSES, MemoryPass
+from splade_bench.errors import SpladeBenchError
+from splade_bench.units import format_bytes, parse_bytes
+
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
+
+    from splade_bench.bench.run import CellRun
+    from splade_bench.bench.session import MeasuringSession
+    from splade_bench.cell import Cell
+    from splade_bench.results import CallResult, CellResult, Measurement
+
+MARKER = "limit_peak_memory"
+_SESSION = pytest.StashKey["MeasuringSession"]()
+_PEAKS = pytest.StashKey[list[int]]()
+_DEFAULT_TIMEOUT_S = 1800.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryOptions:
+    """The plugin's options, parsed."""
+
+    results_path: Path | None
+    limit_bytes: int | None
+    passes: Sequence[MemoryPass]
+    timeline: bool
+    timeout_s: float
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options that a measurement needs, each as an ini key too."""
+    group = parser.getgroup("splade-bench memory")
+    options: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("results", {"metavar": "FILE", "help": "JSON Lines file to append measurements to"}),
+        (
+            "limit",
+            {"metavar": "SIZE", "help": "8GiB: measure as on a machine with that much memory, the runtime included"},
+        ),
+        (
+            "passes",
+            {
+                "metavar": "NAMES",
+                "help": "peaks to take too, in processes of their own, with commas, from: "
+                f"{', '.join(MEMORY_PASSES)}; none for no such pass (default: {','.join(DEFAULT_MEMORY_PASSES)})",
+            },
+        ),
+    )
+    for name, settings in options:
+        group.addoption(f"--memory-{name}", default=None, **settings)
+        parser.addini(f"memory_{name}", settings["help"])
+    group.addoption(
+        "--memory-timeline",
+        action="store_true",
+        default=None,
+        help="sample resident memory every 10 ms and record it phase by phase",
+    )
+    parser.addini("memory_timeline", "sample resident memory every 10 ms", type="bool", default=False)
+    group.addoption(
+        "--cell-timeout", metavar="SECONDS", default=None, help="end a measured process after this long (default: 1800)"
+    )
+    parser.addini("cell_timeout", "end a measured process after this long")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the options; one that cannot be followed is a usage error before anything runs."""
+    config.addinivalue_line(
+        "markers",
+        f'{MARKER}("1.5GiB"): fail the test if it took more: of what it measured with measure_memory or measure_cell '
+        "the largest peak RSS, the runtime included; of a test that measured nothing its own growth of this process",
+    )
+    memory_options(config)
+
+
+def memory_options(config: pytest.Config) -> MemoryOptions:
+    """The plugin's options, from the command line or the ini file.
+
+    Raises:
+        pytest.UsageError: a value cannot be read.
+    """
+    results = _option(config, "memory_results")
+    return MemoryOptions(
+        results_path=config.invocation_params.dir / results if results else None,
+        limit_bytes=_parsed(config, "memory_limit", parse_bytes, default=None),
+        passes=_parsed(config, "memory_passes", _parse_passes, default=DEFAULT_MEMORY_PASSES),
+        timeline=bool(_option(config, "memory_timeline")),
+        timeout_s=_parsed(config, "cell_timeout", _parse_timeout, default=_DEFAULT_TIMEOUT_S),
+    )
+
+
+def open_session(
+    config: pytest.Config, *, results_path: Path | None = None, cache: Path | None = None, resume: bool = False
+) -> MeasuringSession:
+    """The session that this run's fixtures measure in, made on the first call; another plugin may make it its own way.
+
+    Raises:
+        pytest.UsageError: the results file holds something else, or cannot be read.
+    """
+    if _SESSION in config.stash:
+        return config.stash[_SESSION]
+    from splade_bench.bench.calls import CallRunner
+    from splade_bench.bench.run import CellRunner
+    from splade_bench.bench.session import MeasuringSession
+    from splade_bench.results import read_results
+
+    options = memory_options(config)
+    results_path = options.results_path or results_path
+    if results_path is not None and results_path.exists():
+        try:
+            read_results([results_path])
+        except SpladeBenchError as error:
+            raise pytest.UsageError(f"--memory-results: {error}") from error
+    common: dict[str, Any] = {
+        "timeout_s": options.timeout_s,
+        "memory_passes": options.passes,
+        "memory_timeline": options.timeline,
+    }
+    config.stash[_SESSION] = MeasuringSession(
+        results_path=results_path,
+        cells=CellRunner(cache=cache or _cache_folder(config), **common),
+        calls=CallRunner(memory_limit_bytes=options.limit_bytes, **common),
+        resume=resume,
+    )
+    return config.stash[_SESSION]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A limit that cannot be read is found out before the first test runs."""
+    for item in items:
+        _limit_bytes(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Hold a test to its marker's limit."""
+    limit_bytes = _limit_bytes(item)
+    if limit_bytes is None:
+        return (yield)
+    from splade_bench.measure.growth import PeakGrowth
+
+    peaks = item.stash.setdefault(_PEAKS, [])
+    with PeakGrowth() as growth:
+        result = yield
+    if peaks:
+        peak_bytes, what = max(peaks), "the peak RSS of what it measured"
+    else:
+        peak_bytes, what = growth.peak_bytes, "the growth of this process's memory"
+    if peak_bytes > limit_bytes:
+        pytest.fail(
+            f"{MARKER}: {what} is {format_bytes(peak_bytes)} ({peak_bytes} bytes), "
+            f"over the limit of {format_bytes(limit_bytes)}",
+            pytrace=False,
+        )
+    return result
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say where the results are."""
+    session = config.stash.get(_SESSION, None)
+    if session is not None and session.finished and session.results_path is not None:
+        terminalreporter.write_line(f"results: {shown_path(session.results_path, config)}")
+
+
+@pytest.fixture
+def measure_memory(request: pytest.FixtureRequest) -> Callable[..., CallResult]:
+    """Call a function in a fresh process and measure it: ``measure_memory(function, *arguments, **keywords)``.
+
+    The function stands at the top of a module, its arguments are JSON's. The test fails here when the call does not
+    come to its end; the result has its peaks, its time and, where JSON can hold it, its value.
+    """
+    config = request.config
+    session = open_session(config)
+
+    def measure(function: Callable[..., object], *arguments: Any, **keywords: Any) -> CallResult:
+        name = f"{request.node.nodeid}: {getattr(function, '__qualname__', function)}"
+        try:
+            result = session.measure_call(name, function, arguments, keywords)
+        except SpladeBenchError as error:
+            pytest.fail(str(error), pytrace=False)
+        _note(request, result, session.line(result))
+        if result.status != "ok":
+            pytest.fail(f"{result.name}: {result.status}: {result.error}", pytrace=False)
+        return result
+
+    return measure
+
+
+@pytest.fixture
+def measure_cell(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> Callable[[Cell], CellResult]:
+    """Train a cell in a fresh process and record it; the benchmark's time is that of the training loop alone.
+
+    The test ends here when the cell is not ``ok``: out of memory is an expected failure with its reason (a gate is to
+    judge it), a skipped cell or one that is resumed a skip, everything else a failure.
+    """
+    session = open_session(request.config)
+
+    def measure(cell: Cell) -> CellResult:
+        if (earlier := session.resumed(cell)) is not None:
+            pytest.skip(f"{earlier.cell_id}: {earlier.status} in {session.results_path}")
+        benchmark.group = cell.device
+
+        def timed(run: CellRun) -> None:
+            benchmark.pedantic(run.train, setup=run.wait_until_ready, rounds=1, iterations=1)
+
+        try:
+            result = session.measure(cell, timed)
+        except SpladeBenchError as error:
+            pytest.fail(str(error), pytrace=False)
+        _note(request, result, session.line(result))
+        if result.status != "ok":
+            benchmark.has_error = True  # also when it failed after the timed call: its time is not to be compared
+        # Said here, outside the timed call, where pytest-benchmark would take them for a broken measurement.
+        if result.status == "oom":
+            pytest.xfail(f"out of memory: {result.error}")
+        if result.status == "skipped":
+            pytest.skip(result.error or "skipped")
+        if result.status != "ok":
+            pytest.fail(f"{result.cell_id}: {result.status}: {result.error}", pytrace=False)
+        benchmark.extra_info.update(_extra_info(result))
+        return result
+
+    return measure
+
+
+def show_line(line: str, config: pytest.Config) -> None:
+    """Write a line to the terminal from inside a test, past pytest's capture."""
+    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+    capture: Any = config.pluginmanager.get_plugin("capturemanager")
+    if reporter:
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
+            reporter.ensure_newline()
+            reporter.write_line(line)
+
+
+def shown_path(path: Path, config: pytest.Config) -> str:
+    """A path as people see it from the root folder."""
+    return str(path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path)
+
+
+def _note(request: pytest.FixtureRequest, result: Measurement, line: str) -> None:
+    """Show a result, and keep its peak for the test's limit."""
+    show_line(line, request.config)
+    if result.peak_rss_bytes is not None:
+        request.node.stash.setdefault(_PEAKS, []).append(result.peak_rss_bytes)
+
+
+def _extra_info(result: CellResult) -> dict[str, Any]:
+    names = ("status", "peak_rss_bytes", "baseline_rss_bytes", "memray_peak_bytes", "final_loss", "validation_loss")
+    return {name: getattr(result, name) for name in names} | {"mrr@10": (result.metrics or {}).get("mrr@10")}
+
+
+def _limit_bytes(item: pytest.Item) -> int | None:
+    marker = item.get_closest_marker(MARKER)
+    if marker is None:
+        return None
+    try:
+        (size,) = marker.args
+        return parse_bytes(size)
+    except (TypeError, ValueError) as error:
+        raise pytest.UsageError(f"{item.nodeid}: {MARKER} takes one size, as in {MARKER}('1.5GiB'): {error}") from error
+
+
+def _option(config: pytest.Config, name: str) -> Any:
+    value = config.getoption(name, default=None)
+    return config.getini(name) if value is None else value
+
+
+def _parsed(config: pytest.Config, name: str, parse: Callable[[str], Any], *, default: Any) -> Any:
+    value = _option(config, name)
+    if not value:
+        return default
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise pytest.UsageError(f"--{name.replace('_', '-')}: {error}") from error
+
+
+def _parse_passes(text: str) -> Sequence[str]:
+    names = [name.strip() for name in text.split(",")]
+    if names == ["none"]:
+        return ()
+    for name in names:
+        if name not in MEMORY_PASSES:
+            raise ValueError(f"{name!r} is no memory pass; choose from {', '.join(MEMORY_PASSES)}, or none")
+    return [name for name in MEMORY_PASSES if name in names]
+
+
+def _parse_timeout(text: str) -> float:
+    timeout_s = float(text)
+    if not 0 < timeout_s < float("inf"):
+        raise ValueError(f"{text} is no number of seconds above 0")
+    return timeout_s
+
+
+def _cache_folder(config: pytest.Config) -> Path:
+    cache: Any = getattr(config, "cache", None)  # absent with -p no:cacheprovider
+    return Path(cache.mkdir("splade_bench")) if cache else config.rootpath / ".splade_bench_cache"

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from splade_bench.cli import main
+from splade_bench.cli.doctor import Reading
+
+
+@pytest.fixture(scope="module")
+def findings() -> dict[str, object]:
+    """One run, for all that is asked of it."""
+    import contextlib
+    import io
+
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        code = main(["doctor", "--json"])
+    return {"exit_code": code, **json.loads(output.getvalue())}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="each system has probes of its own")
+def test_every_probe_of_this_machine_reads_a_known_amount_back(findings: dict[str, object]) -> None:
+    probes = findings["probes"]
+    assert isinstance(probes, list)
+
+    assert [(probe["probe"], probe["holds"]) for probe in probes] == [
+        ("peak_rss_bytes", True),
+        ("sampled_peak_rss_bytes", True),
+        ("pinned_peak_rss_bytes", True),
+        ("memray_peak_bytes", True),
+        ("live_peak_bytes", True),
+    ]
+    assert all(probe["read_bytes"] for probe in probes)
+    assert findings["exit_code"] == 0
+
+
+def test_devices_that_were_never_measured_are_said_to_be_so(findings: dict[str, object]) -> None:
+    assert findings["untested_on_hardware"] == ["cuda", "mps"]
+    if findings["devices"] == ["cpu"]:
+        assert "device_peak_allocated_bytes" in str(findings["not_available"])
+
+
+@pytest.mark.parametrize(
+    ("read_bytes", "holds"), [(1000, True), (1010, True), (1011, False), (989, False), (None, True)]
+)
+def test_a_probe_holds_within_its_band_and_a_missing_one_is_no_failure(read_bytes: int | None, holds: bool) -> None:
+    reading = Reading(probe="x", source="y", read_bytes=read_bytes, allowed_error_ratio=0.0100001, expected_bytes=1000)
+
+    assert reading.holds is holds

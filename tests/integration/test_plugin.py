@@ -1,0 +1,190 @@
+"""The plugin in a project that is not this one, however it got there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from splade_bench.results import CallResult, read_results
+
+ROOT = Path(__file__).parent.parent.parent
+FOREIGN = ROOT / "tests" / "support" / "foreign_project"
+FAILING = {"test_over_the_limit_in_its_own_process", "test_over_the_limit_in_this_process"}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(FOREIGN, tmp_path / "project"))
+
+
+def run_pytest(
+    folder: Path, *arguments: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", *arguments],
+        cwd=folder,
+        env=os.environ | (environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def outcomes(finished: subprocess.CompletedProcess[str]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for line in finished.stdout.splitlines():
+        status, _, rest = line.partition(" ")
+        if status in ("PASSED", "FAILED", "ERROR"):
+            found.setdefault(status, set()).add(rest.split(" ")[0].rpartition("::")[2])
+    return found
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as a wheel, unpacked into a folder of its own."""
+    build = pytest.importorskip("hatchling.build", reason="needs hatchling to build a wheel without a network")
+    folder = tmp_path_factory.mktemp("wheel")
+    script = f"from hatchling.build import build_wheel; build_wheel({str(folder)!r})"
+    assert build
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True)
+    (archive,) = folder.glob("*.whl")
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(folder / "site")
+    return folder / "site"
+
+
+def assert_works(finished: subprocess.CompletedProcess[str]) -> None:
+    assert outcomes(finished).get("FAILED") == FAILING, finished.stdout + finished.stderr
+    assert len(outcomes(finished)["PASSED"]) == 8
+    assert "ERROR" not in outcomes(finished)
+    assert finished.returncode == 1
+
+
+def test_a_plain_checkout_serves_a_foreign_project(project: Path) -> None:
+    finished = run_pytest(
+        project,
+        *["-p", "splade_bench.pytest_plugin"],
+        environment={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )
+
+    assert_works(finished)
+    assert "limit_peak_memory: the growth of this process's memory is" in finished.stdout
+    assert "limit_peak_memory: the peak RSS of what it measured is" in finished.stdout
+    results = read_results([project / "memory.jsonl"])
+    assert all(isinstance(result, CallResult) for result in results)
+    assert [result.status for result in results if isinstance(result, CallResult)].count("error") == 1
+    assert "results: memory.jsonl" in finished.stdout
+
+
+def test_a_wheel_serves_a_foreign_project_by_its_entry_point(project: Path, wheel: Path) -> None:
+    finished = run_pytest(project, "--import-mode=importlib", environment={"PYTHONPATH": f"{wheel}:{project}"})
+
+    assert_works(finished)
+
+
+def test_a_conftest_that_names_the_plugin_loads_it_once(project: Path, wheel: Path) -> None:
+    conftest = project / "conftest.py"
+    conftest.write_text(conftest.read_text() + '\npytest_plugins = ["splade_bench.pytest_plugin"]\n')
+
+    finished = run_pytest(project, environment={"PYTHONPATH": str(wheel)})
+
+    assert_works(finished)
+
+
+def test_the_plugin_imports_no_torch(project: Path) -> None:
+    (project / "test_blocks.py").write_text(
+        "import sys\n"
+        "def test_nothing(pytestconfig):\n"
+        "    assert 'splade_bench.pytest_plugin' in sys.modules\n"
+        "    assert not {'torch', 'transformers', 'psutil'} & set(sys.modules)\n"
+    )
+
+    finished = run_pytest(
+        project,
+        *["-p", "splade_bench.pytest_plugin"],
+        environment={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )
+
+    assert finished.returncode == 0, finished.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--memory-limit", "8GB"], "--memory-limit: '8GB' is no size; write it as 8GiB"),
+        (["--memory-passes", "heap,rss"], "--memory-passes: 'rss' is no memory pass; choose from heap, live, pinned"),
+        (["--cell-timeout", "soon"], "--cell-timeout: could not convert"),
+        (["--cell-timeout", "-1"], "--cell-timeout: -1 is no number of seconds above 0"),
+    ],
+)
+def test_an_option_that_cannot_be_followed_is_a_usage_error(
+    project: Path, arguments: list[str], complaint: str
+) -> None:
+    finished = run_pytest(
+        project,
+        *["-p", "splade_bench.pytest_plugin", *arguments],
+        environment={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )
+
+    assert finished.returncode == 4
+    assert complaint in finished.stderr
+
+
+def test_a_marker_that_cannot_be_read_is_a_usage_error(project: Path) -> None:
+    (project / "test_blocks.py").write_text(
+        "import pytest\n@pytest.mark.limit_peak_memory(512)\ndef test_nothing():\n    pass\n"
+    )
+
+    finished = run_pytest(
+        project,
+        *["-p", "splade_bench.pytest_plugin"],
+        environment={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )
+
+    assert finished.returncode == 4
+    assert "limit_peak_memory takes one size" in finished.stderr
+
+
+def test_results_that_cannot_be_written_fail_the_test_and_say_why(project: Path) -> None:
+    (project / "memory.jsonl").mkdir()
+    (project / "test_blocks.py").write_text(
+        "from work.blocks import touch\ndef test_it(measure_memory):\n    measure_memory(touch, 1)\n"
+    )
+
+    finished = run_pytest(
+        project,
+        *["-p", "splade_bench.pytest_plugin"],
+        environment={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )
+
+    assert finished.returncode != 0
+    assert "memory.jsonl" in finished.stdout + finished.stderr
+    assert "Traceback" not in finished.stdout
+
+
+def test_a_limit_makes_a_call_fail_as_on_a_smaller_machine(project: Path) -> None:
+    (project / "test_blocks.py").write_text(
+        "import pytest\nfrom work.blocks import touch\n"
+        "def test_it(measure_memory):\n"
+        "    with pytest.raises(pytest.fail.Exception, match='oom'):\n"
+        "        measure_memory(touch, 512)\n"
+        "    measure_memory(touch, 32)\n"
+    )
+
+    finished = run_pytest(
+        project,
+        *["-p", "splade_bench.pytest_plugin", "--memory-limit", "256MiB"],
+        environment={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )
+
+    assert finished.returncode == 0, finished.stdout
+    rows = [json.loads(line) for line in (project / "memory.jsonl").read_text().splitlines()]
+    assert [row["status"] for row in rows] == ["oom", "ok"]
+    assert rows[0]["memory_limit_bytes"] == 256 * 2**20
