@@ -1,12 +1,34 @@
-"""What the instruments themselves cost."""
+"""What the instruments read, how often they read the same, and what they cost; ``reports/INSTRUMENTS.md``."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
+from splade_bench.bench.known_blocks import touch_block
+from splade_bench.cell import Cell
 from splade_bench.measure.timeline import MemorySampler
+from splade_bench.report.instruments import PROBES
+from splade_bench.results import CallResult, CellResult
+
+MIB = 2**20
+PROCESSES = 10
+LIMITED_RUNS = 20
+HOLD_S = 0.1
+# A cell that needs some 2 GiB, and the limit under which it must not run.
+LARGE = Cell(
+    workload="repeatability",
+    device="cpu",
+    batch_size=8,
+    gradient_accumulation_steps=1,
+    memory_mode="standard",
+    attention_dropout=0.1,
+    max_steps=2,
+)
+TOO_SMALL_BYTES = 1024 * MIB
 
 
 def test_the_memory_sampler_takes_at_most_one_percent(pytestconfig: pytest.Config) -> None:
@@ -18,3 +40,68 @@ def test_the_memory_sampler_takes_at_most_one_percent(pytestconfig: pytest.Confi
             sum(range(10_000))
 
     assert sampler.cpu_time_s <= 0.01 * sampler.wall_time_s
+
+
+@pytest.mark.takes_long
+@pytest.mark.parametrize("size_mib", [64, 256, 1024])
+@pytest.mark.parametrize("kind", ["block", "tensor"])
+def test_a_known_amount_is_read_back(kind: str, size_mib: int, calibrate: Callable[..., CallResult]) -> None:
+    if kind == "block":
+        result = calibrate(touch_block, size_mib * MIB, HOLD_S)
+        expected = {"RSS", "sampled", "pinned", "memray"}
+    else:
+        from splade_bench.bench.known_tensors import fill_tensor
+
+        result = calibrate(fill_tensor, size_mib * MIB)
+        expected = {"RSS", "pinned", "memray", "live tensors"}
+
+    assert result.status == "ok", result.error
+    assert result.value == size_mib * MIB
+    for probe in PROBES:
+        if probe.name in expected:
+            read_bytes = probe.read_bytes(result)
+            assert read_bytes is not None, probe.name
+            assert abs(read_bytes / (size_mib * MIB) - 1) <= probe.calibration_limit, probe.name
+
+
+@pytest.mark.takes_long
+@pytest.mark.parametrize("memory_mode", ["standard", "memory-efficient"])
+def test_a_figure_is_the_same_in_every_process(memory_mode: str, record_cell: Callable[[Cell], CellResult]) -> None:
+    cell = replace(LARGE, memory_mode=memory_mode, batch_size=4)
+    results = [record_cell(replace(cell, round=number)) for number in range(1, PROCESSES + 1)]
+
+    assert [result.status for result in results] == ["ok"] * PROCESSES
+    for probe in PROBES:
+        if probe.spread_limit is not None:
+            values = [value for result in results if (value := probe.read_bytes(result)) is not None]
+            assert len(values) == PROCESSES, probe.name
+            assert probe.spread_holds(values), (probe.name, values)
+
+
+@pytest.fixture(scope="module")
+def limited(record_cell: Callable[[Cell], CellResult]) -> tuple[list[CellResult], list[CellResult]]:
+    """The large cell under a limit that is too small and under one that is just large enough, in turn."""
+    alone = record_cell(LARGE)
+    assert alone.peak_rss_bytes is not None, alone.error
+    enough_bytes = round(1.05 * alone.peak_rss_bytes)
+    failing, fitting = [], []
+    for number in range(1, LIMITED_RUNS + 1):
+        failing.append(record_cell(replace(LARGE, memory_limit_bytes=TOO_SMALL_BYTES, round=number)))
+        fitting.append(record_cell(replace(LARGE, memory_limit_bytes=enough_bytes, round=number)))
+    return failing, fitting
+
+
+@pytest.mark.takes_long
+def test_a_cell_over_its_limit_is_oom_every_time(limited: tuple[list[CellResult], list[CellResult]]) -> None:
+    failing, _ = limited
+
+    assert [result.status for result in failing] == ["oom"] * LIMITED_RUNS
+    assert {result.phase for result in failing} <= {"forward", "loss", "backward", "optimizer_step"}
+    assert all(result.failed_allocation_bytes for result in failing)
+
+
+@pytest.mark.takes_long
+def test_a_cell_within_its_limit_is_never_oom(limited: tuple[list[CellResult], list[CellResult]]) -> None:
+    _, fitting = limited
+
+    assert [result.status for result in fitting] == ["ok"] * LIMITED_RUNS

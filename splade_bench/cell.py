@@ -37,8 +37,8 @@ class Workload:
     """Tokens of synthetic texts: all at max_length, or queries of 4 to 20 and documents of about 75."""
     dropout: float = 0.0
     """The model's dropout on hidden states; that on attention is the cell's."""
-    memory_passes: bool = True
-    """Whether memray's peak and the like are taken too, in processes of their own."""
+    memory_passes: Sequence[str] | None = None
+    """Which peaks are taken too, each in a process of its own; None: as the run's options say."""
     compares_trainers: bool = False
     """Every trainer loads the same weights from the same folder, and an optimizer step on a few tokens comes first, so
     that AdamW's moments are there in those that are timed."""
@@ -54,7 +54,7 @@ def _compared(model_name: str, *, max_length: int, lengths: Literal["full", "rea
         ranked=False,
         lengths=lengths,
         dropout=0.1,
-        memory_passes=False,
+        memory_passes=(),
         compares_trainers=True,
     )
 
@@ -80,11 +80,23 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
             queries=512,
             learning_rate=8e-4,
             dropout=0.1,
-            memory_passes=False,
+            memory_passes=(),
         ),
         # Where a mode's quality is held against another's, seed by seed.
         "quality": Workload(
-            model_name="tiny", corpus="docstrings", max_length=48, queries=800, learning_rate=8e-4, memory_passes=False
+            model_name="tiny", corpus="docstrings", max_length=48, queries=800, learning_rate=8e-4, memory_passes=()
+        ),
+        # Where the instruments are held to the same figure again and again, and cells to a memory limit.
+        "repeatability": Workload(
+            model_name="mini",
+            corpus="synthetic",
+            max_length=128,
+            queries=32,
+            learning_rate=1e-4,
+            ranked=False,
+            lengths="real",
+            dropout=0.1,
+            memory_passes=("heap", "live", "pinned"),
         ),
         "base-512": _compared("base", max_length=512),
         "base-256-real": _compared("base", max_length=256, lengths="real"),

@@ -93,9 +93,8 @@ def memory_options(config: pytest.Config) -> MemoryOptions:
     Raises:
         pytest.UsageError: a value cannot be read.
     """
-    results = _option(config, "memory_results")
     return MemoryOptions(
-        results_path=config.invocation_params.dir / results if results else None,
+        results_path=_results_path(config),
         limit_bytes=_parsed(config, "memory_limit", parse_bytes, default=None),
         passes=_parsed(config, "memory_passes", _parse_passes, default=DEFAULT_MEMORY_PASSES),
         timeline=bool(_option(config, "memory_timeline")),
@@ -259,9 +258,25 @@ def _note(request: pytest.FixtureRequest, result: Measurement, line: str) -> Non
         request.node.stash.setdefault(_PEAKS, []).append(result.peak_rss_bytes)
 
 
+_EXTRA_FIGURES = (
+    *("status", "peak_rss_bytes", "baseline_rss_bytes", "memray_peak_bytes", "live_peak_bytes"),
+    *("pinned_peak_rss_bytes", "final_loss", "validation_loss"),
+)
+
+
 def _extra_info(result: CellResult) -> dict[str, Any]:
-    names = ("status", "peak_rss_bytes", "baseline_rss_bytes", "memray_peak_bytes", "final_loss", "validation_loss")
-    return {name: getattr(result, name) for name in names} | {"mrr@10": (result.metrics or {}).get("mrr@10")}
+    """What pytest-benchmark's JSON says of a cell beside its time; ``benchmem`` is pytest-benchmem's own form."""
+    series = {
+        "peak_bytes": result.memray_peak_bytes,
+        "allocations": result.memray_allocations,
+        "total_bytes": result.memray_allocated_bytes,
+        "rss_bytes": result.peak_rss_bytes,
+    }
+    return {
+        **{name: getattr(result, name) for name in _EXTRA_FIGURES},
+        "mrr@10": (result.metrics or {}).get("mrr@10"),
+        "benchmem": {name: [value] for name, value in series.items() if value is not None},
+    }
 
 
 def _limit_bytes(item: pytest.Item) -> int | None:
@@ -273,6 +288,15 @@ def _limit_bytes(item: pytest.Item) -> int | None:
         return parse_bytes(size)
     except (TypeError, ValueError) as error:
         raise pytest.UsageError(f"{item.nodeid}: {MARKER} takes one size, as in {MARKER}('1.5GiB'): {error}") from error
+
+
+def _results_path(config: pytest.Config) -> Path | None:
+    """A path on the command line is relative to where pytest was called, one of the ini file to the root folder."""
+    named = config.getoption("memory_results", default=None)
+    if named:
+        return Path(config.invocation_params.dir, named)
+    configured = config.getini("memory_results")
+    return config.rootpath / configured if configured else None
 
 
 def _option(config: pytest.Config, name: str) -> Any:

@@ -22,7 +22,7 @@ from splade_bench.config import MEMORY_MODES
 from splade_bench.errors import SpladeBenchError
 from splade_bench.pytest_plugin import memory_options, open_session, show_line, shown_path
 from splade_bench.report.document import write_report
-from splade_bench.results import CellResult, HeadResult, read_results
+from splade_bench.results import CallResult, CellResult, HeadResult, read_results
 
 _SWEEP = pytest.StashKey[Sweep]()
 _CELL_ARGUMENTS = ("device", "batch_size", "gradient_accumulation_steps", "memory_mode", "seed")
@@ -109,7 +109,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """End a sweep with its report's path."""
     session = open_session(config)
-    if not any(isinstance(result, CellResult | HeadResult) for result in session.finished):
+    if not session.finished:
         return
     assert session.results_path is not None
     try:
@@ -169,6 +169,12 @@ def record_cell(pytestconfig: pytest.Config) -> Callable[[Cell], CellResult]:
 def gradient_error(pytestconfig: pytest.Config) -> Callable[[Cell], float]:
     """How far the gradient of a cell's trainer is from the plain definition's, relative, in float64."""
     return open_session(pytestconfig).gradient_error
+
+
+@pytest.fixture(scope="session")
+def calibrate(pytestconfig: pytest.Config) -> Callable[..., CallResult]:
+    """Let every probe read a known amount and record it: ``(function, *arguments)``."""
+    return open_session(pytestconfig).calibrate
 
 
 @pytest.fixture(scope="session")

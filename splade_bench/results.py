@@ -95,6 +95,9 @@ class Measurement(Result):
     live_peak_operator: str | None = None
     memray_peak_bytes: int | None = None
     """Heap peak above what was loaded, in a process of its own."""
+    memray_allocations: int | None = None
+    memray_allocated_bytes: int | None = None
+    """All that was allocated meanwhile, what was freed again included."""
     memray_top_sites: list[dict[str, Any]] | None = None
     """Where most of it was allocated: site, size_bytes, allocations."""
 
@@ -214,6 +217,8 @@ def _known_fields(kind: type[Result], record: Mapping[str, Any]) -> dict[str, An
     return {name: value for name, value in record.items() if name in known}
 
 
+# How the name of a call begins that only read a known amount.
+CALIBRATION = "calibration"
 # A line that does not say what it is of is a cell's.
 _KINDS: Mapping[str, type[Result]] = {"head": HeadResult, "call": CallResult}
 

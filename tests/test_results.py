@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -119,3 +121,31 @@ def test_fields_of_a_later_minor_version_are_left_out(tmp_path: Path) -> None:
 def test_every_field_says_its_unit() -> None:
     for field in fields(CellResult):
         assert not field.name.endswith(("_mb", "_gb", "_ms", "_mib", "_gib")), field.name
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no size limit of a process there")
+def test_a_disk_that_is_full_is_one_clear_error_and_keeps_what_was_there(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk: both make a write fail."""
+    path = tmp_path / "results.jsonl"
+    append_result(path, make_result(seed=1))
+    script = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from splade_bench.errors import DataError\n"
+        "from splade_bench.results import append_result, read_results\n"
+        "path = Path(sys.argv[1])\n"
+        "(result,) = read_results([path])\n"
+        "limit = path.stat().st_size + 20\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\n"
+        "try:\n"
+        "    append_result(path, result)\n"
+        "except DataError as error:\n"
+        "    print(error)\n"
+    )
+
+    finished = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
+
+    assert "results.jsonl: a result cannot be written: File too large" in finished.stdout
+    assert read_results([path]) == [make_result(seed=1)]
+    append_result(path, make_result(seed=2))
+    assert read_results([path]) == [make_result(seed=1), make_result(seed=2)]

@@ -68,6 +68,8 @@ def heap_fields(call: Callable[[], object]) -> dict[str, Any]:
         return {}
     return {
         "memray_peak_bytes": heap.peak_bytes,
+        "memray_allocations": heap.allocations,
+        "memray_allocated_bytes": heap.allocated_bytes,
         "memray_top_sites": [site.to_dict() for site in heap.top_sites],
     }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from splade_bench.bench.isolate import CellError, WorkerProcess, figures_of_pass
-from splade_bench.bench.protocol import DEFAULT_MEMORY_PASSES, CellRequest, MemoryPass
+from splade_bench.bench.protocol import DEFAULT_MEMORY_PASSES, MEMORY_PASSES, CellRequest, MemoryPass
 from splade_bench.cell import WORKLOADS, Cell, Workload
 from splade_bench.config import MODEL_PRESETS
 from splade_bench.data.embedded import PreparedCorpus
@@ -62,7 +62,8 @@ class CellRunner:
         return PreparedCorpus.prepare(self.cache, [MODEL_PRESETS[workload.model_name].vocab_size])
 
     def _passes_of(self, cell: Cell) -> Sequence[MemoryPass]:
-        return self.memory_passes if WORKLOADS[cell.workload].memory_passes else ()
+        chosen = WORKLOADS[cell.workload].memory_passes
+        return self.memory_passes if chosen is None else [name for name in MEMORY_PASSES if name in chosen]
 
     def _request(self, cell: Cell) -> CellRequest:
         workload = WORKLOADS[cell.workload]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 
 from splade_bench.bench.calls import CallRunner
 from splade_bench.bench.isolate import CellError, run_head_process
+from splade_bench.bench.protocol import MEMORY_PASSES
 from splade_bench.bench.run import CellRun, CellRunner
 from splade_bench.cell import WORKLOADS, Cell
 from splade_bench.errors import ConfigError
 from splade_bench.measure.limits import below_floor
 from splade_bench.measure.machine import machine_info, taken_on
 from splade_bench.results import (
+    CALIBRATION,
     CallResult,
     CellResult,
     HeadResult,
@@ -78,6 +81,14 @@ class MeasuringSession:
             DataError: the result cannot be written; it is among the finished ones all the same.
         """
         result = self._calls.measure(name, function, arguments, keywords)
+        self._record(result)
+        return result
+
+    def calibrate(self, function: Callable[..., object], *arguments: Any) -> CallResult:
+        """Let every probe read what ``function`` takes, a known amount, and record it."""
+        runner = replace(self._calls, memory_passes=MEMORY_PASSES, memory_timeline=True, memory_limit_bytes=None)
+        name = " ".join([CALIBRATION, getattr(function, "__name__", ""), *map(str, arguments)])
+        result = runner.measure(name, function, arguments, {})
         self._record(result)
         return result
 

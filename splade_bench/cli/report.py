@@ -9,6 +9,7 @@ from pathlib import Path
 from splade_bench.cli.arguments import parse, print_json
 from splade_bench.errors import DataError
 from splade_bench.report.document import write_report
+from splade_bench.report.export import to_csv
 from splade_bench.results import read_results
 
 
@@ -23,6 +24,8 @@ class ReportCommand:
     """Results files; by default the newest in OUTPUT/results."""
     output: Path = Path("reports")
     """Folder to write the pages and plots/ into."""
+    csv: Path | None = None
+    """File to write all results to as one table."""
     json: bool = False
     """Print one JSON object on standard output."""
 
@@ -33,6 +36,8 @@ def run(arguments: Sequence[str]) -> int:
     paths = command.results or (_newest(command.output / "results"),)
     results = read_results(paths)
     pages = write_report(results, command.output)
+    if command.csv is not None:
+        command.csv.write_text(to_csv(results), encoding="utf-8")
     if command.json:
         print_json(
             {

@@ -1,6 +1,7 @@
 """Peak of the heap by memray: every allocation through malloc and mmap, freed memory given back or not.
 
-Does not see: memory that was allocated before the tracker started, files that are mapped, memory on a device.
+Does not see: memory that was allocated before the tracker started, Python's own small objects up to some MiB, files
+that are mapped, memory on a device.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 _TOP_SITES = 5
+# Python takes room for small objects from the system 1 MiB at a time, and when it needs the next one is a matter of
+# chance. So much room is made before the tracker starts.
+_SMALL_OBJECTS_BYTES = 16 * 2**20
+_SMALL_OBJECT_BYTES = 512  # the largest that counts as small
 # Frames above the allocation in which to look for one outside torch's own Python files.
 _MAX_STACKS = 40
 
@@ -34,6 +39,10 @@ class HeapPeak:
     """The largest sum of live allocations."""
 
     peak_bytes: int
+    allocations: int
+    """How many were made, those that were freed again included."""
+    allocated_bytes: int
+    """Their sum."""
     top_sites: Sequence[AllocationSite]
 
 
@@ -49,13 +58,22 @@ def measure_heap(call: Callable[[], object]) -> HeapPeak | None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         capture = Path(folder) / "heap.bin"
-        # Aggregated: one record a call site, 60 KB where a record an allocation took gigabytes.
-        with memray.Tracker(capture, file_format=memray.FileFormat.AGGREGATED_ALLOCATIONS):
+        room = _room_for_small_objects()
+        with memray.Tracker(capture):
             call()
+        del room
         with memray.FileReader(capture) as reader:
             peak_bytes = int(reader.metadata.peak_memory)
             top_sites = _top_sites(reader.get_high_watermark_allocation_records(merge_threads=True))
-    return HeapPeak(peak_bytes=peak_bytes, top_sites=top_sites)
+            freeing = {memray.AllocatorType.FREE, memray.AllocatorType.MUNMAP, memray.AllocatorType.PYMALLOC_FREE}
+            made = [record.size for record in reader.get_allocation_records() if record.allocator not in freeing]
+    return HeapPeak(peak_bytes=peak_bytes, allocations=len(made), allocated_bytes=sum(made), top_sites=top_sites)
+
+
+def _room_for_small_objects() -> list[bytes]:
+    """What keeps Python's room for small objects, nearly all of it free, for as long as it lives."""
+    objects = [bytes(_SMALL_OBJECT_BYTES - 40) for _ in range(_SMALL_OBJECTS_BYTES // _SMALL_OBJECT_BYTES)]
+    return objects[:: 2**19 // _SMALL_OBJECT_BYTES]  # one in each MiB keeps it from going back to the system
 
 
 def _top_sites(records: Any) -> list[AllocationSite]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from splade_bench.cell import WORKLOADS
 from splade_bench.errors import DataError
-from splade_bench.report import ablation, head, peers
+from splade_bench.report import ablation, head, instruments, peers
 from splade_bench.report.plots import plot_memory_against_time
 from splade_bench.report.tables import (
     REFERENCE_MODE,
@@ -20,7 +20,7 @@ from splade_bench.report.tables import (
     escape,
     median_and_range,
 )
-from splade_bench.results import CellResult, HeadResult, Result
+from splade_bench.results import CellResult, HeadResult, Measurement, Result
 
 REPORT_NAME = "TRADEOFFS.md"
 _INTRODUCTION = """\
@@ -63,7 +63,11 @@ def write_report(results: Sequence[Result], folder: Path) -> list[Path]:
     written = {
         name: pages[name]([cell for cell in cells if _page_of(cell) == name])
         for name in dict.fromkeys(map(_page_of, cells))
+        if name in pages
     }
+    measured = [result for result in results if isinstance(result, Measurement) and instruments.is_shown(result)]
+    if measured:
+        written[instruments.PAGE_NAME] = instruments.instruments_page(measured)
     heads = [result for result in results if isinstance(result, HeadResult)]
     if heads:
         written[head.PAGE_NAME] = head.head_page(heads)
@@ -75,6 +79,8 @@ def write_report(results: Sequence[Result], folder: Path) -> list[Path]:
 def _page_of(result: CellResult) -> str:
     if result.workload in ablation.WORKLOADS_SHOWN:
         return ablation.PAGE_NAME
+    if result.workload == instruments.WORKLOAD_SHOWN:
+        return instruments.PAGE_NAME
     workload = WORKLOADS.get(result.workload)
     return peers.PAGE_NAME if workload and workload.compares_trainers else REPORT_NAME
 

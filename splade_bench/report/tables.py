@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
+from splade_bench.measure.device import UNTESTED_ON_HARDWARE
 from splade_bench.results import CellResult, Result
 from splade_bench.units import as_mib, format_bytes
 
@@ -182,6 +183,8 @@ def conditions(results: Sequence[Result]) -> str:
     for name in ("commit", "source_tree", "corpus_sha256"):
         values = dict.fromkeys(getattr(result, name, None) for result in results)
         rows += [[name.replace("_", " "), str(value)[:19]] for value in values if value]
+    untested = {getattr(result, "device", None) for result in results} & set(UNTESTED_ON_HARDWARE)
+    rows += [["device", f"{name}: untested on hardware by this project"] for name in sorted(filter(None, untested))]
     warning = "\n**These results were taken on more than one machine: do not compare their times.**\n"
     return f"{markdown(['taken on', ''], rows)}\n{warning if len(machines) > 1 else ''}"
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,13 @@ def test_a_wheel_serves_a_foreign_project_by_its_entry_point(project: Path, whee
     assert_works(finished)
 
 
+def test_the_package_as_it_is_installed_here_serves_a_foreign_project(project: Path) -> None:
+    if not any(entry.name == "splade_bench.pytest_plugin" for entry in entry_points(group="pytest11")):
+        pytest.skip("the package is not installed here")
+
+    assert_works(run_pytest(project, "--import-mode=importlib", environment={"PYTHONPATH": str(project)}))
+
+
 def test_a_conftest_that_names_the_plugin_loads_it_once(project: Path, wheel: Path) -> None:
     conftest = project / "conftest.py"
     conftest.write_text(conftest.read_text() + '\npytest_plugins = ["splade_bench.pytest_plugin"]\n')
@@ -96,6 +104,18 @@ def test_a_conftest_that_names_the_plugin_loads_it_once(project: Path, wheel: Pa
     finished = run_pytest(project, environment={"PYTHONPATH": str(wheel)})
 
     assert_works(finished)
+
+
+def test_pytest_memray_works_beside_it(project: Path) -> None:
+    pytest.importorskip("pytest_memray", reason="memray does not run on Windows")
+    finished = run_pytest(
+        project,
+        *["-p", "splade_bench.pytest_plugin", "-p", "pytest_memray", "--memray", "-k", "process_of_its_own or within"],
+        environment={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )
+
+    assert finished.returncode == 0, finished.stdout
+    assert "MEMRAY REPORT" in finished.stdout
 
 
 def test_the_plugin_imports_no_torch(project: Path) -> None:

@@ -123,6 +123,31 @@ def test_only_finished_cells_enter_the_timing_and_their_time_is_the_trainings(sw
     assert timed["stats"]["mean"] == pytest.approx(recorded.wall_time_s, rel=0.01, abs=0.01)
 
 
+def test_pytest_benchmem_reads_the_memory_of_a_cell(sweep: tuple[Any, Path], tmp_path: Path) -> None:
+    pytest.importorskip("pytest_benchmem", reason="needs Python 3.11")
+    _, folder = sweep
+    (path,) = (folder / "results").glob("*.jsonl")
+    (recorded,) = (result for result in read_results([path]) if result.status == "ok")
+    other = tmp_path / "other.json"
+    record = json.loads((folder / "benchmark.json").read_text())
+    record["benchmarks"][0]["extra_info"]["benchmem"]["peak_bytes"] = [2 * recorded.memray_peak_bytes]
+    other.write_text(json.dumps(record))
+
+    files = [str(folder / "benchmark.json"), str(other)]
+
+    def benchmem(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", "from pytest_benchmem.cli import app; app()", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    compared = benchmem("compare", *files, "--columns", "peak,allocated,allocations,rss")
+    plotted = benchmem("plot", *files, "--columns", "peak", "--output", str(tmp_path / "plot.html"))
+
+    assert compared.returncode == 0, compared.stderr
+    assert "memory-efficient" in compared.stdout and "(2.00)" in compared.stdout
+    assert f"{recorded.memray_allocations:,}" in compared.stdout
+    assert plotted.returncode == 0, plotted.stderr
+
+
 def test_a_line_a_cell_is_shown_and_the_report_at_the_end(sweep: tuple[Any, Path]) -> None:
     finished, folder = sweep
 

@@ -18,7 +18,8 @@ def work():
     for _ in range(3):
         torch.ones(64 * 2**20, dtype=torch.uint8)   # freed each time: counted once
 heap = measure_heap(work)
-print(json.dumps({"peak_bytes": heap.peak_bytes, "top": heap.top_sites[0].to_dict()}))
+figures = {"allocations": heap.allocations, "allocated_bytes": heap.allocated_bytes}
+print(json.dumps({"peak_bytes": heap.peak_bytes, "top": heap.top_sites[0].to_dict(), **figures}))
 """
 
 
@@ -32,5 +33,7 @@ def test_a_known_tensor_is_read_back_with_the_line_that_made_it(tmp_path: Path) 
     heap = json.loads(finished.stdout)
 
     assert heap["peak_bytes"] == pytest.approx(64 * 2**20, rel=0.001)
+    assert heap["allocated_bytes"] == pytest.approx(3 * 64 * 2**20, rel=0.001)
+    assert 3 <= heap["allocations"] < 100
     assert heap["top"]["size_bytes"] == pytest.approx(64 * 2**20, rel=0.001)
     assert heap["top"]["site"] == "project/work.py:9 work"  # no folder above the script's own

@@ -46,3 +46,18 @@ def test_the_parents_memory_is_not_in_the_childs_figure() -> None:
 
     assert int(finished.stdout) < 100 * MIB
     assert len(ballast) == 300 * MIB
+
+
+@pytest.mark.skipif(sys.platform != "darwin", reason="macOS has a mark of its own")
+def test_on_macos_the_lifetime_footprint_rises_with_a_known_allocation() -> None:
+    script = SCRIPT.replace(
+        "before = bytearray(3 * size)        # an earlier, larger peak must be forgotten\ndel before\n", ""
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", script, str(256 * MIB)], check=True, capture_output=True, text=True
+    )
+
+    measured = json.loads(finished.stdout)
+
+    assert measured["source"].startswith("ri_lifetime_max_phys_footprint")
+    assert measured["delta_bytes"] == pytest.approx(256 * MIB, rel=0.05)

@@ -12,7 +12,7 @@ from splade_bench.errors import DataError
 from splade_bench.measure.timeline import Sample, Timeline
 from splade_bench.report.document import write_report
 from splade_bench.report.plots import plot_timeline, step_at_peak
-from splade_bench.report.tables import MISSING, cell_table, compare_modes, escape, markdown
+from splade_bench.report.tables import MISSING, cell_table, compare_modes, conditions, escape, markdown
 from splade_bench.results import CellResult
 
 MIB = 2**20
@@ -145,6 +145,13 @@ def test_hostile_text_cannot_leave_its_cell() -> None:
     assert "\n" not in escaped and "\x1b" not in escaped and "<" not in escaped
     assert markdown(["x"], [[hostile]]).count("\n") == 2
     assert re.search(r"(?<!\\)\|", escaped) is None
+
+
+def test_a_device_that_this_project_never_measured_is_marked() -> None:
+    cell = Cell(workload="tiny", device="cuda", batch_size=8, gradient_accumulation_steps=1, memory_mode="standard")
+
+    assert "cuda: untested on hardware" in conditions([CellResult.of_cell(cell, status="ok")])
+    assert "untested" not in conditions([CellResult.of_cell(replace(cell, device="cpu"), status="ok")])
 
 
 def make_timeline(phases: str) -> Timeline:

@@ -1,0 +1,78 @@
+"""A sweep whose pytest is killed again and again: nothing that was finished is lost, and nothing is run twice."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from splade_bench.results import CellResult, read_results
+
+KILLS = 20
+# Cells of a second each, but for the start of their process: 48 of them.
+AXES = [
+    *["--workload", "head", "--max-steps", "2", "--memory-passes", "none"],
+    *["--batch-sizes", "1,2,3,4", "--gradient-accumulation-steps", "1,2", "--seeds", "1,2"],
+    *["--memory-modes", "standard,article,memory-efficient"],
+]
+CELLS = 48
+
+
+@pytest.mark.takes_long
+def test_killed_at_twenty_moments_a_sweep_loses_nothing_and_repeats_nothing(
+    pytestconfig: pytest.Config, tmp_path: Path
+) -> None:
+    results_path = tmp_path / "killed.jsonl"
+    log = []
+    for number, wait_s in enumerate(_moments(), 1):
+        before = _cells(results_path)
+        sweep = _start(results_path, tmp_path)
+        time.sleep(wait_s)
+        over = sweep.poll() is not None
+        sweep.send_signal(signal.SIGKILL)
+        sweep.wait()
+        after = _cells(results_path)
+        log.append(f"kill {number}: after {wait_s:.1f} s, {len(before)} cells recorded before, {len(after)} after")
+        assert after[: len(before)] == before  # what was recorded stands
+        if over:
+            break
+    kills = len(log)
+    finished = _start(results_path, tmp_path)
+    assert finished.wait(timeout=1200) == 0
+    cells = _cells(results_path)
+    runs = Counter((cell.cell_id, cell.seed) for cell in cells)
+    log.append(f"resumed to the end: {len(cells)} cells recorded, of {len(runs)} different grid points and seeds")
+    reports = pytestconfig.rootpath / pytestconfig.getoption("--reports")
+    (reports / "killed-sweep.log").write_text("\n".join(log) + "\n")
+
+    assert kills == KILLS
+    assert len(runs) == CELLS
+    assert set(runs.values()) == {1}
+    assert {cell.status for cell in cells} == {"ok"}
+
+
+def _moments() -> list[float]:
+    """Seconds after which pytest is killed: between its start and a few cells later."""
+    generator = random.Random(5)
+    return [generator.uniform(0.5, 16.0) for _ in range(KILLS)]
+
+
+def _start(results_path: Path, folder: Path) -> subprocess.Popen[bytes]:
+    command = [
+        *[sys.executable, "-m", "pytest", "benchmarks/test_training_cells.py", "-q", *AXES],
+        *["--memory-results", str(results_path), "--resume", "--reports", str(folder)],
+    ]
+    return subprocess.Popen(
+        command, cwd=Path(__file__).parent.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def _cells(path: Path) -> list[CellResult]:
+    results = read_results([path]) if path.exists() else []
+    return [result for result in results if isinstance(result, CellResult)]

@@ -1,0 +1,186 @@
+"""The page about the instruments: how each probe reads a known amount, how figures repeat, what a limit does."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from splade_bench.report.tables import MISSING, conditions, markdown, mib, number
+from splade_bench.results import CALIBRATION, CallResult, CellResult, Measurement
+from splade_bench.units import as_mib, format_bytes
+
+PAGE_NAME = "INSTRUMENTS.md"
+WORKLOAD_SHOWN = "repeatability"
+_INTRODUCTION = """\
+# The instruments
+
+Written by `splade-bench report` from recorded results; do not edit. Every row is a fresh process, or several; each
+memory pass (memray, live tensors, pinned allocator) is a process of its own beside the timed one.
+"""
+_CALIBRATION = """\
+## A known amount, read back
+
+`touch_block` writes to each page of a block, `fill_tensor` makes a tensor, and both free it before anything is read.
+*RSS* is the kernel's mark, *sampled* a thread's that looks every 10 ms, both above the baseline. Each error is relative
+to the amount. A tensor that is made and freed at once may pass between two samples; the block is held for them.
+"""
+_REPEATABILITY = """\
+## The same cell again and again
+
+Above the baseline or, for live tensors and memray, as counted. *Spread* is the largest less the smallest. *Pinned* is
+the figure for a gate; *RSS* is what a user gets.
+"""
+_LIMIT = """\
+## Under a memory limit
+
+`--memory-limit` bounds resident memory, the runtime included.
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """A figure, and how near it must be."""
+
+    name: str
+    read_bytes: Callable[[Measurement], int | None]
+    calibration_limit: float
+    """Largest error of a known amount, relative."""
+    spread_limit: float | None = None
+    """Largest spread over fresh processes, relative to the median; None: reported only."""
+    spread_floor_bytes: int = 0
+    """A spread of so much is always allowed."""
+
+    def spread_holds(self, values: Sequence[int]) -> bool:
+        """Whether the largest and the smallest are as near as they must be."""
+        spread_bytes = max(values) - min(values)
+        assert self.spread_limit is not None
+        return spread_bytes <= max(self.spread_limit * statistics.median(values), self.spread_floor_bytes)
+
+
+def above(peak_bytes: int | None, baseline_bytes: int | None) -> int | None:
+    """A peak without what was there before; None where either was not measured."""
+    return None if peak_bytes is None or baseline_bytes is None else peak_bytes - baseline_bytes
+
+
+PROBES: Sequence[Probe] = (
+    Probe(
+        name="RSS",
+        read_bytes=lambda result: above(result.peak_rss_bytes, result.baseline_rss_bytes),
+        calibration_limit=0.01,
+    ),
+    Probe(
+        name="sampled",
+        read_bytes=lambda result: above(result.sampled_peak_rss_bytes, result.baseline_rss_bytes),
+        calibration_limit=0.02,
+    ),
+    Probe(
+        name="pinned",
+        read_bytes=lambda result: above(result.pinned_peak_rss_bytes, result.pinned_baseline_rss_bytes),
+        calibration_limit=0.01,
+        spread_limit=0.01,
+        spread_floor_bytes=2 * 2**20,
+    ),
+    Probe(
+        name="memray",
+        read_bytes=lambda result: result.memray_peak_bytes,
+        calibration_limit=0.001,
+        spread_limit=0.001,
+    ),
+    Probe(
+        name="live tensors",
+        read_bytes=lambda result: result.live_peak_bytes,
+        calibration_limit=0.001,
+        spread_limit=0.001,
+    ),
+)
+
+
+def is_shown(result: Measurement) -> bool:
+    """Whether a result belongs on this page."""
+    if isinstance(result, CellResult):
+        return result.workload == WORKLOAD_SHOWN
+    return isinstance(result, CallResult) and result.name.startswith(CALIBRATION)
+
+
+def instruments_page(results: Sequence[Measurement]) -> str:
+    """The page's Markdown."""
+    sections = [_INTRODUCTION, conditions(results)]
+    calls = [result for result in results if isinstance(result, CallResult)]
+    cells = [result for result in results if isinstance(result, CellResult)]
+    unlimited = [cell for cell in cells if cell.memory_limit_bytes is None]
+    limited = [cell for cell in cells if cell.memory_limit_bytes is not None]
+    if calls:
+        sections += [_CALIBRATION, _calibration_table(calls)]
+    if unlimited:
+        sections += [_REPEATABILITY, _repeatability_table(unlimited)]
+    if limited:
+        sections += [_LIMIT, _limit_table(limited)]
+    return "\n\n".join(sections) + "\n"
+
+
+def _calibration_table(calls: Sequence[CallResult]) -> str:
+    rows = []
+    for call in calls:
+        known_bytes = call.value if isinstance(call.value, int) else None
+        row = [call.name.removeprefix(CALIBRATION).strip().split(" ")[0], mib(known_bytes), call.status]
+        for probe in PROBES:
+            read_bytes = probe.read_bytes(call)
+            row.append(MISSING if read_bytes is None or not known_bytes else f"{read_bytes / known_bytes - 1:+.3%}")
+        rows.append(row)
+    limits = [f"{probe.name} (± {probe.calibration_limit:.1%})" for probe in PROBES]
+    return markdown(["call", "known, MiB", "status", *limits], rows)
+
+
+def _repeatability_table(cells: Sequence[CellResult]) -> str:
+    rows = []
+    for cell_id in dict.fromkeys(cell.cell_id for cell in cells):
+        runs = [cell for cell in cells if cell.cell_id == cell_id and cell.status == "ok"]
+        for probe in PROBES:
+            values = [value for run in runs if (value := probe.read_bytes(run)) is not None]
+            if not values:
+                continue
+            spread_bytes = max(values) - min(values)
+            verdict = "reported"
+            if probe.spread_limit is not None:
+                verdict = "holds" if probe.spread_holds(values) else "DOES NOT HOLD"
+            rows.append(
+                [
+                    cell_id,
+                    probe.name,
+                    str(len(values)),
+                    number(as_mib(statistics.median(values)), ".1f"),
+                    number(as_mib(min(values)), ".1f"),
+                    number(as_mib(max(values)), ".1f"),
+                    f"{spread_bytes / statistics.median(values):.2%}",
+                    MISSING if probe.spread_limit is None else f"{probe.spread_limit:.1%}",
+                    verdict,
+                ]
+            )
+    headings = ["cell", "figure", "processes", "median, MiB", "min", "max", "spread", "allowed", ""]
+    return markdown(headings, rows)
+
+
+def _limit_table(cells: Sequence[CellResult]) -> str:
+    rows = []
+    for cell_id in dict.fromkeys(cell.cell_id for cell in cells):
+        runs = [cell for cell in cells if cell.cell_id == cell_id]
+        peaks = [run.peak_rss_bytes for run in runs if run.peak_rss_bytes is not None]
+        asked = [run.failed_allocation_bytes for run in runs if run.failed_allocation_bytes is not None]
+        rows.append(
+            [
+                cell_id,
+                format_bytes(runs[0].memory_limit_bytes or 0),
+                _counts([run.status for run in runs]),
+                _counts([run.phase for run in runs if run.phase is not None and run.status != "ok"]) or MISSING,
+                f"{mib(min(asked))} to {mib(max(asked))}" if asked else MISSING,
+                f"{mib(min(peaks))} to {mib(max(peaks))}" if peaks else MISSING,
+            ]
+        )
+    headings = ["cell", "limit", "runs that ended", "in phase", "failed allocation, MiB", "peak RSS, MiB"]
+    return markdown(headings, rows)
+
+
+def _counts(values: Sequence[str]) -> str:
+    return ", ".join(f"{count} {value}" for value, count in sorted(Counter(values).items()))
