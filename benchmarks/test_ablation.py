@@ -13,6 +13,7 @@ import pytest
 
 from splade_bench.cell import Cell
 from splade_bench.config import MEMORY_MODES, MEMORY_TECHNIQUES, MemoryConfig
+from splade_bench.pytest_sweep import ROUNDS
 from splade_bench.report.ablation import interval_90
 from splade_bench.results import CellResult
 
@@ -75,8 +76,8 @@ def make_cell(workload: str, seed: int, **changes: Any) -> Cell:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every setting in each round, so that whatever drifts on the machine hits all of them alike."""
-    if "round_number" in metafunc.fixturenames:
-        rounds = range(1, metafunc.config.getoption("--rounds") + 1)
+    if {"setting", "round_number"} <= set(metafunc.fixturenames):
+        rounds = range(1, (metafunc.config.getoption("--rounds") or ROUNDS) + 1)
         # A collection every five batches has nothing to do in two.
         chosen = [setting for setting in settings() if not name_of(setting).endswith("garbage-collection")]
         cases = [(setting, number) for number in rounds for setting in chosen]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from splade_bench.cell import OWN_TRAINER, Cell
+from splade_bench.pytest_sweep import ROUNDS
 from splade_bench.results import CellResult
 
 # A size within this of the fastest counts as fast: of those, the one with the smallest peak is taken.
@@ -101,7 +102,7 @@ def test_peers(
         for cell in contenders(comparison, attention_dropout, record_cell)
     ]
     results = []
-    for round_number in range(1, pytestconfig.getoption("--rounds") + 1):
+    for round_number in range(1, (pytestconfig.getoption("--rounds") or ROUNDS) + 1):
         order = cells if round_number % 2 else cells[::-1]
         results += [record_cell(replace(cell, round=round_number)) for cell in order]
 

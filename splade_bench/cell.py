@@ -70,6 +70,16 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
         "head": Workload(
             model_name="bert-tiny", corpus="synthetic", max_length=128, queries=32, learning_rate=1e-4, ranked=False
         ),
+        # Where memory is gated: no corpus and no vocabulary, which differ between interpreters.
+        "gate": Workload(
+            model_name="bert-tiny",
+            corpus="synthetic",
+            max_length=64,
+            queries=24,
+            learning_rate=1e-4,
+            ranked=False,
+            dropout=0.1,
+        ),
         # Where each technique by itself is measured, with dropout so that those which are about it have work: what it
         # does to quality on a small model, and to memory and time on one that is large enough for them.
         "ablation-mini": _compared("mini", max_length=256, lengths="real"),
@@ -185,6 +195,8 @@ class Sweep:
     memory_modes: Sequence[str] = ("standard", "article", "memory-efficient")
     max_steps: int | None = None
     seeds: Sequence[int] = (42,)
+    rounds: int = 1
+    """Equal runs of each cell, in turn."""
     memory_limit_bytes: int | None = None
 
     def __post_init__(self) -> None:
@@ -192,8 +204,9 @@ class Sweep:
             raise ConfigError(f"--workload {self.workload}: no such workload; choose from {', '.join(WORKLOADS)}")
         for name in self.memory_modes:
             memory_mode(name)
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ConfigError(f"--max-steps {self.max_steps}: must be at least 1")
+        for flag, value in (("--max-steps", self.max_steps), ("--rounds", self.rounds)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{flag} {value}: must be at least 1")
         for flag, values in (
             ("--batch-sizes", self.batch_sizes),
             ("--gradient-accumulation-steps", self.gradient_accumulation_steps),
@@ -203,8 +216,9 @@ class Sweep:
 
     def cells(self) -> Iterator[Cell]:
         """Every combination, modes next to each other: what is compared is measured close in time."""
-        for device, seed, batch_size, accumulation, mode in product(
-            self.devices, self.seeds, self.batch_sizes, self.gradient_accumulation_steps, self.memory_modes
+        rounds = range(1, self.rounds + 1) if self.rounds > 1 else (0,)
+        for device, round_number, seed, batch_size, accumulation, mode in product(
+            self.devices, rounds, self.seeds, self.batch_sizes, self.gradient_accumulation_steps, self.memory_modes
         ):
             yield Cell(
                 workload=self.workload,
@@ -215,6 +229,7 @@ class Sweep:
                 max_steps=self.max_steps,
                 seed=seed,
                 memory_limit_bytes=self.memory_limit_bytes,
+                round=round_number,
             )
 
 
@@ -225,6 +240,14 @@ PROFILES: Mapping[str, Sweep] = MappingProxyType(
             gradient_accumulation_steps=(1,),
             memory_modes=("standard", "memory-efficient"),
             max_steps=10,
+        ),
+        # What a gate is held to: token ids by seed, all of one length, so that live bytes are the same everywhere.
+        "gate": Sweep(
+            workload="gate",
+            batch_sizes=(4,),
+            gradient_accumulation_steps=(1, 2),
+            memory_modes=tuple(MEMORY_MODES),
+            max_steps=3,
         ),
         "default": Sweep(),
         "full": Sweep(batch_sizes=(2, 4, 8, 16), memory_modes=tuple(MEMORY_MODES), seeds=(1, 2, 3)),

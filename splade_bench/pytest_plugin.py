@@ -6,7 +6,7 @@ own prefixes (``--memory-``, ``--cell-``) and each is an ini key too, so that it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from splade_bench.bench.run import CellRun
     from splade_bench.bench.session import MeasuringSession
     from splade_bench.cell import Cell
+    from splade_bench.report.baseline import GatedCell
+    from splade_bench.report.rules import Rule
     from splade_bench.results import CallResult, CellResult, Measurement
 
 MARKER = "limit_peak_memory"
 _SESSION = pytest.StashKey["MeasuringSession"]()
+_VERDICT = pytest.StashKey[list[str]]()
 _PEAKS = pytest.StashKey[list[int]]()
 _DEFAULT_TIMEOUT_S = 1800.0
 
@@ -37,6 +40,9 @@ class MemoryOptions:
     """The plugin's options, parsed."""
 
     results_path: Path | None
+    baseline_path: Path | None
+    fail_on: Sequence[str]
+    update_baseline: bool
     limit_bytes: int | None
     passes: Sequence[MemoryPass]
     timeline: bool
@@ -48,6 +54,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("splade-bench memory")
     options: tuple[tuple[str, dict[str, Any]], ...] = (
         ("results", {"metavar": "FILE", "help": "JSON Lines file to append measurements to"}),
+        ("baseline", {"metavar": "FILE", "help": "fail where a measurement is worse than in this baseline"}),
         (
             "limit",
             {"metavar": "SIZE", "help": "8GiB: measure as on a machine with that much memory, the runtime included"},
@@ -64,6 +71,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for name, settings in options:
         group.addoption(f"--memory-{name}", default=None, **settings)
         parser.addini(f"memory_{name}", settings["help"])
+    group.addoption(
+        "--memory-fail-on",
+        metavar="RULE",
+        action="append",
+        help="METRIC:LIMIT[:CELLS], as live_peak_bytes:1%% or peak_rss_bytes:5%%+16MiB:base-*; may be repeated",
+    )
+    parser.addini("memory_fail_on", "rules of the baseline, one a line", type="linelist", default=[])
+    group.addoption(
+        "--memory-update-baseline", action="store_true", help="write what was measured to --memory-baseline"
+    )
     group.addoption(
         "--memory-timeline",
         action="store_true",
@@ -84,7 +101,28 @@ def pytest_configure(config: pytest.Config) -> None:
         f'{MARKER}("1.5GiB"): fail the test if it took more: of what it measured with measure_memory or measure_cell '
         "the largest peak RSS, the runtime included; of a test that measured nothing its own growth of this process",
     )
-    memory_options(config)
+    options = memory_options(config)
+    if options.baseline_path is not None and not options.update_baseline:
+        from splade_bench.measure.machine import machine_info, versions
+        from splade_bench.report.baseline import conditions_of
+        from splade_bench.report.gate import require_comparable
+
+        try:
+            base, rules = _baseline_and_rules(options)
+            require_comparable(base, rules, conditions_of(machine_info(), versions()))
+        except SpladeBenchError as error:
+            raise pytest.UsageError(str(error)) from error
+    elif options.update_baseline and options.baseline_path is None:
+        raise pytest.UsageError("--memory-update-baseline: name the file with --memory-baseline")
+
+
+def _baseline_and_rules(options: MemoryOptions) -> tuple[Mapping[str, GatedCell], Sequence[Rule]]:
+    from splade_bench.report.baseline import read_baseline
+    from splade_bench.report.rules import DEFAULT_RULES, parse_rule
+
+    assert options.baseline_path is not None
+    rules = [parse_rule(text) for text in options.fail_on] or DEFAULT_RULES
+    return read_baseline(options.baseline_path), rules
 
 
 def memory_options(config: pytest.Config) -> MemoryOptions:
@@ -94,7 +132,10 @@ def memory_options(config: pytest.Config) -> MemoryOptions:
         pytest.UsageError: a value cannot be read.
     """
     return MemoryOptions(
-        results_path=_results_path(config),
+        results_path=_path(config, "memory_results"),
+        baseline_path=_path(config, "memory_baseline"),
+        fail_on=config.getoption("memory_fail_on") or config.getini("memory_fail_on"),
+        update_baseline=config.getoption("memory_update_baseline"),
         limit_bytes=_parsed(config, "memory_limit", parse_bytes, default=None),
         passes=_parsed(config, "memory_passes", _parse_passes, default=DEFAULT_MEMORY_PASSES),
         timeline=bool(_option(config, "memory_timeline")),
@@ -168,8 +209,37 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     return result
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hold what was measured against the baseline: a regression fails the run."""
+    options = memory_options(session.config)
+    if options.baseline_path is None or session.config.option.collectonly:
+        return
+    from splade_bench.report.baseline import gated_cells, write_baseline
+    from splade_bench.report.gate import check, verdict_lines
+
+    measuring = session.config.stash.get(_SESSION, None)
+    try:
+        head = gated_cells([*measuring.passed_over, *measuring.finished] if measuring else [])
+        if options.update_baseline:
+            write_baseline(options.baseline_path, head)
+            lines, failed = [f"written to {shown_path(options.baseline_path, session.config)}"], False
+        else:
+            verdict = check(head, *_baseline_and_rules(options))
+            lines, failed = verdict_lines(verdict), verdict.exit_code != 0
+    except SpladeBenchError as error:
+        lines, failed = [str(error)], True
+    session.config.stash[_VERDICT] = lines
+    if failed and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say where the results are."""
+    """Say what the baseline said, and where the results are."""
+    verdict = config.stash.get(_VERDICT, None)
+    if verdict is not None:
+        terminalreporter.section("memory baseline")
+        for line in verdict:
+            terminalreporter.write_line(line)
     session = config.stash.get(_SESSION, None)
     if session is not None and session.finished and session.results_path is not None:
         terminalreporter.write_line(f"results: {shown_path(session.results_path, config)}")
@@ -290,17 +360,17 @@ def _limit_bytes(item: pytest.Item) -> int | None:
         raise pytest.UsageError(f"{item.nodeid}: {MARKER} takes one size, as in {MARKER}('1.5GiB'): {error}") from error
 
 
-def _results_path(config: pytest.Config) -> Path | None:
+def _path(config: pytest.Config, name: str) -> Path | None:
     """A path on the command line is relative to where pytest was called, one of the ini file to the root folder."""
-    named = config.getoption("memory_results", default=None)
+    named = config.getoption(name)
     if named:
         return Path(config.invocation_params.dir, named)
-    configured = config.getini("memory_results")
+    configured = config.getini(name)
     return config.rootpath / configured if configured else None
 
 
 def _option(config: pytest.Config, name: str) -> Any:
-    value = config.getoption(name, default=None)
+    value = config.getoption(name)
     return config.getini(name) if value is None else value
 
 

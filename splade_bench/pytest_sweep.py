@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,7 +25,9 @@ from splade_bench.report.document import write_report
 from splade_bench.results import CallResult, CellResult, HeadResult, read_results
 
 _SWEEP = pytest.StashKey[Sweep]()
-_CELL_ARGUMENTS = ("device", "batch_size", "gradient_accumulation_steps", "memory_mode", "seed")
+_CELL_ARGUMENTS = ("device", "batch_size", "gradient_accumulation_steps", "memory_mode", "seed", "round_number")
+# Runs of each contender where medians are compared.
+ROUNDS = 5
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,7 +44,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--profile", default="default", choices=list(PROFILES), help="smoke: a minute; default: minutes; full: hours"
     )
     group.addoption(
-        "--rounds", type=int, default=5, help="runs of each trainer in the peer benchmark, in turn (default: 5)"
+        "--rounds",
+        type=int,
+        help=f"equal runs of each cell, in turn (default: 1, and {ROUNDS} where trainers or techniques are compared)",
     )
     group.addoption(
         "--resume",
@@ -75,12 +79,32 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that asks for ``cell`` runs once for each grid point; each axis is a parameter of its own."""
     if "cell" in metafunc.fixturenames:
         cells = list(metafunc.config.stash[_SWEEP].cells())
-        several_seeds = len({cell.seed for cell in cells}) > 1
         metafunc.parametrize(
             _CELL_ARGUMENTS,
-            [[getattr(cell, name) for name in _CELL_ARGUMENTS] for cell in cells],
-            ids=[f"{cell.cell_id}-seed{cell.seed}" if several_seeds else cell.cell_id for cell in cells],
+            [
+                [
+                    *[cell.device, cell.batch_size, cell.gradient_accumulation_steps, cell.memory_mode],
+                    *[cell.seed, cell.round],
+                ]
+                for cell in cells
+            ],
+            ids=_ids(cells),
         )
+
+
+def _ids(cells: Sequence[Cell]) -> list[str]:
+    """A test's name is its cell's, with what else tells it from the others."""
+    several_seeds = len({cell.seed for cell in cells}) > 1
+    return [
+        "-".join(
+            [
+                cell.cell_id,
+                *([f"seed{cell.seed}"] if several_seeds else []),
+                *([f"round{cell.round}"] if cell.round else []),
+            ]
+        )
+        for cell in cells
+    ]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -135,6 +159,7 @@ def cell(
     gradient_accumulation_steps: int,
     memory_mode: str,
     seed: int,
+    round_number: int,
 ) -> Cell:
     """The grid point of this test."""
     return Cell(
@@ -146,6 +171,7 @@ def cell(
         max_steps=sweep.max_steps,
         seed=seed,
         memory_limit_bytes=sweep.memory_limit_bytes,
+        round=round_number,
     )
 
 
@@ -211,7 +237,7 @@ def _read_sweep(config: pytest.Config) -> Sweep:
                 changes[field] = [parse(part) for part in value.split(",")]
             except ValueError as error:
                 raise pytest.UsageError(f"{flag} {value}: write whole numbers with commas between them") from error
-    for flag, field in (("--workload", "workload"), ("--max-steps", "max_steps")):
+    for flag, field in (("--workload", "workload"), ("--max-steps", "max_steps"), ("--rounds", "rounds")):
         if config.getoption(flag) is not None:
             changes[field] = config.getoption(flag)
     return replace(sweep, **changes)

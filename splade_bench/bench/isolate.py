@@ -150,7 +150,8 @@ def figures_of_pass(request: CellRequest | CallRequest, *, timeout_s: float) -> 
     environment = PINNED_ENVIRONMENT if request.measure == "pinned" else None
     try:
         with WorkerProcess(request, timeout_s=timeout_s, environment=environment) as process:
-            return process.wait_for("result")
+            # The machine is that of the timed process, whose environment is the user's own.
+            return {name: value for name, value in process.wait_for("result").items() if name != "machine"}
     except CellError:
         return {}
 

@@ -74,6 +74,7 @@ class Launcher:
         self._parent = os.getppid()
         self._ended_by: Literal["timeout", "memory-limit", "abandoned"] | None = None
         self._error_tail = b""
+        self._worker: subprocess.Popen[bytes] | None = None
 
     def run(self) -> Exit:
         """Start the worker and wait for its end."""
@@ -83,8 +84,10 @@ class Launcher:
         oom_kills_before = _oom_kills()
         self._deadline_s = time.monotonic() + self._request.timeout_s
         # Standard input and output are the worker's alone from here on, until it has ended.
-        self._worker = subprocess.Popen(self._request.command, stderr=subprocess.PIPE, start_new_session=True)
-        status, max_rss_bytes = self._wait(wakeup)
+        self._worker = worker = subprocess.Popen(
+            self._request.command, stderr=subprocess.PIPE, start_new_session=True
+        )
+        status, max_rss_bytes = self._wait(worker, wakeup)
         self._kill_group()  # what the worker started ends with it
         return Exit(
             exit_code=os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
@@ -95,10 +98,10 @@ class Launcher:
             last_error_line=_last_line(self._error_tail),
         )
 
-    def _wait(self, wakeup: int) -> tuple[int, int]:
+    def _wait(self, worker: subprocess.Popen[bytes], wakeup: int) -> tuple[int, int]:
         """The worker's wait status and its peak resident memory."""
-        assert self._worker.stderr is not None
-        errors = self._worker.stderr.fileno()
+        assert worker.stderr is not None
+        errors = worker.stderr.fileno()
         os.set_blocking(errors, False)
         sources = [wakeup, errors]
         while True:
@@ -107,25 +110,25 @@ class Launcher:
                 os.read(wakeup, _READ_BYTES)
             if errors in readable and not self._read_errors(errors):
                 sources.remove(errors)
-            pid, status, usage = os.wait4(self._worker.pid, os.WNOHANG)
+            pid, status, usage = os.wait4(worker.pid, os.WNOHANG)
             if pid:
-                self._worker.returncode = os.waitstatus_to_exitcode(status)  # nobody is to wait for it again
+                worker.returncode = os.waitstatus_to_exitcode(status)  # nobody is to wait for it again
                 self._read_errors(errors)
                 return status, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-            self._end_where_due()
+            self._end_where_due(worker.pid)
 
     def _interval_s(self) -> float:
         interval_s = _WATCH_INTERVAL_S if self._request.memory_limit_bytes else _IDLE_INTERVAL_S
         return max(0.0, min(interval_s, self._deadline_s - time.monotonic())) if self._ended_by is None else interval_s
 
-    def _end_where_due(self) -> None:
+    def _end_where_due(self, pid: int) -> None:
         if self._ended_by is not None:
             self._kill_group()
         elif time.monotonic() >= self._deadline_s:
             self._end("timeout")
         elif os.getppid() != self._parent:
             self._end("abandoned")
-        elif self._request.memory_limit_bytes and _rss_bytes(self._worker.pid) > self._request.memory_limit_bytes:
+        elif self._request.memory_limit_bytes and _rss_bytes(pid) > self._request.memory_limit_bytes:
             self._end("memory-limit")
 
     def _end(self, reason: Literal["timeout", "memory-limit", "abandoned"]) -> None:
@@ -133,6 +136,8 @@ class Launcher:
         self._kill_group()
 
     def _kill_group(self) -> None:
+        if self._worker is None:
+            return  # told to end before the worker was started: it ends as soon as it is waited for
         try:
             os.killpg(self._worker.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):

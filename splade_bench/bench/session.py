@@ -49,6 +49,8 @@ class MeasuringSession:
         self.results_path = results_path
         self.planned_cells = 0
         self.finished: list[Result] = []
+        self.passed_over: list[Result] = []
+        """What was not measured because the results file had it."""
         self._cells = cells
         self._calls = calls
         self._resume = resume
@@ -98,7 +100,10 @@ class MeasuringSession:
 
     def resumed(self, cell: Cell) -> CellResult | None:
         """What the results file knew of ``cell`` before this session, where that resumes; None: nothing."""
-        return _settled(cell, self._earlier)
+        result = _settled(cell, self._earlier)
+        if result is not None and result not in self.passed_over:
+            self.passed_over.append(result)
+        return result
 
     def measure_head(self, head: str, *, hidden_size: int, active_share: float) -> HeadResult:
         """Measure one head in a fresh process and record it."""

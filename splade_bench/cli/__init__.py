@@ -13,6 +13,7 @@ _VERBS = {
     "train": "train a SPLADE model, on the embedded corpus unless --train-file is given",
     "evaluate": "rank held-out queries with a trained model",
     "report": "write the trade-off tables and plots from recorded results",
+    "check": "fail where results are worse than a committed baseline",
     "compare": "show how two results files differ, worst first",
     "doctor": "say what can be measured on this machine, and how well",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -14,11 +15,16 @@ import psutil
 import splade_bench
 
 PACKAGE_FOLDER = Path(splade_bench.__file__).parent
+_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_ALLOCATOR_SETTINGS = (
+    *("LD_PRELOAD", "DYLD_INSERT_LIBRARIES", "GLIBC_TUNABLES", "THP_MEM_ALLOC_ENABLE", "PYTORCH_ALLOC_CONF"),
+    *("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_MPS_HIGH_WATERMARK_RATIO", "PYTORCH_MPS_LOW_WATERMARK_RATIO"),
+)
 _VERSIONS_OF = ("torch", "transformers", "tokenizers", "psutil", "memray", "pytest", "pytest-benchmark")
 
 
 def machine_info() -> dict[str, Any]:
-    """Processor, cores, memory and system of this machine."""
+    """Processor, cores, memory and system of this machine, and what decides how its memory is given out."""
     return {
         "system": platform.system(),
         "architecture": platform.machine(),
@@ -26,6 +32,8 @@ def machine_info() -> dict[str, Any]:
         "physical_cores": psutil.cpu_count(logical=False),
         "logical_cores": psutil.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
+        "allocator": _allocator(),
+        "huge_pages": _huge_pages(),
     }
 
 
@@ -69,6 +77,26 @@ def taken_on() -> dict[str, Any]:
 def _git(*arguments: str) -> str:
     command = ["git", "-C", str(PACKAGE_FOLDER.parent), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _allocator() -> str:
+    """The C library, and the settings of this process that change how it or torch takes memory."""
+    settings = [
+        # Of a library that is loaded first only the name: its folder may be somebody's home.
+        f"{name}={Path(value).name if 'PRELOAD' in name or 'INSERT' in name else value}"
+        for name, value in sorted(os.environ.items())
+        if name.startswith("MALLOC_") or name in _ALLOCATOR_SETTINGS
+    ]
+    return " ".join([*filter(None, platform.libc_ver()), *settings]) or platform.system()
+
+
+def _huge_pages() -> str | None:
+    """Which mappings get transparent huge pages; None where there is no such thing."""
+    try:
+        text = _HUGE_PAGES.read_text()
+    except OSError:
+        return None
+    return text.partition("[")[2].partition("]")[0] or text.strip()
 
 
 def _processor_name() -> str:

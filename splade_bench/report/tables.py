@@ -169,10 +169,15 @@ def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def escape(text: str) -> str:
     """Text that Markdown and HTML show as it is, on one line."""
-    text = _CONTROL.sub(" ", text)
+    text = one_line(text)
     for character in "\\`*_[]|":
         text = text.replace(character, f"\\{character}")
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def one_line(text: str) -> str:
+    """Text that a terminal shows as it is, on one line."""
+    return _CONTROL.sub(" ", text)
 
 
 def conditions(results: Sequence[Result]) -> str:

@@ -110,7 +110,15 @@ def test_pytest_memray_works_beside_it(project: Path) -> None:
     pytest.importorskip("pytest_memray", reason="memray does not run on Windows")
     finished = run_pytest(
         project,
-        *["-p", "splade_bench.pytest_plugin", "-p", "pytest_memray", "--memray", "-k", "process_of_its_own or within"],
+        *[
+            "-p",
+            "splade_bench.pytest_plugin",
+            "-p",
+            "pytest_memray.plugin",
+            "--memray",
+            "-k",
+            "process_of_its_own or within",
+        ],
         environment={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
     )
 

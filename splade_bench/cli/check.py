@@ -1,0 +1,55 @@
+"""``splade-bench check``: results held against a committed baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from splade_bench.cli.arguments import parse, print_json
+from splade_bench.errors import ConfigError, DataError
+from splade_bench.report.baseline import gated_cells, read_baseline, write_baseline
+from splade_bench.report.gate import check, verdict_lines
+from splade_bench.report.rules import DEFAULT_RULES, parse_rule
+from splade_bench.results import read_results
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckCommand:
+    """Hold results against a baseline; what is missing, newly fails or grew beyond its rule is a regression.
+
+    Exit codes: 0 fine, 1 regression, 2 usage or a bad file, 3 no rule could be evaluated.
+    """
+
+    results: tuple[Path, ...]
+    """Results files; several runs of a cell count as one, by the smallest of their peaks."""
+    baseline: Path
+    """Baseline file, as --update-baseline writes it."""
+    fail_on: tuple[str, ...] = ()
+    """Rules METRIC:LIMIT[:CELLS], as live_peak_bytes:1% or peak_rss_bytes:5%+16MiB:base-*; the last that fits a cell
+    counts. Without any: live_peak_bytes:1% peak_rss_bytes:10%+16MiB final_loss:5% mrr@10:0.03."""
+    update_baseline: bool = False
+    """Write the results as the new baseline, and judge nothing."""
+    json: bool = False
+    """Print one JSON object on standard output."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Print the verdict; the exit code."""
+    command = parse(CheckCommand, arguments, verb="check")
+    if not command.results:
+        raise ConfigError("--results: name at least one results file")
+    head = gated_cells(read_results(command.results))
+    if not head:
+        raise DataError(f"{', '.join(map(str, command.results))}: no cell or call to check")
+    if command.update_baseline:
+        write_baseline(command.baseline, head)
+        print(command.baseline)
+        return 0
+    rules = [*map(parse_rule, command.fail_on)] or DEFAULT_RULES
+    verdict = check(head, read_baseline(command.baseline), rules)
+    if command.json:
+        print_json(asdict(verdict) | {"exit_code": verdict.exit_code})
+    else:
+        print("\n".join(verdict_lines(verdict)))
+    return verdict.exit_code

@@ -1,0 +1,218 @@
+"""The committed baseline of a gate: figures of each cell, what they were taken on, and what helps to find a culprit."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from splade_bench.errors import DataError
+from splade_bench.report.rules import METRICS, Conditions
+from splade_bench.results import CallResult, CellResult, Measurement, Result, Status
+
+BASELINE_VERSION = 1
+_ABSURD_BYTES = 2**60
+# What two runs must share for a figure to be held against another, by where that figure may be compared.
+_MACHINE = (
+    *("system", "architecture", "processor", "logical_cores", "memory_bytes", "allocator", "huge_pages"),
+    *("threads", "device"),
+)
+CONDITIONS: Mapping[Conditions, Sequence[str]] = {
+    "anywhere": ("torch",),
+    "same interpreter": ("torch", "python", "memray", "system", "architecture", "threads"),
+    "same machine": ("torch", *_MACHINE),
+    "same corpus": ("torch", "corpus_sha256"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GatedCell:
+    """A cell in a baseline, or what several runs of it come to."""
+
+    status: Status
+    conditions: Mapping[str, Any]
+    figures: Mapping[str, float]
+    live_peak_by_category: Mapping[str, int] = field(default_factory=dict)
+    live_peak_by_phase: Mapping[str, int] = field(default_factory=dict)
+    live_peak_operator: str | None = None
+    memray_top_sites: Sequence[Mapping[str, Any]] = ()
+    runs: int = 1
+    reproduce: str = ""
+    """The command that measures this cell alone."""
+
+
+def gated_cells(results: Sequence[Result]) -> dict[str, GatedCell]:
+    """Each cell and call by its name, over its runs.
+
+    Peaks that vary are the smallest of the runs; a peak that does not vary is the largest, so that none can hide.
+    Loss and metrics are medians. A cell of which one run ended badly ended badly.
+
+    Raises:
+        DataError: a run is recorded twice, or a figure is negative or absurd.
+    """
+    runs: dict[str, list[Measurement]] = {}
+    for result in results:
+        name = gate_name(result)
+        if name is not None and isinstance(result, Measurement):
+            _refuse_duplicate(name, result, runs.setdefault(name, []))
+            runs[name].append(result)
+    return {name: _together(name, of_cell) for name, of_cell in sorted(runs.items())}
+
+
+def gate_name(result: Result) -> str | None:
+    """What a baseline calls a result; None for what no gate is about."""
+    if isinstance(result, CellResult):
+        return f"{result.cell_id}-seed{result.seed}"
+    return result.name if isinstance(result, CallResult) else None
+
+
+def read_baseline(path: Path) -> dict[str, GatedCell]:
+    """The cells of a baseline file.
+
+    Raises:
+        DataError: it is missing, empty, no baseline, from another version, or holds a cell twice or an absurd figure.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: the baseline cannot be read: {error}; make it with --update-baseline") from error
+    except ValueError as error:
+        raise DataError(f"{path}: is no baseline: {error}") from error
+    if not isinstance(record, dict) or not isinstance(record.get("cells"), dict):
+        raise DataError(f"{path}: is no baseline (no cells); make it with --update-baseline")
+    if record.get("baseline_version") != BASELINE_VERSION:
+        raise DataError(
+            f"{path}: has baseline_version {record.get('baseline_version')}, this version reads {BASELINE_VERSION}"
+        )
+    if not record["cells"]:
+        raise DataError(f"{path}: the baseline holds no cells; make it with --update-baseline")
+    return {name: _parse_cell(path, name, cell) for name, cell in record["cells"].items()}
+
+
+def write_baseline(path: Path, cells: Mapping[str, GatedCell]) -> None:
+    """Write a baseline whole or not at all: sorted, a figure a line, so that a change of it reads as a diff.
+
+    Raises:
+        DataError: there is nothing to write, or it cannot be written.
+    """
+    if not cells:
+        raise DataError(f"{path}: there are no cells to make a baseline of")
+    record = {"baseline_version": BASELINE_VERSION, "cells": {name: asdict(cell) for name, cell in cells.items()}}
+    text = json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise DataError(f"{path}: the baseline cannot be written: {error.strerror}") from error
+
+
+def _refuse_duplicate(name: str, result: Measurement, others: Sequence[Measurement]) -> None:
+    for other in others:
+        if other == result or (result.started_at and other.started_at == result.started_at and _round(other, result)):
+            raise DataError(f"{name}: the same run is recorded twice ({result.started_at}); pass each file once")
+
+
+def _round(one: Measurement, other: Measurement) -> bool:
+    return getattr(one, "round", 0) == getattr(other, "round", 0)
+
+
+def _together(name: str, runs: Sequence[Measurement]) -> GatedCell:
+    bad = [run for run in runs if run.status != "ok"]
+    figures: dict[str, float] = {}
+    for metric in METRICS:
+        values = [value for run in runs if run.status == "ok" and (value := _figure(run, metric)) is not None]
+        if values:
+            figures[metric] = _OVER_RUNS.get(metric, min)(values)
+            _refuse_absurd(name, metric, figures[metric])
+    shown = max(runs, key=lambda run: run.live_peak_bytes or 0)
+    return GatedCell(
+        status=bad[0].status if bad else "ok",
+        conditions=conditions_of(runs[0].machine, runs[0].versions)
+        | {"corpus_sha256": getattr(runs[0], "corpus_sha256", None)},
+        figures=figures,
+        live_peak_by_category=shown.live_peak_by_category or {},
+        live_peak_by_phase=shown.live_peak_by_phase or {},
+        live_peak_operator=shown.live_peak_operator,
+        memray_top_sites=tuple(shown.memray_top_sites or ()),
+        runs=len(runs),
+        reproduce=reproduce(runs[0]),
+    )
+
+
+def reproduce(run: Measurement) -> str:
+    """The command that measures this cell or call alone."""
+    if isinstance(run, CallResult):
+        return shlex.join(["pytest", run.name.partition(": ")[0]])
+    assert isinstance(run, CellResult)
+    command = [
+        *["pytest", "benchmarks/test_training_cells.py", "--device", run.device, "--workload", run.workload],
+        *["--batch-sizes", str(run.batch_size), "--gradient-accumulation-steps", str(run.gradient_accumulation_steps)],
+        *["--memory-modes", run.memory_mode, "--seeds", str(run.seed)],
+    ]
+    if run.max_steps is not None:
+        command += ["--max-steps", str(run.max_steps)]
+    if run.memory_limit_bytes is not None:
+        command += ["--memory-limit", str(run.memory_limit_bytes)]
+    return shlex.join(command)
+
+
+_OVER_RUNS: Mapping[str, Callable[[Sequence[float]], float]] = {
+    "live_peak_bytes": max,
+    "final_loss": statistics.median,
+    "mrr@10": statistics.median,
+}
+
+
+def _figure(run: Measurement, metric: str) -> float | None:
+    if metric == "mrr@10":
+        return (getattr(run, "metrics", None) or {}).get(metric)
+    value: float | None = getattr(run, metric, None)
+    return value
+
+
+def conditions_of(machine: Mapping[str, Any], versions: Mapping[str, str]) -> dict[str, Any]:
+    """What decides where figures may be compared, as far as ``machine`` and ``versions`` say."""
+    found = {name: machine[name] for name in _MACHINE if name in machine}
+    for name in ("torch", "python", "memray"):
+        version = versions.get(name)
+        found[name] = ".".join(version.split("+")[0].split(".")[:2]) if version else None  # the minor version
+    return found
+
+
+def _refuse_absurd(where: str, metric: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(f"{where}: {metric} {value!r} is no number")
+    if METRICS[metric].in_bytes and not 0 <= value < _ABSURD_BYTES:
+        raise DataError(f"{where}: {metric} {value!r} is no size that memory can have")
+
+
+def _parse_cell(path: Path, name: str, cell: Any) -> GatedCell:
+    where = f"{path}: {name}"
+    if not isinstance(cell, dict) or not {"status", "conditions", "figures"} <= set(cell):
+        raise DataError(f"{where}: lacks its status, conditions or figures")
+    if cell["status"] not in get_args(Status):
+        raise DataError(f"{where}: has the unknown status {cell['status']!r}")
+    if not isinstance(cell["figures"], dict) or not isinstance(cell["conditions"], dict):
+        raise DataError(f"{where}: its conditions and figures are no objects")
+    known = {metric: value for metric, value in cell["figures"].items() if metric in METRICS}
+    for metric, value in known.items():
+        _refuse_absurd(where, metric, value)
+    names = {known_field for known_field in GatedCell.__dataclass_fields__ if known_field in cell}
+    return GatedCell(**{**{known_name: cell[known_name] for known_name in names}, "figures": known})
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name} stands twice")
+        found[name] = value
+    return found

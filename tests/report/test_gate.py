@@ -1,0 +1,308 @@
+"""The gate fails on what is worse, missing or newly failing, and never passes for want of something to judge."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from splade_bench.cell import Cell
+from splade_bench.errors import ConfigError, DataError
+from splade_bench.report.baseline import GatedCell, gated_cells, read_baseline, write_baseline
+from splade_bench.report.gate import check, require_comparable, verdict_lines
+from splade_bench.report.rules import DEFAULT_RULES, METRICS, parse_rule, rules_for
+from splade_bench.results import CallResult, CellResult, Result
+
+MIB = 2**20
+CELL = Cell(workload="tiny", device="cpu", batch_size=8, gradient_accumulation_steps=1, memory_mode="standard")
+NAME = "tiny-cpu-b8-a1-standard-seed42"
+MACHINE = {
+    **{"system": "Linux", "architecture": "x86_64", "processor": "Test", "logical_cores": 2, "threads": 2},
+    **{"memory_bytes": 8 * 2**30, "allocator": "glibc 2.36", "huge_pages": "madvise", "device": "cpu"},
+}
+VERSIONS = {"torch": "2.13.0+cpu", "python": "3.11.7", "memray": "1.20.0"}
+
+
+def make_result(**changes: Any) -> CellResult:
+    figures: dict[str, Any] = {
+        **{"live_peak_bytes": 1000 * MIB, "peak_rss_bytes": 1500 * MIB, "final_loss": 2.0, "metrics": {"mrr@10": 0.3}},
+        **{"live_peak_by_category": {"parameters": 100 * MIB, "logits": 900 * MIB}},
+        **{"live_peak_by_phase": {"forward": 1000 * MIB, "backward": 900 * MIB}, "live_peak_operator": "aten.mm"},
+        **{"corpus_sha256": "c", "machine": MACHINE, "versions": VERSIONS, "started_at": "then"},
+    }
+    return replace(CellResult.of_cell(CELL, status="ok", **figures), **changes)
+
+
+def cells(*results: Result) -> dict[str, GatedCell]:
+    return gated_cells(results or [make_result()])
+
+
+@pytest.mark.parametrize(
+    ("text", "base", "worst_allowed"),
+    [
+        ("live_peak_bytes:1%", 1000, 1010),
+        ("live_peak_bytes:0%", 1000, 1000),
+        ("peak_rss_bytes:10%+16MiB", 100 * MIB, 116 * MIB),
+        ("peak_rss_bytes:10%+16MiB", 1000 * MIB, 1100 * MIB),
+        ("memray_peak_bytes:4096", 1000, 5096),
+        ("final_loss:5%", 2.0, 2.1),
+        ("mrr@10:0.03", 0.3, 0.27),
+    ],
+)
+def test_a_rule_allows_its_limit_and_nothing_beyond(text: str, base: float, worst_allowed: float) -> None:
+    rule = parse_rule(text)
+    step = (1 if rule.metric.in_bytes else 0.001) * (1 if rule.metric.larger_is_worse else -1)
+
+    assert rule.limit(base) == pytest.approx(worst_allowed)
+    assert not rule.is_regression(base, worst_allowed - step * 1e-6)
+    assert rule.is_regression(base, worst_allowed + step)
+    assert str(rule) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("speed:1%", "'speed' is no figure to gate; choose from live_peak_bytes"),
+        ("live_peak_bytes", "'' is no limit for live_peak_bytes; write it as 5% or 5%"),
+        ("live_peak_bytes:1%+16MB", "'1%+16MB' is no limit"),
+        ("mrr@10:16MiB", "'16MiB' is no limit for mrr@10; write it as 5% or 0.03"),
+        ("mrr@10:-0.1", "'-0.1' is no limit"),
+    ],
+)
+def test_a_rule_that_cannot_be_read_is_refused(text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint.replace("+", r"\+")):
+        parse_rule(text)
+
+
+def test_the_last_rule_that_fits_a_cell_counts() -> None:
+    rules = [parse_rule(text) for text in ("peak_rss_bytes:5%", "peak_rss_bytes:20%:base-*", "final_loss:1%:tiny-*")]
+
+    assert [str(rule) for rule in rules_for("base-cpu", rules)] == ["peak_rss_bytes:20%:base-*"]
+    assert {str(rule) for rule in rules_for("tiny-cpu", rules)} == {"peak_rss_bytes:5%", "final_loss:1%:tiny-*"}
+
+
+def test_the_same_results_pass() -> None:
+    verdict = check(cells(), cells(), DEFAULT_RULES)
+
+    assert (verdict.exit_code, verdict.evaluated) == (0, 4)
+    assert verdict_lines(verdict) == ["0 regressions, 4 checks"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "metric"),
+    [
+        ({"live_peak_bytes": 1020 * MIB}, "live_peak_bytes"),
+        ({"peak_rss_bytes": 1700 * MIB}, "peak_rss_bytes"),
+        ({"final_loss": 2.2}, "final_loss"),
+        ({"metrics": {"mrr@10": 0.15}}, "mrr@10"),
+        ({"metrics": None}, "mrr@10"),
+        ({"live_peak_bytes": None}, "live_peak_bytes"),
+        ({"status": "oom"}, "status"),
+        ({"status": "nan"}, "status"),
+    ],
+)
+def test_what_is_worse_lost_or_newly_failing_is_a_regression(changes: dict[str, Any], metric: str) -> None:
+    verdict = check(cells(make_result(**changes)), cells(), DEFAULT_RULES)
+
+    assert [regression.metric for regression in verdict.regressions] == [metric]
+    assert verdict.exit_code == 1
+    assert "--memory-modes standard" in verdict_lines(verdict)[-2]
+
+
+def test_a_missing_cell_is_a_regression_and_a_new_one_a_note() -> None:
+    other = make_result(memory_mode="article", cell_id="tiny-cpu-b8-a1-article")
+
+    verdict = check(cells(other), cells(), DEFAULT_RULES)
+
+    assert [(one.cell, one.head) for one in verdict.regressions] == [(NAME, "missing")]
+    assert verdict.notes == ["tiny-cpu-b8-a1-article-seed42: new, the baseline does not know it"]
+
+
+def test_a_regression_says_which_category_and_phase_grew_and_where_it_was_allocated() -> None:
+    before = make_result(memray_top_sites=[{"site": "head.py:3 splade_max", "size_bytes": 10 * MIB}])
+    after = make_result(
+        live_peak_bytes=1100 * MIB,
+        live_peak_by_category={"parameters": 100 * MIB, "logits": 980 * MIB, "temporaries": 20 * MIB},
+        live_peak_by_phase={"forward": 1000 * MIB, "backward": 1100 * MIB},
+        live_peak_operator="aten.add",
+        memray_top_sites=[
+            {"site": "head.py:3 splade_max", "size_bytes": 90 * MIB},
+            {"site": "step.py:9 step", "size_bytes": 5 * MIB},
+        ],
+    )
+
+    (regression,) = check(cells(after), cells(before), [parse_rule("live_peak_bytes:1%")]).regressions
+
+    assert regression.sentence == (
+        f"{NAME}  live_peak_bytes  1000 MiB (1048576000 bytes) → 1100 MiB (1153433600 bytes) (+10.0%)  "
+        "limit 1010 MiB (1059061760 bytes) by live_peak_bytes:1%"
+    )
+    assert regression.blame == [
+        "category logits: 900 MiB → 980 MiB (+83886080 bytes)",
+        "category temporaries: 0 MiB → 20 MiB (+20971520 bytes)",
+        "phase backward: 900 MiB → 1100 MiB (+209715200 bytes)",
+        "operator at the peak: aten.mm → aten.add",
+        "allocated at head.py:3 splade_max: 10 MiB → 90 MiB",
+        "allocated at step.py:9 step: not among the largest → 5 MiB",
+    ]
+
+
+def test_peaks_that_vary_are_the_smallest_of_the_runs_and_live_bytes_the_largest() -> None:
+    runs = [
+        make_result(round=number, peak_rss_bytes=rss * MIB, live_peak_bytes=live * MIB, final_loss=loss)
+        for number, rss, live, loss in ((1, 1600, 1000, 2.0), (2, 1500, 1001, 9.0), (3, 1900, 1000, 2.1))
+    ]
+
+    (cell,) = cells(*runs).values()
+
+    assert cell.figures["peak_rss_bytes"] == 1500 * MIB
+    assert cell.figures["live_peak_bytes"] == 1001 * MIB
+    assert cell.figures["final_loss"] == 2.1
+    assert cell.runs == 3
+
+
+def test_a_cell_of_which_one_run_died_is_not_ok() -> None:
+    (cell,) = cells(make_result(round=1), make_result(round=2, status="killed")).values()
+
+    assert cell.status == "killed"
+
+
+def test_on_another_machine_only_what_is_the_same_everywhere_decides() -> None:
+    other = make_result(machine={**MACHINE, "processor": "Other"}, peak_rss_bytes=9000 * MIB)
+
+    verdict = check(cells(other), cells(), DEFAULT_RULES)
+
+    assert verdict.exit_code == 0
+    assert verdict.evaluated == 3
+    assert verdict.not_evaluated == [
+        f"{NAME}  peak_rss_bytes:10%+16MiB: taken on something else: processor Test → Other"
+    ]
+    worse = replace(other, live_peak_bytes=1100 * MIB)
+    assert check(cells(worse), cells(), DEFAULT_RULES).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule", "differing"),
+    [
+        ({"machine": {**MACHINE, "huge_pages": "always"}}, "peak_rss_bytes:1%", "huge_pages madvise → always"),
+        ({"machine": {**MACHINE, "allocator": "x"}}, "peak_rss_bytes:1%", "allocator glibc 2.36 → x"),
+        ({"machine": {**MACHINE, "threads": 8}}, "memray_peak_bytes:1%", "threads 2 → 8"),
+        ({"versions": {**VERSIONS, "torch": "2.14.1"}}, "live_peak_bytes:1%", "torch 2.13 → 2.14"),
+        ({"corpus_sha256": "d"}, "mrr@10:0.03", "corpus_sha256 c → d"),
+    ],
+)
+def test_where_nothing_can_be_compared_the_exit_code_says_so(
+    changes: dict[str, Any], rule: str, differing: str
+) -> None:
+    base = cells(make_result(memray_peak_bytes=5))
+
+    verdict = check(cells(make_result(memray_peak_bytes=5, **changes)), base, [parse_rule(rule)])
+
+    assert verdict.exit_code == 3
+    assert differing in verdict.not_evaluated[0]
+
+
+def test_a_patch_release_of_torch_is_the_same() -> None:
+    patched = make_result(versions={**VERSIONS, "torch": "2.13.1"})
+
+    assert check(cells(patched), cells(), DEFAULT_RULES).exit_code == 0
+
+
+def test_no_figure_to_judge_is_no_pass() -> None:
+    bare = make_result(live_peak_bytes=None, peak_rss_bytes=None, final_loss=None, metrics=None)
+
+    assert check(cells(bare), cells(bare), DEFAULT_RULES).exit_code == 3
+
+
+def test_an_improvement_asks_for_a_new_baseline() -> None:
+    verdict = check(cells(make_result(live_peak_bytes=500 * MIB)), cells(), DEFAULT_RULES)
+
+    assert verdict.exit_code == 0
+    assert "-50.0%" in verdict.notes[0]
+    assert "--update-baseline" in verdict.notes[0]
+
+
+def test_a_cell_that_ran_out_of_memory_before_too_is_fine_and_a_note_when_it_no_longer_does() -> None:
+    oom = make_result(status="oom", live_peak_bytes=None)
+
+    assert check(cells(oom), cells(oom), DEFAULT_RULES).regressions == []
+    assert check(cells(oom, make_result(memory_mode="article", cell_id="x")), cells(oom), DEFAULT_RULES).exit_code == 3
+    assert "oom before, ok now" in check(cells(), cells(oom), DEFAULT_RULES).notes[0]
+
+
+def test_a_baseline_comes_back_as_it_was_written_sorted_and_a_figure_a_line(tmp_path: Path) -> None:
+    made = cells(make_result(), CallResult(name="tests/test_x.py::test_it: touch", status="ok", live_peak_bytes=7))
+    path = tmp_path / "new" / "baseline.json"
+
+    write_baseline(path, made)
+
+    assert read_baseline(path).keys() == made.keys()
+    assert check(made, read_baseline(path), DEFAULT_RULES).exit_code == 0
+    text = path.read_text()
+    write_baseline(path, dict(reversed(made.items())))
+    assert path.read_text() == text
+    assert [line for line in text.splitlines() if '"live_peak_bytes": 1048576000' in line]
+    assert read_baseline(path)["tests/test_x.py::test_it: touch"].reproduce == "pytest tests/test_x.py::test_it"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "is no baseline"),
+        ("[]", "no cells"),
+        ("{}", "no cells"),
+        ('{"baseline_version": 1, "cells": {}}', "holds no cells"),
+        ('{"baseline_version": 9, "cells": {"a": {}}}', "has baseline_version 9, this version reads 1"),
+        ('{"baseline_version": 1, "cells": {"a": 1, "a": 2}}', "a stands twice"),
+        ('{"baseline_version": 1, "cells": {"a": {}}}', "a: lacks its status, conditions or figures"),
+    ],
+)
+def test_a_file_that_is_no_baseline_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "baseline.json"
+    path.write_text(text)
+
+    with pytest.raises(DataError, match=complaint):
+        read_baseline(path)
+
+
+@pytest.mark.parametrize("value", [-1, 2**61, "many", True, None])
+def test_absurd_figures_are_refused(tmp_path: Path, value: object) -> None:
+    path = tmp_path / "baseline.json"
+    write_baseline(path, cells())
+    record = json.loads(path.read_text())
+    record["cells"][NAME]["figures"]["live_peak_bytes"] = value
+    path.write_text(json.dumps(record))
+
+    with pytest.raises(DataError, match=f"{NAME}: live_peak_bytes .* is no"):
+        read_baseline(path)
+
+
+def test_absurd_results_and_runs_recorded_twice_are_refused() -> None:
+    with pytest.raises(DataError, match=r"live_peak_bytes -5 is no size"):
+        cells(make_result(live_peak_bytes=-5))
+    with pytest.raises(DataError, match=r"recorded twice"):
+        cells(make_result(), make_result())
+
+
+def test_a_hostile_name_stays_on_its_line() -> None:
+    hostile = CallResult(name="x\x1b[31m\ny", status="oom", started_at="t")
+
+    lines = verdict_lines(check(cells(hostile), cells(replace(hostile, status="ok")), DEFAULT_RULES))
+
+    assert not any("\x1b" in line or "\n" in line for line in lines)
+
+
+def test_every_metric_is_a_field_of_a_result() -> None:
+    for name in METRICS:
+        assert name == "mrr@10" or hasattr(make_result(), name)
+
+
+def test_a_baseline_of_another_torch_is_refused_before_anything_runs() -> None:
+    here = {"torch": "2.14", "processor": "Test"}
+
+    with pytest.raises(ConfigError, match=r"nothing in it can be compared here: torch 2.13 → 2.14"):
+        require_comparable(cells(), DEFAULT_RULES, here)
+    require_comparable(cells(), DEFAULT_RULES, {"torch": "2.13", "processor": "Other"})
