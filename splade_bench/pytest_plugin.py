@@ -16,7 +16,7 @@ import pytest
 
 from splade_bench.bench.protocol import DEFAULT_MEMORY_PASSES, MEMORY_PASSES, MemoryPass
 from splade_bench.errors import SpladeBenchError
-from splade_bench.units import format_bytes, parse_bytes
+from splade_bench.units import format_bytes, one_line, parse_bytes
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -102,6 +102,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "the largest peak RSS, the runtime included; of a test that measured nothing its own growth of this process",
     )
     options = memory_options(config)
+    _refuse_what_cannot_be_followed(config, options)
     if options.baseline_path is not None and not options.update_baseline:
         from splade_bench.measure.machine import machine_info, versions
         from splade_bench.report.baseline import conditions_of
@@ -112,8 +113,29 @@ def pytest_configure(config: pytest.Config) -> None:
             require_comparable(base, rules, conditions_of(machine_info(), versions()))
         except SpladeBenchError as error:
             raise pytest.UsageError(str(error)) from error
-    elif options.update_baseline and options.baseline_path is None:
-        raise pytest.UsageError("--memory-update-baseline: name the file with --memory-baseline")
+
+
+def _refuse_what_cannot_be_followed(config: pytest.Config, options: MemoryOptions) -> None:
+    for flag in ("memory_results", "memory_baseline", "memory_limit", "memory_passes", "cell_timeout"):
+        if config.getoption(flag) == "":
+            raise pytest.UsageError(f"--{flag.replace('_', '-')}: is empty; give it a value, or leave it out")
+    if options.baseline_path is None:
+        for flag, given in (
+            ("--memory-update-baseline", options.update_baseline),
+            ("--memory-fail-on", config.getoption("memory_fail_on")),
+        ):
+            if given:
+                raise pytest.UsageError(f"{flag}: name the file with --memory-baseline")
+    if options.results_path is not None and options.results_path.exists():
+        from splade_bench.results import read_results
+
+        try:
+            read_results([options.results_path])
+        except SpladeBenchError as error:
+            raise pytest.UsageError(f"--memory-results: {error}") from error
+    measures = options.results_path or options.baseline_path
+    if measures and getattr(config.option, "numprocesses", None):
+        raise pytest.UsageError("-n: what is measured side by side disturbs each other; run without it")
 
 
 def _baseline_and_rules(options: MemoryOptions) -> tuple[Mapping[str, GatedCell], Sequence[Rule]]:
@@ -146,32 +168,21 @@ def memory_options(config: pytest.Config) -> MemoryOptions:
 def open_session(
     config: pytest.Config, *, results_path: Path | None = None, cache: Path | None = None, resume: bool = False
 ) -> MeasuringSession:
-    """The session that this run's fixtures measure in, made on the first call; another plugin may make it its own way.
-
-    Raises:
-        pytest.UsageError: the results file holds something else, or cannot be read.
-    """
+    """The session that this run's fixtures measure in, made on the first call, by another plugin in its own way."""
     if _SESSION in config.stash:
         return config.stash[_SESSION]
     from splade_bench.bench.calls import CallRunner
     from splade_bench.bench.run import CellRunner
     from splade_bench.bench.session import MeasuringSession
-    from splade_bench.results import read_results
 
     options = memory_options(config)
-    results_path = options.results_path or results_path
-    if results_path is not None and results_path.exists():
-        try:
-            read_results([results_path])
-        except SpladeBenchError as error:
-            raise pytest.UsageError(f"--memory-results: {error}") from error
     common: dict[str, Any] = {
         "timeout_s": options.timeout_s,
         "memory_passes": options.passes,
         "memory_timeline": options.timeline,
     }
     config.stash[_SESSION] = MeasuringSession(
-        results_path=results_path,
+        results_path=options.results_path or results_path,
         cells=CellRunner(cache=cache or _cache_folder(config), **common),
         calls=CallRunner(memory_limit_bytes=options.limit_bytes, **common),
         resume=resume,
@@ -214,23 +225,31 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     options = memory_options(session.config)
     if options.baseline_path is None or session.config.option.collectonly:
         return
-    from splade_bench.report.baseline import gated_cells, write_baseline
-    from splade_bench.report.gate import check, verdict_lines
-
-    measuring = session.config.stash.get(_SESSION, None)
     try:
-        head = gated_cells([*measuring.passed_over, *measuring.finished] if measuring else [])
-        if options.update_baseline:
-            write_baseline(options.baseline_path, head)
-            lines, failed = [f"written to {shown_path(options.baseline_path, session.config)}"], False
-        else:
-            verdict = check(head, *_baseline_and_rules(options))
-            lines, failed = verdict_lines(verdict), verdict.exit_code != 0
+        lines, failed = _verdict(session, options, options.baseline_path)
     except SpladeBenchError as error:
         lines, failed = [str(error)], True
     session.config.stash[_VERDICT] = lines
     if failed and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _verdict(session: pytest.Session, options: MemoryOptions, baseline_path: Path) -> tuple[list[str], bool]:
+    """What to say of the baseline, and whether the run fails for it."""
+    from splade_bench.report.baseline import gated_cells, read_baseline, write_baseline
+    from splade_bench.report.gate import check, verdict_lines
+
+    measuring = session.config.stash.get(_SESSION, None)
+    head = gated_cells([*measuring.passed_over, *measuring.finished] if measuring else [])
+    if not options.update_baseline:
+        verdict = check(head, *_baseline_and_rules(options))
+        return verdict_lines(verdict), verdict.exit_code != 0
+    if session.exitstatus != pytest.ExitCode.OK:
+        return ["not written: the run did not end well"], True
+    before = read_baseline(baseline_path) if baseline_path.exists() else {}
+    write_baseline(baseline_path, head)
+    gone = [f"no longer in it: {one_line(name)}" for name in before if name not in head]
+    return [f"written to {shown_path(baseline_path, session.config)}", *gone], False
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -256,9 +275,9 @@ def measure_memory(request: pytest.FixtureRequest) -> Callable[..., CallResult]:
     session = open_session(config)
 
     def measure(function: Callable[..., object], *arguments: Any, **keywords: Any) -> CallResult:
-        name = f"{request.node.nodeid}: {getattr(function, '__qualname__', function)}"
+        name = f"{request.node.nodeid}: {_call_text(function, arguments, keywords)}"
         try:
-            result = session.measure_call(name, function, arguments, keywords)
+            result = session.measure_call(name, function, arguments, keywords, test_id=request.node.nodeid)
         except SpladeBenchError as error:
             pytest.fail(str(error), pytrace=False)
         _note(request, result, session.line(result))
@@ -287,7 +306,7 @@ def measure_cell(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) ->
             benchmark.pedantic(run.train, setup=run.wait_until_ready, rounds=1, iterations=1)
 
         try:
-            result = session.measure(cell, timed)
+            result = session.measure(cell, timed, test_id=request.node.nodeid)
         except SpladeBenchError as error:
             pytest.fail(str(error), pytrace=False)
         _note(request, result, session.line(result))
@@ -304,6 +323,12 @@ def measure_cell(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) ->
         return result
 
     return measure
+
+
+def _call_text(function: Callable[..., object], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> str:
+    """A call as people write it: calls with other arguments are other measurements."""
+    written = [*map(repr, arguments), *(f"{name}={value!r}" for name, value in keywords.items())]
+    return f"{getattr(function, '__qualname__', function)}({', '.join(written)})"
 
 
 def show_line(line: str, config: pytest.Config) -> None:

@@ -22,6 +22,7 @@ from splade_bench.config import MEMORY_MODES
 from splade_bench.errors import SpladeBenchError
 from splade_bench.pytest_plugin import memory_options, open_session, show_line, shown_path
 from splade_bench.report.document import write_report
+from splade_bench.report.instruments import is_shown
 from splade_bench.results import CallResult, CellResult, HeadResult, read_results
 
 _SWEEP = pytest.StashKey[Sweep]()
@@ -133,12 +134,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """End a sweep with its report's path."""
     session = open_session(config)
-    if not session.finished:
+    if not any(isinstance(result, CellResult | HeadResult) or is_shown(result) for result in session.finished):
         return
     assert session.results_path is not None
     try:
         paths = write_report(read_results([session.results_path]), _reports(config))
-    except SpladeBenchError as error:
+    except (SpladeBenchError, OSError) as error:
         terminalreporter.write_line(f"no report: {error}")
     else:
         for path in paths:

@@ -24,6 +24,11 @@ SCHEMA_VERSION = 1
 # Fields whose names say that they are numbers: a report must not fail on a file that somebody edited.
 _NUMERIC_ENDINGS = ("_bytes", "_s", "_loss", "_steps", "_size", "_seen", "_share", "_flops", "seed", "round")
 
+# And fields with something inside.
+_OBJECTS = ("machine", "versions", "metrics", "metrics_before", "live_peak_by_category", "live_peak_by_phase")
+_NEVER_NULL = ("machine", "versions")
+_LISTS = ("losses", "memory_timeline", "memray_top_sites")
+
 Status = Literal["ok", "oom", "killed", "timeout", "nan", "error", "skipped"]
 
 
@@ -37,6 +42,10 @@ class Result:
     source_tree: str | None = None
     """Hash of the package's own files."""
     started_at: str | None = None
+    session: str | None = None
+    """Which run of pytest measured it: rows that an earlier one left in the file have another."""
+    test_id: str | None = None
+    """pytest's node id of the test that asked for it."""
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
@@ -212,6 +221,12 @@ def _known_fields(kind: type[Result], record: Mapping[str, Any]) -> dict[str, An
         if name.endswith("times_s"):
             if not (isinstance(value, list) and value and all(map(_is_number, value))):
                 raise ValueError(f"has {name} {value!r}, which is no list of numbers")
+        elif name in _OBJECTS:
+            if not (isinstance(value, dict) or (value is None and name not in _NEVER_NULL)):
+                raise ValueError(f"has {name} {value!r}, which is no object")
+        elif name in _LISTS:
+            if not (value is None or isinstance(value, list)):
+                raise ValueError(f"has {name} {value!r}, which is no list")
         elif name.endswith(_NUMERIC_ENDINGS) and not (value is None or _is_number(value)):
             raise ValueError(f"has {name} {value!r}, which is no number")
     return {name: value for name, value in record.items() if name in known}
@@ -247,7 +262,8 @@ def append_result(path: Path, result: Result) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as file:
             _end_torn_line(file)
-            file.write(result.to_json().encode() + b"\n")
+            # A lone surrogate, as in the name of a file that is no UTF-8, becomes its JSON escape.
+            file.write(result.to_json().encode(errors="backslashreplace") + b"\n")
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
@@ -263,18 +279,18 @@ def read_results(paths: Iterable[Path]) -> list[Result]:
     results: list[Result] = []
     for path in paths:
         try:
-            lines = path.read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
+            lines = path.read_bytes().split(b"\n")
+        except OSError as error:
             raise DataError(f"{path}: cannot be read: {error}") from error
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
                 results.append(_parse(json.loads(line)))
-            except json.JSONDecodeError as error:
+            except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
                 if number == len(lines):  # no newline after it: the writer was killed
                     continue
-                raise DataError(f"{path}:{number}: is not JSON: {error.msg}") from error
+                raise DataError(f"{path}:{number}: is not JSON: {getattr(error, 'msg', error)}") from error
             except ValueError as error:
                 raise DataError(f"{path}:{number}: {error}") from error
     return results

@@ -23,6 +23,8 @@ from splade_bench.measure.device import device_memory
 from splade_bench.measure.limits import limit_rss
 from splade_bench.measure.machine import machine_info
 
+_LONGEST_VALUE = 10**6
+
 
 class CallWorker:
     """The life of one measured call."""
@@ -53,11 +55,10 @@ class CallWorker:
         self._send("result", self.measured)
 
     def _timed(self, call: Callable[[], object]) -> None:
-        device_type = _device_type()
-        device = device_memory(device_type)
-        if self.request.memory_limit_bytes:
-            limit = limit_rss if device_type == "cpu" else device.limit
-            limit(self.request.memory_limit_bytes)
+        device = device_memory(_device_type())
+        if self.request.memory_limit_bytes:  # of the process's memory and, where there is one, of the accelerator's
+            limit_rss(self.request.memory_limit_bytes)
+            device.limit(self.request.memory_limit_bytes)
         probes = Probes(device, phase=(lambda: self.phase) if self.request.memory_timeline else None)
         probes.start()
         self._send("ready", {})
@@ -117,9 +118,10 @@ def _device_type() -> str:
 
 def _json_or_none(value: object) -> Any:
     try:
-        return json.loads(json.dumps(value))
-    except (TypeError, ValueError):
+        text = json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
         return None
+    return json.loads(text) if len(text) <= _LONGEST_VALUE else None
 
 
 def main() -> int:

@@ -39,7 +39,7 @@ class CallRunner:
             memory_limit_bytes=self.memory_limit_bytes,
             memory_timeline=self.memory_timeline,
         )
-        started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        started_at = datetime.now(timezone.utc).isoformat(timespec="microseconds")
         try:
             with WorkerProcess(request, timeout_s=self.timeout_s) as process:
                 process.wait_for("ready")
@@ -65,7 +65,10 @@ def call_request(function: Callable[..., object], arguments: Sequence[Any], keyw
     name = getattr(function, "__qualname__", repr(function))
     module = sys.modules.get(getattr(function, "__module__", "") or "")
     file = getattr(module, "__file__", None)
-    if module is None or file is None or "<" in name or not hasattr(module, name.split(".")[0]):
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if module is None or file is None or found is not function:
         raise ConfigError(f"{name} cannot be called in another process: move it to the top of a module")
     try:
         if json.loads(json.dumps([list(arguments), dict(keywords)])) != [list(arguments), dict(keywords)]:
@@ -80,5 +83,5 @@ def call_request(function: Callable[..., object], arguments: Sequence[Any], keyw
         function=name,
         arguments=list(arguments),
         keywords=dict(keywords),
-        path=list(sys.path),
+        path=[str(folder) for folder in sys.path],
     )

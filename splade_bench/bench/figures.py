@@ -28,9 +28,11 @@ class Probes:
         self._sampler = MemorySampler(phase=phase) if phase else None
         self._peak_rss = PeakRss()
         self._sampling = ExitStack()
+        self._usage: Usage | None = None
 
     def start(self) -> None:
         """Take the baseline, before anything exists that is to be counted."""
+        self._device.start()  # a device's context belongs to the runtime
         self._peak_rss.start()
 
     def __enter__(self) -> None:
@@ -46,7 +48,7 @@ class Probes:
     def fields(self) -> dict[str, Any]:
         """What was measured, also when the block ended early."""
         peak_rss, device_peak = self._peak_rss.read(), self._device.read()
-        fields = asdict(self._usage) | {
+        fields = (asdict(self._usage) if self._usage else {}) | {
             "baseline_rss_bytes": peak_rss.baseline_bytes,
             "peak_rss_bytes": peak_rss.peak_bytes,
             "peak_rss_source": peak_rss.source,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -22,11 +23,10 @@ from splade_bench.bench.protocol import (
     EventName,
     Request,
 )
+from splade_bench.errors import ConfigError
 from splade_bench.results import Status
 from splade_bench.units import format_bytes
 
-# The environment of every worker: no network, and no pool of tokenizer threads beside torch's.
-_WORKER_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
 # glibc moves its thresholds as it goes, and the peak moves with them. Fixed, each tensor of 256 KiB or more has a
 # mapping of its own that goes when the tensor does.
 PINNED_ENVIRONMENT = {
@@ -64,22 +64,25 @@ class WorkerProcess:
         self._launch = LaunchRequest(
             command=list(command or (sys.executable, "-m", request.worker)),
             timeout_s=timeout_s,
-            memory_limit_bytes=request.memory_limit_bytes,
+            memory_limit_bytes=request.rss_limit_bytes,
         )
         self._environment = environment or {}
 
     def __enter__(self) -> Self:
+        if sys.platform == "win32":
+            raise ConfigError("measuring needs Linux or macOS: Windows has no process groups to end a worker with")
+        line = self._request.to_line()  # whatever cannot be said is found out before there is a process
         self._launcher = subprocess.Popen(
             (sys.executable, "-m", "splade_bench.bench.launcher", self._launch.to_argument()),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | _WORKER_ENVIRONMENT | self._environment,
+            env={**os.environ, **self._request.environment, **self._environment},
             text=True,
             encoding="utf-8",
             errors="replace",
             start_new_session=True,  # Ctrl-C is the parent's to handle
         )
-        self._write(self._request.to_line())
+        self._write(line)
         return self
 
     def __exit__(
@@ -148,6 +151,8 @@ class WorkerProcess:
 def figures_of_pass(request: CellRequest | CallRequest, *, timeout_s: float) -> dict[str, Any]:
     """What a memory pass measured; one that fails leaves its figures unmeasured, those of the others stand."""
     environment = PINNED_ENVIRONMENT if request.measure == "pinned" else None
+    if environment and platform.libc_ver()[0] != "glibc":
+        return {}  # nothing there heeds these settings
     try:
         with WorkerProcess(request, timeout_s=timeout_s, environment=environment) as process:
             # The machine is that of the timed process, whose environment is the user's own.
@@ -166,9 +171,18 @@ def _judged(ended: Exit, launch: LaunchRequest) -> tuple[Status, str]:
     if ended.exit_signal == signal.SIGKILL and ended.oom_kills:
         return "oom", "the kernel's out-of-memory killer ended the process"
     if ended.exit_signal is not None:
-        return "killed", f"ended by signal {signal.Signals(ended.exit_signal).name}"
+        return "killed", f"ended by signal {_signal_name(ended.exit_signal)}"
+    if launch.memory_limit_bytes and ended.last_error_line.startswith("MemoryError"):
+        return "oom", "had no memory left to say so"
     reason = f": {ended.last_error_line}" if ended.last_error_line else ""
     return "error", f"ended with exit code {ended.exit_code} and no result{reason}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # the real-time ones have no names
+        return str(number)
 
 
 def run_head_process(head: str, *, hidden_size: int, active_share: float) -> dict[str, Any]:
@@ -179,7 +193,8 @@ def run_head_process(head: str, *, hidden_size: int, active_share: float) -> dic
     """
     arguments = json.dumps({"head": head, "hidden_size": hidden_size, "active_share": active_share})
     command = (sys.executable, "-m", "splade_bench.bench.head", arguments)
-    finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=os.environ | _WORKER_ENVIRONMENT)
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
     figures: dict[str, Any] = json.loads(finished.stdout)
     return figures
 

@@ -84,9 +84,7 @@ class Launcher:
         oom_kills_before = _oom_kills()
         self._deadline_s = time.monotonic() + self._request.timeout_s
         # Standard input and output are the worker's alone from here on, until it has ended.
-        self._worker = worker = subprocess.Popen(
-            self._request.command, stderr=subprocess.PIPE, start_new_session=True
-        )
+        self._worker = worker = subprocess.Popen(self._request.command, stderr=subprocess.PIPE, start_new_session=True)
         status, max_rss_bytes = self._wait(worker, wakeup)
         self._kill_group()  # what the worker started ends with it
         return Exit(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
@@ -28,8 +28,12 @@ class Request(Protocol):
         """The module that serves it."""
 
     @property
-    def memory_limit_bytes(self) -> int | None:
-        """Resident memory that the worker may have."""
+    def rss_limit_bytes(self) -> int | None:
+        """Resident memory over which the worker is ended."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What its environment has beside the parent's."""
 
     def to_line(self) -> str: ...
 
@@ -60,6 +64,16 @@ class CellRequest:
         """Of the pass whose memory counts: the others measure what the cell would need."""
         return self.cell.memory_limit_bytes if self.measure == "time" else None
 
+    @property
+    def rss_limit_bytes(self) -> int | None:
+        """A processor's tensors are in the process's memory, an accelerator's in its own."""
+        return None if self.cell.device in ("cuda", "mps") else self.memory_limit_bytes
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """No network, and no pool of tokenizer threads beside torch's."""
+        return {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
+
     def to_line(self) -> str:
         return json.dumps(asdict(self)) + "\n"
 
@@ -88,6 +102,15 @@ class CallRequest:
     @property
     def worker(self) -> str:
         return "splade_bench.bench.call_worker"
+
+    @property
+    def rss_limit_bytes(self) -> int | None:
+        return self.memory_limit_bytes
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The user's own, but for what makes the same call take the same memory."""
+        return {"PYTHONHASHSEED": "0"}
 
     def to_line(self) -> str:
         return json.dumps(asdict(self)) + "\n"

@@ -111,7 +111,7 @@ class CellRun:
         self._timeout_s = timeout_s
         self._trained: dict[str, Any] = {}
         self._failure: dict[str, Any] | None = None
-        self._started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._started_at = datetime.now(timezone.utc).isoformat(timespec="microseconds")
 
     def wait_until_ready(self) -> None:
         """Block until the model stands: nothing of this belongs to the cell's time."""

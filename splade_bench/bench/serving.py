@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -12,6 +14,8 @@ from splade_bench.bench.protocol import Event, EventName
 from splade_bench.errors import TrainingError
 from splade_bench.out_of_memory import failed_allocation_bytes, is_out_of_memory
 from splade_bench.results import Status, finite_or_none
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Send = Callable[[EventName, dict[str, Any]], None]
 
@@ -32,6 +36,8 @@ def serve(worker: Served, send: Send) -> int:
         worker.run()
     except Exception as error:
         status, message = _diagnose(error)
+        if status == "oom":
+            traceback.clear_frames(error.__traceback__)  # whatever is held there is needed to say so
         if status == "error":
             traceback.print_exc()
         failure: dict[str, Any] = {"status": status, "error": message, "phase": worker.phase}
@@ -43,7 +49,12 @@ def serve(worker: Served, send: Send) -> int:
 
 
 def claim_standard_output() -> Send:
-    """Keep the pipe to the parent for messages and point file descriptor 1 at standard error."""
+    """Keep the pipe to the parent for messages and point file descriptor 1 at standard error.
+
+    From here on the process ends with its launcher, where the system can promise that.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -55,9 +66,15 @@ def claim_standard_output() -> Send:
 
 
 def wait_for_go() -> None:
-    """Block until the parent says go; end where the parent is gone."""
+    """Block until the parent says go; end where the parent is gone.
+
+    Standard input is empty afterwards: what is measured must not wait for somebody to type.
+    """
     if not sys.stdin.readline():
         raise SystemExit(1)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
 
 
 def _diagnose(error: Exception) -> tuple[Status, str]:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from uuid import uuid4
 
 from splade_bench.bench.calls import CallRunner
 from splade_bench.bench.isolate import CellError, run_head_process
@@ -28,8 +29,9 @@ from splade_bench.results import (
     append_result,
     read_results,
 )
-from splade_bench.units import format_bytes, format_seconds
+from splade_bench.units import format_bytes, format_seconds, one_line
 
+Recorded = TypeVar("Recorded", bound=Result)
 # What another run would give again. A cell that was killed, or failed in a way that nobody foresaw, is tried again.
 _SETTLED = ("ok", "oom", "nan", "timeout")
 
@@ -55,26 +57,39 @@ class MeasuringSession:
         self._calls = calls
         self._resume = resume
         self._elapsed_s = 0.0
+        self._name = uuid4().hex
 
-    def measure(self, cell: Cell, timed: Callable[[CellRun], object]) -> CellResult:
+    def measure(self, cell: Cell, timed: Callable[[CellRun], object], *, test_id: str | None = None) -> CellResult:
         """Run ``cell``; ``timed`` waits until the run is ready and trains it, under whatever clock it likes.
+
+        A cell without a memory limit of its own has the session's.
 
         Raises:
             DataError: the result cannot be written; it is among the finished ones all the same.
         """
+        if cell.memory_limit_bytes is None:
+            cell = replace(cell, memory_limit_bytes=self._calls.memory_limit_bytes)
         start_s = time.perf_counter()
-        with self._cells.start(cell) as run:
-            try:
-                timed(run)
-            except CellError:
-                pass  # the run knows, and says so in its result
-            result = run.finish()
+        try:
+            with self._cells.start(cell) as run:
+                try:
+                    timed(run)
+                except CellError:
+                    pass  # the run knows, and says so in its result
+                result = run.finish()
+        except CellError as failure:  # what the cell needs could not be made
+            result = CellResult.of_cell(cell, **(taken_on() | failure.values), started_at=_now())
         self._elapsed_s += time.perf_counter() - start_s
-        self._record(result)
-        return result
+        return self._record(replace(result, test_id=test_id))
 
     def measure_call(
-        self, name: str, function: Callable[..., object], arguments: Sequence[Any], keywords: Mapping[str, Any]
+        self,
+        name: str,
+        function: Callable[..., object],
+        arguments: Sequence[Any],
+        keywords: Mapping[str, Any],
+        *,
+        test_id: str | None = None,
     ) -> CallResult:
         """Call ``function`` in a fresh process and record what it took.
 
@@ -83,16 +98,13 @@ class MeasuringSession:
             DataError: the result cannot be written; it is among the finished ones all the same.
         """
         result = self._calls.measure(name, function, arguments, keywords)
-        self._record(result)
-        return result
+        return self._record(replace(result, test_id=test_id))
 
     def calibrate(self, function: Callable[..., object], *arguments: Any) -> CallResult:
         """Let every probe read what ``function`` takes, a known amount, and record it."""
         runner = replace(self._calls, memory_passes=MEMORY_PASSES, memory_timeline=True, memory_limit_bytes=None)
         name = " ".join([CALIBRATION, getattr(function, "__name__", ""), *map(str, arguments)])
-        result = runner.measure(name, function, arguments, {})
-        self._record(result)
-        return result
+        return self._record(runner.measure(name, function, arguments, {}))
 
     def recorded(self, cell: Cell) -> CellResult | None:
         """What is known of ``cell`` from this session or, where it resumes, from its results file; None: nothing."""
@@ -107,11 +119,9 @@ class MeasuringSession:
 
     def measure_head(self, head: str, *, hidden_size: int, active_share: float) -> HeadResult:
         """Measure one head in a fresh process and record it."""
-        started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        started_at = _now()
         figures = run_head_process(head, hidden_size=hidden_size, active_share=active_share)
-        result = HeadResult(**(taken_on() | figures), started_at=started_at)
-        self._record(result)
-        return result
+        return self._record(HeadResult(**(taken_on() | figures), started_at=started_at))
 
     def require_room(self, cell: Cell) -> None:
         """Refuse a memory limit under which no cell could start.
@@ -122,7 +132,10 @@ class MeasuringSession:
         limit_bytes = cell.memory_limit_bytes
         if limit_bytes is None or cell.device != "cpu":  # an accelerator's allocator has nothing before the model
             return
-        floor_bytes = self._cells.floor_bytes(cell)
+        try:
+            floor_bytes = self._cells.floor_bytes(cell)
+        except CellError as failure:
+            raise ConfigError(f"--memory-limit: what a worker takes could not be measured: {failure}") from failure
         if limit_bytes <= floor_bytes:
             raise ConfigError(below_floor(limit_bytes, floor_bytes))
 
@@ -147,12 +160,14 @@ class MeasuringSession:
         parts.append(
             f"[{done}/{self.planned_cells}, {format_seconds(left_s)} left]" if self.planned_cells else f"[{done}]"
         )
-        return "  ".join(parts)
+        return one_line("  ".join(parts))
 
-    def _record(self, result: Result) -> None:
+    def _record(self, result: Recorded) -> Recorded:
+        result = replace(result, session=self._name)
         self.finished.append(result)
         if self.results_path is not None:
             append_result(self.results_path, result)
+        return result
 
     @cached_property
     def _earlier(self) -> list[Result]:
@@ -174,6 +189,10 @@ class MeasuringSession:
                     continue
             found.append(result)
         return found
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
 
 
 def _settled(cell: Cell, results: Iterable[Result]) -> CellResult | None:

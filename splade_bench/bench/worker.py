@@ -137,8 +137,8 @@ class Worker:
         self._send("ready", {})
         self._wait_for_go()
         try:
+            clock.start()
             with probes:
-                clock.start()
                 result = trainer.train()
         finally:
             self.phase = clock.phase

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from splade_bench.cli.arguments import parse, print_json
 from splade_bench.errors import ConfigError, DataError
-from splade_bench.report.baseline import gated_cells, read_baseline, write_baseline
+from splade_bench.report.baseline import gated_cells, of_newest_sessions, read_baseline, write_baseline
 from splade_bench.report.gate import check, verdict_lines
 from splade_bench.report.rules import DEFAULT_RULES, parse_rule
 from splade_bench.results import read_results
@@ -39,7 +39,7 @@ def run(arguments: Sequence[str]) -> int:
     command = parse(CheckCommand, arguments, verb="check")
     if not command.results:
         raise ConfigError("--results: name at least one results file")
-    head = gated_cells(read_results(command.results))
+    head = gated_cells([result for path in command.results for result in of_newest_sessions(read_results([path]))])
     if not head:
         raise DataError(f"{', '.join(map(str, command.results))}: no cell or call to check")
     if command.update_baseline:

@@ -13,6 +13,7 @@ from splade_bench.cli.arguments import parse, print_json
 from splade_bench.errors import DataError
 from splade_bench.report.comparison import change_table, compare
 from splade_bench.results import read_results
+from splade_bench.units import one_line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,5 +62,5 @@ def run(arguments: Sequence[str]) -> int:
         if comparison.changes:
             print(change_table(comparison.changes))
         for difference in comparison.differences:
-            print(f"- {difference}")
+            print(one_line(f"- {difference}"))
     return 0 if comparison.changes else NOTHING_TO_COMPARE

@@ -97,8 +97,8 @@ class CudaMemory:
 class MpsMemory:
     """torch's allocator for Apple GPUs.
 
-    ``torch.accelerator`` has its peaks where the allocator keeps them; where it answers 0, two threads that look every
-    10 ms stand in, and the source says so.
+    ``torch.accelerator`` has its peaks where the allocator keeps them; where it answers 0 or refuses, as earlier
+    versions of torch do, two threads that look every 10 ms stand in, and the source says so.
 
     Does not see: sampled, a peak between two samples.
     """
@@ -109,14 +109,15 @@ class MpsMemory:
         self._sampling = ExitStack()
 
     def start(self) -> None:
-        self._accelerator.reset_peak_memory_stats()
+        self._sampling.close()
+        _or_none(self._accelerator.reset_peak_memory_stats)
         self._allocated = self._sampled(self._mps.current_allocated_memory)
         self._reserved = self._sampled(self._mps.driver_allocated_memory)
 
     def read(self) -> DevicePeak:
         self._sampling.close()
-        allocated_bytes = self._accelerator.max_memory_allocated()
-        reserved_bytes = self._accelerator.max_memory_reserved()
+        allocated_bytes = _or_none(self._accelerator.max_memory_allocated)
+        reserved_bytes = _or_none(self._accelerator.max_memory_reserved)
         if allocated_bytes and reserved_bytes:
             return DevicePeak(
                 source="torch.accelerator allocator", allocated_bytes=allocated_bytes, reserved_bytes=reserved_bytes
@@ -133,6 +134,13 @@ class MpsMemory:
 
     def _sampled(self, read: Callable[[], int]) -> MemorySampler:
         return self._sampling.enter_context(MemorySampler(read=read))
+
+
+def _or_none(call: Callable[[], int | None]) -> int | None:
+    try:
+        return call()
+    except RuntimeError:
+        return None
 
 
 def _fraction(limit_bytes: int, total_bytes: int) -> float:

@@ -5,7 +5,6 @@ Does not see: where the kernel's mark cannot be reset (macOS, Windows, some sand
 
 from __future__ import annotations
 
-import sys
 from types import TracebackType
 
 from typing_extensions import Self
@@ -26,7 +25,7 @@ class PeakGrowth:
         self._mark.start()
         if not self._mark.resettable:
             self._baseline_bytes = current_rss_bytes()
-            self._sampler = MemorySampler(read=current_rss_bytes if sys.platform == "darwin" else None)
+            self._sampler = MemorySampler()
             self._sampler.__enter__()
         return self
 

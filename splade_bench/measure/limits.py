@@ -39,8 +39,8 @@ def limit_rss(limit_bytes: int) -> None:
 def below_floor(limit_bytes: int, floor_bytes: int) -> str:
     """What to tell a user whose limit leaves no room for anything."""
     return (
-        f"--memory-limit {format_bytes(limit_bytes)}: Python, torch and a warm-up take {format_bytes(floor_bytes)} "
-        "here before there is a model; give more than that"
+        f"--memory-limit {format_bytes(limit_bytes)}: imports and warm-up alone take {format_bytes(floor_bytes)} here; "
+        "give more than that, and what is to be measured needs"
     )
 
 

@@ -51,7 +51,6 @@ class RssReader:
     """Reads the resident set size again and again, for a few microseconds each time on Linux."""
 
     def __init__(self) -> None:
-        self._process = psutil.Process()
         # psutil opens and parses the same file anew each time, ten times as slowly.
         self._statm = _STATM.open("rb", buffering=0) if sys.platform == "linux" else None
         self._page_bytes = os.sysconf("SC_PAGE_SIZE") if sys.platform == "linux" else 1
@@ -59,7 +58,7 @@ class RssReader:
     def read(self) -> int:
         """Resident set size now, in bytes."""
         if self._statm is None:
-            return int(self._process.memory_info().rss)
+            return current_rss_bytes()
         return int(os.pread(self._statm.fileno(), 64, 0).split()[1]) * self._page_bytes
 
     def close(self) -> None:

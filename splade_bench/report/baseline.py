@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shlex
 import statistics
@@ -15,19 +14,22 @@ from typing import Any, get_args
 from splade_bench.errors import DataError
 from splade_bench.report.rules import METRICS, Conditions
 from splade_bench.results import CallResult, CellResult, Measurement, Result, Status
+from splade_bench.units import one_line
 
 BASELINE_VERSION = 1
-_ABSURD_BYTES = 2**60
+_ABSURD = 2**60
+# How a cell of a baseline may have ended: running out of memory is known to happen, anything else is a fault.
+_MAY_BE_KEPT = ("ok", "oom")
 # What two runs must share for a figure to be held against another, by where that figure may be compared.
 _MACHINE = (
     *("system", "architecture", "processor", "logical_cores", "memory_bytes", "allocator", "huge_pages"),
     *("threads", "device"),
 )
 CONDITIONS: Mapping[Conditions, Sequence[str]] = {
-    "anywhere": ("torch",),
-    "same interpreter": ("torch", "python", "memray", "system", "architecture", "threads"),
-    "same machine": ("torch", *_MACHINE),
-    "same corpus": ("torch", "corpus_sha256"),
+    "anywhere": ("torch", "max_steps"),
+    "same interpreter": ("torch", "max_steps", "python", "memray", "system", "architecture", "threads"),
+    "same machine": ("torch", "max_steps", *_MACHINE),
+    "same corpus": ("torch", "max_steps", "corpus_sha256"),
 }
 
 
@@ -54,7 +56,8 @@ def gated_cells(results: Sequence[Result]) -> dict[str, GatedCell]:
     Loss and metrics are medians. A cell of which one run ended badly ended badly.
 
     Raises:
-        DataError: a run is recorded twice, or a figure is negative or absurd.
+        DataError: a run is recorded twice, the runs of a cell were taken on different things, or a figure is negative
+            or absurd.
     """
     runs: dict[str, list[Measurement]] = {}
     for result in results:
@@ -63,6 +66,16 @@ def gated_cells(results: Sequence[Result]) -> dict[str, GatedCell]:
             _refuse_duplicate(name, result, runs.setdefault(name, []))
             runs[name].append(result)
     return {name: _together(name, of_cell) for name, of_cell in sorted(runs.items())}
+
+
+def of_newest_sessions(results: Sequence[Result]) -> list[Result]:
+    """The results of one file without those that a later session measured anew: files are appended to."""
+    newest: dict[str | None, Result] = {}
+    for result in results:
+        name = gate_name(result)
+        if name not in newest or (result.started_at or "") >= (newest[name].started_at or ""):
+            newest[name] = result
+    return [result for result in results if result.session == newest[gate_name(result)].session]
 
 
 def gate_name(result: Result) -> str | None:
@@ -82,7 +95,7 @@ def read_baseline(path: Path) -> dict[str, GatedCell]:
         record = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: the baseline cannot be read: {error}; make it with --update-baseline") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is no baseline: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("cells"), dict):
         raise DataError(f"{path}: is no baseline (no cells); make it with --update-baseline")
@@ -103,6 +116,9 @@ def write_baseline(path: Path, cells: Mapping[str, GatedCell]) -> None:
     """
     if not cells:
         raise DataError(f"{path}: there are no cells to make a baseline of")
+    for name, cell in cells.items():
+        if cell.status not in _MAY_BE_KEPT:
+            raise DataError(f"{path}: not written: {one_line(name)} ended as {cell.status}")
     record = {"baseline_version": BASELINE_VERSION, "cells": {name: asdict(cell) for name, cell in cells.items()}}
     text = json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -115,16 +131,22 @@ def write_baseline(path: Path, cells: Mapping[str, GatedCell]) -> None:
 
 
 def _refuse_duplicate(name: str, result: Measurement, others: Sequence[Measurement]) -> None:
-    for other in others:
-        if other == result or (result.started_at and other.started_at == result.started_at and _round(other, result)):
-            raise DataError(f"{name}: the same run is recorded twice ({result.started_at}); pass each file once")
+    if result in others:
+        raise DataError(f"{one_line(name)}: the same run is recorded twice ({result.started_at}); pass each file once")
 
 
-def _round(one: Measurement, other: Measurement) -> bool:
-    return getattr(one, "round", 0) == getattr(other, "round", 0)
+def _refuse_mixture(name: str, runs: Sequence[Measurement]) -> None:
+    """Runs count as one only where they could have been one."""
+    for run in runs[1:]:
+        differing = [key for key, value in _conditions(run).items() if value != _conditions(runs[0])[key]] + [
+            "source_tree"
+        ] * (run.source_tree != runs[0].source_tree)
+        if differing:
+            raise DataError(f"{one_line(name)}: its runs differ in {', '.join(differing)}; pass results of one kind")
 
 
 def _together(name: str, runs: Sequence[Measurement]) -> GatedCell:
+    _refuse_mixture(name, runs)
     bad = [run for run in runs if run.status != "ok"]
     figures: dict[str, float] = {}
     for metric in METRICS:
@@ -135,8 +157,7 @@ def _together(name: str, runs: Sequence[Measurement]) -> GatedCell:
     shown = max(runs, key=lambda run: run.live_peak_bytes or 0)
     return GatedCell(
         status=bad[0].status if bad else "ok",
-        conditions=conditions_of(runs[0].machine, runs[0].versions)
-        | {"corpus_sha256": getattr(runs[0], "corpus_sha256", None)},
+        conditions=_conditions(runs[0]),
         figures=figures,
         live_peak_by_category=shown.live_peak_by_category or {},
         live_peak_by_phase=shown.live_peak_by_phase or {},
@@ -149,11 +170,10 @@ def _together(name: str, runs: Sequence[Measurement]) -> GatedCell:
 
 def reproduce(run: Measurement) -> str:
     """The command that measures this cell or call alone."""
-    if isinstance(run, CallResult):
-        return shlex.join(["pytest", run.name.partition(": ")[0]])
-    assert isinstance(run, CellResult)
+    if not isinstance(run, CellResult) or (run.test_id and not run.test_id.startswith(_SWEEP_TEST)):
+        return shlex.join(["pytest", run.test_id or str(gate_name(run)).partition(": ")[0]])
     command = [
-        *["pytest", "benchmarks/test_training_cells.py", "--device", run.device, "--workload", run.workload],
+        *["pytest", _SWEEP_TEST, "--device", run.device, "--workload", run.workload],
         *["--batch-sizes", str(run.batch_size), "--gradient-accumulation-steps", str(run.gradient_accumulation_steps)],
         *["--memory-modes", run.memory_mode, "--seeds", str(run.seed)],
     ]
@@ -164,6 +184,8 @@ def reproduce(run: Measurement) -> str:
     return shlex.join(command)
 
 
+# The test whose axes are options.
+_SWEEP_TEST = "benchmarks/test_training_cells.py"
 _OVER_RUNS: Mapping[str, Callable[[Sequence[float]], float]] = {
     "live_peak_bytes": max,
     "final_loss": statistics.median,
@@ -187,11 +209,16 @@ def conditions_of(machine: Mapping[str, Any], versions: Mapping[str, str]) -> di
     return found
 
 
+def _conditions(run: Measurement) -> dict[str, Any]:
+    of_the_cell = {name: getattr(run, name, None) for name in ("max_steps", "corpus_sha256")}
+    return conditions_of(run.machine, run.versions) | of_the_cell
+
+
 def _refuse_absurd(where: str, metric: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(f"{where}: {metric} {value!r} is no number")
-    if METRICS[metric].in_bytes and not 0 <= value < _ABSURD_BYTES:
-        raise DataError(f"{where}: {metric} {value!r} is no size that memory can have")
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise DataError(f"{one_line(where)}: {metric} {value!r} is no number")
+    if not -_ABSURD < value < _ABSURD or (METRICS[metric].in_bytes and value < 0):
+        raise DataError(f"{one_line(where)}: {metric} {str(value)[:40]} is nothing that can have been measured")
 
 
 def _parse_cell(path: Path, name: str, cell: Any) -> GatedCell:
@@ -200,8 +227,18 @@ def _parse_cell(path: Path, name: str, cell: Any) -> GatedCell:
         raise DataError(f"{where}: lacks its status, conditions or figures")
     if cell["status"] not in get_args(Status):
         raise DataError(f"{where}: has the unknown status {cell['status']!r}")
-    if not isinstance(cell["figures"], dict) or not isinstance(cell["conditions"], dict):
-        raise DataError(f"{where}: its conditions and figures are no objects")
+    for objects in ("figures", "conditions", "live_peak_by_category", "live_peak_by_phase"):
+        if not isinstance(cell.get(objects, {}), dict):
+            raise DataError(f"{where}: its {objects} are no object")
+    for objects in ("live_peak_by_category", "live_peak_by_phase"):
+        if not all(isinstance(size, int) for size in cell.get(objects, {}).values()):
+            raise DataError(f"{where}: its {objects} are no sizes")
+    sites = cell.get("memray_top_sites", [])
+    if not isinstance(sites, list) or not all(
+        isinstance(site, dict) and isinstance(site.get("site"), str) and isinstance(site.get("size_bytes"), int)
+        for site in sites
+    ):
+        raise DataError(f"{where}: its memray_top_sites are no sites with sizes")
     known = {metric: value for metric, value in cell["figures"].items() if metric in METRICS}
     for metric, value in known.items():
         _refuse_absurd(where, metric, value)

@@ -71,6 +71,8 @@ def write_report(results: Sequence[Result], folder: Path) -> list[Path]:
     heads = [result for result in results if isinstance(result, HeadResult)]
     if heads:
         written[head.PAGE_NAME] = head.head_page(heads)
+    if not written:
+        raise DataError("no results that a page is about; run: pytest benchmarks --device cpu")
     for name, page in written.items():
         (folder / name).write_text(page, encoding="utf-8")
     return [folder / name for name in written]

@@ -8,9 +8,8 @@ from typing import Any
 
 from splade_bench.errors import ConfigError
 from splade_bench.report.baseline import CONDITIONS, GatedCell
-from splade_bench.report.rules import Rule, rules_for
-from splade_bench.report.tables import one_line
-from splade_bench.units import format_bytes
+from splade_bench.report.rules import DEFAULT_RULES, Rule, rules_for
+from splade_bench.units import format_bytes, one_line
 
 _SITES_SHOWN = 3
 
@@ -76,6 +75,7 @@ def check(head: Mapping[str, GatedCell], base: Mapping[str, GatedCell], rules: S
             if after.status == "ok":
                 notes.append(f"{one_line(name)}: {before.status} before, ok now; {_FOLLOW}")
             continue
+        judged = evaluated
         for rule in rules_for(name, rules):
             metric = rule.metric.name
             if metric not in before.figures:
@@ -95,6 +95,14 @@ def check(head: Mapping[str, GatedCell], base: Mapping[str, GatedCell], rules: S
                 regressions.append(_regression(name, rule, before, after))
             elif rule.is_improvement(*values):
                 notes.append(f"{one_line(name)}  {rule.metric.name}: {_change(*values)}; {_FOLLOW}")
+        if evaluated == judged:
+            not_evaluated.append(f"{one_line(name)}: no rule could be held against it")
+    if rules is not DEFAULT_RULES:  # those are for whatever has their figures
+        not_evaluated += [
+            f"{one_line(str(rule))}: no cell of the baseline has that figure"
+            for rule in rules
+            if not any(rule.fits(name) and rule.metric.name in cell.figures for name, cell in base.items())
+        ]
     return Verdict(regressions=regressions, evaluated=evaluated, not_evaluated=not_evaluated, notes=notes)
 
 
@@ -102,8 +110,8 @@ _FOLLOW = "better than the limit is wide: --update-baseline keeps it"
 
 
 def _ended_worse(name: str, before: GatedCell, after: GatedCell | None) -> Regression | None:
-    """A cell that is missing, or that was ok and is no longer."""
-    if after is not None and (after.status == "ok" or after.status == before.status):
+    """A cell that is missing, or that ended badly; only running out of memory may have been so before."""
+    if after is not None and (after.status == "ok" or after.status == before.status == "oom"):
         return None
     status = "missing" if after is None else after.status
     return Regression(
@@ -191,11 +199,11 @@ def blame(before: GatedCell, after: GatedCell) -> list[str]:
         grown = {name: new.get(name, 0) - old.get(name, 0) for name in {*old, *new}}
         for name in sorted((name for name in grown if grown[name] > 0), key=lambda name: (-grown[name], name)):
             lines.append(
-                f"{what} {name}: {format_bytes(old.get(name, 0))} → {format_bytes(new.get(name, 0))} "
+                f"{what} {one_line(name)}: {format_bytes(old.get(name, 0))} → {format_bytes(new.get(name, 0))} "
                 f"(+{grown[name]} bytes)"
             )
     if before.live_peak_operator != after.live_peak_operator:
-        lines.append(f"operator at the peak: {before.live_peak_operator} → {after.live_peak_operator}")
+        lines.append(one_line(f"operator at the peak: {before.live_peak_operator} → {after.live_peak_operator}"))
     sites = {site["site"]: site["size_bytes"] for site in before.memray_top_sites}
     for site in after.memray_top_sites[:_SITES_SHOWN]:
         lines.append(

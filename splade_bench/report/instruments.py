@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from splade_bench.report.tables import MISSING, conditions, markdown, mib, number
-from splade_bench.results import CALIBRATION, CallResult, CellResult, Measurement
+from splade_bench.results import CALIBRATION, CallResult, CellResult, Measurement, Result
 from splade_bench.units import as_mib, format_bytes
 
 PAGE_NAME = "INSTRUMENTS.md"
@@ -37,6 +37,9 @@ _LIMIT = """\
 
 `--memory-limit` bounds resident memory, the runtime included.
 """
+
+
+_FEWEST_PROCESSES = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +100,7 @@ PROBES: Sequence[Probe] = (
 )
 
 
-def is_shown(result: Measurement) -> bool:
+def is_shown(result: Result) -> bool:
     """Whether a result belongs on this page."""
     if isinstance(result, CellResult):
         return result.workload == WORKLOAD_SHOWN
@@ -135,11 +138,12 @@ def _calibration_table(calls: Sequence[CallResult]) -> str:
 
 def _repeatability_table(cells: Sequence[CellResult]) -> str:
     rows = []
-    for cell_id in dict.fromkeys(cell.cell_id for cell in cells):
-        runs = [cell for cell in cells if cell.cell_id == cell_id and cell.status == "ok"]
+    # Runs of another source tree are other runs.
+    for cell_id, source_tree in dict.fromkeys((cell.cell_id, cell.source_tree) for cell in cells):
+        runs = [cell for cell in cells if (cell.cell_id, cell.source_tree, cell.status) == (cell_id, source_tree, "ok")]
         for probe in PROBES:
             values = [value for run in runs if (value := probe.read_bytes(run)) is not None]
-            if not values:
+            if len(values) < _FEWEST_PROCESSES:
                 continue
             spread_bytes = max(values) - min(values)
             verdict = "reported"

@@ -63,6 +63,10 @@ class Rule:
     cells: str = "*"
     """Which cells it is for, as a shell pattern."""
 
+    def fits(self, cell: str) -> bool:
+        """Whether it is for a cell of this name."""
+        return fnmatchcase(cell, self.cells)
+
     def worse_by(self, base: float, head: float) -> float:
         """How much worse ``head`` is, in the figure's own unit; negative: better."""
         return head - base if self.metric.larger_is_worse else base - head
@@ -125,5 +129,5 @@ DEFAULT_RULES: Sequence[Rule] = tuple(
 
 def rules_for(cell: str, rules: Sequence[Rule]) -> list[Rule]:
     """One rule a figure: of those whose pattern fits the cell, the last that was given."""
-    chosen = {rule.metric.name: rule for rule in rules if fnmatchcase(cell, rule.cells)}
+    chosen = {rule.metric.name: rule for rule in rules if rule.fits(cell)}
     return list(chosen.values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,11 +11,10 @@ from tabulate import tabulate
 
 from splade_bench.measure.device import UNTESTED_ON_HARDWARE
 from splade_bench.results import CellResult, Result
-from splade_bench.units import as_mib, format_bytes
+from splade_bench.units import as_mib, format_bytes, one_line
 
 MISSING = "—"
 REFERENCE_MODE = "standard"
-_CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +171,6 @@ def escape(text: str) -> str:
     for character in "\\`*_[]|":
         text = text.replace(character, f"\\{character}")
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def one_line(text: str) -> str:
-    """Text that a terminal shows as it is, on one line."""
-    return _CONTROL.sub(" ", text)
 
 
 def conditions(results: Sequence[Result]) -> str:

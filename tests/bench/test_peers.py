@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from splade_bench.bench.build import TRAINED_ACTIVE_SHARE
+from splade_bench.bench.calls import CallRunner
 from splade_bench.bench.flops import cached_step_flops
 from splade_bench.bench.gradient_check import gradient_error, largest_gradient_error
-from splade_bench.bench.session import SweepSession
+from splade_bench.bench.run import CellRunner
+from splade_bench.bench.session import MeasuringSession
 from splade_bench.cell import Cell
 from splade_bench.config import MODEL_PRESETS, ModelPreset
 from splade_bench.data.batching import TripleBatch, pad
@@ -53,18 +55,17 @@ def test_another_gradient_is_told_apart() -> None:
     assert largest_gradient_error(exact | {"b": torch.tensor([2e-6])}, exact) == pytest.approx(1.0)
 
 
-@pytest.fixture
-def session(tmp_path: Path) -> SweepSession:
-    return SweepSession(
-        reports=tmp_path,
-        results=tmp_path / "results.jsonl",
-        cache=tmp_path / "cache",
-        profile="smoke",
-        cell_timeout_s=120,
+def make_session(folder: Path, *, resume: bool) -> MeasuringSession:
+    return MeasuringSession(
+        results_path=folder / "results.jsonl",
+        cells=CellRunner(cache=folder / "cache", timeout_s=120),
+        calls=CallRunner(timeout_s=120),
+        resume=resume,
     )
 
 
-def test_a_peer_and_this_package_start_with_the_same_weights_and_are_recorded_alike(session: SweepSession) -> None:
+def test_a_peer_and_this_package_start_with_the_same_weights_and_are_recorded_alike(tmp_path: Path) -> None:
+    session = make_session(tmp_path, resume=False)
     own, article = (
         session.measure(make_cell(trainer), lambda run: (run.wait_until_ready(), run.train()))
         for trainer in ("splade-bench", "article")
@@ -77,22 +78,14 @@ def test_a_peer_and_this_package_start_with_the_same_weights_and_are_recorded_al
     assert own.active_share == pytest.approx(TRAINED_ACTIVE_SHARE, rel=0.5)
     assert own.step_flops and own.gemm_flops_per_s and own.parameter_bytes
     assert own.memray_peak_bytes is None
-    assert len(list((session.reports / "cache").glob("weights-*"))) == 1
+    assert len(list((tmp_path / "cache").glob("weights-*"))) == 1
     assert own.peak_rss_bytes and article.peak_rss_bytes
     assert own.peak_rss_bytes < article.peak_rss_bytes
 
-    again = session.recorded(make_cell(), in_file=False)
-    fresh = SweepSession(
-        reports=session.reports,
-        results=session.results_path,
-        cache=session.reports / "cache",
-        profile="smoke",
-        cell_timeout_s=1,
-    )
-    assert again == own
-    assert fresh.recorded(make_cell(), in_file=False) is None
-    assert fresh.recorded(make_cell(), in_file=True) == own
-    assert fresh.recorded(make_cell(seed=7), in_file=True) is None
+    assert session.recorded(make_cell()) == own
+    assert make_session(tmp_path, resume=False).recorded(make_cell()) is None
+    assert make_session(tmp_path, resume=True).recorded(make_cell()) == own
+    assert make_session(tmp_path, resume=True).recorded(make_cell(seed=7)) is None
 
 
 def test_the_work_of_a_cached_step_is_counted_by_its_products() -> None:

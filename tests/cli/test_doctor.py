@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -44,9 +45,10 @@ def test_devices_that_were_never_measured_are_said_to_be_so(findings: dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("read_bytes", "holds"), [(1000, True), (1010, True), (1011, False), (989, False), (None, True)]
+    ("read_bytes", "holds"), [(1000, True), (1010, True), (1011, False), (989, False), (None, False)]
 )
-def test_a_probe_holds_within_its_band_and_a_missing_one_is_no_failure(read_bytes: int | None, holds: bool) -> None:
+def test_a_probe_holds_within_its_band_and_not_where_it_reads_nothing(read_bytes: int | None, holds: bool) -> None:
     reading = Reading(probe="x", source="y", read_bytes=read_bytes, allowed_error_ratio=0.0100001, expected_bytes=1000)
 
     assert reading.holds is holds
+    assert replace(reading, read_bytes=None, available=False).holds

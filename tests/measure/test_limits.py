@@ -42,5 +42,5 @@ def test_what_fits_below_the_limit_is_allocated_and_what_does_not_fails(room_mib
 
 
 def test_a_limit_below_what_the_process_has_is_refused_with_the_floor() -> None:
-    with pytest.raises(ConfigError, match=r"--memory-limit 1 MiB: Python, torch and a warm-up take \d+ MiB here"):
+    with pytest.raises(ConfigError, match=r"--memory-limit 1 MiB: imports and warm-up alone take \d+ MiB here"):
         limit_rss(MIB)

@@ -11,7 +11,7 @@ import pytest
 
 from splade_bench.cell import Cell
 from splade_bench.errors import ConfigError, DataError
-from splade_bench.report.baseline import GatedCell, gated_cells, read_baseline, write_baseline
+from splade_bench.report.baseline import GatedCell, gated_cells, of_newest_sessions, read_baseline, write_baseline
 from splade_bench.report.gate import check, require_comparable, verdict_lines
 from splade_bench.report.rules import DEFAULT_RULES, METRICS, parse_rule, rules_for
 from splade_bench.results import CallResult, CellResult, Result
@@ -229,6 +229,8 @@ def test_a_cell_that_ran_out_of_memory_before_too_is_fine_and_a_note_when_it_no_
     oom = make_result(status="oom", live_peak_bytes=None)
 
     assert check(cells(oom), cells(oom), DEFAULT_RULES).regressions == []
+    nan = make_result(status="nan")
+    assert check(cells(nan), cells(nan), DEFAULT_RULES).exit_code == 1  # never a known state
     assert check(cells(oom, make_result(memory_mode="article", cell_id="x")), cells(oom), DEFAULT_RULES).exit_code == 3
     assert "oom before, ok now" in check(cells(), cells(oom), DEFAULT_RULES).notes[0]
 
@@ -268,7 +270,7 @@ def test_a_file_that_is_no_baseline_is_refused(tmp_path: Path, text: str, compla
         read_baseline(path)
 
 
-@pytest.mark.parametrize("value", [-1, 2**61, "many", True, None])
+@pytest.mark.parametrize("value", [-1, 2**61, 10**400, "many", True, None])
 def test_absurd_figures_are_refused(tmp_path: Path, value: object) -> None:
     path = tmp_path / "baseline.json"
     write_baseline(path, cells())
@@ -276,15 +278,49 @@ def test_absurd_figures_are_refused(tmp_path: Path, value: object) -> None:
     record["cells"][NAME]["figures"]["live_peak_bytes"] = value
     path.write_text(json.dumps(record))
 
-    with pytest.raises(DataError, match=f"{NAME}: live_peak_bytes .* is no"):
+    with pytest.raises(DataError, match=f"{NAME}: live_peak_bytes .* is (no number|nothing that)"):
         read_baseline(path)
 
 
 def test_absurd_results_and_runs_recorded_twice_are_refused() -> None:
-    with pytest.raises(DataError, match=r"live_peak_bytes -5 is no size"):
+    with pytest.raises(DataError, match=r"live_peak_bytes -5 is nothing that can have been measured"):
         cells(make_result(live_peak_bytes=-5))
     with pytest.raises(DataError, match=r"recorded twice"):
         cells(make_result(), make_result())
+
+
+def test_runs_of_one_cell_must_be_of_one_kind() -> None:
+    with pytest.raises(DataError, match=r"its runs differ in processor"):
+        cells(make_result(round=1), make_result(round=2, machine={**MACHINE, "processor": "Other"}))
+    with pytest.raises(DataError, match=r"its runs differ in source_tree"):
+        cells(make_result(round=1), make_result(round=2, source_tree="x"))
+    with pytest.raises(DataError, match=r"its runs differ in max_steps"):
+        cells(make_result(round=1), make_result(round=2, max_steps=3))
+
+
+def test_of_a_file_that_was_appended_to_the_newest_session_of_each_cell_counts() -> None:
+    old = [make_result(session="a", started_at=f"2026-01-0{n}", round=n, peak_rss_bytes=1) for n in (1, 2)]
+    other = CallResult(name="only then", status="ok", session="a", started_at="2026-01-01")
+    new = [make_result(session="b", started_at=f"2026-02-0{n}", round=n) for n in (1, 2)]
+
+    assert of_newest_sessions([*old, other, *new]) == [other, *new]
+
+
+def test_a_rule_with_nothing_to_judge_is_listed() -> None:
+    rules = [parse_rule(text) for text in ("live_peak_bytes:1%", "memray_peak_bytes:1%", "live_peak_bytes:1%:bsae-*")]
+
+    verdict = check(cells(), cells(), rules)
+
+    assert verdict.exit_code == 0
+    assert verdict.not_evaluated == [
+        "memray_peak_bytes:1%: no cell of the baseline has that figure",
+        "live_peak_bytes:1%:bsae-*: no cell of the baseline has that figure",
+    ]
+
+
+def test_a_fault_does_not_become_the_baseline(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"not written: {NAME} ended as nan"):
+        write_baseline(tmp_path / "baseline.json", cells(make_result(status="nan")))
 
 
 def test_a_hostile_name_stays_on_its_line() -> None:

@@ -1,0 +1,107 @@
+"""A session keeps what was measured, and knows what need not be measured again."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from splade_bench.bench.calls import CallRunner, call_request
+from splade_bench.bench.known_blocks import touch_block
+from splade_bench.bench.run import CellRunner
+from splade_bench.bench.session import MeasuringSession
+from splade_bench.cell import Cell
+from splade_bench.errors import ConfigError
+from splade_bench.measure.machine import taken_on
+from splade_bench.results import CellResult, append_result, read_results
+
+CELL = Cell(workload="head", device="cpu", batch_size=1, gradient_accumulation_steps=1, memory_mode="standard")
+
+
+def make_session(folder: Path, **changes: Any) -> MeasuringSession:
+    settings: dict[str, Any] = {
+        "results_path": folder / "results.jsonl",
+        "cells": CellRunner(cache=folder / "cache", timeout_s=60),
+        "calls": CallRunner(timeout_s=60),
+    }
+    return MeasuringSession(**settings | changes)
+
+
+def record(folder: Path, **changes: Any) -> CellResult:
+    result = replace(CellResult.of_cell(CELL, status="ok", **taken_on()), **changes)
+    append_result(folder / "results.jsonl", result)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("status", "settled"),
+    [("ok", True), ("oom", True), ("nan", True), ("timeout", True), ("killed", False), ("error", False)],
+)
+def test_what_another_run_would_give_again_is_not_run_again(tmp_path: Path, status: str, settled: bool) -> None:
+    recorded = record(tmp_path, status=status)
+
+    session = make_session(tmp_path, resume=True)
+
+    assert session.resumed(CELL) == (recorded if settled else None)
+    assert session.passed_over == ([recorded] if settled else [])
+    assert session.resumed(replace(CELL, seed=7)) is None
+    assert make_session(tmp_path, resume=False).resumed(CELL) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"source_tree": "other"}, {"versions": {"torch": "1"}}, {"machine": {"processor": "x"}}, {"corpus_sha256": "x"}],
+)
+def test_results_of_something_else_do_not_count(tmp_path: Path, changes: dict[str, Any]) -> None:
+    record(tmp_path, **changes)
+
+    assert make_session(tmp_path, resume=True).resumed(CELL) is None
+
+
+def test_a_call_is_recorded_with_what_measured_it(tmp_path: Path) -> None:
+    session = make_session(tmp_path)
+
+    result = session.measure_call("a call", touch_block, [2**20], {}, test_id="tests/x.py::y")
+
+    assert read_results([tmp_path / "results.jsonl"]) == [result]
+    assert (result.status, result.value, result.test_id) == ("ok", 2**20, "tests/x.py::y")
+    assert result.session
+    assert result.session != make_session(tmp_path).measure_call("a call", touch_block, [1], {}).session
+
+
+def test_without_a_file_results_are_kept_all_the_same(tmp_path: Path) -> None:
+    session = make_session(tmp_path, results_path=None)
+
+    result = session.measure_call("a call", touch_block, [1], {})
+
+    assert session.finished == [result]
+
+
+def test_a_line_says_what_came_out_whatever_the_error_holds(tmp_path: Path) -> None:
+    session = make_session(tmp_path)
+    session.planned_cells = 2
+    result = CellResult.of_cell(CELL, status="error", error="boom\x1b[31m\nmore", peak_rss_bytes=2**20, wall_time_s=2.0)
+
+    assert session.line(result) == "head-cpu-b1-a1-standard  error  2.0 s  peak 1 MiB  boom  more  [0/2, 0.0 s left]"
+
+
+class Bound:
+    def method(self) -> None: ...
+
+
+def test_only_what_another_process_finds_by_its_name_is_called_there() -> None:
+    assert call_request(touch_block, [1], {"hold_s": 0.5}).function == "touch_block"
+    for function in (Bound().method, lambda: None, len):
+        with pytest.raises(ConfigError, match="move it to the top of a module"):
+            call_request(function, [], {})
+
+
+def test_a_name_that_now_means_something_else_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules[touch_block.__module__]
+    monkeypatch.setattr(module, "touch_block", lambda size_bytes: 0)
+
+    with pytest.raises(ConfigError, match="move it to the top of a module"):
+        call_request(touch_block, [1], {})
