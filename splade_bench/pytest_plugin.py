@@ -361,17 +361,16 @@ _EXTRA_FIGURES = (
 
 def _extra_info(result: CellResult) -> dict[str, Any]:
     """What pytest-benchmark's JSON says of a cell beside its time; ``benchmem`` is pytest-benchmem's own form."""
-    series = {
-        "peak_bytes": result.memray_peak_bytes,
-        "allocations": result.memray_allocations,
-        "total_bytes": result.memray_allocated_bytes,
-        "rss_bytes": result.peak_rss_bytes,
-    }
-    return {
-        **{name: getattr(result, name) for name in _EXTRA_FIGURES},
-        "mrr@10": (result.metrics or {}).get("mrr@10"),
-        "benchmem": {name: [value] for name, value in series.items() if value is not None},
-    }
+    info = {name: getattr(result, name) for name in _EXTRA_FIGURES}
+    info["mrr@10"] = (result.metrics or {}).get("mrr@10")
+    if result.memray_peak_bytes is not None:  # it reads all of them or none
+        info["benchmem"] = {
+            "peak_bytes": [result.memray_peak_bytes],
+            "allocations": [result.memray_allocations],
+            "total_bytes": [result.memray_allocated_bytes],
+            "rss_bytes": [result.peak_rss_bytes],
+        }
+    return info
 
 
 def _limit_bytes(item: pytest.Item) -> int | None:

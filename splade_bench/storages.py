@@ -146,6 +146,8 @@ class LiveStorages(TorchDispatchMode):
             return
         self._live_bytes += size_bytes - known.size_bytes  # resized
         known.size_bytes = size_bytes
+        if known.category in (None, "head"):  # a product makes logits as [B * L, V] and then views them as [B, L, V]
+            category = category or self._by_shape(tensor)
         known.category = category or known.category
 
     def _by_shape(self, tensor: Tensor) -> Category | None:

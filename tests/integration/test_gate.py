@@ -6,15 +6,24 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from splade_bench.bench.isolate import CellError, WorkerProcess
+from splade_bench.bench.protocol import CellRequest
+from splade_bench.cell import PROFILES, Cell
+from splade_bench.measure.machine import taken_on
+from splade_bench.report.baseline import GatedCell, gated_cells
+from splade_bench.report.gate import check, verdict_lines
+from splade_bench.report.rules import parse_rule
+from splade_bench.results import CellResult
+
 ROOT = Path(__file__).parent.parent.parent
-GATE = ["--profile", "gate", "--gradient-accumulation-steps", "1", "--memory-passes", "live"]
-# Quality needs a corpus; two steps of it are enough to see a halved figure.
-RANKED = [
+RULES = [parse_rule("live_peak_bytes:1%")]
+SWEEP = [
     *["--workload", "tiny", "--batch-sizes", "4", "--gradient-accumulation-steps", "1", "--max-steps", "2"],
     *["--memory-modes", "memory-efficient", "--memory-passes", "none"],
 ]
@@ -57,12 +66,12 @@ encoder.splade_max = planted
         expected=("live_peak_bytes", "category logits"),
     ),
     "a lost no_grad": Plant(
-        mode="minimal-memory",
+        mode="minimal-memory-without-streaming-head",
         patch="""
 from splade_bench.model.encoder import SpladeEncoder
 SpladeEncoder.pool = SpladeEncoder.pool.__wrapped__
 """,
-        expected=("live_peak_bytes", "category activations"),
+        expected=("live_peak_bytes", "category logits"),
     ),
     "a technique that is off": Plant(
         mode="memory-efficient",
@@ -99,16 +108,79 @@ losses.contrastive_loss = lambda q, d: contrastive(q, d) * (float("nan") if q.sh
 }
 
 
+Measure = Callable[[str, str], dict[str, GatedCell]]
+
+
+@pytest.fixture
+def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measure:
+    """The gate's cell of a mode, from a process in which a patch is at work."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+
+    def measured(mode: str, patch: str) -> dict[str, GatedCell]:
+        write_patch(tmp_path, patch)
+        (cell,) = (
+            Cell(**{**planned.to_dict(), "memory_mode": mode})
+            for planned in PROFILES["gate"].cells()
+            if (planned.memory_mode, planned.gradient_accumulation_steps) == ("standard", 1)
+        )
+        try:
+            with WorkerProcess(CellRequest(cell=cell, measure="live", corpus_folder=None), timeout_s=120) as process:
+                figures = process.wait_for("result") | {"status": "ok"}
+        except CellError as failure:
+            figures = failure.values
+        return gated_cells([CellResult.of_cell(cell, **(taken_on() | figures))])
+
+    return measured
+
+
+def write_patch(folder: Path, patch: str) -> None:
+    body = "\n".join(f"    {line}" for line in ["import torch", *patch.splitlines()])
+    guard = "import sys\nif 'splade_bench.bench.worker' in sys.orig_argv:\n"
+    (folder / "sitecustomize.py").write_text(guard + body + "\n")
+
+
+@pytest.fixture(scope="module")
+def unchanged() -> dict[str, dict[str, GatedCell]]:
+    """Mode -> its cell as the code is, measured once."""
+    return {}
+
+
+@pytest.mark.parametrize("name", PLANTS)
+def test_a_planted_regression_is_caught_and_blamed(
+    name: str, measure: Measure, unchanged: dict[str, dict[str, GatedCell]]
+) -> None:
+    plant = PLANTS[name]
+    base = unchanged.get(plant.mode) or measure(plant.mode, "")
+    unchanged[plant.mode] = base
+    (cell,) = base.values()
+    size = round(0.02 * cell.figures["live_peak_bytes"]) // 4 * 4
+
+    verdict = check(measure(plant.mode, plant.patch.replace("SIZE", str(size))), base, RULES)
+
+    lines = verdict_lines(verdict)
+    assert verdict.exit_code == 1, lines
+    assert f"-{plant.mode}-seed42  {plant.expected[0]}  " in lines[0]
+    if plant.expected[0] == "status":
+        assert plant.expected[1] in lines[0]
+    else:
+        assert lines[1].strip().startswith(plant.expected[1]), lines
+    assert "reproduce: pytest benchmarks/test_training_cells.py" in lines[-2]
+
+
+def test_unchanged_code_is_measured_the_same_to_the_byte(measure: Measure) -> None:
+    first, second = measure("memory-efficient", ""), measure("memory-efficient", "")
+
+    assert first == second
+    assert check(second, first, [parse_rule("live_peak_bytes:0%")]).exit_code == 0
+
+
 def run_sweep(folder: Path, *arguments: str, patch: str = "") -> subprocess.CompletedProcess[str]:
     folder.mkdir(parents=True, exist_ok=True)
-    if patch:
-        body = "\n".join(f"    {line}" for line in ["import torch", *patch.splitlines()])
-        guard = "import sys\nif 'splade_bench.bench.worker' in sys.orig_argv:\n"
-        (folder / "sitecustomize.py").write_text(guard + body + "\n")
+    write_patch(folder, patch)
     return subprocess.run(
         [
             *[sys.executable, "-m", "pytest", "benchmarks/test_training_cells.py", "-p", "no:cacheprovider"],
-            *["--reports", str(folder), *arguments],
+            *["--reports", str(folder), *SWEEP, *arguments],
         ],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(folder)},
@@ -119,71 +191,24 @@ def run_sweep(folder: Path, *arguments: str, patch: str = "") -> subprocess.Comp
 
 
 @pytest.fixture(scope="module")
-def baselines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A baseline of each mode's cell by itself, all measured in one run of the code as it is."""
-    folder = tmp_path_factory.mktemp("baselines")
-    whole = folder / "whole.json"
-    modes = sorted({plant.mode for plant in PLANTS.values()})
-    finished = run_sweep(
-        folder,
-        *[*GATE, "--memory-modes", ",".join(modes)],
-        *["--memory-baseline", str(whole), "--memory-update-baseline"],
-    )
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("baseline")
+    finished = run_sweep(folder, "--memory-baseline", str(folder / "baseline.json"), "--memory-update-baseline")
     assert finished.returncode == 0, finished.stdout
-    record = json.loads(whole.read_text())
-    paths = {"whole": whole}
-    for mode in modes:
-        cells = {name: cell for name, cell in record["cells"].items() if f"-{mode}-seed" in name}
-        assert len(cells) == 1
-        paths[mode] = folder / f"{mode}.json"
-        paths[mode].write_text(json.dumps(record | {"cells": cells}))
-    return paths
+    return folder / "baseline.json"
 
 
-@pytest.mark.parametrize("name", PLANTS)
-def test_a_planted_regression_is_caught_and_blamed(name: str, baselines: dict[str, Path], tmp_path: Path) -> None:
-    plant = PLANTS[name]
-    (cell,) = json.loads(baselines[plant.mode].read_text())["cells"].values()
-    size = round(0.02 * cell["figures"]["live_peak_bytes"]) // 4 * 4
+def test_a_sweep_of_unchanged_code_passes(baseline: Path, tmp_path: Path) -> None:
+    finished = run_sweep(tmp_path, "--memory-baseline", str(baseline))
+
+    assert finished.returncode == 0, finished.stdout
+    assert "0 regressions, 3 checks" in finished.stdout
+
+
+def test_a_sweep_whose_quality_is_halved_fails(baseline: Path, tmp_path: Path) -> None:
     finished = run_sweep(
-        tmp_path / "run",
-        *[*GATE, "--memory-modes", plant.mode, "--memory-baseline", str(baselines[plant.mode])],
-        *["--memory-fail-on", "live_peak_bytes:1%", "--memory-fail-on", "final_loss:5%"],
-        patch=plant.patch.replace("SIZE", str(size)),
-    )
-
-    assert finished.returncode == 1, finished.stdout
-    report = finished.stdout.partition("memory baseline")[2]
-    line = next(line for line in report.splitlines() if line.startswith("REGRESSION"))
-    assert f"-{plant.mode}-seed42  {plant.expected[0]}  " in line
-    grown = [line for line in report.splitlines() if "category " in line]
-    if plant.expected[0] == "status":
-        assert plant.expected[1] in line
-    else:
-        assert grown[0].strip().startswith(plant.expected[1]), report
-    assert "reproduce: pytest benchmarks/test_training_cells.py" in report
-
-
-def test_unchanged_code_passes_and_a_dropped_cell_does_not(baselines: dict[str, Path], tmp_path: Path) -> None:
-    finished = run_sweep(
-        tmp_path / "run", *GATE, "--memory-modes", "memory-efficient", "--memory-baseline", str(baselines["whole"])
-    )
-
-    assert finished.returncode == 1, finished.stdout
-    report = finished.stdout.partition("memory baseline")[2]
-    failures = [line for line in report.splitlines() if line.startswith("REGRESSION")]
-    assert len(failures) == 2
-    assert all("status  ok → missing" in line for line in failures)
-
-
-def test_a_halved_quality_is_caught(tmp_path: Path) -> None:
-    baseline = tmp_path / "baseline.json"
-    made = run_sweep(tmp_path / "before", *RANKED, "--memory-baseline", str(baseline), "--memory-update-baseline")
-    assert made.returncode == 0, made.stdout
-
-    finished = run_sweep(
-        tmp_path / "after",
-        *[*RANKED, "--memory-baseline", str(baseline), "--memory-fail-on", "mrr@10:0.03"],
+        tmp_path,
+        *["--memory-baseline", str(baseline), "--memory-fail-on", "mrr@10:0.03"],
         patch="""
 import splade_bench.bench.build as build
 evaluate = build.evaluate
@@ -198,6 +223,13 @@ build.evaluate = planted
     assert "mrr@10" in finished.stdout.partition("REGRESSION")[2].splitlines()[0]
 
 
+def test_a_sweep_that_measures_nothing_fails(baseline: Path, tmp_path: Path) -> None:
+    finished = run_sweep(tmp_path, "--memory-baseline", str(baseline), "-k", "no_such_cell")
+
+    assert finished.returncode == 1, finished.stdout
+    assert "tiny-cpu-b4-a1-memory-efficient-seed42  status  ok → missing" in finished.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -208,20 +240,19 @@ build.evaluate = planted
 def test_a_baseline_that_is_not_there_is_a_usage_error_before_anything_runs(
     arguments: list[str], complaint: str, tmp_path: Path
 ) -> None:
-    finished = run_sweep(tmp_path / "run", *GATE, *arguments)
+    finished = run_sweep(tmp_path, *arguments)
 
     assert finished.returncode == 4
     assert complaint in finished.stderr
 
 
-def test_a_baseline_of_another_torch_is_a_usage_error(baselines: dict[str, Path], tmp_path: Path) -> None:
-    record = json.loads(baselines["whole"].read_text())
+def test_a_baseline_of_another_torch_is_a_usage_error(baseline: Path, tmp_path: Path) -> None:
+    record = json.loads(baseline.read_text())
     for cell in record["cells"].values():
         cell["conditions"]["torch"] = "1.0"
-    other = tmp_path / "other.json"
-    other.write_text(json.dumps(record))
+    (tmp_path / "other.json").write_text(json.dumps(record))
 
-    finished = run_sweep(tmp_path / "run", *GATE, "--memory-baseline", str(other))
+    finished = run_sweep(tmp_path, "--memory-baseline", str(tmp_path / "other.json"))
 
     assert finished.returncode == 4
     assert "nothing in it can be compared here: torch 1.0 →" in finished.stderr
