@@ -246,7 +246,7 @@ PROFILES: Mapping[str, Sweep] = MappingProxyType(
             workload="gate",
             batch_sizes=(4,),
             gradient_accumulation_steps=(1, 2),
-            memory_modes=tuple(MEMORY_MODES),
+            memory_modes=("standard", "memory-efficient", "minimal-memory"),
             max_steps=3,
         ),
         "default": Sweep(),
