@@ -20,7 +20,8 @@ from splade_bench.bench.run import CellRun
 from splade_bench.cell import PROFILES, WORKLOADS, Cell, Sweep
 from splade_bench.config import MEMORY_MODES
 from splade_bench.errors import SpladeBenchError
-from splade_bench.pytest_plugin import memory_options, open_session, show_line, shown_path
+from splade_bench.pytest_options import memory_options
+from splade_bench.pytest_plugin import open_session, show_line, shown_path
 from splade_bench.report.document import write_report
 from splade_bench.report.instruments import is_shown
 from splade_bench.results import CallResult, CellResult, HeadResult, read_results
