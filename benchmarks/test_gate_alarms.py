@@ -1,0 +1,55 @@
+"""The gate on code that did not change: a hundred times, each from newly measured processes, without a false alarm."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from splade_bench.bench.protocol import MemoryPass
+from splade_bench.bench.run import CellRunner
+from splade_bench.cell import PROFILES, Cell
+from splade_bench.report.baseline import GatedCell, gated_cells
+from splade_bench.report.gate import check, verdict_lines
+from splade_bench.report.rules import DEFAULT_RULES
+from splade_bench.results import CellResult
+
+RUNS = 100
+PROCESSES = 3
+
+
+def measure(cell: Cell, cache: Path, passes: tuple[MemoryPass, ...]) -> CellResult:
+    with CellRunner(cache=cache, timeout_s=600, memory_passes=passes).start(cell) as run:
+        run.wait_until_ready()
+        run.train()
+        return run.finish()
+
+
+def measure_as_for_a_gate(cell: Cell, cache: Path) -> dict[str, GatedCell]:
+    """The cell in three processes, and its live bytes, which are always the same, in a fourth."""
+    return gated_cells(
+        [
+            measure(replace(cell, round=number), cache, ("live",) if number == 1 else ())
+            for number in range(1, PROCESSES + 1)
+        ]
+    )
+
+
+@pytest.mark.takes_long
+def test_unchanged_code_raises_no_alarm(pytestconfig: pytest.Config, tmp_path: Path) -> None:
+    cell = next(cell for cell in PROFILES["gate"].cells() if cell.memory_mode == "memory-efficient")
+    base = measure_as_for_a_gate(cell, tmp_path)
+    (name,) = base
+    log, alarms = [], []
+    for number in range(1, RUNS + 1):
+        head = measure_as_for_a_gate(cell, tmp_path)
+        verdict = check(head, base, DEFAULT_RULES)
+        figures = ", ".join(f"{figure} {value:g}" for figure, value in sorted(head[name].figures.items()))
+        log.append(f"run {number}: exit code {verdict.exit_code}, {verdict.evaluated} checks: {figures}")
+        if verdict.exit_code != 0 or verdict.not_evaluated:
+            alarms.append(verdict_lines(verdict))
+    reports = pytestconfig.rootpath / pytestconfig.getoption("--reports")
+    (reports / "gate-alarms.log").write_text("\n".join(log) + "\n")
+
+    assert alarms == []
