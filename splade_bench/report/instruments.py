@@ -116,8 +116,9 @@ def instruments_page(results: Sequence[Measurement]) -> str:
     limited = [cell for cell in cells if cell.memory_limit_bytes is not None]
     if calls:
         sections += [_CALIBRATION, _calibration_table(calls)]
-    if unlimited:
-        sections += [_REPEATABILITY, _repeatability_table(unlimited)]
+    repeated = _repeatability_table(unlimited)
+    if repeated:
+        sections += [_REPEATABILITY, repeated]
     if limited:
         sections += [_LIMIT, _limit_table(limited)]
     return "\n\n".join(sections) + "\n"
@@ -136,7 +137,7 @@ def _calibration_table(calls: Sequence[CallResult]) -> str:
     return markdown(["call", "known, MiB", "status", *limits], rows)
 
 
-def _repeatability_table(cells: Sequence[CellResult]) -> str:
+def _repeatability_table(cells: Sequence[CellResult]) -> str | None:
     rows = []
     # Runs of another source tree are other runs.
     for cell_id, source_tree in dict.fromkeys((cell.cell_id, cell.source_tree) for cell in cells):
@@ -163,7 +164,7 @@ def _repeatability_table(cells: Sequence[CellResult]) -> str:
                 ]
             )
     headings = ["cell", "figure", "processes", "median, MiB", "min", "max", "spread", "allowed", ""]
-    return markdown(headings, rows)
+    return markdown(headings, rows) if rows else None
 
 
 def _limit_table(cells: Sequence[CellResult]) -> str:
