@@ -12,7 +12,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -22,16 +22,7 @@ from torch.utils._pytree import tree_leaves
 Category: TypeAlias = Literal[
     "parameters", "gradients", "optimizer", "activations", "logits", "head", "temporaries", "inputs"
 ]
-CATEGORIES: Sequence[Category] = (
-    "parameters",
-    "gradients",
-    "optimizer",
-    "activations",
-    "logits",
-    "head",
-    "temporaries",
-    "inputs",
-)
+CATEGORIES: Sequence[Category] = get_args(Category)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,13 +6,12 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from typing import Any
 
-from splade_bench.bench.isolate import CellError, WorkerProcess, figures_of_pass
+from splade_bench.bench.isolate import CellError, WorkerProcess, figures_of_passes
 from splade_bench.bench.protocol import CallRequest, MemoryPass
 from splade_bench.errors import ConfigError
-from splade_bench.measure.machine import taken_on
+from splade_bench.measure.machine import taken_on, utc_now
 from splade_bench.results import CallResult
 
 
@@ -39,7 +38,7 @@ class CallRunner:
             memory_limit_bytes=self.memory_limit_bytes,
             memory_timeline=self.memory_timeline,
         )
-        started_at = datetime.now(timezone.utc).isoformat(timespec="microseconds")
+        started_at = utc_now()
         try:
             with WorkerProcess(request, timeout_s=self.timeout_s) as process:
                 process.wait_for("ready")
@@ -48,9 +47,7 @@ class CallRunner:
         except CellError as failure:
             measured = failure.values
         else:
-            for memory_pass in self.memory_passes:
-                other = replace(request, measure=memory_pass, memory_limit_bytes=None, memory_timeline=False)
-                measured |= figures_of_pass(other, timeout_s=self.timeout_s)
+            measured |= figures_of_passes(request, self.memory_passes, timeout_s=self.timeout_s)
         return CallResult(
             **(taken_on() | measured), name=name, memory_limit_bytes=self.memory_limit_bytes, started_at=started_at
         )

@@ -8,6 +8,8 @@ import platform
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -21,6 +23,7 @@ from splade_bench.bench.protocol import (
     CellRequest,
     Event,
     EventName,
+    MemoryPass,
     Request,
 )
 from splade_bench.errors import ConfigError
@@ -148,17 +151,25 @@ class WorkerProcess:
         }
 
 
-def figures_of_pass(request: CellRequest | CallRequest, *, timeout_s: float) -> dict[str, Any]:
-    """What a memory pass measured; one that fails leaves its figures unmeasured, those of the others stand."""
-    environment = PINNED_ENVIRONMENT if request.measure == "pinned" else None
-    if environment and platform.libc_ver()[0] != "glibc":
-        return {}  # nothing there heeds these settings
-    try:
-        with WorkerProcess(request, timeout_s=timeout_s, environment=environment) as process:
-            # The machine is that of the timed process, whose environment is the user's own.
-            return {name: value for name, value in process.wait_for("result").items() if name != "machine"}
-    except CellError:
-        return {}
+def figures_of_passes(
+    request: CellRequest | CallRequest, passes: Sequence[MemoryPass], *, timeout_s: float
+) -> dict[str, Any]:
+    """What the memory passes measured, each in a process of its own.
+
+    One that fails leaves its figures unmeasured, those of the others stand.
+    """
+    measured: dict[str, Any] = {}
+    for name in passes:
+        environment = PINNED_ENVIRONMENT if name == "pinned" else None
+        if environment and platform.libc_ver()[0] != "glibc":
+            continue  # nothing there heeds these settings
+        try:
+            with WorkerProcess(replace(request, measure=name), timeout_s=timeout_s, environment=environment) as process:
+                measured |= process.wait_for("result")
+        except CellError:
+            continue
+    # The machine is that of the timed process, whose environment is the user's own.
+    return {name: value for name, value in measured.items() if name != "machine"}
 
 
 def _judged(ended: Exit, launch: LaunchRequest) -> tuple[Status, str]:

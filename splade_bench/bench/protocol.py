@@ -105,7 +105,8 @@ class CallRequest:
 
     @property
     def rss_limit_bytes(self) -> int | None:
-        return self.memory_limit_bytes
+        """Of the pass whose memory counts, as with a cell."""
+        return self.memory_limit_bytes if self.measure == "time" else None
 
     @property
     def environment(self) -> Mapping[str, str]:

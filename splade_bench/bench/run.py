@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from splade_bench.bench.isolate import CellError, WorkerProcess, figures_of_pass
+from splade_bench.bench.isolate import CellError, WorkerProcess, figures_of_passes
 from splade_bench.bench.protocol import DEFAULT_MEMORY_PASSES, MEMORY_PASSES, CellRequest, MemoryPass
 from splade_bench.cell import WORKLOADS, Cell, Workload
 from splade_bench.config import MODEL_PRESETS
 from splade_bench.data.embedded import PreparedCorpus
 from splade_bench.data.records import sha256_of_texts
-from splade_bench.measure.machine import source_tree, taken_on, versions
+from splade_bench.measure.machine import source_tree, taken_on, utc_now, versions
 from splade_bench.results import CellResult
 
 
@@ -111,7 +110,7 @@ class CellRun:
         self._timeout_s = timeout_s
         self._trained: dict[str, Any] = {}
         self._failure: dict[str, Any] | None = None
-        self._started_at = datetime.now(timezone.utc).isoformat(timespec="microseconds")
+        self._started_at = utc_now()
 
     def wait_until_ready(self) -> None:
         """Block until the model stands: nothing of this belongs to the cell's time."""
@@ -129,14 +128,10 @@ class CellRun:
         if measured is None:
             try:
                 measured = self.process.wait_for("result") | {"status": "ok"}
-                for name in self._memory_passes:
-                    measured |= self._figures_of(name)
+                measured |= figures_of_passes(self.request, self._memory_passes, timeout_s=self._timeout_s)
             except CellError as failure:
                 measured = failure.values | self._trained  # what the training left stands
         return CellResult.of_cell(self.request.cell, **(taken_on() | measured), started_at=self._started_at)
-
-    def _figures_of(self, memory_pass: MemoryPass) -> dict[str, Any]:
-        return figures_of_pass(replace(self.request, measure=memory_pass), timeout_s=self._timeout_s)
 
     @contextmanager
     def _remembering_failure(self) -> Iterator[None]:

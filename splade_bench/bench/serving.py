@@ -36,13 +36,12 @@ def serve(worker: Served, send: Send) -> int:
         worker.run()
     except Exception as error:
         status, message = _diagnose(error)
-        if status == "oom":
-            traceback.clear_frames(error.__traceback__)  # whatever is held there is needed to say so
-        if status == "error":
-            traceback.print_exc()
         failure: dict[str, Any] = {"status": status, "error": message, "phase": worker.phase}
         if status == "oom":
+            traceback.clear_frames(error.__traceback__)  # whatever is held there is needed to say so
             failure["failed_allocation_bytes"] = failed_allocation_bytes(error)
+        elif status == "error":
+            traceback.print_exc()
         send("failed", worker.measured | failure)
         return 1
     return 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +17,7 @@ from splade_bench.bench.run import CellRun, CellRunner
 from splade_bench.cell import WORKLOADS, Cell
 from splade_bench.errors import ConfigError
 from splade_bench.measure.limits import below_floor
-from splade_bench.measure.machine import machine_info, taken_on
+from splade_bench.measure.machine import taken_on, utc_now
 from splade_bench.results import (
     CALIBRATION,
     CallResult,
@@ -78,7 +77,7 @@ class MeasuringSession:
                     pass  # the run knows, and says so in its result
                 result = run.finish()
         except CellError as failure:  # what the cell needs could not be made
-            result = CellResult.of_cell(cell, **(taken_on() | failure.values), started_at=_now())
+            result = CellResult.of_cell(cell, **(taken_on() | failure.values), started_at=utc_now())
         self._elapsed_s += time.perf_counter() - start_s
         return self._record(replace(result, test_id=test_id))
 
@@ -119,7 +118,7 @@ class MeasuringSession:
 
     def measure_head(self, head: str, *, hidden_size: int, active_share: float) -> HeadResult:
         """Measure one head in a fresh process and record it."""
-        started_at = _now()
+        started_at = utc_now()
         figures = run_head_process(head, hidden_size=hidden_size, active_share=active_share)
         return self._record(HeadResult(**(taken_on() | figures), started_at=started_at))
 
@@ -180,7 +179,7 @@ class MeasuringSession:
         for result in read_results([self.results_path]):
             if (result.source_tree, result.versions) != (own["source_tree"], own["versions"]):
                 continue
-            if {name: result.machine.get(name) for name in machine_info()} != own["machine"]:
+            if {name: result.machine.get(name) for name in own["machine"]} != own["machine"]:
                 continue
             if isinstance(result, CellResult) and result.corpus_sha256:
                 if result.workload not in corpora:
@@ -189,10 +188,6 @@ class MeasuringSession:
                     continue
             found.append(result)
         return found
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
 
 
 def _settled(cell: Cell, results: Iterable[Result]) -> CellResult | None:

@@ -10,10 +10,8 @@ import sys
 from pathlib import Path
 
 from splade_bench.errors import ConfigError
-from splade_bench.measure.rss import current_rss_bytes
+from splade_bench.measure.rss import current_rss_bytes, status_bytes
 from splade_bench.units import format_bytes
-
-_STATUS = Path("/proc/self/status")
 
 
 def limit_rss(limit_bytes: int) -> None:
@@ -32,7 +30,8 @@ def limit_rss(limit_bytes: int) -> None:
     if sys.platform == "linux":
         import resource  # Unix only
 
-        limit_data_bytes = _data_bytes() + limit_bytes - resident_bytes
+        # VmData is what RLIMIT_DATA counts: private writable memory, touched or not.
+        limit_data_bytes = status_bytes("VmData") + limit_bytes - resident_bytes
         resource.setrlimit(resource.RLIMIT_DATA, (limit_data_bytes, limit_data_bytes))
 
 
@@ -42,14 +41,6 @@ def below_floor(limit_bytes: int, floor_bytes: int) -> str:
         f"--memory-limit {format_bytes(limit_bytes)}: imports and warm-up alone take {format_bytes(floor_bytes)} here; "
         "give more than that, and what is to be measured needs"
     )
-
-
-def _data_bytes() -> int:
-    """What RLIMIT_DATA counts: private writable memory, touched or not."""
-    for line in _STATUS.read_text().splitlines():
-        if line.startswith("VmData:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"{_STATUS} has no VmData")
 
 
 def container_limit_bytes() -> int | None:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import subprocess
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,11 @@ def commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{revision}-dirty" if changed else revision
+
+
+def utc_now() -> str:
+    """The moment, as results files write it: to the microsecond, so that no two runs share one."""
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
 
 
 def taken_on() -> dict[str, Any]:

@@ -47,6 +47,18 @@ def current_rss_bytes() -> int:
     return footprint[0] if footprint else int(psutil.Process().memory_info().rss)
 
 
+def status_bytes(name: str) -> int:
+    """A size that Linux keeps of this process: ``VmHWM``, ``VmData``, ``VmSwap``.
+
+    Raises:
+        OSError: the kernel does not say.
+    """
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{_STATUS} has no {name}")
+
+
 class RssReader:
     """Reads the resident set size again and again, for a few microseconds each time on Linux."""
 
@@ -103,10 +115,7 @@ class PeakRss:
 
 def _lifetime_peak() -> tuple[str, int]:
     if sys.platform == "linux":
-        for line in _STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return "VmHWM", int(line.split()[1]) * 1024
-        raise OSError(f"{_STATUS} has no VmHWM")
+        return "VmHWM", status_bytes("VmHWM")
     if sys.platform == "win32":
         return "peak_wset", int(psutil.Process().memory_info().peak_wset)
     footprint = _macos_footprint()

@@ -8,11 +8,10 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from typing_extensions import Self
 
-_STATUS = Path("/proc/self/status")
+from splade_bench.measure.rss import status_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +54,7 @@ def _major_faults() -> int | None:
 def _swapped_bytes() -> int | None:
     if sys.platform != "linux":
         return None
-    for line in _STATUS.read_text().splitlines():
-        if line.startswith("VmSwap:"):
-            return int(line.split()[1]) * 1024
-    return None
+    try:
+        return status_bytes("VmSwap")
+    except OSError:  # a kernel without swap
+        return None
