@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from functools import cache
 
+from splade_bench.planned import planned_device
+
 _M_MMAP_THRESHOLD = -3  # malloc.h
 
 
@@ -18,6 +20,9 @@ def fix_mmap_threshold(threshold_bytes: int) -> bool:
     that, for the price of more page faults. The effect is on the whole process and cannot be taken back. False where
     the C library has no such setting (musl, macOS, Windows).
     """
+    if planned := planned_device():
+        planned.allocator.fix_mmap_threshold(threshold_bytes)
+        return True
     mallopt = _c_function("mallopt")
     return bool(mallopt and mallopt(_M_MMAP_THRESHOLD, threshold_bytes) == 1)
 
@@ -47,6 +52,9 @@ def trim_heap() -> bool:
     Costs milliseconds, and the page faults of whatever uses those pages next. False where the C library has no such
     function (musl, macOS, Windows).
     """
+    if planned := planned_device():
+        planned.allocator.trim()
+        return True
     malloc_trim = _c_function("malloc_trim")
     return bool(malloc_trim and malloc_trim(0) == 1)
 

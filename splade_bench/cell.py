@@ -108,6 +108,21 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
             dropout=0.1,
             memory_passes=("heap", "live", "pinned"),
         ),
+        # Where the planner is held against measurements: sizes and lengths, from few tokens to many.
+        **{
+            f"plan-{model_name}-{max_length}": Workload(
+                model_name=model_name,
+                corpus="synthetic",
+                max_length=max_length,
+                queries=1,
+                learning_rate=2e-5,
+                ranked=False,
+                lengths="full" if max_length < 256 else "real",
+                dropout=0.1,
+                memory_passes=("live", "plan"),
+            )
+            for model_name, max_length in product(("bert-tiny", "mini", "base"), (32, 128, 512))
+        },
         "base-512": _compared("base", max_length=512),
         "base-256-real": _compared("base", max_length=256, lengths="real"),
         "mini-256": _compared("mini", max_length=256),

@@ -8,11 +8,13 @@ import torch
 
 from splade_bench.config import DeviceName, MemoryConfig
 from splade_bench.errors import ConfigError
+from splade_bench.planned import planned_device
 
 logger = logging.getLogger(__name__)
 
 # MPS keeps freed memory by size: with a width for every length its cache would grow for as long as training runs.
 _MPS_PAD_TO_MULTIPLE_OF = 32
+_MPS_HIGH_WATERMARK_RATIO = 1.7
 
 
 def available_devices() -> list[DeviceName]:
@@ -42,6 +44,23 @@ def resolve_device(name: DeviceName, *, force: bool = False) -> torch.device:
     return torch.device(available[0])
 
 
+def memory_limit_bytes(name: DeviceName) -> int | None:
+    """What an allocator of this accelerator may take at most; None where it is not here."""
+    if name not in available_devices():
+        return None
+    if name == "mps":
+        # torch refuses what would bring it over 1.7 times what Metal recommends (aten/src/ATen/mps/MPSAllocator.h).
+        return int(_MPS_HIGH_WATERMARK_RATIO * torch.mps.recommended_max_memory())
+    free_bytes, _ = torch.cuda.mem_get_info()
+    return free_bytes
+
+
+def device_type(device: torch.device) -> str:
+    """Which paths computations on ``device`` take: those of its type, or of the device that is planned for."""
+    planned = planned_device()
+    return planned.type if planned else device.type
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was asked, so that a clock may be read."""
     if device.type != "cpu":
@@ -50,10 +69,13 @@ def synchronize(device: torch.device) -> None:
 
 def empty_cache(device: torch.device) -> None:
     """Give memory that the device's allocator keeps for later back to the system."""
-    if device.type != "cpu":
+    planned = planned_device()
+    if planned and planned.type != "cpu":
+        planned.allocator.trim()
+    elif device.type != "cpu":
         torch.accelerator.empty_cache()
 
 
 def pad_to_multiple_of(memory: MemoryConfig, device: torch.device) -> int:
     """What widths of batches are rounded up to a multiple of: as configured, or as suits the device's allocator."""
-    return memory.pad_to_multiple_of or (_MPS_PAD_TO_MULTIPLE_OF if device.type == "mps" else 1)
+    return memory.pad_to_multiple_of or (_MPS_PAD_TO_MULTIPLE_OF if device_type(device) == "mps" else 1)

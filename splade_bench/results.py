@@ -144,6 +144,11 @@ class CellResult(Measurement):
     step_time_max_s: float | None = None
     final_loss: float | None = None
     """Mean over the last tenth of the optimizer steps; depends on the batch size."""
+    planned_peak_rss_bytes: int | None = None
+    """What the planner predicts for two optimizer steps of the widest batch, in a process of its own."""
+    planned_baseline_rss_bytes: int | None = None
+    """Of that: the runtime."""
+    planned_live_peak_bytes: int | None = None
     parameter_bytes: int | None = None
     """The trained weights: gradients take as much again, and AdamW's moments twice as much."""
     active_share: float | None = None

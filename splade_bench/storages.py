@@ -12,7 +12,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ Category: TypeAlias = Literal[
     "parameters", "gradients", "optimizer", "activations", "logits", "head", "temporaries", "inputs"
 ]
 CATEGORIES: Sequence[Category] = get_args(Category)
+_DEVICE = torch.ops.prim.device.default
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +37,19 @@ class LivePeak:
     """The one whose result made it the peak."""
     by_phase: Mapping[str, int]
     """The most that was live in each phase, in the order in which the phases came."""
+
+
+class StorageListener(Protocol):
+    """Told of every storage that comes and goes, as an allocator is."""
+
+    def on_phase(self, phase: str) -> None:
+        """A part of an optimizer step begins."""
+
+    def on_allocate(self, storage: int, size_bytes: int, operator: str) -> None:
+        """A storage has come; ``operator`` made it, or none that was watched."""
+
+    def on_free(self, storage: int) -> None:
+        """It has gone; its number may be given again."""
 
 
 @dataclass(slots=True)
@@ -61,11 +75,13 @@ class LiveStorages(TorchDispatchMode):
     Args:
         vocab_size: size of the vocabulary, by which logits and the head's tensors are known; None: they are not told
             apart.
+        listener: told of every storage that comes and goes.
     """
 
-    def __init__(self, *, vocab_size: int | None = None) -> None:
+    def __init__(self, *, vocab_size: int | None = None, listener: StorageListener | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._vocab_size = vocab_size
+        self._listener = listener
         self._phase = "setup"
         self._live: dict[int, _Storage] = {}  # by the address of the storage, which is used again once it is freed
         self._live_bytes = 0
@@ -88,6 +104,8 @@ class LiveStorages(TorchDispatchMode):
         self._settle(phase)
         self._phase = phase
         self._by_phase[phase] = max(self._by_phase.get(phase, 0), self._live_bytes)
+        if self._listener:
+            self._listener.on_phase(phase)
 
     def on_step_end(self, state: object, loss: object) -> None:
         """An optimizer step is done."""
@@ -116,14 +134,16 @@ class LiveStorages(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if func is _DEVICE:  # asked more often of a fake tensor than anything is made
+            return args[0].fake_device
         results = func(*args, **(kwargs or {}))
         for result in tree_leaves(results):
             if isinstance(result, Tensor):
-                self._count(result, None)
-        self._note_peak(str(func))
+                self._count(result, None, func)
+        self._note_peak(func)
         return results
 
-    def _count(self, tensor: Tensor, category: Category | None) -> None:
+    def _count(self, tensor: Tensor, category: Category | None, operator: object = "") -> None:
         storage = _storage_of(tensor)
         if storage is None or not (size_bytes := storage.nbytes()):
             return
@@ -134,9 +154,14 @@ class LiveStorages(TorchDispatchMode):
             known.reference = weakref.ref(storage, self._forget(address))
             self._live[address] = known
             self._live_bytes += size_bytes
+            self._tell_of(address, size_bytes, operator)
             return
-        self._live_bytes += size_bytes - known.size_bytes  # resized
-        known.size_bytes = size_bytes
+        if size_bytes != known.size_bytes:  # resized
+            self._live_bytes += size_bytes - known.size_bytes
+            known.size_bytes = size_bytes
+            if self._listener:
+                self._listener.on_free(address)
+            self._tell_of(address, size_bytes, operator)
         if known.category in (None, "head"):  # a product makes logits as [B * L, V] and then views them as [B, L, V]
             category = category or self._by_shape(tensor)
         known.category = category or known.category
@@ -151,16 +176,22 @@ class LiveStorages(TorchDispatchMode):
             gone = self._live.pop(address, None)
             if gone is not None:
                 self._live_bytes -= gone.size_bytes
+                if self._listener:
+                    self._listener.on_free(address)
 
         return forget
 
-    def _note_peak(self, operator: str) -> None:
+    def _tell_of(self, address: int, size_bytes: int, operator: object) -> None:
+        if self._listener:
+            self._listener.on_allocate(address, size_bytes, str(operator))
+
+    def _note_peak(self, operator: object) -> None:
         if self._live_bytes > self._by_phase.get(self._phase, 0):
             self._by_phase[self._phase] = self._live_bytes
         if self._live_bytes > self._peak_bytes:
             self._peak_bytes = self._live_bytes
             self._peak = tuple(self._live.values())
-            self._peak_at = (self._phase, operator)
+            self._peak_at = (self._phase, str(operator))
 
     def _settle(self, next_phase: str) -> None:
         """Say what the storages are that outlived the phase that made them."""

@@ -49,6 +49,10 @@ class CellBuilder:
             return SpladeEncoder.from_pretrained(str(self.model_folder)).to(self.device)
         return self._new_encoder()
 
+    def planned_encoder(self) -> SpladeEncoder:
+        """A model like :meth:`encoder`'s where tensors are fake and no weights can be loaded."""
+        return self._new_encoder()
+
     def _new_encoder(self) -> SpladeEncoder:
         vocab_size = MODEL_PRESETS[self.workload.model_name].vocab_size
         if self.prepared:
@@ -160,10 +164,6 @@ class WidestBatch:
     batches_per_epoch: int = 1_000_000
 
     def batches(self, epoch: int) -> Iterator[TripleBatch]:
-        widest = max(self.source.batches(0), key=_tokens)
+        widest = max(self.source.batches(0), key=lambda batch: batch.tokens)
         for _ in range(self.batches_per_epoch):
             yield widest
-
-
-def _tokens(batch: TripleBatch) -> int:
-    return sum(texts.input_ids.numel() for texts in (batch.queries, *batch.documents))

@@ -12,7 +12,7 @@ from typing_extensions import Self
 from splade_bench.cell import Cell
 
 EventName = Literal["ready", "done", "result", "failed", "exit"]
-MemoryPass = Literal["heap", "live", "pinned"]
+MemoryPass = Literal["heap", "live", "pinned", "plan"]
 MEMORY_PASSES: Sequence[MemoryPass] = get_args(MemoryPass)
 DEFAULT_MEMORY_PASSES: Sequence[MemoryPass] = ("heap", "live")
 GO = "go\n"
@@ -43,11 +43,11 @@ class CellRequest:
     """Measure a cell."""
 
     cell: Cell
-    measure: Literal["time", "heap", "live", "pinned", "floor", "gradient", "weights"]
+    measure: Literal["time", "heap", "live", "pinned", "plan", "floor", "gradient", "weights"]
     """time: train, timed, then evaluate. heap, live, pinned: two optimizer steps of the widest batch, under memray,
-    with live tensors counted, or with an allocator whose peak is repeatable. floor: what a process takes before it has
-    a model. gradient: how far the trainer's gradient is from the plain definition's, on a small model. weights: save
-    the model to its folder."""
+    with live tensors counted, or with an allocator whose peak is repeatable. plan: what the planner predicts for them.
+    floor: what a process takes before it has a model. gradient: how far the trainer's gradient is from the plain
+    definition's, on a small model. weights: save the model to its folder."""
     corpus_folder: str | None
     """Folder of the prepared corpus; None for synthetic workloads."""
     model_folder: str | None = None
@@ -95,7 +95,7 @@ class CallRequest:
     keywords: dict[str, Any] = field(default_factory=dict)
     path: list[str] = field(default_factory=list)
     """The parent's ``sys.path``."""
-    measure: Literal["time", "heap", "live", "pinned"] = "time"
+    measure: Literal["time", "heap", "live", "pinned", "plan"] = "time"
     memory_limit_bytes: int | None = None
     memory_timeline: bool = False
 

@@ -32,6 +32,9 @@ from splade_bench.measure.limits import limit_rss
 from splade_bench.measure.machine import machine_info
 from splade_bench.measure.rss import current_rss_bytes
 from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.planner.device_models import device_model
+from splade_bench.planner.plan import plan
+from splade_bench.planner.rehearsal import Lengths
 from splade_bench.storages import LiveStorages
 from splade_bench.training.step import Phase
 from splade_bench.training.trainer import StepLoss, Trainer, TrainObserver, TrainState
@@ -110,6 +113,7 @@ class Worker:
             "heap": self._heap_pass,
             "live": self._live_pass,
             "pinned": self._pinned_pass,
+            "plan": self._plan_pass,
             "floor": self._floor,
         }
 
@@ -175,6 +179,19 @@ class Worker:
         memory = replace(builder.config.memory, mmap_threshold_bytes=PINNED_MMAP_THRESHOLD_BYTES)
         builder.config = replace(builder.config, memory=memory)
         self.measured |= pinned_fields(lambda: self._widest_steps(builder, builder.encoder()).train())
+
+    def _plan_pass(self, builder: CellBuilder) -> None:
+        if self.request.cell.trainer != OWN_TRAINER:
+            return
+        baseline_bytes = current_rss_bytes()
+        lengths = Lengths.widest(builder.source(builder.encoder()))
+        model = device_model(builder.device.type, threads=torch.get_num_threads())
+        made = plan(builder.planned_encoder, builder.config, lengths, model, baseline_bytes=baseline_bytes)
+        self.measured |= {
+            "planned_peak_rss_bytes": made.peak_bytes,
+            "planned_baseline_rss_bytes": made.baseline_bytes,
+            "planned_live_peak_bytes": made.live_peak_bytes,
+        }
 
     def _floor(self, builder: CellBuilder) -> None:
         self.measured["floor_bytes"] = current_rss_bytes()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from splade_bench.config import DEFAULT_MEMORY_MODE, MODEL_PRESETS, DeviceName, MemoryConfig, memory_mode
@@ -16,8 +18,11 @@ from splade_bench.data.records import Corpus
 from splade_bench.data.wordpiece import inverse_document_frequencies, train_tokenizer
 from splade_bench.devices import resolve_device
 from splade_bench.errors import ConfigError
-from splade_bench.model.encoder import SpladeEncoder
-from splade_bench.model.presets import build_preset
+from splade_bench.model.encoder import SpladeEncoder, load_config
+from splade_bench.model.presets import build_preset, wrap_tokenizer
+
+# Of a tokenizer that is never asked.
+_BLANK_VOCAB_SIZE = 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +75,27 @@ def load_encoder(model_name: str, corpus: Corpus | None, *, seed: int) -> Splade
     documents = list(dict.fromkeys(triple.positive for triple in corpus.triples))
     idf = inverse_document_frequencies(tokenizer, documents, vocab_size=vocab_size)
     return build_preset(model_name, tokenizer, seed=seed, inverse_document_frequencies=idf)
+
+
+def load_tokenizer(model_name: str, corpus: Corpus) -> PreTrainedTokenizerBase:
+    """The tokenizer with which :func:`load_encoder` would train on ``corpus``."""
+    if model_name in MODEL_PRESETS:
+        vocab_size = MODEL_PRESETS[model_name].vocab_size
+        return wrap_tokenizer(train_tokenizer(corpus.training_texts, vocab_size=vocab_size))
+    return SpladeEncoder.load_tokenizer(model_name)
+
+
+def planned_encoder(model_name: str) -> Callable[[], SpladeEncoder]:
+    """How to make an encoder like that of :func:`load_encoder` where tensors are fake.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    if model_name in MODEL_PRESETS:
+        tokenizer = train_tokenizer((), vocab_size=MODEL_PRESETS[model_name].vocab_size)
+        return lambda: build_preset(model_name, tokenizer, seed=0)
+    config, blank = load_config(model_name), wrap_tokenizer(train_tokenizer((), vocab_size=_BLANK_VOCAB_SIZE))
+    return lambda: SpladeEncoder.from_config(config, blank)
 
 
 def cache_folder() -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from splade_bench.cli.arguments import parse, print_json
 from splade_bench.cli.models import Placement, load_corpus, load_encoder
@@ -72,7 +72,7 @@ class TrainCommand:
 
 def run(arguments: Sequence[str]) -> int:
     """Train, save, evaluate; the exit code. The model is on the disk before anything else can go wrong."""
-    command = _parse(arguments)
+    command = parse_train_command(TrainCommand, arguments, verb="train")
     _prepare_output(command)
     corpus = load_corpus(command.train_file, command.val_file)
     device = command.placement.resolve()
@@ -95,16 +95,18 @@ def run(arguments: Sequence[str]) -> int:
     return signals.exit_code
 
 
-def _parse(arguments: Sequence[str]) -> TrainCommand:
+_Command = TypeVar("_Command", bound=TrainCommand)
+
+
+def parse_train_command(command: type[_Command], arguments: Sequence[str], *, verb: str) -> _Command:
     """Parse twice: the model and the memory mode decide the defaults of the other flags."""
-    named = parse(TrainCommand, arguments, verb="train", default=_defaults("tiny", Placement()))
-    default = _defaults(named.model_name, named.placement)
-    return parse(TrainCommand, arguments, verb="train", default=default)
+    named = parse(command, arguments, verb=verb, default=_defaults(command, "tiny", Placement()))
+    return parse(command, arguments, verb=verb, default=_defaults(command, named.model_name, named.placement))
 
 
-def _defaults(model_name: str, placement: Placement) -> TrainCommand:
+def _defaults(command: type[_Command], model_name: str, placement: Placement) -> _Command:
     values = PRESET_DEFAULTS if model_name in MODEL_PRESETS else {}
-    return TrainCommand(config=TrainConfig(**values, memory=placement.memory_row))
+    return command(config=TrainConfig(**values, memory=placement.memory_row))
 
 
 def _prepare_output(command: TrainCommand) -> None:

@@ -52,6 +52,11 @@ class TripleBatch:
     def __len__(self) -> int:
         return len(self.queries.lengths)
 
+    @property
+    def tokens(self) -> int:
+        """Of all texts, padding included."""
+        return sum(texts.input_ids.numel() for texts in (self.queries, *self.documents))
+
     def to(self, device: torch.device) -> Self:
         return type(self)(self.queries.to(device), tuple(documents.to(device) for documents in self.documents))
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from splade_bench.data.batching import TextBatch, round_up
 from splade_bench.errors import ConfigError
+from splade_bench.host import read_numbers
 
 # What a mini-batch costs beyond its tokens, in tokens: weights are read and gradients added to once more for each.
 # Measured on 6 x 384 and 12 x 768 (reports/NEGATIVE.md).
@@ -90,7 +91,8 @@ def require_right_padding(groups: Sequence[TextBatch]) -> None:
     for group in groups:
         positions = torch.arange(group.attention_mask.shape[1], device=group.attention_mask.device)
         lengths = torch.tensor(group.lengths, device=group.attention_mask.device)
-        if not torch.equal(group.attention_mask.bool(), positions < lengths[:, None]):
+        as_lengths_say = (group.attention_mask.bool() == (positions < lengths[:, None])).all()
+        if not read_numbers(as_lengths_say.unsqueeze(0), planned=[True])[0]:
             raise ConfigError(
                 "--gradient-caching: a batch is not padded on the right, or its lengths do not fit its attention mask; "
                 "pad it on the right or use --no-gradient-caching"

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from splade_bench.model.dropout import keep_mask, keep_scale
 from splade_bench.model.rng import capture_rng, restored_rng
+from splade_bench.planned import alike
 
 # Scores at a time: 2 MiB of float32, so that the passes over them find them in cache.
 _SCORES_AT_A_TIME = 2**19
@@ -54,7 +55,7 @@ class _StreamingAttention(torch.autograd.Function):
         attended = query.new_empty(texts, length, heads, value.shape[-1]).transpose(1, 2)
         addend = _addend(mask, query)
         with torch.autocast(query.device.type, enabled=False):
-            for part in _parts(query, key):
+            for part in alike(_parts(query, key), key=_part_size):
                 part_query, part_key, part_value = _widened(part, query, key, value)
                 probabilities = _probabilities(part_query, part_key, _part_of(addend, part, query), scale)
                 keep = keep_mask(probabilities.shape, dropout, query.device)
@@ -70,7 +71,7 @@ class _StreamingAttention(torch.autograd.Function):
         grad_query, grad_key, grad_value = (torch.empty_like(tensor) for tensor in (query, key, value))
         addend = _addend(mask, query)
         with restored_rng(ctx.rng), torch.autocast(query.device.type, enabled=False):
-            for part in _parts(query, key):
+            for part in alike(_parts(query, key), key=_part_size):
                 part_query, part_key, part_value, part_grad = _widened(part, query, key, value, grad)
                 probabilities = _probabilities(part_query, part_key, _part_of(addend, part, query), ctx.scale)
                 keep = keep_mask(probabilities.shape, ctx.dropout, query.device)
@@ -127,6 +128,10 @@ def _parts(query: Tensor, key: Tensor) -> Iterator[tuple[slice, slice]]:
     for text in range(texts):
         for head in range(0, heads, heads_at_a_time):
             yield slice(text, text + 1), slice(head, head + heads_at_a_time)
+
+
+def _part_size(part: tuple[slice, slice]) -> tuple[int, ...]:
+    return tuple(one.stop - one.start if one.stop else 0 for one in part)
 
 
 def _part_of(addend: Tensor | None, part: tuple[slice, slice], query: Tensor) -> Tensor | None:

@@ -11,7 +11,15 @@ from typing import Literal
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.initialization import no_init_weights
 from typing_extensions import Self
 
 from splade_bench.allocator import HeapTrimmer
@@ -40,7 +48,7 @@ class SpladeEncoder(nn.Module):
     Attributes:
         memory: how forward and backward are computed; set by :meth:`configure`.
         active_share: share of the vectors' entries that were active of late, as whoever trains the encoder knows it:
-            the streaming head chooses its way of finding winners by it.
+            the streaming head chooses its way of finding winners by it, and a plan takes it as given.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -68,10 +76,8 @@ class SpladeEncoder(nn.Module):
             ConfigError: the name leads nowhere, to a model without a trained MLM head, or to one that needs its own
                 code.
         """
+        tokenizer = cls.load_tokenizer(model_name)
         try:
-            _refuse_custom_code(model_name)
-            # Without the explicit no, transformers asks on a terminal whether a Hub model's own code may run.
-            tokenizer = AutoTokenizer.from_pretrained(model_name, trust_remote_code=False)
             model, loading = AutoModelForMaskedLM.from_pretrained(
                 model_name,
                 dtype=torch.float32,  # otherwise that of the checkpoint, and updates are lost in half precision
@@ -80,13 +86,38 @@ class SpladeEncoder(nn.Module):
                 output_loading_info=True,
             )
         except _LOADING_ERRORS as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ConfigError(f"--model-name {model_name}: cannot be loaded: {reason}") from error
+            raise _cannot_be_loaded(model_name, error) from error
         if loading["missing_keys"]:
             missing = ", ".join(sorted(loading["missing_keys"])[:3])
             raise ConfigError(
                 f"--model-name {model_name}: has no masked-language-model head (no weights for {missing})"
             )
+        return cls(model, tokenizer)
+
+    @staticmethod
+    def load_tokenizer(model_name: str) -> PreTrainedTokenizerBase:
+        """The tokenizer of :meth:`from_pretrained` by itself; it raises the same."""
+        try:
+            _refuse_custom_code(model_name)
+            # Without the explicit no, transformers asks on a terminal whether a Hub model's own code may run.
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_name, trust_remote_code=False)
+        except _LOADING_ERRORS as error:
+            raise _cannot_be_loaded(model_name, error) from error
+        return tokenizer
+
+    @classmethod
+    def from_config(cls, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> Self:
+        """An encoder of this architecture, its weights left as memory comes: for a plan, which reads none.
+
+        Raises:
+            ConfigError: the architecture is unknown or has no masked-language-model head.
+        """
+        try:
+            with no_init_weights():
+                model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
+        except _LOADING_ERRORS as error:
+            raise _cannot_be_loaded(str(config.name_or_path), error) from error
+        model.tie_weights()
         return cls(model, tokenizer)
 
     @property
@@ -163,6 +194,7 @@ class SpladeEncoder(nn.Module):
                 keep_winners=self._keeps_winners,
                 in_place_gradients=self.memory.in_place_gradients
                 and takes_gradient_in_place(decoder.weight, decoder.bias),
+                planned_active_share=self.active_share,
                 pooled=pooled,
             )
 
@@ -214,6 +246,25 @@ class SpladeEncoder(nn.Module):
             yield self.body
         finally:
             self.body.set_submodule(self._decoder_name, nn.Identity())
+
+
+def load_config(model_name: str) -> PretrainedConfig:
+    """The config of a model in a local folder or, when named so, on the Hub.
+
+    Raises:
+        ConfigError: the name leads nowhere, or to a model that needs its own code.
+    """
+    try:
+        _refuse_custom_code(model_name)
+        config: PretrainedConfig = AutoConfig.from_pretrained(model_name, trust_remote_code=False)
+    except _LOADING_ERRORS as error:
+        raise _cannot_be_loaded(model_name, error) from error
+    return config
+
+
+def _cannot_be_loaded(model_name: str, error: BaseException) -> ConfigError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ConfigError(f"--model-name {model_name}: cannot be loaded: {reason}")
 
 
 def _refuse_custom_code(model_name: str) -> None:

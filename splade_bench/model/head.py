@@ -20,8 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from splade_bench.host import nonzero
 from splade_bench.model.gradients import existing_grad
 from splade_bench.model.row_sums import ROWS_AT_A_TIME, add_weighted_rows_, weighted_rows
+from splade_bench.planned import alike
 
 # A tile of logits is 4 MiB: it stays in cache between the product that writes it and the maximum that reads it, and
 # the product is large enough to run at full speed (measured in benchmarks/test_head.py).
@@ -40,6 +42,10 @@ class Pooled:
     winners: Tensor | None
     """Position of the token that won each entry, int32 [B, V]. None: to be found in backward, for the entries that
     get a gradient."""
+
+    def copy(self) -> Pooled:
+        """The same in memory of its own."""
+        return Pooled(self.reps.clone(), None if self.winners is None else self.winners.clone())
 
 
 def splade_max_eager(hidden: Tensor, weight: Tensor, bias: Tensor | None, attention_mask: Tensor) -> Tensor:
@@ -62,6 +68,7 @@ def splade_max(
     *,
     keep_winners: bool = False,
     in_place_gradients: bool = False,
+    planned_active_share: float = 1.0,
     pooled: Pooled | None = None,
     vocab_tile: int = VOCAB_TILE,
 ) -> Tensor:
@@ -78,6 +85,8 @@ def splade_max(
         keep_winners: find the winning positions in the forward pass: cheaper where most entries are active.
         in_place_gradients: add the gradients of ``weight`` and ``bias`` to their ``.grad``, which backward makes where
             it is None, and return none for them; both must then be leaves.
+        planned_active_share: share of the entries that are active and have a gradient where the inputs are fake
+            tensors, which have no values to tell by.
         pooled: the result of :func:`pool` for the same inputs: nothing is computed again before backward.
         vocab_tile: vocabulary entries whose logits exist at a time.
 
@@ -89,7 +98,7 @@ def splade_max(
         pooled = pool(hidden, weight, bias, attention_mask, keep_winners=keep_winners, vocab_tile=vocab_tile)
     return cast(
         Tensor,
-        _SpladeMax.apply(hidden, weight, bias, attention_mask, pooled, in_place_gradients),  # type: ignore[no-untyped-call]
+        _SpladeMax.apply(hidden, weight, bias, attention_mask, pooled, in_place_gradients, planned_active_share),  # type: ignore[no-untyped-call]
     )
 
 
@@ -121,12 +130,14 @@ class _SpladeMax(torch.autograd.Function):
         attention_mask: Tensor,
         pooled: Pooled,
         in_place_gradients: bool,
+        planned_active_share: float,
     ) -> Tensor:
         reps = pooled.reps.view_as(pooled.reps)  # a tensor of its own: the caller's must not get this graph
         ctx.save_for_backward(hidden, weight, attention_mask, reps, pooled.winners)
         # The leaves themselves: what is unpacked in backward may be another tensor with the same content.
         ctx.parameters = (weight, bias) if in_place_gradients else None
         ctx.compute_dtype = _compute_dtype(hidden)
+        ctx.planned_active_share = planned_active_share
         return reps
 
     @staticmethod
@@ -135,10 +146,10 @@ class _SpladeMax(torch.autograd.Function):
         hidden, weight, attention_mask, reps, winners = ctx.saved_tensors
         # d log1p(z)/dz = 1 / (1 + z) = exp(-reps), and relu passes nothing where reps is 0.
         grad_logits = torch.where(reps > 0, grad_reps * torch.exp(-reps), 0.0)  # [B, V]
-        text, entry = grad_logits.nonzero(as_tuple=True)  # [N], sorted by text
+        text, entry, counts = nonzero(grad_logits, planned_share=ctx.planned_active_share)  # [N], sorted by text
         values = grad_logits[text, entry]
         if winners is None:
-            position = _find_winners(hidden, weight, attention_mask, text, entry, ctx.compute_dtype)
+            position = _find_winners(hidden, weight, attention_mask, entry, counts, ctx.compute_dtype)
         else:
             position = winners[text, entry].long()
         token = text * hidden.shape[1] + position
@@ -156,7 +167,7 @@ class _SpladeMax(torch.autograd.Function):
             if needs_weight:
                 grad_weight = weighted_rows(flat_hidden, token, values, into=entry, rows=len(weight))
             grad_bias = grad_logits.sum(0) if needs_bias else None
-        return grad_hidden, grad_weight, grad_bias, None, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None
 
 
 def _compute_dtype(hidden: Tensor) -> torch.dtype:
@@ -196,11 +207,11 @@ def _search(
     texts_per_tile = max(1, min(texts, TOKENS_PER_TILE // length))
     tile_buffer = filled.new_empty(texts_per_tile * length * min(vocab_tile, vocab_size))
     with torch.autocast(hidden.device.type, enabled=False):
-        for start in range(0, vocab_size, vocab_tile):
+        for start in alike(range(0, vocab_size, vocab_tile)):
             rows = weight[start : start + vocab_tile].to(compute_dtype)  # [T, H]
             entries = slice(start, start + len(rows))
             offset = bias[entries].to(compute_dtype) if bias is not None and bias_in_tile else None
-            for text in range(0, texts, texts_per_tile):
+            for text in alike(range(0, texts, texts_per_tile)):
                 chosen = slice(text, text + texts_per_tile)
                 if winners is None:
                     max_logits[chosen, entries] = _tile_max(filled[chosen], rows, offset, tile_buffer)
@@ -244,9 +255,9 @@ def _product(left: Tensor, right: Tensor, offset: Tensor | None, result: Tensor)
 
 
 def _find_winners(
-    hidden: Tensor, weight: Tensor, attention_mask: Tensor, text: Tensor, entry: Tensor, compute_dtype: torch.dtype
+    hidden: Tensor, weight: Tensor, attention_mask: Tensor, entry: Tensor, counts: list[int], compute_dtype: torch.dtype
 ) -> Tensor:
-    """Position in its text of the token with the largest logit, for N pairs (text, vocabulary entry): [N].
+    """Position in its text of the token with the largest logit, for N entries, ``counts`` of each text: [N].
 
     Finding them here, for the entries that have a gradient, costs less than keeping them in the forward pass as long
     as those are few: a max with positions is slower than one without, for all entries.
@@ -257,8 +268,8 @@ def _find_winners(
     winners = torch.empty_like(entry)
     start = 0
     with torch.autocast(hidden.device.type, enabled=False):
-        for row, count in enumerate(torch.bincount(text, minlength=len(hidden)).tolist()):
-            for chunk in entry[start : start + count].split(ROWS_AT_A_TIME):
+        for row, count in alike(enumerate(counts), key=lambda pair: pair[1]):
+            for chunk in alike(entry[start : start + count].split(ROWS_AT_A_TIME)):
                 position = (weight[chunk].to(compute_dtype).to(wide_dtype) @ filled[row].t()).argmax(1)
                 winners[start : start + len(chunk)] = source[row, position]
                 start += len(chunk)

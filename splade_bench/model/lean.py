@@ -21,6 +21,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from splade_bench.allocator import HeapTrimmer
 from splade_bench.config import MemoryConfig
+from splade_bench.devices import device_type
 from splade_bench.model.attention import streaming_attention
 from splade_bench.model.dropout import compact_dropout
 from splade_bench.model.gradients import Recipe, embedding, linear, takes_gradient_in_place
@@ -115,7 +116,8 @@ class _LeanOperators(TorchFunctionMode):
         return F.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
 
     def _dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-        if self._memory.compact_dropout and 0 < p < 1 and training and not inplace and input.device.type == "cpu":
+        on_cpu = device_type(input.device) == "cpu"
+        if self._memory.compact_dropout and 0 < p < 1 and training and not inplace and on_cpu:
             return compact_dropout(input, p)
         return F.dropout(input, p, training, inplace)
 
@@ -132,7 +134,7 @@ class _LeanOperators(TorchFunctionMode):
     ) -> Tensor:
         if not self._memory.attention_dropout:
             dropout_p = 0.0
-        unfused = query.device.type in ("cpu", "mps") and query.dim() == 4 and not is_causal and not enable_gqa
+        unfused = device_type(query.device) in ("cpu", "mps") and query.dim() == 4 and not is_causal and not enable_gqa
         trains_mask = attn_mask is not None and attn_mask.requires_grad  # as a learned position bias does
         if 0 < dropout_p < 1 and unfused and not trains_mask and self._memory.streaming_attention:
             return streaming_attention(query, key, value, attn_mask, dropout_p, scale)

@@ -47,7 +47,12 @@ def build_preset(
         _start_from_words(model)
     if inverse_document_frequencies is not None:
         _weigh_words(model, torch.tensor(inverse_document_frequencies))
-    wrapped = PreTrainedTokenizerFast(
+    return SpladeEncoder(model, wrap_tokenizer(tokenizer))
+
+
+def wrap_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """``tokenizer`` as transformers wants it, with BERT's special tokens."""
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="[PAD]",
         unk_token="[UNK]",
@@ -55,7 +60,6 @@ def build_preset(
         sep_token="[SEP]",
         mask_token="[MASK]",
     )
-    return SpladeEncoder(model, wrapped)
 
 
 @torch.no_grad()

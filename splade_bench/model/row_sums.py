@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from splade_bench.devices import device_type
+from splade_bench.host import distinct
+from splade_bench.planned import alike
 
 # Rows gathered or summed at a time: bounds the temporaries at 1024 * H elements.
 ROWS_AT_A_TIME = 1024
@@ -13,7 +19,7 @@ ROWS_AT_A_TIME = 1024
 def weighted_rows(table: Tensor, index: Tensor, values: Tensor, *, into: Tensor, rows: int) -> Tensor:
     """``result[into[n]] += values[n] * table[index[n]]`` for N entries: [rows, H], without an [N, H] temporary."""
     # embedding_bag takes a weighted sum on these devices only; there it is up to nine times as fast.
-    sum_rows = sum_rows_by_bag if table.device.type in ("cpu", "cuda") else sum_rows_by_index_add
+    sum_rows = sum_rows_by_bag if device_type(table.device) in ("cpu", "cuda") else sum_rows_by_index_add
     return sum_rows(table, index, values.to(table.dtype), into=into, rows=rows)
 
 
@@ -23,11 +29,12 @@ def add_weighted_rows_(target: Tensor, table: Tensor, index: Tensor, values: Ten
     Memory: :data:`ROWS_AT_A_TIME` rows of ``target``, and O(N) indices.
     """
     order = torch.argsort(into, stable=True)
-    touched, slot = torch.unique_consecutive(into[order], return_inverse=True)
+    touched, slot, counts = distinct(into[order], at_most=len(target))
+    starts = [0, *accumulate(counts)]
     # Entries are in the order of their rows: a block of rows is a slice of them.
-    for start in range(0, len(touched), ROWS_AT_A_TIME):
+    for start in alike(range(0, len(touched), ROWS_AT_A_TIME)):
         block = touched[start : start + ROWS_AT_A_TIME]
-        first, last = torch.searchsorted(slot, torch.tensor([start, start + len(block)], device=slot.device)).tolist()
+        first, last = starts[start], starts[start + len(block)]
         entries = order[first:last]
         sums = weighted_rows(table, index[entries], values[entries], into=slot[first:last] - start, rows=len(block))
         target.index_add_(0, block, sums.to(target.dtype))
@@ -36,14 +43,13 @@ def add_weighted_rows_(target: Tensor, table: Tensor, index: Tensor, values: Ten
 def sum_rows_by_bag(table: Tensor, index: Tensor, values: Tensor, *, into: Tensor, rows: int) -> Tensor:
     """:func:`weighted_rows` by one ``embedding_bag``."""
     order = torch.argsort(into, stable=True)
-    counts = torch.bincount(into, minlength=rows)
-    offsets = counts.cumsum(0) - counts
+    offsets = torch.searchsorted(into[order], torch.arange(rows, device=into.device))
     return F.embedding_bag(index[order], table, offsets, mode="sum", per_sample_weights=values[order])
 
 
 def sum_rows_by_index_add(table: Tensor, index: Tensor, values: Tensor, *, into: Tensor, rows: int) -> Tensor:
     """:func:`weighted_rows` by ``index_add_``, a block of entries at a time; for any device."""
     result = table.new_zeros(rows, table.shape[1])
-    for entries in torch.arange(len(index), device=table.device).split(16 * ROWS_AT_A_TIME):
+    for entries in alike(torch.arange(len(index), device=table.device).split(16 * ROWS_AT_A_TIME)):
         result.index_add_(0, into[entries], table[index[entries]] * values[entries, None])
     return result

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from splade_bench.cell import WORKLOADS
 from splade_bench.errors import DataError
-from splade_bench.report import ablation, head, instruments, peers
-from splade_bench.report.plots import plot_memory_against_time
+from splade_bench.report import ablation, head, instruments, peers, planner
+from splade_bench.report.plots import plot_memory_against_time, plot_planned_against_measured
 from splade_bench.report.tables import (
     REFERENCE_MODE,
     ModeComparison,
@@ -58,6 +58,7 @@ def write_report(results: Sequence[Result], folder: Path) -> list[Path]:
     pages: Mapping[str, Callable[[Sequence[CellResult]], str]] = {
         peers.PAGE_NAME: peers.peers_page,
         ablation.PAGE_NAME: ablation.ablation_page,
+        planner.PAGE_NAME: partial(_planner_page, folder=folder),
         REPORT_NAME: partial(_tradeoffs_page, folder=folder),
     }
     written = {
@@ -83,8 +84,20 @@ def _page_of(result: CellResult) -> str:
         return ablation.PAGE_NAME
     if result.workload == instruments.WORKLOAD_SHOWN:
         return instruments.PAGE_NAME
+    if planner.is_shown(result):
+        return planner.PAGE_NAME
     workload = WORKLOADS.get(result.workload)
     return peers.PAGE_NAME if workload and workload.compares_trainers else REPORT_NAME
+
+
+def _planner_page(results: Sequence[CellResult], folder: Path) -> str:
+    page = planner.planner_page(results)
+    cells = planner.planned_cells(results)
+    if not cells:
+        return page
+    plot = Path("plots") / "planned-against-measured.svg"
+    plot_planned_against_measured([(cell.planned_added_bytes, cell.added_bytes) for cell in cells], folder / plot)
+    return f"{page}\n![planned against measured]({plot.as_posix()})\n"
 
 
 def _tradeoffs_page(results: Sequence[CellResult], folder: Path) -> str:

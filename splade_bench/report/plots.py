@@ -77,6 +77,34 @@ def plot_timeline(timeline: Timeline, path: Path) -> None:
             step.legend(frameon=False, labelcolor=_INK, ncols=4, loc="upper left")
 
 
+def plot_planned_against_measured(pairs: Sequence[tuple[float, float]], path: Path) -> None:
+    """A point for each (planned, measured) in bytes, and the line on which they are equal."""
+    planned, measured = ([as_mib(size_bytes) for size_bytes in side] for side in zip(*pairs, strict=True))
+    with _drawing(path) as (axes,):
+        ends = [min(*planned, *measured) / 1.3, max(*planned, *measured) * 1.3]
+        axes.plot(ends, ends, color=_INK, linewidth=0.8)
+        axes.scatter(measured, planned, color=_COLOURS[2], s=24)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel("measured peak RSS above baseline, MiB")
+        axes.set_ylabel("planned, MiB")
+
+
+def plot_plan(stretches: Sequence[tuple[str, int]], path: Path) -> None:
+    """The phases of a planned optimizer step in their order, as (phase, peak in bytes): a bar each."""
+    phases = list(dict.fromkeys(phase for phase, _ in stretches))
+    with _drawing(path) as (axes,):
+        for phase, colour in zip(phases, _cycle_colours(), strict=False):
+            bars = [(place, as_mib(peak_bytes)) for place, (name, peak_bytes) in enumerate(stretches) if name == phase]
+            places, heights = zip(*bars, strict=True)
+            axes.bar(places, heights, width=1.0, align="edge", color=colour, alpha=0.75, label=phase.replace("_", " "))
+        axes.set_xticks([])
+        axes.set_xlabel("an optimizer step, from one phase to the next")
+        axes.set_ylabel("planned memory, MiB")
+        axes.set_ylim(bottom=0)
+        axes.legend(frameon=False, labelcolor=_INK, ncols=len(phases), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+
+
 def peaks_by_phase(samples: Sequence[Sample]) -> dict[str, tuple[list[float], list[float]]]:
     """Phase -> times in seconds and, for each of up to 120 stretches of the run, its largest reading in MiB."""
     if not samples:

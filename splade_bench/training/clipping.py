@@ -1,4 +1,8 @@
-"""Gradient clipping without temporaries of a gradient's size."""
+"""Gradient clipping without temporaries of a gradient's size.
+
+The same numbers as ``torch.nn.utils.clip_grad_norm_``, in two parts: between them the trainer reads the norm, together
+with everything else that it wants to know of an optimizer step.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +16,16 @@ _ELEMENTS_AT_A_TIME = 2**20
 
 
 @torch.no_grad()
-def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
-    """Scale gradients down in place so that their L2 norm, all taken together, is at most ``max_norm``; 0: never.
-
-    Returns the norm before. The same numbers as ``torch.nn.utils.clip_grad_norm_``, and as there nothing is scaled
-    up.
-    """
+def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """L2 norm of all gradients taken together, a scalar; 0 where there is none."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norms = [part.norm() for gradient in gradients for part in gradient.flatten().split(_ELEMENTS_AT_A_TIME)]
-    norm = torch.stack(norms).norm().item() if norms else 0.0
+    return torch.stack(norms).norm() if norms else torch.zeros(())
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[Tensor], *, norm: float, max_norm: float) -> None:
+    """Scale gradients of L2 norm ``norm`` down in place to ``max_norm``; 0: never. Nothing is scaled up."""
     if max_norm and norm > max_norm:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         torch._foreach_mul_(gradients, max_norm / (norm + 1e-6))
-    return norm

@@ -14,7 +14,7 @@ Random numbers of the first pass are replayed in the second, so dropout is the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,7 @@ from splade_bench.losses import LossTerms, SpladeLoss
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.head import Pooled
 from splade_bench.model.rng import RngState, capture_rng, restored_rng
+from splade_bench.planned import alike, planned_device
 from splade_bench.training.step import PhaseListener
 
 # Without a size from the user, a mini-batch has as many tokens as keep about 48 MiB for backward: a layer keeps about
@@ -67,7 +68,7 @@ def gradcache_step(
         max_texts=encoder.memory.mini_batch_size,
         pad_to_multiple_of=pad_to_multiple_of(encoder.memory, encoder.device),
     )
-    cached = [_first_pass(encoder, mini_batch) for mini_batch in earlier]
+    cached = _first_passes(encoder, earlier)
     last_reps = encoder(last.texts)
     reps = _gathered(cached, last, last_reps)
     on_phase("loss")
@@ -75,8 +76,8 @@ def gradcache_step(
     on_phase("backward")
     (grad_reps,) = torch.autograd.grad(terms.total * gradient_scale, reps)
     last_reps.backward(grad_reps[last.rows])
-    while cached:
-        _second_pass(encoder, cached.pop(), grad_reps, on_phase)
+    for entry in alike(_taken_from(cached), key=lambda entry: entry.mini_batch.texts.input_ids.shape):
+        _second_pass(encoder, entry, grad_reps, on_phase)
     return terms.detach()
 
 
@@ -85,9 +86,18 @@ def default_mini_batch_tokens(encoder: SpladeEncoder) -> int:
     return max(_MIN_TOKENS, _KEPT_BYTES // (_KEPT_BYTES_PER_BODY_ELEMENT * encoder.body_size))
 
 
-def _first_pass(encoder: SpladeEncoder, mini_batch: MiniBatch) -> _CachedMiniBatch:
-    rng = capture_rng(encoder.device)
-    return _CachedMiniBatch(mini_batch, encoder.pool(mini_batch.texts), rng)
+def _first_passes(encoder: SpladeEncoder, mini_batches: Sequence[MiniBatch]) -> list[_CachedMiniBatch]:
+    cached: list[_CachedMiniBatch] = []
+    of_shape: dict[torch.Size, Pooled] = {}
+    for mini_batch in mini_batches:
+        rng = capture_rng(encoder.device)
+        shape = mini_batch.texts.input_ids.shape
+        # In a plan texts of one shape have one result: what counts is that each takes its memory.
+        pooled = of_shape[shape].copy() if shape in of_shape else encoder.pool(mini_batch.texts)
+        if planned_device():
+            of_shape[shape] = pooled
+        cached.append(_CachedMiniBatch(mini_batch, pooled, rng))
+    return cached
 
 
 def _gathered(cached: Sequence[_CachedMiniBatch], last: MiniBatch, last_reps: Tensor) -> Tensor:
@@ -98,6 +108,12 @@ def _gathered(cached: Sequence[_CachedMiniBatch], last: MiniBatch, last_reps: Te
         reps[entry.mini_batch.rows] = entry.pooled.reps
     reps[last.rows] = last_reps.detach()
     return reps.requires_grad_()
+
+
+def _taken_from(cached: list[_CachedMiniBatch]) -> Iterator[_CachedMiniBatch]:
+    """The largest first, each forgotten by the list when its turn comes."""
+    while cached:
+        yield cached.pop()
 
 
 def _second_pass(encoder: SpladeEncoder, cached: _CachedMiniBatch, grad_reps: Tensor, on_phase: PhaseListener) -> None:

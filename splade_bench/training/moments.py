@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from splade_bench.errors import ConfigError
+from splade_bench.host import read_file, write_file
 from splade_bench.units import format_bytes
 
 # Elements of a window: two moments of 4 MiB each in float32.
@@ -97,8 +98,7 @@ class DiskMoments:
 
     def load(self, parameter: Tensor, window: slice) -> tuple[Tensor, Tensor]:
         moments = self._buffer(parameter, window)
-        self._file.seek(self._offset(parameter, window))
-        if self._file.readinto(_memory(moments)) != moments.nbytes:
+        if not read_file(self._file, self._offset(parameter, window), moments):
             raise OSError("--optimizer-states disk: the file of optimizer states was cut off while training ran")
         first, second = moments.to(parameter.device)
         return first, second
@@ -107,8 +107,7 @@ class DiskMoments:
         buffer = self._buffer(parameter, window)
         for row, moment in zip(buffer, moments, strict=True):
             row.copy_(moment)  # nothing to do on the CPU, where the moment is the row
-        self._file.seek(self._offset(parameter, window))
-        self._file.write(_memory(buffer))
+        write_file(self._file, self._offset(parameter, window), buffer)
 
     def _buffer(self, parameter: Tensor, window: slice) -> Tensor:
         """Room for both moments of a window, on the CPU, the same each time."""
@@ -138,10 +137,6 @@ def round_at_random(numbers: Tensor, generator: torch.Generator) -> Tensor:
     # The draws are from -2^15 on; from 0 on, they carry into the upper half as often as the lower half says.
     bits.add_(draws.view(torch.int16)[: len(bits)]).add_(2**15)
     return (bits >> 16).to(torch.int16).view(torch.bfloat16)
-
-
-def _memory(tensor: Tensor) -> memoryview:
-    return tensor.numpy().data.cast("B")
 
 
 def _reserve(descriptor: int, size_bytes: int) -> None:

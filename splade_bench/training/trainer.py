@@ -13,18 +13,20 @@ from itertools import islice
 from typing import Protocol
 
 import torch
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from splade_bench.allocator import fix_mmap_threshold
 from splade_bench.config import TrainConfig
-from splade_bench.data.batching import TripleBatch, TripleBatches, TripleSource
+from splade_bench.data.batching import TextTokenizer, TripleBatch, TripleBatches, TripleSource
 from splade_bench.data.mini_batches import require_right_padding
 from splade_bench.data.records import Triple
 from splade_bench.devices import empty_cache, pad_to_multiple_of
 from splade_bench.errors import ConfigError, TrainingError
+from splade_bench.host import read_numbers
 from splade_bench.losses import LossTerms, SpladeLoss
 from splade_bench.model.encoder import SpladeEncoder
-from splade_bench.training.clipping import clip_gradients
+from splade_bench.training.clipping import clip_gradients, gradient_norm
 from splade_bench.training.gradcache import gradcache_step
 from splade_bench.training.optimizer import make_optimizer
 from splade_bench.training.schedules import learning_rate_scale, regularizer_scale
@@ -159,11 +161,11 @@ class Trainer:
     def _optimizer_step(self, window: list[TripleBatch]) -> float:
         queries = sum(len(batch) for batch in window)
         terms = [(self._micro_step(batch, len(batch) / queries), len(batch) / queries) for batch in window]
-        loss = _mean_loss(terms)
-        self.encoder.active_share = loss.document_active_dims / self.encoder.vocab_size
-        gradient_norm = clip_gradients(self.encoder.parameters(), self.config.max_grad_norm)
+        loss, norm = self._read(terms, gradient_norm(self.encoder.parameters()))
         self._refuse_not_finite("loss", loss.total)
-        self._refuse_not_finite("gradient norm", gradient_norm)
+        self._refuse_not_finite("gradient norm", norm)
+        self.encoder.active_share = loss.document_active_dims / self.encoder.vocab_size
+        clip_gradients(self.encoder.parameters(), norm=norm, max_norm=self.config.max_grad_norm)
         self._on_phase("optimizer_step")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -188,6 +190,20 @@ class Trainer:
         self.state.micro_step += 1
         self._give_memory_back()
         return terms
+
+    def _read(self, terms: Sequence[tuple[LossTerms, float]], norm: Tensor) -> tuple[StepLoss, float]:
+        """Means of each term, weighted by the share of the step's queries in each batch, and the gradient's norm.
+
+        Here the loop waits for the device, once an optimizer step. A plan goes on from vectors as dense as the encoder
+        takes them to be, and needs no clipping.
+        """
+        names = [*StepLoss.__dataclass_fields__]
+        means = [torch.stack([getattr(batch, name) * share for batch, share in terms]).sum() for name in names]
+        active_dims = self.encoder.active_share * self.encoder.vocab_size
+        planned = [active_dims if name.endswith("active_dims") else 0.0 for name in names]
+        together = torch.stack([mean.to(means[0]) for mean in (*means, norm)])
+        *values, norm_value = read_numbers(together, planned=[*planned, 0.0])
+        return StepLoss(**dict(zip(names, values, strict=True))), norm_value
 
     def _give_memory_back(self) -> None:
         memory = self.config.memory
@@ -214,13 +230,20 @@ class Trainer:
 
 def text_batches(triples: Sequence[Triple], encoder: SpladeEncoder, config: TrainConfig) -> TripleBatches:
     """The batches that a :class:`Trainer` makes of plain-text triples."""
+    return tokenized_batches(triples, encoder.tokenizer, config, encoder.device)
+
+
+def tokenized_batches(
+    triples: Sequence[Triple], tokenizer: TextTokenizer, config: TrainConfig, device: torch.device
+) -> TripleBatches:
+    """:func:`text_batches` for an encoder with this tokenizer on this device."""
     return TripleBatches(
         triples=triples,
-        tokenizer=encoder.tokenizer,
+        tokenizer=tokenizer,
         batch_size=config.batch_size,
         max_length=config.max_length,
         padding=config.memory.padding,
-        pad_to_multiple_of=pad_to_multiple_of(config.memory, encoder.device),
+        pad_to_multiple_of=pad_to_multiple_of(config.memory, device),
         negatives_per_query=config.negatives_per_query,
         seed=config.seed,
     )
@@ -232,12 +255,3 @@ def _require_usable(triples: Sequence[Triple], encoder: SpladeEncoder, config: T
     if config.negatives_per_query and not all(triple.negatives for triple in triples):
         raise ConfigError("--negatives-per-query: some queries have no negatives; give each one, or set it to 0")
     encoder.require_positions(config.max_length)
-
-
-def _mean_loss(terms: list[tuple[LossTerms, float]]) -> StepLoss:
-    """Mean of each term, weighted by the share of the step's queries in each batch."""
-
-    def mean(name: str) -> float:
-        return sum((getattr(batch_terms, name) * share for batch_terms, share in terms), torch.zeros(())).item()
-
-    return StepLoss(**{name: mean(name) for name in StepLoss.__dataclass_fields__})

@@ -127,6 +127,9 @@ def test_each_memory_pass_runs_alone() -> None:
         2 * measured["live_peak_by_category"]["parameters"], rel=0.01
     )
     pinned_bytes = measured["pinned_peak_rss_bytes"] - measured["pinned_baseline_rss_bytes"]
+    assert measured["planned_live_peak_bytes"] == pytest.approx(measured["live_peak_bytes"], rel=0.005)
+    planned_bytes = measured["planned_peak_rss_bytes"] - measured["planned_baseline_rss_bytes"]
+    assert measured["live_peak_bytes"] < planned_bytes < 2 * measured["live_peak_bytes"]
     assert 0.9 * measured["live_peak_bytes"] < pinned_bytes < 2 * measured["live_peak_bytes"]
 
 

@@ -1,0 +1,70 @@
+"""Where a step looks into its tensors: everything in it that depends on their values, not on their shapes alone.
+
+A plan runs the same step on fake tensors, which have shapes and no values. So each function here says what a plan takes
+in their place, and nothing else in ``model``, ``losses`` and ``training`` reads a tensor on the host
+(``tests/test_host.py``): a step that cannot be planned fails a test.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from splade_bench.planned import planned_device
+
+
+def read_numbers(numbers: Tensor, *, planned: Sequence[float]) -> list[float]:
+    """The elements of [N] as Python numbers, after waiting for the device; in a plan, ``planned``."""
+    if planned_device():
+        return [*planned]
+    return numbers.tolist()
+
+
+def nonzero(matrix: Tensor, *, planned_share: float) -> tuple[Tensor, Tensor, list[int]]:
+    """Row and column of each element of [R, C] that is not 0, by rows: int64 [N] both, and how many each row has.
+
+    In a plan, each row has ``planned_share`` of its elements.
+    """
+    if planned_device():
+        rows, columns = matrix.shape
+        counts = [round(planned_share * columns)] * rows
+        row, column = torch.empty(2, sum(counts), dtype=torch.int64, device=matrix.device)
+        return row, column, counts
+    row, column = matrix.nonzero(as_tuple=True)
+    return row, column, torch.bincount(row, minlength=len(matrix)).tolist()
+
+
+def distinct(ordered: Tensor, *, at_most: int) -> tuple[Tensor, Tensor, list[int]]:
+    """The U different numbers in ``ordered`` [N], int64 [U]; which of them each is, [N]; and how often each comes.
+
+    In a plan there are as many as there may be: ``at_most``, or N.
+    """
+    if planned_device():
+        most = min(at_most, len(ordered))
+        each, more = divmod(len(ordered), most or 1)
+        counts = [each + (number < more) for number in range(most)]
+        return torch.empty(most, dtype=torch.int64, device=ordered.device), torch.empty_like(ordered), counts
+    numbers, which, counts = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)
+    return numbers, which, counts.tolist()
+
+
+def read_file(file: io.FileIO, offset: int, tensor: Tensor) -> bool:
+    """Fill a contiguous tensor of the CPU from ``file``; False where the file ends before. In a plan, nothing."""
+    if planned_device():
+        return True
+    file.seek(offset)
+    return file.readinto(_memory(tensor)) == tensor.nbytes
+
+
+def write_file(file: io.FileIO, offset: int, tensor: Tensor) -> None:
+    """Write a contiguous tensor of the CPU to ``file``. In a plan, nothing."""
+    if not planned_device():
+        file.seek(offset)
+        file.write(_memory(tensor))
+
+
+def _memory(tensor: Tensor) -> memoryview:
+    return tensor.numpy().data.cast("B")

@@ -1,0 +1,109 @@
+"""The trainer's own step on fake tensors: every operator is called, nothing is computed or allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from splade_bench.config import TrainConfig
+from splade_bench.data.batching import TextBatch, TripleBatch, TripleSource, round_up
+from splade_bench.devices import pad_to_multiple_of
+from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.planned import PlannedDevice, planning_for
+from splade_bench.storages import LivePeak, LiveStorages, StorageListener
+from splade_bench.training.trainer import Trainer
+
+# Tokens of each text in the first optimizer step, after which AdamW's moments are there.
+_FIRST_LENGTH = 8
+# Of the batches of an optimizer step, the second finds everything that the others do: gradients of one before.
+_ACCUMULATED_BATCHES = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lengths:
+    """Tokens of each text of the batch that decides a run's peak, by groups: queries, positives, k-th negatives."""
+
+    groups: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def full(cls, config: TrainConfig) -> Lengths:
+        """Every text at ``max_length``."""
+        return cls(groups=((config.max_length,) * config.batch_size,) * (2 + config.negatives_per_query))
+
+    @classmethod
+    def widest(cls, source: TripleSource) -> Lengths:
+        """Those of the batch of the first epoch that has most tokens, padding included."""
+        widest = max(source.batches(epoch=0), key=lambda batch: batch.tokens)
+        return cls(groups=tuple(texts.lengths for texts in (widest.queries, *widest.documents)))
+
+
+def rehearse(
+    make_encoder: Callable[[], SpladeEncoder],
+    config: TrainConfig,
+    lengths: Lengths,
+    *,
+    device: PlannedDevice,
+    active_share: float,
+    listener: StorageListener | None = None,
+) -> LivePeak:
+    """Two optimizer steps, the first on a few tokens: live bytes at their peak.
+
+    The step is that of :class:`splade_bench.training.trainer.Trainer`. Where it asks its tensors for numbers, those of
+    :mod:`splade_bench.host` stand in. ``make_encoder`` is called where tensors are fake.
+    """
+    memory = config.memory
+    if device.type == "cuda":
+        # Its fused attention draws dropout itself, without a tensor for it.
+        memory = replace(memory, attention_dropout=False)
+    config = replace(
+        config,
+        memory=memory,
+        max_steps=2,
+        gradient_accumulation_steps=min(config.gradient_accumulation_steps, _ACCUMULATED_BATCHES),
+    )
+    # Without gradients MPS has a fused attention; with them torch decomposes it into products and a softmax.
+    attention = sdpa_kernel(SDPBackend.MATH) if device.type == "mps" else nullcontext()
+    with planning_for(device), FakeTensorMode(), attention:
+        encoder = make_encoder()
+        encoder.active_share = active_share
+        live = LiveStorages(vocab_size=encoder.vocab_size, listener=listener)
+        trainer = Trainer(encoder, _FakeBatches(lengths, encoder, config), config, observers=[live])
+        live.add([*encoder.parameters(), *encoder.buffers()], "parameters")
+        with live:
+            trainer.train()
+    return live.peak()
+
+
+class _FakeBatches:
+    """One optimizer step of small batches, then batches of the planned lengths."""
+
+    batches_per_epoch = 2**31
+
+    def __init__(self, lengths: Lengths, encoder: SpladeEncoder, config: TrainConfig) -> None:
+        self._lengths = lengths
+        self._config = config
+        self._pad_to_multiple_of = pad_to_multiple_of(config.memory, encoder.device)
+
+    def batches(self, epoch: int) -> Iterator[TripleBatch]:
+        for _ in range(self._config.gradient_accumulation_steps):
+            yield self._batch([(_FIRST_LENGTH,)] * len(self._lengths.groups))
+        while True:
+            yield self._batch(self._lengths.groups)
+
+    def _batch(self, groups: Sequence[Sequence[int]]) -> TripleBatch:
+        queries, *documents = map(self._texts, groups)
+        return TripleBatch(queries, tuple(documents))
+
+    def _texts(self, lengths: Sequence[int]) -> TextBatch:
+        config = self._config
+        width = config.max_length
+        if config.memory.padding == "longest":
+            width = round_up(max(lengths), self._pad_to_multiple_of, at_most=width)
+        # One by one, as they are made of token ids.
+        ids, mask = (torch.empty(len(lengths), width, dtype=torch.int64) for _ in range(2))
+        return TextBatch(ids, mask, tuple(lengths))

@@ -1,0 +1,136 @@
+"""The page about the planner: what it predicted for each configuration, beside what was measured."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from splade_bench.report.tables import MISSING, conditions, escape, markdown, mib
+from splade_bench.results import CellResult
+
+PAGE_NAME = "PLANNER.md"
+WORKLOAD_PREFIX = "plan-"
+# How near a plan has to be: live bytes of every configuration, resident memory of most, and none far too low.
+LIVE_LIMIT = 0.005
+RSS_LIMIT = 0.03
+RSS_SHARE = 0.9
+RSS_BELOW_LIMIT = 0.06
+_INTRODUCTION = """\
+# The planner
+
+Written by `splade-bench report` from recorded results; do not edit. Each row is a configuration: what `splade-bench
+plan` predicts for it and what was measured, each in a process of its own. *Live* are the bytes of all tensors at their
+peak. *RSS* is resident memory above the runtime that was there before: predicted from the live tensors, a model of the
+C allocator and the workspaces of libraries; measured as the kernel's high-water mark, the median where there are
+several runs. *error* is predicted against measured.
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedCell:
+    """A configuration with both figures."""
+
+    cell_id: str
+    live_bytes: int
+    planned_live_bytes: int
+    added_bytes: float
+    """Measured above the baseline, the median over its runs."""
+    planned_added_bytes: float
+    runs: int
+
+    @property
+    def live_error(self) -> float:
+        """Of the live bytes, relative."""
+        return self.planned_live_bytes / self.live_bytes - 1
+
+    @property
+    def rss_error(self) -> float:
+        """Of resident memory above the baseline, relative."""
+        return self.planned_added_bytes / self.added_bytes - 1
+
+
+def is_shown(result: CellResult) -> bool:
+    """Whether a result belongs on this page."""
+    return result.workload.startswith(WORKLOAD_PREFIX)
+
+
+def planned_cells(results: Sequence[CellResult]) -> list[PlannedCell]:
+    """The configurations that were planned and ran to their end, in the order in which they come."""
+    made = []
+    for cell_id in dict.fromkeys(result.cell_id for result in results):
+        runs = [result for result in results if result.cell_id == cell_id and result.status == "ok"]
+        added = [
+            run.peak_rss_bytes - run.baseline_rss_bytes
+            for run in runs
+            if run.peak_rss_bytes is not None and run.baseline_rss_bytes is not None
+        ]
+        planned = [
+            run.planned_peak_rss_bytes - run.planned_baseline_rss_bytes
+            for run in runs
+            if run.planned_peak_rss_bytes is not None and run.planned_baseline_rss_bytes is not None
+        ]
+        both = [run for run in runs if run.live_peak_bytes is not None and run.planned_live_peak_bytes is not None]
+        if not (added and planned and both):
+            continue
+        assert both[0].live_peak_bytes is not None
+        assert both[0].planned_live_peak_bytes is not None
+        made.append(
+            PlannedCell(
+                cell_id=cell_id,
+                live_bytes=both[0].live_peak_bytes,
+                planned_live_bytes=both[0].planned_live_peak_bytes,
+                added_bytes=statistics.median(added),
+                planned_added_bytes=statistics.median(planned),
+                runs=len(runs),
+            )
+        )
+    return made
+
+
+def planner_page(results: Sequence[CellResult]) -> str:
+    """The page's Markdown."""
+    cells = planned_cells(results)
+    sections = [_INTRODUCTION, conditions(results)]
+    if cells:
+        sections += [_verdicts(cells), _table(cells)]
+    missing = [result for result in results if result.status != "ok"]
+    if missing:
+        sections.append(
+            "\n".join(["Not measured:", "", *(f"- {escape(result.cell_id)}: {result.status}" for result in missing)])
+        )
+    return "\n\n".join(sections) + "\n"
+
+
+def _verdicts(cells: Sequence[PlannedCell]) -> str:
+    exact = sum(abs(cell.live_error) <= LIVE_LIMIT for cell in cells)
+    near = sum(abs(cell.rss_error) <= RSS_LIMIT for cell in cells)
+    lowest = min(cell.rss_error for cell in cells)
+    return "\n".join(
+        [
+            f"- live bytes within {LIVE_LIMIT:.1%}: {exact} of {len(cells)} (wanted: all)",
+            f"- resident memory within {RSS_LIMIT:.0%}: {near} of {len(cells)} (wanted: {RSS_SHARE:.0%} of them)",
+            f"- lowest prediction: {lowest:+.1%} (wanted: no lower than {-RSS_BELOW_LIMIT:.0%})",
+        ]
+    )
+
+
+def _table(cells: Sequence[PlannedCell]) -> str:
+    rows = [
+        [
+            escape(cell.cell_id),
+            mib(cell.planned_live_bytes),
+            mib(cell.live_bytes),
+            f"{cell.live_error:+.2%}",
+            mib(cell.planned_added_bytes),
+            mib(cell.added_bytes),
+            f"{cell.rss_error:+.1%}",
+            str(cell.runs) if cell.runs else MISSING,
+        ]
+        for cell in cells
+    ]
+    headings = [
+        *("configuration", "planned live, MiB", "live, MiB", "error"),
+        *("planned RSS, MiB", "RSS, MiB", "error", "runs"),
+    ]
+    return markdown(headings, rows)

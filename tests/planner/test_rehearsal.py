@@ -1,0 +1,240 @@
+"""The plan's live bytes are those that a run really has, whatever the mode, the technique and the architecture."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from architectures import ARCHITECTURES, make_model, wrap
+from tokenizers import Tokenizer
+
+from splade_bench.config import MEMORY_MODES, MEMORY_TECHNIQUES, TrainConfig, memory_mode
+from splade_bench.data.batching import TextBatch, TripleBatch, pad
+from splade_bench.model import SpladeEncoder
+from splade_bench.model.presets import build_preset
+from splade_bench.planned import PlannedDevice, planned_device, planning_for
+from splade_bench.planner import rehearsal
+from splade_bench.planner.allocators import LiveAllocator
+from splade_bench.planner.rehearsal import Lengths, rehearse
+from splade_bench.storages import LivePeak, LiveStorages
+from splade_bench.training import Trainer, gradcache
+
+LENGTHS = Lengths(groups=((3, 5, 2, 7), (9, 4, 12, 6), (16, 5, 3, 11)))
+MakeEncoder = Callable[[], SpladeEncoder]
+
+
+def make_config(mode: str = "memory-efficient", **changes: Any) -> TrainConfig:
+    return TrainConfig(**{"max_length": 16, "batch_size": 4, "memory": memory_mode(mode)} | changes)
+
+
+def texts(lengths: tuple[int, ...], width: int) -> TextBatch:
+    generator = torch.Generator().manual_seed(sum(lengths))
+    return pad(
+        [torch.randint(5, 100, (length,), generator=generator).tolist() for length in lengths],
+        pad_token_id=0,
+        width=width,
+    )
+
+
+class Batches:
+    """What the rehearsal's batches are, with tokens in them."""
+
+    batches_per_epoch = 100
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+
+    def batches(self, epoch: int) -> Iterator[TripleBatch]:
+        small = tuple((8,) for _ in LENGTHS.groups)
+        for groups in [small] * self.config.gradient_accumulation_steps + [LENGTHS.groups] * self.batches_per_epoch:
+            widths = [16 if self.config.memory.padding == "max_length" else max(lengths) for lengths in groups]
+            queries, *documents = map(texts, groups, widths)
+            yield TripleBatch(queries, tuple(documents))
+
+
+def measured(make_encoder: MakeEncoder, config: TrainConfig) -> tuple[LivePeak, float]:
+    """Live bytes of two optimizer steps, and the share of entries that were active."""
+    encoder = make_encoder()
+    live = LiveStorages(vocab_size=encoder.vocab_size)
+    trainer = Trainer(encoder, Batches(config), replace(config, max_steps=2), observers=[live])
+    live.add([*encoder.parameters(), *encoder.buffers()], "parameters")
+    with live:
+        trainer.train()
+    return live.peak(), encoder.active_share
+
+
+def planned(make_encoder: MakeEncoder, config: TrainConfig, active_share: float) -> LivePeak:
+    device = PlannedDevice("cpu", LiveAllocator())
+    return rehearse(make_encoder, config, LENGTHS, device=device, active_share=active_share)
+
+
+def assert_plan_is_true(
+    make_encoder: MakeEncoder, config: TrainConfig, *, make_fake: MakeEncoder | None = None
+) -> None:
+    true, active_share = measured(make_encoder, config)
+    plan = planned(make_fake or make_encoder, config, active_share)
+
+    # In a model this small the head's indices weigh, and a plan counts them by the mean share of active entries.
+    assert plan.peak_bytes == pytest.approx(true.peak_bytes, rel=0.005, abs=8192)
+    assert (plan.phase, plan.operator) == (true.phase, true.operator)
+    assert plan.by_category == pytest.approx(true.by_category, abs=0.02 * true.peak_bytes)
+
+
+@pytest.fixture
+def make_encoder(tokenizer: Tokenizer) -> MakeEncoder:
+    return lambda: build_preset("toy", tokenizer, seed=0, dropout=0.1, attention_dropout=0.1)
+
+
+@pytest.mark.parametrize("mode", MEMORY_MODES)
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_live_bytes_of_every_mode(make_encoder: MakeEncoder, mode: str, accumulated: int) -> None:
+    assert_plan_is_true(make_encoder, make_config(mode, gradient_accumulation_steps=accumulated))
+
+
+@pytest.mark.parametrize("technique", MEMORY_TECHNIQUES)
+@pytest.mark.parametrize("change", ["standard+", "memory-efficient-without-"])
+def test_live_bytes_with_every_technique(make_encoder: MakeEncoder, change: str, technique: str) -> None:
+    config = make_config(change + technique)
+    if config.memory.pad_to_multiple_of:
+        config = replace(config, memory=replace(config.memory, pad_to_multiple_of=1))  # Batches has no such rounding
+    assert_plan_is_true(make_encoder, config)
+
+
+@pytest.mark.parametrize("changes", [{"mixed_precision": "bf16"}, {"loss": "margin"}, {"regularizer": "l1"}])
+@pytest.mark.parametrize("mode", ["standard", "memory-efficient"])
+def test_live_bytes_with_autocast_and_other_losses(
+    make_encoder: MakeEncoder, mode: str, changes: dict[str, Any]
+) -> None:
+    assert_plan_is_true(make_encoder, make_config(mode, **changes))
+
+
+@pytest.mark.parametrize("mode", ["standard", "memory-efficient"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_live_bytes_of_every_architecture(tokenizer: Tokenizer, architecture: str, mode: str) -> None:
+    config = make_config(mode)
+    model = make_model(architecture)
+
+    assert_plan_is_true(
+        lambda: SpladeEncoder(model, wrap(tokenizer)),
+        config,
+        make_fake=lambda: SpladeEncoder.from_config(model.config, wrap(tokenizer)),
+    )
+
+
+# The real step is changed, and plan and measurement must change alike. Each: what is patched, and by what.
+
+
+def retain_reps(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Any] = []
+    gathered = gradcache._gathered
+    monkeypatch.setattr(
+        gradcache, "_gathered", lambda *given: kept.append(gathered(*given).clone()) or gathered(*given)
+    )
+
+
+def drop_checkpointing(monkeypatch: pytest.MonkeyPatch) -> None:
+    configure = SpladeEncoder.configure
+
+    def without(encoder: SpladeEncoder, memory: Any, **options: Any) -> None:
+        configure(encoder, replace(memory, activation_checkpointing=False), **options)
+
+    monkeypatch.setattr(SpladeEncoder, "configure", without)
+
+
+def use_another_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("splade_bench.model.head.TOKENS_PER_TILE", 8)
+
+
+def keep_gradients_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    zero_grad = torch.optim.Optimizer.zero_grad
+    monkeypatch.setattr(
+        torch.optim.AdamW, "zero_grad", lambda optimizer, set_to_none: zero_grad(optimizer, set_to_none=False)
+    )
+
+
+def lose_no_grad(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SpladeEncoder, "pool", SpladeEncoder.pool.__wrapped__)  # type: ignore[attr-defined]
+
+
+MUTATIONS = {
+    "a retained tensor": (retain_reps, "memory-efficient"),
+    "no checkpointing": (drop_checkpointing, "standard+activation-checkpointing"),
+    "another tile": (use_another_tile, "memory-efficient"),
+    "gradients that live longer": (keep_gradients_longer, "standard"),
+    "a lost no_grad": (lose_no_grad, "memory-efficient"),
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_change_of_the_step_changes_the_plan_by_itself(
+    make_encoder: MakeEncoder, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutate, mode = MUTATIONS[name]
+    config = make_config(mode)
+    # In mini-batches of few tokens, so that the first pass and the tiles matter in a model this small.
+    config = replace(config, memory=replace(config.memory, mini_batch_tokens=24))
+    before, active_share = measured(make_encoder, config)
+    planned_before = planned(make_encoder, config, active_share)
+
+    mutate(monkeypatch)
+    after, active_share = measured(make_encoder, config)
+    planned_after = planned(make_encoder, config, active_share)
+    gc.collect()
+
+    assert after.by_phase != before.by_phase
+    for phase, before_bytes in before.by_phase.items():
+        moved_bytes = after.by_phase[phase] - before_bytes
+        planned_bytes = planned_after.by_phase[phase] - planned_before.by_phase[phase]
+        assert planned_bytes == pytest.approx(moved_bytes, abs=0.005 * before_bytes), phase
+
+
+def test_a_plan_makes_no_tensor(make_encoder: MakeEncoder) -> None:
+    @contextmanager
+    def watched() -> Iterator[list[int]]:
+        sizes: list[int] = []
+        with torch.profiler.profile(profile_memory=True) as profile:
+            yield sizes
+        sizes += [event.self_cpu_memory_usage for event in profile.events() or ()]
+
+    config = make_config("standard", batch_size=64)
+    lengths = Lengths.full(config)
+    with watched() as sizes:
+        peak = rehearse(make_encoder, config, lengths, device=PlannedDevice("cpu", LiveAllocator()), active_share=0.1)
+
+    assert peak.peak_bytes > 20 * 2**20
+    assert sum(size for size in sizes if size > 0) < 2**20
+
+
+def test_more_active_entries_take_more(make_encoder: MakeEncoder) -> None:
+    few, many = (planned(make_encoder, make_config(), share) for share in (0.01, 1.0))
+
+    assert few.peak_bytes < many.peak_bytes
+
+
+def test_an_accelerator_takes_its_own_paths(make_encoder: MakeEncoder) -> None:
+    """Attention with dropout is fused on CUDA and decomposed on MPS; the CPU's own way is a few heads at a time."""
+    config = make_config("standard", batch_size=8)
+    peaks = {
+        device: rehearse(
+            make_encoder,
+            config,
+            Lengths.full(config),
+            device=PlannedDevice(device, LiveAllocator()),
+            active_share=0.1,
+        ).by_phase["loss"]
+        for device in ("cpu", "cuda", "mps")
+    }
+
+    assert peaks["cuda"] < peaks["mps"]
+
+
+def test_planning_ends_with_its_block() -> None:
+    with planning_for(PlannedDevice("mps", LiveAllocator())):
+        assert planned_device() is not None
+    assert planned_device() is None
+    assert rehearsal._FIRST_LENGTH == 8  # what Batches above has in its first optimizer step
