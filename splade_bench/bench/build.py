@@ -47,10 +47,10 @@ class CellBuilder:
         """The cell's model with its first weights, on its device."""
         if self.model_folder:
             return SpladeEncoder.from_pretrained(str(self.model_folder)).to(self.device)
-        return self._new_encoder()
+        return self._new_encoder().to(self.device)
 
     def planned_encoder(self) -> SpladeEncoder:
-        """A model like :meth:`encoder`'s where tensors are fake and no weights can be loaded."""
+        """A model like :meth:`encoder`'s where tensors are fake: no weights can be loaded there, and nothing moved."""
         return self._new_encoder()
 
     def _new_encoder(self) -> SpladeEncoder:
@@ -59,19 +59,18 @@ class CellBuilder:
             tokenizer = self.prepared.load_tokenizer(vocab_size)
         else:
             tokenizer = train_tokenizer((), vocab_size=vocab_size)  # synthetic token ids need none
-        encoder = build_preset(
+        return build_preset(
             self.workload.model_name,
             tokenizer,
             seed=self.cell.seed,
             dropout=self.workload.dropout,
             attention_dropout=self.cell.attention_dropout,
         )
-        return encoder.to(self.device)
 
     def save_weights(self) -> None:
         """Make the folder from which every trainer of this workload loads the same weights."""
         assert self.model_folder is not None
-        encoder = self._new_encoder()
+        encoder = self._new_encoder().to(self.device)
         documents = next(self._synthetic(encoder.vocab_size, 1, warm_up=False).batches(epoch=1)).documents[0]
         set_active_share(encoder, documents, TRAINED_ACTIVE_SHARE)
         # Whole or not at all: a folder that is there is taken as it is.
