@@ -18,6 +18,7 @@ from splade_bench.units import one_line
 
 BASELINE_VERSION = 1
 _ABSURD = 2**60
+_MEMORY_TOLERANCE = 0.01
 # How a cell of a baseline may have ended: running out of memory is known to happen, anything else is a fault.
 _MAY_BE_KEPT = ("ok", "oom")
 # What two runs must share for a figure to be held against another, by where that figure may be compared.
@@ -207,6 +208,16 @@ def conditions_of(machine: Mapping[str, Any], versions: Mapping[str, str]) -> di
         version = versions.get(name)
         found[name] = ".".join(version.split("+")[0].split(".")[:2]) if version else None  # the minor version
     return found
+
+
+def is_same(condition: str, before: Any, after: Any) -> bool:
+    """Whether two machines agree in a condition.
+
+    In memory they do within a hundredth: virtual machines of one class differ by some hundred KiB.
+    """
+    if condition == "memory_bytes" and before and after:
+        return bool(abs(after - before) <= _MEMORY_TOLERANCE * before)
+    return bool(before == after)
 
 
 def _conditions(run: Measurement) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from splade_bench.errors import ConfigError
-from splade_bench.report.baseline import CONDITIONS, GatedCell
+from splade_bench.report.baseline import CONDITIONS, GatedCell, is_same
 from splade_bench.report.rules import DEFAULT_RULES, Rule, rules_for
 from splade_bench.units import format_bytes, one_line
 
@@ -144,7 +144,7 @@ def _obstacle(rule: Rule, before: GatedCell, after: GatedCell) -> str | None:
     differing = [
         f"{key} {before.conditions.get(key)} → {after.conditions.get(key)}"
         for key in CONDITIONS[rule.metric.comparable]
-        if before.conditions.get(key) != after.conditions.get(key)
+        if not is_same(key, before.conditions.get(key), after.conditions.get(key))
     ]
     return f"taken on something else: {one_line(', '.join(differing))}" if differing else None
 
@@ -180,7 +180,7 @@ def require_comparable(
             found = [
                 f"{key} {cell.conditions.get(key)} → {known_conditions[key]}"
                 for key in CONDITIONS[rule.metric.comparable]
-                if key in known_conditions and cell.conditions.get(key) != known_conditions[key]
+                if key in known_conditions and not is_same(key, cell.conditions.get(key), known_conditions[key])
             ]
             if not found:
                 return

@@ -170,6 +170,13 @@ def test_a_cell_of_which_one_run_died_is_not_ok() -> None:
     assert cell.status == "killed"
 
 
+@pytest.mark.parametrize(("more_bytes", "evaluated"), [(450_560, 4), (2**30, 3)])
+def test_machines_of_one_class_may_differ_by_a_little_memory(more_bytes: int, evaluated: int) -> None:
+    other = make_result(machine={**MACHINE, "memory_bytes": MACHINE["memory_bytes"] + more_bytes})
+
+    assert check(cells(other), cells(), DEFAULT_RULES).evaluated == evaluated
+
+
 def test_on_another_machine_only_what_is_the_same_everywhere_decides() -> None:
     other = make_result(machine={**MACHINE, "processor": "Other"}, peak_rss_bytes=9000 * MIB)
 
