@@ -55,6 +55,9 @@ def rehearse(
 
     The step is that of :class:`splade_bench.training.trainer.Trainer`. Where it asks its tensors for numbers, those of
     :mod:`splade_bench.host` stand in. ``make_encoder`` is called where tensors are fake.
+
+    Raises:
+        ConfigError: the model cannot take texts of ``max_length``, or be trained with this configuration.
     """
     memory = config.memory
     if device.type == "cuda":
@@ -70,6 +73,7 @@ def rehearse(
     attention = sdpa_kernel(SDPBackend.MATH) if device.type == "mps" else nullcontext()
     with planning_for(device), FakeTensorMode(), attention:
         encoder = make_encoder()
+        encoder.require_positions(config.max_length)
         encoder.active_share = active_share
         live = LiveStorages(vocab_size=encoder.vocab_size, listener=listener)
         trainer = Trainer(encoder, _FakeBatches(lengths, encoder, config), config, observers=[live])
