@@ -14,7 +14,9 @@ logger = logging.getLogger(__name__)
 
 # MPS keeps freed memory by size: with a width for every length its cache would grow for as long as training runs.
 _MPS_PAD_TO_MULTIPLE_OF = 32
-_MPS_HIGH_WATERMARK_RATIO = 1.7
+# torch refuses what would bring MPS over so many times what Metal recommends for a working set
+# (aten/src/ATen/mps/MPSAllocator.h, default_high_watermark_ratio).
+MPS_HIGH_WATERMARK_RATIO = 1.7
 
 
 def available_devices() -> list[DeviceName]:
@@ -49,8 +51,7 @@ def memory_limit_bytes(name: DeviceName) -> int | None:
     if name not in available_devices():
         return None
     if name == "mps":
-        # torch refuses what would bring it over 1.7 times what Metal recommends (aten/src/ATen/mps/MPSAllocator.h).
-        return int(_MPS_HIGH_WATERMARK_RATIO * torch.mps.recommended_max_memory())
+        return int(MPS_HIGH_WATERMARK_RATIO * torch.mps.recommended_max_memory())
     free_bytes, _ = torch.cuda.mem_get_info()
     return free_bytes
 

@@ -22,13 +22,11 @@ from splade_bench.devices import resolve_device
 from splade_bench.evaluation.evaluator import evaluate
 from splade_bench.measure.machine import source_tree, versions
 from splade_bench.model.encoder import SpladeEncoder
-from splade_bench.model.presets import build_preset, set_active_share
+from splade_bench.model.presets import TRAINED_ACTIVE_SHARE, build_preset, set_active_share
 from splade_bench.training.trainer import Trainer, TrainObserver, text_batches
 from splade_bench.training.validation import validation_loss
 
 _WARM_UP_STEPS = 2
-# Share of a document's entries that are active in a trained SPLADE model, roughly: some 300 of 30,522.
-TRAINED_ACTIVE_SHARE = 0.01
 
 
 class CellBuilder:

@@ -19,8 +19,9 @@ from splade_bench.errors import ConfigError
 from splade_bench.measure.limits import container_limit_bytes
 from splade_bench.measure.rss import current_rss_bytes
 from splade_bench.measure.timeline import total_memory_bytes
+from splade_bench.model.presets import TRAINED_ACTIVE_SHARE
 from splade_bench.planner.device_models import device_model
-from splade_bench.planner.plan import DEFAULT_ACTIVE_SHARE, MemoryPlan, plan
+from splade_bench.planner.plan import MemoryPlan, plan
 from splade_bench.planner.rehearsal import Lengths
 from splade_bench.report.plots import plot_plan
 from splade_bench.training.trainer import tokenized_batches
@@ -43,7 +44,7 @@ class PlanCommand(TrainCommand):
     lengths: Literal["full", "data"] = "full"
     """Plan for texts that are all as long as --max-length, or for the widest batch of the training data's first
     epoch."""
-    active_share: float = DEFAULT_ACTIVE_SHARE
+    active_share: float = TRAINED_ACTIVE_SHARE
     """Share of the vectors' entries that are active: how much work the head's backward pass has. At worst 1."""
     timeline: Path | None = None
     """SVG file to draw the memory of an optimizer step to, phase by phase."""

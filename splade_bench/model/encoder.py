@@ -77,7 +77,7 @@ class SpladeEncoder(nn.Module):
                 code.
         """
         tokenizer = cls.load_tokenizer(model_name)
-        try:
+        with _loading(model_name):
             model, loading = AutoModelForMaskedLM.from_pretrained(
                 model_name,
                 dtype=torch.float32,  # otherwise that of the checkpoint, and updates are lost in half precision
@@ -85,8 +85,6 @@ class SpladeEncoder(nn.Module):
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-        except _LOADING_ERRORS as error:
-            raise _cannot_be_loaded(model_name, error) from error
         if loading["missing_keys"]:
             missing = ", ".join(sorted(loading["missing_keys"])[:3])
             raise ConfigError(
@@ -97,12 +95,10 @@ class SpladeEncoder(nn.Module):
     @staticmethod
     def load_tokenizer(model_name: str) -> PreTrainedTokenizerBase:
         """The tokenizer of :meth:`from_pretrained` by itself; it raises the same."""
-        try:
+        with _loading(model_name):
             _refuse_custom_code(model_name)
             # Without the explicit no, transformers asks on a terminal whether a Hub model's own code may run.
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_name, trust_remote_code=False)
-        except _LOADING_ERRORS as error:
-            raise _cannot_be_loaded(model_name, error) from error
         return tokenizer
 
     @classmethod
@@ -112,11 +108,8 @@ class SpladeEncoder(nn.Module):
         Raises:
             ConfigError: the architecture is unknown or has no masked-language-model head.
         """
-        try:
-            with no_init_weights():
-                model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
-        except _LOADING_ERRORS as error:
-            raise _cannot_be_loaded(str(config.name_or_path), error) from error
+        with _loading(str(config.name_or_path)), no_init_weights():
+            model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
         model.tie_weights()
         return cls(model, tokenizer)
 
@@ -254,17 +247,20 @@ def load_config(model_name: str) -> PretrainedConfig:
     Raises:
         ConfigError: the name leads nowhere, or to a model that needs its own code.
     """
-    try:
+    with _loading(model_name):
         _refuse_custom_code(model_name)
         config: PretrainedConfig = AutoConfig.from_pretrained(model_name, trust_remote_code=False)
-    except _LOADING_ERRORS as error:
-        raise _cannot_be_loaded(model_name, error) from error
     return config
 
 
-def _cannot_be_loaded(model_name: str, error: BaseException) -> ConfigError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return ConfigError(f"--model-name {model_name}: cannot be loaded: {reason}")
+@contextmanager
+def _loading(model_name: str) -> Iterator[None]:
+    """What transformers raises inside the block, as one line that names the model."""
+    try:
+        yield
+    except _LOADING_ERRORS as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"--model-name {model_name}: cannot be loaded: {reason}") from error
 
 
 def _refuse_custom_code(model_name: str) -> None:

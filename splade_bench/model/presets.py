@@ -14,6 +14,8 @@ from splade_bench.config import MODEL_PRESETS, ModelPreset
 from splade_bench.data.batching import TextBatch
 from splade_bench.model.encoder import SpladeEncoder
 
+# Share of a document's entries that are active in a trained SPLADE model, roughly: some 300 of 30,522.
+TRAINED_ACTIVE_SHARE = 0.01
 _DECODER_BIAS = -4.0
 # A bias under which every logit is positive and still has five digits.
 _ALL_ACTIVE = 64.0

@@ -10,6 +10,7 @@ from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from splade_bench.planned import PlannedAllocator
 from splade_bench.planner.blocks import Block, FreeBlocks, join, round_up, split
 
 _MIB = 2**20
@@ -19,7 +20,7 @@ CUBLAS_WORKSPACE_BYTES = (2 * 4096 + 8 * 16) * 1024
 _WORKSPACE = -1  # no storage has this number
 
 
-class Allocator(Protocol):
+class Allocator(PlannedAllocator, Protocol):
     """The habits of one device's allocator."""
 
     name: str
@@ -29,12 +30,6 @@ class Allocator(Protocol):
 
     def free(self, storage: int) -> None:
         """Take the room of a storage back."""
-
-    def trim(self) -> None:
-        """Give what is reserved and unused back to the system, as far as this allocator can."""
-
-    def fix_mmap_threshold(self, threshold_bytes: int) -> None:
-        """From now on storages of this size have mappings of their own, where the allocator has such a setting."""
 
     @property
     def reserved_bytes(self) -> int:

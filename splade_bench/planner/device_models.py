@@ -5,16 +5,16 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+from splade_bench.devices import MPS_HIGH_WATERMARK_RATIO
 from splade_bench.planner.allocators import Allocator, CudaCachingAllocator, LiveAllocator, MpsHeapAllocator
 from splade_bench.planner.glibc import GlibcAllocator
 
 # What MKL keeps for its packed operands, by thread, once products of a BERT-base's size have run: 2.6 MiB after
 # 256 x 384 x 1536 and 12.6 after 512 x 768 x 3072 with two threads (torch 2.13, AVX2).
 _PRODUCT_WORKSPACE_BYTES = 6 * 2**20
-# MPS refuses what would bring it over 1.7 times Metal's recommended working set, and is careful from 1.4 times on
-# (aten/src/ATen/mps/MPSAllocator.h, default_high_watermark_ratio and default_low_watermark_ratio).
-MPS_HIGH_WATERMARK_RATIO = 1.7
-MPS_LOW_WATERMARK_RATIO = 1.4
+# From so many times Metal's recommended working set on MPS is careful (aten/src/ATen/mps/MPSAllocator.h,
+# default_low_watermark_ratio).
+_MPS_LOW_WATERMARK_RATIO = 1.4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +39,7 @@ def device_model(device_type: str, *, threads: int, budget_bytes: int | None = N
     if device_type == "cuda":
         return DeviceModel(type="cuda", allocator=CudaCachingAllocator(), counts_runtime=False, releases_cache=True)
     if device_type == "mps":
-        low_watermark_bytes = (budget_bytes or float("inf")) * MPS_LOW_WATERMARK_RATIO / MPS_HIGH_WATERMARK_RATIO
+        low_watermark_bytes = (budget_bytes or float("inf")) * _MPS_LOW_WATERMARK_RATIO / MPS_HIGH_WATERMARK_RATIO
         allocator = MpsHeapAllocator(low_watermark_bytes=low_watermark_bytes)
         return DeviceModel(type="mps", allocator=allocator, counts_runtime=False, releases_cache=True)
     is_glibc = sys.platform == "linux"

@@ -14,10 +14,9 @@ class GlibcAllocator:
 
     A request takes the smallest free chunk of the heap that it fits in, else the heap's end. Where neither has room,
     one of at least the mapping threshold gets a mapping of its own, which freeing returns at once, and the heap grows
-    for a smaller one. Freed neighbours are joined. The end of the heap
-    goes back to the system when more than the trim threshold of it is free; holes stay resident until the heap is
-    trimmed. The mapping threshold starts at 128 KiB and rises to each freed mapping of at most 32 MiB, the trim
-    threshold to twice that, unless the threshold has been fixed.
+    for a smaller one. Freed neighbours are joined. The end of the heap goes back to the system when more than the trim
+    threshold of it is free; holes stay resident until the heap is trimmed. The mapping threshold starts at 128 KiB and
+    rises to each freed mapping of at most 32 MiB, the trim threshold to twice that, unless it has been fixed.
 
     Everything that is allocated is taken to be written to. Does not see: Python's own objects, workspaces inside
     operators, and holes that were there before.

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from splade_bench.config import TrainConfig
 from splade_bench.errors import ConfigError
 from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.model.presets import TRAINED_ACTIVE_SHARE
 from splade_bench.planned import PlannedDevice
 from splade_bench.planner.device_models import DeviceModel
 from splade_bench.planner.rehearsal import Lengths, rehearse
 from splade_bench.storages import Category
 from splade_bench.units import format_bytes
 
-# Share of a vector's entries that are active in a trained SPLADE model, roughly: some 300 of 30,522.
-DEFAULT_ACTIVE_SHARE = 0.01
 # What stays whatever the batch is.
 _STANDING: Sequence[Category] = ("parameters", "gradients", "optimizer")
 
@@ -77,7 +76,7 @@ def plan(
     *,
     baseline_bytes: int,
     budget_bytes: int | None = None,
-    active_share: float = DEFAULT_ACTIVE_SHARE,
+    active_share: float = TRAINED_ACTIVE_SHARE,
 ) -> MemoryPlan:
     """The plan of a run with this configuration whose largest batch has these lengths.
 

@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from splade_bench.report.tables import MISSING, conditions, escape, markdown, mib
+from splade_bench.report.instruments import above
+from splade_bench.report.tables import above_baseline_bytes, conditions, escape, markdown, mib
 from splade_bench.results import CellResult
 
 PAGE_NAME = "PLANNER.md"
@@ -60,15 +61,11 @@ def planned_cells(results: Sequence[CellResult]) -> list[PlannedCell]:
     made = []
     for cell_id in dict.fromkeys(result.cell_id for result in results):
         runs = [result for result in results if result.cell_id == cell_id and result.status == "ok"]
-        added = [
-            run.peak_rss_bytes - run.baseline_rss_bytes
-            for run in runs
-            if run.peak_rss_bytes is not None and run.baseline_rss_bytes is not None
-        ]
+        added = [value for run in runs if (value := above_baseline_bytes(run)) is not None]
         planned = [
-            run.planned_peak_rss_bytes - run.planned_baseline_rss_bytes
+            value
             for run in runs
-            if run.planned_peak_rss_bytes is not None and run.planned_baseline_rss_bytes is not None
+            if (value := above(run.planned_peak_rss_bytes, run.planned_baseline_rss_bytes)) is not None
         ]
         both = [run for run in runs if run.live_peak_bytes is not None and run.planned_live_peak_bytes is not None]
         if not (added and planned and both):
@@ -125,7 +122,7 @@ def _table(cells: Sequence[PlannedCell]) -> str:
             mib(cell.planned_added_bytes),
             mib(cell.added_bytes),
             f"{cell.rss_error:+.1%}",
-            str(cell.runs) if cell.runs else MISSING,
+            str(cell.runs),
         ]
         for cell in cells
     ]

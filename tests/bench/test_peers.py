@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from splade_bench.bench.build import TRAINED_ACTIVE_SHARE
 from splade_bench.bench.calls import CallRunner
 from splade_bench.bench.flops import cached_step_flops
 from splade_bench.bench.gradient_check import gradient_error, largest_gradient_error
@@ -17,6 +16,7 @@ from splade_bench.bench.session import MeasuringSession
 from splade_bench.cell import Cell
 from splade_bench.config import MODEL_PRESETS, ModelPreset
 from splade_bench.data.batching import TripleBatch, pad
+from splade_bench.model.presets import TRAINED_ACTIVE_SHARE
 
 MISSING_PEERS = importlib.util.find_spec("sentence_transformers") is None
 PEERS = [
