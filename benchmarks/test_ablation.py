@@ -14,7 +14,7 @@ import pytest
 from splade_bench.cell import Cell
 from splade_bench.config import MEMORY_MODES, MEMORY_TECHNIQUES, MemoryConfig
 from splade_bench.pytest_sweep import ROUNDS
-from splade_bench.report.ablation import interval_90
+from splade_bench.report.intervals import interval_90
 from splade_bench.results import CellResult
 
 SEEDS = (1, 2, 3, 4, 5)
@@ -129,9 +129,9 @@ def test_memory_efficient_training_ranks_as_the_standard_one(record_cell: Callab
         "quality", {"memory_mode": "memory-efficient"}, "standard", record_cell
     )
 
-    low, high = interval_90(differences)
-    assert low >= -0.01
-    assert high <= 0.01
+    interval = interval_90(differences)
+    assert interval.low >= -0.01
+    assert interval.high <= 0.01
     assert loss_difference <= 1e-5
 
 

@@ -70,6 +70,19 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
         "head": Workload(
             model_name="bert-tiny", corpus="synthetic", max_length=128, queries=32, learning_rate=1e-4, ranked=False
         ),
+        # Where memory is followed as texts grow.
+        **{
+            f"length-{max_length}": Workload(
+                model_name="bert-tiny",
+                corpus="synthetic",
+                max_length=max_length,
+                queries=12,
+                learning_rate=1e-4,
+                ranked=False,
+                memory_passes=("live",),
+            )
+            for max_length in (64, 128, 256, 512)
+        },
         # Where memory is gated: no corpus and no vocabulary, which differ between interpreters.
         "gate": Workload(
             model_name="bert-tiny",

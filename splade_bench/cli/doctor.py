@@ -16,7 +16,8 @@ from splade_bench.measure.device import UNTESTED_ON_HARDWARE
 from splade_bench.measure.limits import container_limit_bytes
 from splade_bench.measure.machine import machine_info, versions
 from splade_bench.measure.usage import Usage
-from splade_bench.report.tables import MISSING, markdown
+from splade_bench.report.markdown import markdown
+from splade_bench.report.tables import MISSING
 from splade_bench.units import format_bytes
 
 _KNOWN_BYTES = 128 * 2**20

@@ -1,4 +1,4 @@
-"""``splade-bench report``: recorded results in, the trade-off page and its plots out."""
+"""``splade-bench report``: recorded results in; pages, pictures, tables and one HTML page out."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ from pathlib import Path
 
 from splade_bench.cli.arguments import parse, print_json
 from splade_bench.errors import DataError
-from splade_bench.report.document import write_report
-from splade_bench.report.export import to_csv
-from splade_bench.results import read_results
+from splade_bench.report.document import make_pages, write_pages
+from splade_bench.report.export import to_csv, write_tables
+from splade_bench.report.insertions import update_document
+from splade_bench.report.page import Page
+from splade_bench.report.summary import COMMENT_BYTES, GITHUB_SUMMARY_BYTES, summary
+from splade_bench.report.webpage import webpage
+from splade_bench.results import Result, read_results
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportCommand:
-    """Write the pages that recorded results have rows for: trade-offs, techniques one by one, peers.
+    """Write the pages that recorded results have rows for.
+
+    Trade-offs with the article's claims, techniques one by one, peers, the planner, the head, the instruments.
 
     Exit codes: 0 done, 2 usage or a bad file.
     """
@@ -24,31 +30,67 @@ class ReportCommand:
     """Results files; by default the newest in OUTPUT/results."""
     output: Path = Path("reports")
     """Folder to write the pages and plots/ into."""
+    html: Path | None = None
+    """File to write all pages to as one that needs nothing beside it."""
+    tables: Path | None = None
+    """Folder to write each table to as CSV, and all of them as tables.json."""
     csv: Path | None = None
     """File to write all results to as one table."""
+    github_summary: Path | None = None
+    """File to append a summary to, the worst cells first, as $GITHUB_STEP_SUMMARY takes it."""
+    comment: Path | None = None
+    """File to write the same to, short enough for a comment under a pull request."""
+    update: tuple[Path, ...] = ()
+    """Documents in whose marked places to put tables of the report (<!-- splade-bench table: PAGE/TABLE -->)."""
     json: bool = False
     """Print one JSON object on standard output."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Write the report and print its path; the exit code."""
+    """Write what was asked for and print its paths; the exit code."""
     command = parse(ReportCommand, arguments, verb="report")
     paths = command.results or (_newest(command.output / "results"),)
     results = read_results(paths)
-    pages = write_report(results, command.output)
-    if command.csv is not None:
-        command.csv.write_text(to_csv(results), encoding="utf-8")
+    pages = make_pages(results)
+    written = [*write_pages(pages, command.output), *_write_others(command, results, pages)]
     if command.json:
         print_json(
             {
-                "reports": [str(page) for page in pages],
+                "reports": [str(path) for path in written],
                 "results": [str(path) for path in paths],
                 "cells": len(results),
             }
         )
     else:
-        print(*pages, sep="\n")
+        print(*written, sep="\n")
     return 0
+
+
+def _write_others(command: ReportCommand, results: Sequence[Result], pages: Sequence[Page]) -> list[Path]:
+    """All but the pages themselves; the paths of what was written or changed."""
+    written = []
+    if command.html is not None:
+        written.append(_write("--html", command.html, webpage(pages)))
+    if command.tables is not None:
+        written += write_tables(pages, command.tables)
+    if command.csv is not None:
+        written.append(_write("--csv", command.csv, to_csv(results)))
+    if command.github_summary is not None:
+        # Other steps of the job write to this file too.
+        text = summary(results, pages, limit_bytes=GITHUB_SUMMARY_BYTES)
+        written.append(_write("--github-summary", command.github_summary, text, append=True))
+    if command.comment is not None:
+        written.append(_write("--comment", command.comment, summary(results, pages, limit_bytes=COMMENT_BYTES)))
+    return [*written, *(path for path in command.update if update_document(path, pages))]
+
+
+def _write(flag: str, path: Path, text: str, *, append: bool = False) -> Path:
+    try:
+        with path.open("a" if append else "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise DataError(f"{flag} {path}: cannot be written to: {error.strerror}") from error
+    return path
 
 
 def _newest(folder: Path) -> Path:

@@ -8,18 +8,24 @@ from dataclasses import dataclass, replace
 
 from splade_bench.cell import WORKLOADS
 from splade_bench.config import MEMORY_MODES
+from splade_bench.report.drawing import svg_of
+from splade_bench.report.intervals import interval_90
+from splade_bench.report.markdown import code, escape
+from splade_bench.report.modes import differences, ratios
+from splade_bench.report.page import Block, Page, Picture, Table, Text, bullets
 from splade_bench.report.tables import (
     above_baseline_bytes,
     conditions,
-    escape,
     grid_point,
-    markdown,
+    in_mib,
     median_and_range,
+    metric,
+    over_runs,
 )
+from splade_bench.report.trade_plots import EffectBar, plot_effects
 from splade_bench.results import CellResult
-from splade_bench.units import as_mib
 
-PAGE_NAME = "ABLATION.md"
+PAGE_NAME = "ABLATION"
 WORKLOADS_SHOWN = ("ablation-mini", "ablation", "quality")
 _INTRODUCTION = """\
 # Techniques one by one
@@ -42,9 +48,6 @@ _QUALITY = """\
 Paired by seed. The interval holds the mean difference in MRR@10 with a probability of 90 % (Student's t). *Losses* is
 the largest difference in one of the first ten losses of a pair, relative to the loss.
 """
-# Student's t at 95 %, by degrees of freedom.
-_T_95 = {1: 6.314, 2: 2.920, 3: 2.353, 4: 2.132, 5: 2.015, 6: 1.943, 7: 1.895, 8: 1.860, 9: 1.833}
-_T_95_BEYOND = 1.812
 _FEWEST_SEEDS = 5
 _EQUAL_WITHIN = 0.01
 
@@ -60,24 +63,45 @@ class Effect:
     without_it: CellResult
 
 
-def ablation_page(results: Sequence[CellResult]) -> str:
-    """The page's Markdown."""
-    sections = [_INTRODUCTION, conditions(results)]
+def ablation_page(results: Sequence[CellResult]) -> Page:
+    """Each technique's effect in each setting, and each mode's quality."""
+    blocks: list[Block] = [Text(_INTRODUCTION), *conditions(results)]
     effects = effects_of(results)
     for workload, setting in dict.fromkeys((effect.workload, effect.setting) for effect in effects):
         chosen = [effect for effect in effects if (effect.workload, effect.setting) == (workload, setting)]
-        sections += [f"## {setting}, workload `{workload}`", _effects_table(chosen)]
+        blocks += _setting_blocks(workload, setting, chosen)
     quality = _quality_table(results)
-    if quality:
-        sections += [_QUALITY, quality]
+    if quality.rows:
+        blocks += [Text(_QUALITY), quality]
     problems = dict.fromkeys(
-        f"- {escape(result.cell_id)}: {result.status}: {escape(result.error or '')}"
+        f"{escape(result.cell_id)}: {result.status}: {escape(result.error or '')}"
         for result in results
         if result.status != "ok"
     )
-    if problems:
-        sections.append("\n".join(["Not measured to the end:", "", *problems]))
-    return "\n\n".join(sections) + "\n"
+    return Page(PAGE_NAME, [*blocks, *bullets(list(problems), heading="Not measured to the end:")])
+
+
+def _setting_blocks(workload: str, setting: str, effects: Sequence[Effect]) -> list[Block]:
+    name = f"{setting.lower().replace('`', '').replace(' ', '-')}-{workload}"
+    techniques = dict.fromkeys(effect.technique for effect in effects)
+    summaries = [_summary([effect for effect in effects if effect.technique == technique]) for technique in techniques]
+    bars = [
+        EffectBar(
+            technique=summary.technique,
+            saved_mib=statistics.median(summary.saved_mib),
+            time_ratio=statistics.median(summary.time_ratios),
+        )
+        for summary in summaries
+        if summary.saved_mib and summary.time_ratios
+    ]
+    blocks: list[Block] = [
+        Text(f"## {setting}, workload {code(workload)}"),
+        Table(name=name, headings=_EFFECT_HEADINGS, rows=[summary.row for summary in summaries]),
+    ]
+    if bars:
+        picture = svg_of(plot_effects, bars)
+        blocks.append(Picture(name=name, caption="what each technique saves and what it costs", svg=picture))
+    return blocks
 
 
 def effects_of(results: Sequence[CellResult]) -> list[Effect]:
@@ -124,33 +148,33 @@ def _parts(setting: str) -> tuple[str, str, bool]:
     return setting, "", True
 
 
-def _effects_table(effects: Sequence[Effect]) -> str:
-    rows = []
-    for technique in dict.fromkeys(effect.technique for effect in effects):
-        pairs = [(effect.with_it, effect.without_it) for effect in effects if effect.technique == technique]
-        before = [_above_baseline_mib(without_it) for _, without_it in pairs]
-        after = [_above_baseline_mib(with_it) for with_it, _ in pairs]
-        saved = [one - other for one, other in zip(before, after, strict=True) if one is not None and other is not None]
-        times_s = [(_time_s(with_it), _time_s(without_it)) for with_it, without_it in pairs]
-        mrr = [value for pair in pairs if (value := _difference(*pair)) is not None]
-        rows.append(
-            [
-                technique,
-                str(len(pairs)),
-                median_and_range([value for value in before if value is not None], ".0f"),
-                median_and_range([value for value in after if value is not None], ".0f"),
-                median_and_range(saved, "+.0f"),
-                median_and_range([one / other for one, other in times_s if one and other], ".2f"),
-                median_and_range(mrr, "+.3f"),
-            ]
-        )
-    headings = ["technique", "rounds", "without, MiB above baseline", "with, MiB", "saves, MiB", "time", "MRR@10"]
-    return markdown(headings, rows)
+_EFFECT_HEADINGS = ("technique", "rounds", "without, MiB above baseline", "with, MiB", "saves, MiB", "time", "MRR@10")
 
 
-def _above_baseline_mib(result: CellResult) -> float | None:
-    added_bytes = above_baseline_bytes(result)
-    return None if added_bytes is None else as_mib(added_bytes)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Summary:
+    """A technique's effects over all rounds of a setting."""
+
+    technique: str
+    saved_mib: Sequence[float]
+    time_ratios: Sequence[float]
+    row: Sequence[str]
+
+
+def _summary(effects: Sequence[Effect]) -> _Summary:
+    pairs = [(effect.with_it, effect.without_it) for effect in effects]
+    saved_mib = [-value for value in differences(pairs, in_mib(above_baseline_bytes))]
+    time_ratios = ratios(pairs, _time_s)
+    row = [
+        effects[0].technique,
+        str(len(pairs)),
+        over_runs([without_it for _, without_it in pairs], in_mib(above_baseline_bytes), ".0f"),
+        over_runs([with_it for with_it, _ in pairs], in_mib(above_baseline_bytes), ".0f"),
+        median_and_range(saved_mib, "+.0f"),
+        median_and_range(time_ratios, ".2f"),
+        median_and_range(differences(pairs, metric("mrr@10")), "+.3f"),
+    ]
+    return _Summary(technique=effects[0].technique, saved_mib=saved_mib, time_ratios=time_ratios, row=row)
 
 
 def _time_s(result: CellResult) -> float | None:
@@ -159,7 +183,7 @@ def _time_s(result: CellResult) -> float | None:
     return result.step_time_s if workload and workload.compares_trainers else result.wall_time_s
 
 
-def _quality_table(results: Sequence[CellResult]) -> str | None:
+def _quality_table(results: Sequence[CellResult]) -> Table:
     rows = []
     ok = [result for result in results if result.status == "ok"]
     by_setting = {_key(result, _setting(result)): result for result in ok}
@@ -172,38 +196,25 @@ def _quality_table(results: Sequence[CellResult]) -> str | None:
             and setting != reference
             and _key(result, reference) in by_setting
         ]
-        differences = [value for pair in pairs if (value := _difference(*pair)) is not None]
-        if len({result.seed for result, _ in pairs}) < _FEWEST_SEEDS or len(differences) < len(pairs):
+        mrr = differences(pairs, metric("mrr@10"))
+        if len({result.seed for result, _ in pairs}) < _FEWEST_SEEDS or len(mrr) < len(pairs):
             continue
-        low, high = interval_90(differences)
-        verdict = "equal within ± 0.01" if low >= -_EQUAL_WITHIN and high <= _EQUAL_WITHIN else "not shown to be equal"
+        interval = interval_90(mrr)
+        is_equal = interval.low >= -_EQUAL_WITHIN and interval.high <= _EQUAL_WITHIN
         rows.append(
             [
                 workload,
                 setting,
                 reference,
                 str(len(pairs)),
-                f"{statistics.mean(differences):+.4f}",
-                f"{low:+.4f} to {high:+.4f}",
-                verdict,
+                f"{interval.mean:+.4f}",
+                f"{interval.low:+.4f} to {interval.high:+.4f}",
+                "equal within ± 0.01" if is_equal else "not shown to be equal",
                 f"{max(_loss_difference(*pair) for pair in pairs):.1e}",
             ]
         )
     headings = ["workload", "mode", "against", "seeds", "MRR@10", "90 % interval", "verdict", "losses"]
-    return markdown(headings, rows) if rows else None
-
-
-def interval_90(differences: Sequence[float]) -> tuple[float, float]:
-    """The two-sided 90 % interval of the mean, by Student's t over at least two values."""
-    margin = _T_95.get(len(differences) - 1, _T_95_BEYOND) * statistics.stdev(differences) / len(differences) ** 0.5
-    mean = statistics.mean(differences)
-    return mean - margin, mean + margin
-
-
-def _difference(result: CellResult, other: CellResult) -> float | None:
-    if not result.metrics or not other.metrics:
-        return None
-    return result.metrics["mrr@10"] - other.metrics["mrr@10"]
+    return Table(name="quality", headings=headings, rows=rows)
 
 
 def _loss_difference(result: CellResult, other: CellResult) -> float:

@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from splade_bench.report.tables import MISSING, markdown
+from splade_bench.report.markdown import markdown
+from splade_bench.report.tables import MISSING
 from splade_bench.results import CallResult, CellResult, Measurement, Result
 from splade_bench.units import format_bytes
 

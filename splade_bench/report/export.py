@@ -1,14 +1,23 @@
-"""Results as CSV: a row a result, a column a figure that is one number or text."""
+"""Results and tables for programs: CSV, where a figure that is one number or text has a column, and JSON."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from splade_bench.errors import DataError
+from splade_bench.report.page import Page, file_name
 from splade_bench.results import Result
+from splade_bench.units import one_line
+
+# As in ``+0.010`` and ``-3.1% (-4.0% to +1.0%)``.
+_FIGURE = re.compile(r"[+-][\d.]+%?( \([+-]?[\d.]+%? to [+-]?[\d.]+%?\))?")
 
 
 def to_csv(results: Iterable[Result]) -> str:
@@ -26,6 +35,43 @@ def to_csv(results: Iterable[Result]) -> str:
     return text.getvalue()
 
 
+def write_tables(pages: Sequence[Page], folder: Path) -> list[Path]:
+    """Each table of the pages as ``PAGE/TABLE.csv``, and all of them in ``tables.json``; the paths.
+
+    Cells are the text that the pages show.
+
+    Raises:
+        DataError: the folder cannot be written to.
+    """
+    written: dict[Path, str] = {}
+    for page in pages:
+        for table in page.tables:
+            text = io.StringIO()
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(table.headings)
+            writer.writerows([_safe(one_line(cell)) for cell in row] for row in table.rows)
+            written[folder / page.name / f"{file_name(table.name)}.csv"] = text.getvalue()
+    written[folder / "tables.json"] = json.dumps(tables_record(pages), indent=1, ensure_ascii=False) + "\n"
+    try:
+        for path, content in written.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"--tables {folder}: cannot be written to: {error.strerror}") from error
+    return list(written)
+
+
+def tables_record(pages: Sequence[Page]) -> dict[str, Any]:
+    """Page -> table -> headings and rows, for JSON."""
+    return {
+        page.name: {
+            table.name: {"headings": list(table.headings), "rows": [list(row) for row in table.rows]}
+            for table in page.tables
+        }
+        for page in pages
+    }
+
+
 def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in record.items():
@@ -37,5 +83,7 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _safe(value: Any) -> Any:
-    """Text that a spreadsheet would take for a formula begins with an apostrophe."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    """Text that a spreadsheet would take for a formula begins with an apostrophe; a signed figure is none."""
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) and not _FIGURE.fullmatch(value):
+        return f"'{value}"
+    return value

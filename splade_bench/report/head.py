@@ -5,11 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from splade_bench.report.tables import conditions, markdown, median_and_range, mib, number
+from splade_bench.report.page import Page, Table, Text
+from splade_bench.report.tables import conditions, median_and_range, mib, number
 from splade_bench.results import HeadResult
 from splade_bench.units import as_mib
 
-PAGE_NAME = "HEAD.md"
+PAGE_NAME = "HEAD"
 _INTRODUCTION = """\
 # The head by itself
 
@@ -33,8 +34,8 @@ def multiples(result: HeadResult) -> list[float]:
     return [time_s / gemm_s for time_s in result.times_s]
 
 
-def head_page(results: Sequence[HeadResult]) -> str:
-    """The page's Markdown."""
+def head_page(results: Sequence[HeadResult]) -> Page:
+    """Each head's times and memory, beside the limits."""
     rows = []
     by_inputs = {(result.head, *_inputs(result)): result for result in results}
     for result in results:
@@ -60,7 +61,9 @@ def head_page(results: Sequence[HeadResult]) -> str:
             ]
         )
     headings = ["H", "active", "head", "time ÷ product", "limit", "eager ÷ it", "limit", "extra, MiB", "limit"]
-    return "\n\n".join([_INTRODUCTION, conditions(results), markdown(headings, rows)]) + "\n"
+    return Page(
+        PAGE_NAME, [Text(_INTRODUCTION), *conditions(results), Table(name="head", headings=headings, rows=rows)]
+    )
 
 
 def _inputs(result: HeadResult) -> tuple[int, int]:

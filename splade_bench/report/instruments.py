@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from splade_bench.report.tables import MISSING, conditions, markdown, mib, number
+from splade_bench.report.page import Block, Page, Table, Text
+from splade_bench.report.tables import MISSING, above, conditions, mib, number
 from splade_bench.results import CALIBRATION, CallResult, CellResult, Measurement, Result
 from splade_bench.units import as_mib, format_bytes
 
-PAGE_NAME = "INSTRUMENTS.md"
+PAGE_NAME = "INSTRUMENTS"
 WORKLOAD_SHOWN = "repeatability"
 _INTRODUCTION = """\
 # The instruments
@@ -62,11 +63,6 @@ class Probe:
         return spread_bytes <= max(self.spread_limit * statistics.median(values), self.spread_floor_bytes)
 
 
-def above(peak_bytes: int | None, baseline_bytes: int | None) -> int | None:
-    """A peak without what was there before; None where either was not measured."""
-    return None if peak_bytes is None or baseline_bytes is None else peak_bytes - baseline_bytes
-
-
 PROBES: Sequence[Probe] = (
     Probe(
         name="RSS",
@@ -107,24 +103,24 @@ def is_shown(result: Result) -> bool:
     return isinstance(result, CallResult) and result.name.startswith(CALIBRATION)
 
 
-def instruments_page(results: Sequence[Measurement]) -> str:
-    """The page's Markdown."""
-    sections = [_INTRODUCTION, conditions(results)]
+def instruments_page(results: Sequence[Measurement]) -> Page:
+    """Known amounts read back, equal cells again and again, cells under a limit: what there are results of."""
+    blocks: list[Block] = [Text(_INTRODUCTION), *conditions(results)]
     calls = [result for result in results if isinstance(result, CallResult)]
     cells = [result for result in results if isinstance(result, CellResult)]
     unlimited = [cell for cell in cells if cell.memory_limit_bytes is None]
     limited = [cell for cell in cells if cell.memory_limit_bytes is not None]
     if calls:
-        sections += [_CALIBRATION, _calibration_table(calls)]
+        blocks += [Text(_CALIBRATION), _calibration_table(calls)]
     repeated = _repeatability_table(unlimited)
-    if repeated:
-        sections += [_REPEATABILITY, repeated]
+    if repeated.rows:
+        blocks += [Text(_REPEATABILITY), repeated]
     if limited:
-        sections += [_LIMIT, _limit_table(limited)]
-    return "\n\n".join(sections) + "\n"
+        blocks += [Text(_LIMIT), _limit_table(limited)]
+    return Page(PAGE_NAME, blocks)
 
 
-def _calibration_table(calls: Sequence[CallResult]) -> str:
+def _calibration_table(calls: Sequence[CallResult]) -> Table:
     rows = []
     for call in calls:
         known_bytes = call.value if isinstance(call.value, int) else None
@@ -134,10 +130,10 @@ def _calibration_table(calls: Sequence[CallResult]) -> str:
             row.append(MISSING if read_bytes is None or not known_bytes else f"{read_bytes / known_bytes - 1:+.3%}")
         rows.append(row)
     limits = [f"{probe.name} (± {probe.calibration_limit:.1%})" for probe in PROBES]
-    return markdown(["call", "known, MiB", "status", *limits], rows)
+    return Table(name="calibration", headings=["call", "known, MiB", "status", *limits], rows=rows)
 
 
-def _repeatability_table(cells: Sequence[CellResult]) -> str | None:
+def _repeatability_table(cells: Sequence[CellResult]) -> Table:
     rows = []
     # Runs of another source tree are other runs.
     for cell_id, source_tree in dict.fromkeys((cell.cell_id, cell.source_tree) for cell in cells):
@@ -164,10 +160,10 @@ def _repeatability_table(cells: Sequence[CellResult]) -> str | None:
                 ]
             )
     headings = ["cell", "figure", "processes", "median, MiB", "min", "max", "spread", "allowed", ""]
-    return markdown(headings, rows) if rows else None
+    return Table(name="repeatability", headings=headings, rows=rows)
 
 
-def _limit_table(cells: Sequence[CellResult]) -> str:
+def _limit_table(cells: Sequence[CellResult]) -> Table:
     rows = []
     for cell_id in dict.fromkeys(cell.cell_id for cell in cells):
         runs = [cell for cell in cells if cell.cell_id == cell_id]
@@ -184,7 +180,7 @@ def _limit_table(cells: Sequence[CellResult]) -> str:
             ]
         )
     headings = ["cell", "limit", "runs that ended", "in phase", "failed allocation, MiB", "peak RSS, MiB"]
-    return markdown(headings, rows)
+    return Table(name="limits", headings=headings, rows=rows)
 
 
 def _counts(values: Sequence[str]) -> str:

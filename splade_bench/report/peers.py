@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from splade_bench.report.bounds import BOUNDS, GIB, MODE, Bound, contender, gemm_share
-from splade_bench.report.tables import (
-    MISSING,
-    above_baseline_bytes,
-    conditions,
-    escape,
-    markdown,
-    median_and_range,
-    number,
-)
+from splade_bench.report.bounds import BOUNDS, GIB, MODE, Bound, contender, gemm_share, peak_rss, step_time
+from splade_bench.report.markdown import code, escape
+from splade_bench.report.page import Block, Page, Table, Text, bullets
+from splade_bench.report.tables import MISSING, above_baseline_bytes, conditions, in_mib, number, over_runs
 from splade_bench.results import CellResult
-from splade_bench.units import as_mib
 
-PAGE_NAME = "PEERS.md"
+PAGE_NAME = "PEERS"
 _JUDGED_DROPOUT = 0.0
 _INTRODUCTION = """\
 # Peers: the same weights, batches, loss and optimizer
@@ -44,17 +37,21 @@ weights, gradients, moments and runtime and nothing else. A limit below it canno
 """
 
 
-def peers_page(results: Sequence[CellResult]) -> str:
-    """The page's Markdown."""
-    sections = [_INTRODUCTION, conditions(results), _PROMISES, _promises(results)]
+def peers_page(results: Sequence[CellResult]) -> Page:
+    """Promises with their figures, then each workload's contenders."""
+    blocks: list[Block] = [Text(_INTRODUCTION), *conditions(results), Text(_PROMISES), _promises(results)]
     for key in dict.fromkeys(map(_group, results)):
         workload, dropout = key
         chosen = [result for result in results if _group(result) == key]
-        sections += [f"## `{workload}`, attention dropout {dropout:g}", _table(chosen)]
-    return "\n\n".join(sections) + "\n"
+        blocks += [
+            Text(f"## {code(workload)}, attention dropout {dropout:g}"),
+            _table(chosen, name=f"{workload}-dropout-{dropout:g}"),
+            *bullets(_errors(chosen)),
+        ]
+    return Page(PAGE_NAME, blocks)
 
 
-def _promises(results: Sequence[CellResult]) -> str:
+def _promises(results: Sequence[CellResult]) -> Table:
     rows = []
     dropouts = sorted({result.attention_dropout for result in results})
     for bound in BOUNDS:
@@ -72,7 +69,8 @@ def _promises(results: Sequence[CellResult]) -> str:
             measured = bound.measured([result for result in results if result.attention_dropout == dropout])
             rows[-1].append(_verdict(bound, measured, judged=dropout == _JUDGED_DROPOUT))
     headings = ["workload", "mode", "figure", "limit", "least possible"]
-    return markdown([*headings, *(f"attention dropout {dropout:g}" for dropout in dropouts)], rows)
+    headings += [f"attention dropout {dropout:g}" for dropout in dropouts]
+    return Table(name="promises", headings=headings, rows=rows)
 
 
 def _verdict(bound: Bound, measured: float | None, *, judged: bool) -> str:
@@ -98,32 +96,31 @@ def _value(bound: Bound, value: float) -> str:
     return f"{value / GIB:.2f}" if bound.what.endswith("GiB") else f"{value:.2f}"
 
 
-def _table(results: Sequence[CellResult]) -> str:
+def _table(results: Sequence[CellResult], *, name: str) -> Table:
     rows = []
     keys = dict.fromkeys((result.batch_size, contender(result), result.trainer_size) for result in results)
-    for batch_size, name, size in sorted(keys, key=lambda key: (key[0], key[1] != MODE, key[1], key[2] or 0)):
+    for batch_size, trainer, size in sorted(keys, key=lambda key: (key[0], key[1] != MODE, key[1], key[2] or 0)):
         chosen = [
             result
             for result in results
-            if (result.batch_size, contender(result), result.trainer_size) == (batch_size, name, size)
+            if (result.batch_size, contender(result), result.trainer_size) == (batch_size, trainer, size)
         ]
         ok = [result for result in chosen if result.status == "ok"]
         rows.append(
             [
                 str(batch_size),
-                name,
+                trainer,
                 number(size, "d"),
                 str(len(ok)),
                 ", ".join(dict.fromkeys(result.status for result in chosen)),
-                _range([result.step_time_s for result in ok], ".2f"),
-                _range([_mib(result.peak_rss_bytes) for result in ok], ".0f"),
-                _range([_mib(above_baseline_bytes(result)) for result in ok], ".0f"),
-                _range([result.losses[-1] for result in ok if result.losses], ".4f"),
-                _range([gemm_share(result) for result in ok], ".2f"),
-                _range([result.active_share for result in ok], ".3f"),
+                over_runs(ok, step_time, ".2f"),
+                over_runs(ok, in_mib(peak_rss), ".0f"),
+                over_runs(ok, in_mib(above_baseline_bytes), ".0f"),
+                over_runs(ok, lambda result: result.losses[-1] if result.losses else None, ".4f"),
+                over_runs(ok, gemm_share, ".2f"),
+                over_runs(ok, lambda result: result.active_share, ".3f"),
             ]
         )
-    errors = dict.fromkeys(f"- {escape(result.cell_id)}: {escape(result.error)}" for result in results if result.error)
     headings = [
         "batch",
         "trainer",
@@ -137,15 +134,13 @@ def _table(results: Sequence[CellResult]) -> str:
         "share of GEMM rate",
         "active share",
     ]
-    return "\n\n".join([markdown(headings, rows), *(["\n".join(errors)] if errors else [])])
+    return Table(name=name, headings=headings, rows=rows)
 
 
-def _range(values: Sequence[float | None], form: str) -> str:
-    return median_and_range([value for value in values if value is not None], form)
-
-
-def _mib(size_bytes: float | None) -> float | None:
-    return None if size_bytes is None else as_mib(size_bytes)
+def _errors(results: Sequence[CellResult]) -> list[str]:
+    return list(
+        dict.fromkeys(f"{escape(result.cell_id)}: {escape(result.error)}" for result in results if result.error)
+    )
 
 
 def _group(result: CellResult) -> tuple[str, float]:

@@ -6,11 +6,14 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from splade_bench.report.instruments import above
-from splade_bench.report.tables import above_baseline_bytes, conditions, escape, markdown, mib
+from splade_bench.report.drawing import svg_of
+from splade_bench.report.markdown import escape
+from splade_bench.report.page import Block, Page, Picture, Table, Text, bullets
+from splade_bench.report.plots import plot_planned_against_measured
+from splade_bench.report.tables import above, above_baseline_bytes, conditions, mib
 from splade_bench.results import CellResult
 
-PAGE_NAME = "PLANNER.md"
+PAGE_NAME = "PLANNER"
 WORKLOAD_PREFIX = "plan-"
 # How near a plan has to be: live bytes of every configuration, resident memory of most, and none far too low.
 LIVE_LIMIT = 0.005
@@ -85,37 +88,40 @@ def planned_cells(results: Sequence[CellResult]) -> list[PlannedCell]:
     return made
 
 
-def planner_page(results: Sequence[CellResult]) -> str:
-    """The page's Markdown."""
+def planner_page(results: Sequence[CellResult]) -> Page:
+    """Each configuration's plan beside its measurement, and how many are near enough."""
     cells = planned_cells(results)
-    sections = [_INTRODUCTION, conditions(results)]
+    blocks: list[Block] = [Text(_INTRODUCTION), *conditions(results)]
     if cells:
-        sections += [_verdicts(cells), _table(cells)]
-    missing = [result for result in results if result.status != "ok"]
-    if missing:
-        sections.append(
-            "\n".join(["Not measured:", "", *(f"- {escape(result.cell_id)}: {result.status}" for result in missing)])
-        )
-    return "\n\n".join(sections) + "\n"
+        pairs = [(cell.planned_added_bytes, cell.added_bytes) for cell in cells]
+        blocks += [
+            *bullets(_verdicts(cells)),
+            _table(cells),
+            Picture(
+                name="planned-against-measured",
+                caption="planned against measured memory",
+                svg=svg_of(plot_planned_against_measured, pairs),
+            ),
+        ]
+    missing = [f"{escape(result.cell_id)}: {result.status}" for result in results if result.status != "ok"]
+    return Page(PAGE_NAME, [*blocks, *bullets(missing, heading="Not measured:")])
 
 
-def _verdicts(cells: Sequence[PlannedCell]) -> str:
+def _verdicts(cells: Sequence[PlannedCell]) -> list[str]:
     exact = sum(abs(cell.live_error) <= LIVE_LIMIT for cell in cells)
     near = sum(abs(cell.rss_error) <= RSS_LIMIT for cell in cells)
     lowest = min(cell.rss_error for cell in cells)
-    return "\n".join(
-        [
-            f"- live bytes within {LIVE_LIMIT:.1%}: {exact} of {len(cells)} (wanted: all)",
-            f"- resident memory within {RSS_LIMIT:.0%}: {near} of {len(cells)} (wanted: {RSS_SHARE:.0%} of them)",
-            f"- lowest prediction: {lowest:+.1%} (wanted: no lower than {-RSS_BELOW_LIMIT:.0%})",
-        ]
-    )
+    return [
+        f"live bytes within {LIVE_LIMIT:.1%}: {exact} of {len(cells)} (wanted: all)",
+        f"resident memory within {RSS_LIMIT:.0%}: {near} of {len(cells)} (wanted: {RSS_SHARE:.0%} of them)",
+        f"lowest prediction: {lowest:+.1%} (wanted: no lower than {-RSS_BELOW_LIMIT:.0%})",
+    ]
 
 
-def _table(cells: Sequence[PlannedCell]) -> str:
+def _table(cells: Sequence[PlannedCell]) -> Table:
     rows = [
         [
-            escape(cell.cell_id),
+            cell.cell_id,
             mib(cell.planned_live_bytes),
             mib(cell.live_bytes),
             f"{cell.live_error:+.2%}",
@@ -130,4 +136,4 @@ def _table(cells: Sequence[PlannedCell]) -> str:
         *("configuration", "planned live, MiB", "live, MiB", "error"),
         *("planned RSS, MiB", "RSS, MiB", "error", "runs"),
     ]
-    return markdown(headings, rows)
+    return Table(name="plans", headings=headings, rows=rows)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from splade_bench.cell import Cell
-from splade_bench.report.ablation import ablation_page, effects_of, interval_90
+from splade_bench.report.ablation import ablation_page, effects_of
+from splade_bench.report.intervals import interval_90
+from splade_bench.report.markdown import page_markdown
 from splade_bench.results import CellResult
 
 MIB = 2**20
+
+
+def ablation_text(results: Sequence[CellResult]) -> str:
+    return page_markdown(ablation_page(results))
 
 
 def make_run(mode: str, *, added_mib: int, wall_time_s: float, mrr: float, seed: int = 1, **changes: Any) -> CellResult:
@@ -48,7 +55,7 @@ def test_a_technique_is_judged_alone_and_left_out() -> None:
         make_run("memory-efficient-without-streaming-head", added_mib=260, wall_time_s=15.0, mrr=0.32),
     ]
 
-    page = ablation_page(results)
+    page = ablation_text(results)
 
     assert rows_of(page, "streaming-head") == [
         ["1", "400", "150", "+250", "0.50", "+0.010"],
@@ -72,7 +79,7 @@ def test_a_technique_that_failed_is_named_with_its_reason() -> None:
         "standard+streaming-head", added_mib=1, wall_time_s=1.0, mrr=0.0, status="nan", error="loss is nan"
     )
 
-    assert "nan: loss is nan" in ablation_page([make_run("standard", added_mib=4, wall_time_s=2.0, mrr=0.3), failed])
+    assert "nan: loss is nan" in ablation_text([make_run("standard", added_mib=4, wall_time_s=2.0, mrr=0.3), failed])
 
 
 @pytest.mark.parametrize(("difference", "verdict"), [(0.0, "equal within ± 0.01"), (0.02, "not shown to be equal")])
@@ -83,15 +90,15 @@ def test_quality_is_judged_from_five_seeds_on(difference: float, verdict: str) -
         for mode, shift in (("standard", 0.0), ("memory-efficient", difference))
     ]
 
-    assert verdict in ablation_page(results)
-    assert "equal" not in ablation_page(results[:8])
+    assert verdict in ablation_text(results)
+    assert "equal" not in ablation_text(results[:8])
 
 
 def test_the_interval_is_students() -> None:
-    low, high = interval_90([0.0, 0.01, 0.02, 0.03, 0.04])
+    interval = interval_90([0.0, 0.01, 0.02, 0.03, 0.04])
 
     margin = 2.132 * 0.0158113883 / 5**0.5
-    assert (low, high) == (pytest.approx(0.02 - margin), pytest.approx(0.02 + margin))
+    assert (interval.low, interval.high) == (pytest.approx(0.02 - margin), pytest.approx(0.02 + margin))
 
 
 def test_rounds_are_paired_one_by_one_and_shown_as_median_and_range() -> None:
@@ -101,7 +108,7 @@ def test_rounds_are_paired_one_by_one_and_shown_as_median_and_range() -> None:
         for mode, added, time_s in (("standard", plain, 20.0), ("standard+streaming-head", streaming, 10.0))
     ]
 
-    assert rows_of(ablation_page(results), "streaming-head")[0][:4] == [
+    assert rows_of(ablation_text(results), "streaming-head")[0][:4] == [
         "3",
         "410 (400 to 420)",
         "150 (130 to 170)",
@@ -115,7 +122,7 @@ def test_autocast_is_a_technique_beside_the_same_mode_without_it() -> None:
         make_run("memory-efficient", added_mib=80, wall_time_s=10.0, mrr=0.29, mixed_precision="bf16"),
     ]
 
-    assert rows_of(ablation_page(results), "autocast-bf16") == [["1", "100", "80", "+20", "2.00", "-0.010"]]
+    assert rows_of(ablation_text(results), "autocast-bf16") == [["1", "100", "80", "+20", "2.00", "-0.010"]]
 
 
 def test_where_a_first_step_only_warms_up_the_time_is_that_of_the_others() -> None:
@@ -124,4 +131,4 @@ def test_where_a_first_step_only_warms_up_the_time_is_that_of_the_others() -> No
         for mode, step_time_s in (("standard", 8.0), ("standard+streaming-head", 2.0))
     ]
 
-    assert rows_of(ablation_page(results), "streaming-head")[0][4] == "0.25"
+    assert rows_of(ablation_text(results), "streaming-head")[0][4] == "0.25"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,11 +10,16 @@ import pytest
 
 from splade_bench.cell import WORKLOADS, Cell
 from splade_bench.report.bounds import BOUNDS, Bound, at_its_best, gemm_share, over_state, peak_rss, step_time
+from splade_bench.report.markdown import page_markdown
 from splade_bench.report.peers import peers_page
 from splade_bench.results import CellResult
 
 MIB = 2**20
 TIME = Bound(workload="mini-256", batch_size=8, what="time", figure=step_time, limit=0.5, peer="CachedSpladeLoss")
+
+
+def peers_text(results: Sequence[CellResult]) -> str:
+    return page_markdown(peers_page(results))
 
 
 def make_run(
@@ -112,7 +118,7 @@ def test_the_page_judges_runs_without_attention_dropout_and_shows_the_others_bes
 ) -> None:
     with_dropout = [replace(result, attention_dropout=0.1) for result in results]
 
-    page = peers_page([*results, *with_dropout])
+    page = peers_text([*results, *with_dropout])
 
     row = next(line for line in page.splitlines() if "time ÷ CachedSpladeLoss" in line and "mini-256, " in line)
     assert row.split("|")[4].strip() == "≤ 0.45"
@@ -125,7 +131,7 @@ def test_the_page_judges_runs_without_attention_dropout_and_shows_the_others_bes
 def test_the_page_shows_the_scan_and_what_failed(results: list[CellResult]) -> None:
     failed = make_run("article", step_time_s=1.0, status="oom", error="no | memory\nleft")
 
-    page = peers_page([*results, failed])
+    page = peers_text([*results, failed])
 
     scanned = next(line for line in page.splitlines() if "CachedSpladeLoss" in line and "| 1 " in line)
     assert [cell.strip() for cell in scanned.split("|")][2:6] == ["CachedSpladeLoss", "1", "1", "ok"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,14 @@ import pytest
 from splade_bench.errors import DataError
 from splade_bench.report.document import write_report
 from splade_bench.report.head import head_page, multiples
+from splade_bench.report.markdown import page_markdown
 from splade_bench.results import HeadResult, append_result, read_results
 
 MIB = 2**20
+
+
+def head_text(results: Sequence[HeadResult]) -> str:
+    return page_markdown(head_page(results))
 
 
 def make_result(head: str, times_s: list[float], *, hidden_size: int = 768, extra_mib: int = 50) -> HeadResult:
@@ -38,7 +44,7 @@ def test_times_are_multiples_of_the_median_product() -> None:
 
 
 def test_the_streaming_head_is_judged_and_eager_is_not() -> None:
-    page = head_page([make_result("streaming", [0.25]), make_result("eager", [1.5], extra_mib=500)])
+    page = head_text([make_result("streaming", [0.25]), make_result("eager", [1.5], extra_mib=500)])
 
     assert cells_of(page, "streaming") == [
         "768", "1 %", "streaming", "1.25", "≤ 1.3 met", "6.0", "≥ 4 met", "50", "≤ 64 met"
@@ -47,7 +53,7 @@ def test_the_streaming_head_is_judged_and_eager_is_not() -> None:
 
 
 def test_a_missed_limit_is_said() -> None:
-    page = head_page([make_result("streaming", [0.5], extra_mib=65), make_result("eager", [1.0])])
+    page = head_text([make_result("streaming", [0.5], extra_mib=65), make_result("eager", [1.0])])
 
     assert [text for text in cells_of(page, "streaming") if "MISSED" in text] == [
         "≤ 1.3 MISSED", "≥ 4 MISSED", "≤ 64 MISSED"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,16 @@ import pytest
 from splade_bench.cell import Cell
 from splade_bench.report.document import write_report
 from splade_bench.report.instruments import PROBES, instruments_page, is_shown
-from splade_bench.results import CallResult, CellResult
+from splade_bench.report.markdown import page_markdown
+from splade_bench.results import CallResult, CellResult, Measurement
 
 MIB = 2**20
 CELL = Cell(workload="repeatability", device="cpu", batch_size=4, gradient_accumulation_steps=1, memory_mode="standard")
 PINNED = next(probe for probe in PROBES if probe.name == "pinned")
+
+
+def instruments_text(results: Sequence[Measurement]) -> str:
+    return page_markdown(instruments_page(results))
 
 
 def make_run(pinned_mib: float, **changes: Any) -> CellResult:
@@ -40,7 +46,7 @@ def cells_of(page: str, start: str) -> list[str]:
     [([600, 606], "holds"), ([600, 607], "DOES NOT HOLD"), ([50, 52], "holds"), ([50, 52.5], "DOES NOT HOLD")],
 )
 def test_a_spread_may_be_one_percent_or_two_mib(mib: list[float], verdict: str) -> None:
-    page = instruments_page([make_run(value, round=number) for number, value in enumerate(mib)])
+    page = instruments_text([make_run(value, round=number) for number, value in enumerate(mib)])
 
     row = next(line for line in page.splitlines() if "| pinned" in line)
     assert row.split("|")[-2].strip() == verdict
@@ -57,7 +63,7 @@ def test_a_calibration_shows_the_error_of_each_probe() -> None:
         memray_peak_bytes=64 * MIB,
     )
 
-    page = instruments_page([call])
+    page = instruments_text([call])
 
     assert cells_of(page, "| touch") == [
         *[r"touch\_block", "64", "ok"],
@@ -71,7 +77,7 @@ def test_limits_show_how_every_run_ended() -> None:
         for status, asked in (("oom", 60), ("oom", 90), ("killed", 70))
     ]
 
-    page = instruments_page(runs)
+    page = instruments_text(runs)
 
     assert "| 1 killed, 2 oom" in page
     assert "| 3 forward" in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,16 @@ import pytest
 
 from splade_bench.cell import Cell
 from splade_bench.report.document import write_report
+from splade_bench.report.markdown import page_markdown
 from splade_bench.report.planner import planned_cells, planner_page
 from splade_bench.results import CellResult
 
 MIB = 2**20
 CELL = Cell(workload="plan-mini-128", device="cpu", batch_size=8, gradient_accumulation_steps=1, memory_mode="standard")
+
+
+def planner_text(results: Sequence[CellResult]) -> str:
+    return page_markdown(planner_page(results))
 
 
 def make_result(cell: Cell = CELL, **changes: Any) -> CellResult:
@@ -48,7 +54,7 @@ def test_several_runs_of_a_configuration_count_as_their_median() -> None:
 def test_the_page_says_how_many_hold_and_how_low_the_lowest_is() -> None:
     other = replace(CELL, batch_size=4)
 
-    page = planner_page([make_result(), make_result(other, planned_peak_rss_bytes=590 * MIB)])
+    page = planner_text([make_result(), make_result(other, planned_peak_rss_bytes=590 * MIB)])
 
     assert "live bytes within 0.5%: 2 of 2" in page
     assert "resident memory within 3%: 1 of 2" in page
@@ -57,7 +63,7 @@ def test_the_page_says_how_many_hold_and_how_low_the_lowest_is() -> None:
 
 
 def test_what_did_not_run_is_listed_and_judges_nothing() -> None:
-    page = planner_page([make_result(status="oom", peak_rss_bytes=None)])
+    page = planner_text([make_result(status="oom", peak_rss_bytes=None)])
 
     assert "Not measured:" in page
     assert "plan-mini-128-cpu-b8-a1-standard: oom" in page

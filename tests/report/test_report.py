@@ -10,9 +10,13 @@ import pytest
 from splade_bench.cell import Cell
 from splade_bench.errors import DataError
 from splade_bench.measure.timeline import Sample, Timeline
+from splade_bench.report.cells import cell_table, grid_points
 from splade_bench.report.document import write_report
+from splade_bench.report.markdown import escape, markdown
+from splade_bench.report.modes import compare_modes
+from splade_bench.report.page import Table
 from splade_bench.report.plots import plot_timeline, step_at_peak
-from splade_bench.report.tables import MISSING, cell_table, compare_modes, conditions, escape, markdown
+from splade_bench.report.tables import MISSING, conditions
 from splade_bench.results import CellResult
 
 MIB = 2**20
@@ -86,7 +90,7 @@ def test_the_page_holds_every_cell_and_the_comparison(results: list[CellResult],
     (path,) = write_report(results, tmp_path)
     page = path.read_text(encoding="utf-8")
 
-    assert len(re.findall(r"\| 8 +\| 1 +\| standard ", page)) == 2
+    assert len(re.findall(r"\| 8 +\| 1 +\| standard +\| 2 ok ", page)) == 1
     assert "0.20 (0.15 to 0.25) times the memory above baseline" in page
     assert "0.23 (0.20 to 0.25) times the time" in page
     assert "0.200 → 0.300" in page
@@ -101,12 +105,12 @@ def test_the_same_results_give_the_same_bytes(results: list[CellResult], tmp_pat
 
 
 def test_a_failed_cell_is_a_row_with_its_reason(results: list[CellResult], tmp_path: Path) -> None:
-    failed = replace(results[0], memory_mode="article", status="oom", error="no | memory", wall_time_s=None)
+    failed = make_result("article", added_mib=1, wall_time_s=1.0, status="oom", error="no | memory")
 
     (path,) = write_report([*results, failed], tmp_path)
     page = path.read_text(encoding="utf-8")
 
-    assert re.search(r"\| article +\| 1 +\| oom ", page)
+    assert re.search(r"\| article +\| 1 oom ", page)
     assert r"oom: no \| memory" in page
 
 
@@ -116,9 +120,10 @@ def test_what_was_not_measured_is_a_dash_and_never_a_zero() -> None:
         status="killed",
     )
 
-    row = cell_table([bare]).splitlines()[-1]
+    (row,) = cell_table(grid_points([bare]), name="cells").rows
 
-    assert row.count(MISSING) >= 8
+    assert row.count(MISSING) >= 7
+    assert not any(cell.startswith("0") for cell in row)
 
 
 def test_results_of_different_corpora_are_refused(results: list[CellResult], tmp_path: Path) -> None:
@@ -150,8 +155,13 @@ def test_hostile_text_cannot_leave_its_cell() -> None:
 def test_a_device_that_this_project_never_measured_is_marked() -> None:
     cell = Cell(workload="tiny", device="cuda", batch_size=8, gradient_accumulation_steps=1, memory_mode="standard")
 
-    assert "cuda: untested on hardware" in conditions([CellResult.of_cell(cell, status="ok")])
-    assert "untested" not in conditions([CellResult.of_cell(replace(cell, device="cpu"), status="ok")])
+    on_cuda, on_cpu = (
+        conditions([CellResult.of_cell(replace(cell, device=device), status="ok")])[0] for device in ("cuda", "cpu")
+    )
+
+    assert isinstance(on_cuda, Table) and isinstance(on_cpu, Table)
+    assert ["device", "cuda: untested on hardware by this project"] in on_cuda.rows
+    assert not any("untested" in text for row in on_cpu.rows for text in row)
 
 
 def make_timeline(phases: str) -> Timeline:

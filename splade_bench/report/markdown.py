@@ -1,0 +1,50 @@
+"""Pages as Markdown that GitHub shows: text from outside cannot break out of its place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from tabulate import tabulate
+
+from splade_bench.report.page import Block, Page, Picture, Table, file_name
+from splade_bench.units import one_line
+
+PLOTS = "plots"
+_NAME = re.compile(r"[\w.+-]+")
+_MARKUP = str.maketrans({character: f"\\{character}" for character in "\\`*_[]|~"})
+_HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+
+
+def page_markdown(page: Page) -> str:
+    """The whole page; its pictures are files in ``plots/``."""
+    return "\n\n".join(_block_markdown(block).strip("\n") for block in page.blocks) + "\n"
+
+
+def table_markdown(table: Table) -> str:
+    """A GitHub table."""
+    return markdown(table.headings, table.rows)
+
+
+def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A GitHub table whose cells cannot break out of it."""
+    escaped = [[escape(text) for text in row] for row in rows]
+    return tabulate(escaped, headers=headings, tablefmt="github", disable_numparse=True)
+
+
+def escape(text: str) -> str:
+    """Text that Markdown and HTML show as it is, on one line."""
+    return one_line(text).translate(_MARKUP).translate(_HTML)
+
+
+def code(name: str) -> str:
+    """A name as code; one with other characters than names have is only escaped, for it might end the code itself."""
+    return f"`{name}`" if _NAME.fullmatch(name) else escape(name)
+
+
+def _block_markdown(block: Block) -> str:
+    if isinstance(block, Table):
+        return table_markdown(block)
+    if isinstance(block, Picture):
+        return f"![{block.caption}]({PLOTS}/{file_name(block.name)}.svg)"
+    return block.markdown

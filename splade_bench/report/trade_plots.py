@@ -1,0 +1,151 @@
+"""Pictures of many runs: what is gained against what it costs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from matplotlib.axes import Axes
+
+from splade_bench.measure.timeline import Sample
+from splade_bench.report.drawing import COLOURS, INK, Target, cycle_colours, drawing, label
+from splade_bench.units import as_mib
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TradePoint:
+    """A grid point in one mode: medians over its runs."""
+
+    mode: str
+    label: str
+    time_s: float
+    added_bytes: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EffectBar:
+    """A technique's medians."""
+
+    technique: str
+    saved_mib: float
+    time_ratio: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearningCurve:
+    """A mode's losses over the queries seen, and its retrieval figure before and after."""
+
+    mode: str
+    queries: Sequence[float]
+    losses: Sequence[float]
+    mrr_before: float | None
+    mrr_after: float | None
+
+
+def pareto_front(points: Iterable[TradePoint]) -> list[TradePoint]:
+    """Those that no other beats in time and memory at once, fastest first."""
+    front: list[TradePoint] = []
+    for point in sorted(points, key=lambda point: (point.time_s, point.added_bytes)):
+        if not front or point.added_bytes < front[-1].added_bytes:
+            front.append(point)
+    return front
+
+
+def plot_memory_against_time(points: Sequence[TradePoint], target: Target) -> None:
+    """Seconds of training against memory above the baseline, coloured by mode, with the front that none beats."""
+    with drawing(target) as (axes,):
+        front = pareto_front(points)
+        axes.step(
+            [point.time_s for point in front],
+            [as_mib(point.added_bytes) for point in front],
+            where="post",
+            color=INK,
+            linewidth=0.8,
+            label="none is better in both",
+        )
+        for mode, colour in zip(dict.fromkeys(point.mode for point in points), cycle_colours(), strict=False):
+            of_mode = [(point.time_s, as_mib(point.added_bytes), point) for point in points if point.mode == mode]
+            axes.scatter([x for x, _, _ in of_mode], [y for _, y, _ in of_mode], color=colour, label=label(mode), s=36)
+            for x, y, point in of_mode:
+                axes.annotate(label(point.label), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7)
+        axes.set_xlabel("training time, s")
+        axes.set_ylabel("peak RSS above baseline, MiB")
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        axes.legend(frameon=False, labelcolor=INK)
+
+
+def plot_effects(bars: Sequence[EffectBar], target: Target) -> None:
+    """A bar to each side for each technique: MiB that it saves, and the change of time, red where it costs."""
+    places = range(len(bars))
+    with drawing(target, columns=2, share_y=True, height_in=0.8 + 0.3 * len(bars)) as (saves, costs):
+        _bars(saves, places, [bar.saved_mib for bar in bars], good_above=True)
+        _bars(costs, places, [100 * (bar.time_ratio - 1) for bar in bars], good_above=False)
+        saves.set_yticks(list(places), [label(bar.technique) for bar in bars])
+        saves.invert_yaxis()
+        saves.set_xlabel("saves, MiB")
+        costs.set_xlabel("change of time, %")
+
+
+def _bars(axes: Axes, places: Iterable[int], values: Sequence[float], *, good_above: bool) -> None:
+    colours = [COLOURS[3] if (value >= 0) == good_above else COLOURS[0] for value in values]
+    axes.barh(list(places), values, color=colours, height=0.6)
+    axes.axvline(0, color=INK, linewidth=0.8)
+
+
+def plot_timelines(timelines: Mapping[str, Sequence[Sample]], target: Target) -> None:
+    """Resident memory over time, a panel for each mode on one axis of memory, coloured by phase."""
+    phases = list(dict.fromkeys(sample.phase for samples in timelines.values() for sample in samples))
+    colour_of = dict(zip(phases, cycle_colours(), strict=False))
+    with drawing(target, columns=len(timelines), share_y=True) as panels:
+        for axes, (mode, samples) in zip(panels, timelines.items(), strict=True):
+            for phase in phases:
+                shown = [as_mib(sample.rss_bytes) if sample.phase == phase else 0 for sample in samples]
+                times_s = [sample.time_s for sample in samples]
+                named = label(phase.replace("_", " ")) if axes is panels[0] else None
+                axes.fill_between(times_s, shown, step="post", color=colour_of[phase], linewidth=0, label=named)
+            axes.set_title(label(mode), fontsize=10)
+            axes.set_xlabel("time, s")
+            axes.set_ylim(bottom=0)
+        panels[0].set_ylabel("resident memory, MiB")
+        panels[0].figure.legend(frameon=False, labelcolor=INK, ncols=len(phases), loc="outside lower center")
+
+
+def plot_learning(curves: Sequence[LearningCurve], target: Target) -> None:
+    """Loss over the queries seen, and MRR@10 before and after, a line for each mode, thinner and thinner."""
+    with drawing(target, columns=2) as (loss, mrr):
+        for number, (curve, colour) in enumerate(zip(curves, cycle_colours(), strict=False)):
+            # What comes first lies below: where modes agree, all of them show.
+            width = 1.2 + 1.6 * (len(curves) - 1 - number)
+            loss.plot(curve.queries, curve.losses, color=colour, linewidth=width, label=label(curve.mode))
+            if curve.mrr_before is not None and curve.mrr_after is not None:
+                mrr.plot([0, 1], [curve.mrr_before, curve.mrr_after], color=colour, linewidth=width, marker="o")
+        loss.set_xlabel("queries seen")
+        loss.set_ylabel("loss")
+        loss.legend(frameon=False, labelcolor=INK)
+        mrr.set_xticks([0, 1], ["before", "after"])
+        mrr.set_ylabel("MRR@10")
+        mrr.set_xlim(-0.2, 1.2)
+        mrr.set_ylim(bottom=0)
+
+
+def plot_scaling(lines: Mapping[str, Sequence[tuple[float, float]]], along: str, target: Target) -> None:
+    """Memory above the baseline in bytes as one thing grows, as (size, bytes), a line for each mode."""
+    with drawing(target) as (axes,):
+        for (mode, points), colour in zip(lines.items(), cycle_colours(), strict=False):
+            sizes, heights = zip(*sorted(points), strict=True)
+            axes.plot(sizes, [as_mib(height) for height in heights], color=colour, marker="o", label=label(mode))
+        axes.set_xlabel(along)
+        axes.set_ylabel("peak RSS above baseline, MiB")
+        axes.set_ylim(bottom=0)
+        axes.legend(frameon=False, labelcolor=INK)
+
+
+def smoothed(values: Sequence[float], *, pieces: int = 40) -> tuple[list[float], list[float]]:
+    """Means of up to ``pieces`` stretches of a series, each with the place of its middle, 0 to 1."""
+    pieces = min(pieces, len(values))
+    bounds = [len(values) * piece // pieces for piece in range(pieces + 1)]
+    middles = [(start + end) / 2 / len(values) for start, end in pairwise(bounds)]
+    return middles, [statistics.mean(values[start:end]) for start, end in pairwise(bounds)]

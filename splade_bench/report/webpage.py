@@ -1,0 +1,76 @@
+"""The report as one HTML page that needs nothing beside it: no script, style, font or picture from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+
+from splade_bench.report.page import Page, Picture, Table, Text
+from splade_bench.units import one_line
+
+WEBPAGE_NAME = "report.html"
+_TEMPLATE = "report.html.jinja"
+
+
+def webpage(pages: Sequence[Page]) -> str:
+    """The HTML of all pages, one after the other.
+
+    Tables sort by a click on a heading and are filtered by what is typed above them; a row of a cell links to the
+    command that measures it anew. Text from results is escaped wherever it stands.
+    """
+    environment = Environment(
+        loader=PackageLoader("splade_bench.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    commands: list[str] = []
+    sections = [_Section(page.name, list(_parts(page, commands))) for page in pages]
+    return environment.get_template(_TEMPLATE).render(sections=sections, commands=commands)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    cells: Sequence[str]
+    command: int | None
+    """Place of its command in the list at the end, from 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """A block as the template shows it: one of the three is set."""
+
+    text: Markup | None = None
+    picture: Picture | None = None
+    picture_url: str = ""
+    table: Table | None = None
+    rows: Sequence[_Row] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    name: str
+    parts: Sequence[_Part]
+
+
+def _parts(page: Page, commands: list[str]) -> Iterator[_Part]:
+    """The blocks of a page; the commands of its rows are added to ``commands``."""
+    to_html = MarkdownIt("commonmark", {"html": False})
+    for block in page.blocks:
+        if isinstance(block, Text):
+            yield _Part(text=Markup(to_html.render(block.markdown)))
+        elif isinstance(block, Picture):
+            # As a picture of its own, so that the ids in one drawing never meet those in another.
+            encoded = base64.b64encode(block.svg.encode()).decode()
+            yield _Part(picture=block, picture_url=f"data:image/svg+xml;base64,{encoded}")
+        else:
+            yield _Part(table=block, rows=list(_rows(block, commands)))
+
+
+def _rows(table: Table, commands: list[str]) -> Iterator[_Row]:
+    for number, row in enumerate(table.rows):
+        if table.commands:
+            commands.append(one_line(table.commands[number]))
+        yield _Row([one_line(cell) for cell in row], len(commands) if table.commands else None)
