@@ -27,7 +27,7 @@ class ReportCommand:
     """
 
     results: tuple[Path, ...] = ()
-    """Results files; by default the newest in OUTPUT/results."""
+    """Results files, or folders of them; by default the newest in OUTPUT/results."""
     output: Path = Path("reports")
     """Folder to write the pages and plots/ into."""
     html: Path | None = None
@@ -41,7 +41,8 @@ class ReportCommand:
     comment: Path | None = None
     """File to write the same to, short enough for a comment under a pull request."""
     update: tuple[Path, ...] = ()
-    """Documents in whose marked places to put tables of the report (<!-- splade-bench table: PAGE/TABLE -->)."""
+    """Documents, or folders of them, in whose marked places to put tables of the report: <!-- splade-bench table:
+    PAGE/TABLE -->."""
     json: bool = False
     """Print one JSON object on standard output."""
 
@@ -49,7 +50,7 @@ class ReportCommand:
 def run(arguments: Sequence[str]) -> int:
     """Write what was asked for and print its paths; the exit code."""
     command = parse(ReportCommand, arguments, verb="report")
-    paths = command.results or (_newest(command.output / "results"),)
+    paths = _files("--results", command.results, "*.jsonl") or [_newest(command.output / "results")]
     results = read_results(paths)
     pages = make_pages(results)
     written = [*write_pages(pages, command.output), *_write_others(command, results, pages)]
@@ -81,7 +82,19 @@ def _write_others(command: ReportCommand, results: Sequence[Result], pages: Sequ
         written.append(_write("--github-summary", command.github_summary, text, append=True))
     if command.comment is not None:
         written.append(_write("--comment", command.comment, summary(results, pages, limit_bytes=COMMENT_BYTES)))
-    return [*written, *(path for path in command.update if update_document(path, pages))]
+    documents = _files("--update", command.update, "*.md")
+    return [*written, *(path for path in documents if update_document(path, pages))]
+
+
+def _files(flag: str, paths: Sequence[Path], pattern: str) -> list[Path]:
+    """The paths, with those of a folder's files in its place."""
+    found: list[Path] = []
+    for path in paths:
+        inside = sorted(path.glob(pattern)) if path.is_dir() else [path]
+        if not inside:
+            raise DataError(f"{flag} {path}: the folder has no {pattern}")
+        found += inside
+    return found
 
 
 def _write(flag: str, path: Path, text: str, *, append: bool = False) -> Path:

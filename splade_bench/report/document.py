@@ -13,10 +13,10 @@ from splade_bench.report.page import Page, file_name
 from splade_bench.results import CellResult, HeadResult, Measurement, Result
 
 _CELL_PAGES: Mapping[str, Callable[[Sequence[CellResult]], Page]] = {
-    peers.PAGE_NAME: peers.peers_page,
-    ablation.PAGE_NAME: ablation.ablation_page,
-    planner.PAGE_NAME: planner.planner_page,
     tradeoffs.PAGE_NAME: tradeoffs.tradeoffs_page,
+    ablation.PAGE_NAME: ablation.ablation_page,
+    peers.PAGE_NAME: peers.peers_page,
+    planner.PAGE_NAME: planner.planner_page,
 }
 
 

@@ -61,7 +61,7 @@ def file_name(name: str) -> str:
     return "".join(character if character.isalnum() or character in "-." else "_" for character in name).lstrip(".")
 
 
-def bullets(lines: Sequence[str], *, heading: str | None = None) -> list[Text]:
+def bullets(lines: Sequence[str], *, heading: str | None = None) -> list[Block]:
     """A list, under a line that says what it is; nothing for no lines."""
     if not lines:
         return []

@@ -75,9 +75,10 @@ def _workload_blocks(workload: str, results: Sequence[CellResult]) -> list[Block
     ]
     blocks: list[Block] = [Text(f"## Workload {code(workload)}")]
     if any(comparison.memory_mode != REFERENCE_MODE for comparison in comparisons):
-        trainer_table = trainers.trainers_table(results, name=f"trainers-{workload}")
+        side_by_side = trainers.trainers_table(results, name=f"trainers-{workload}")
+        if side_by_side.rows:
+            blocks += [Text("### The trainers side by side"), side_by_side]
         blocks += [
-            *([Text("### The trainers side by side"), trainer_table] if trainer_table.rows else []),
             Text("### The modes compared"),
             *bullets(_verdicts(comparisons)),
             comparison_table(comparisons, name=f"comparison-{workload}"),
@@ -112,15 +113,19 @@ def _length(point: GridPoint) -> int | None:
 
 
 def _verdicts(comparisons: Sequence[ModeComparison]) -> list[str]:
-    return [
-        f"**{escape(comparison.memory_mode)}** takes "
-        f"{median_and_range(comparison.above_baseline_ratios, '.2f')} times the memory above baseline and "
-        f"{median_and_range(comparison.time_ratios, '.2f')} times the time of `{REFERENCE_MODE}`, with "
-        f"{median_and_range(comparison.mrr_differences, '+.3f')} MRR@10: "
-        f"median and range of {comparison.pairs} matched pairs."
-        for comparison in comparisons
-        if comparison.memory_mode != REFERENCE_MODE
-    ]
+    lines = []
+    for comparison in comparisons:
+        if comparison.memory_mode == REFERENCE_MODE:
+            continue
+        mrr = median_and_range(comparison.mrr_differences, "+.3f")
+        lines.append(
+            f"**{escape(comparison.memory_mode)}** takes "
+            f"{median_and_range(comparison.above_baseline_ratios, '.2f')} times the memory above baseline and "
+            f"{median_and_range(comparison.time_ratios, '.2f')} times the time of `{REFERENCE_MODE}`"
+            f"{f', with {mrr} MRR@10' if comparison.mrr_differences else ''}: "
+            f"median and range; matched pairs: {comparison.pairs}."
+        )
+    return lines
 
 
 def _pictures(workload: str, points: Sequence[GridPoint]) -> list[Block]:

@@ -200,8 +200,8 @@ def _dominated(workload: str, trainers: _Trainers) -> list[str]:
             if other != mode and is_better and min(mrr, default=0.0) >= -_MRR_EQUAL_WITHIN:
                 lines.append(
                     f"{code(workload)}: nothing speaks for **{mode}** where **{other}** can be had: it took less "
-                    f"memory and less time in each of {len(pairs)} pairs, with no loss in MRR@10 beyond "
-                    f"{_MRR_EQUAL_WITHIN:g}."
+                    f"memory and less time wherever both were run (matched pairs: {len(pairs)}), and lost no more than "
+                    f"{_MRR_EQUAL_WITHIN:g} in MRR@10."
                 )
                 break
     return lines

@@ -1,0 +1,46 @@
+"""The committed pages say what the committed results say, to the byte."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from splade_bench.report.document import make_pages
+from splade_bench.report.insertions import update_document
+from splade_bench.report.markdown import page_markdown
+from splade_bench.report.page import Page
+from splade_bench.results import read_results
+
+ROOT = Path(__file__).parents[2]
+AGAIN = "splade-bench report --results reports/results --update README.md docs benchmarks"
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]
+
+
+@pytest.fixture(scope="module")
+def pages() -> Sequence[Page]:
+    return make_pages(read_results(sorted((ROOT / "reports" / "results").glob("*.jsonl"))))
+
+
+def test_the_pages_are_those_of_the_results(pages: Sequence[Page]) -> None:
+    assert {page.name for page in pages} >= {"TRADEOFFS", "ABLATION", "PEERS", "HEAD", "INSTRUMENTS"}
+    for page in pages:
+        committed = (ROOT / "reports" / f"{page.name}.md").read_text(encoding="utf-8")
+        assert committed == page_markdown(page), f"reports/{page.name}.md is not of these results; run: {AGAIN}"
+
+
+def test_every_picture_of_a_page_is_there(pages: Sequence[Page]) -> None:
+    shown = {f"{picture.name}.svg" for page in pages for picture in page.pictures}
+
+    assert {path.name for path in (ROOT / "reports" / "plots").iterdir()} == shown
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_tables_in_a_document_are_those_of_the_report(
+    document: Path, pages: Sequence[Page], tmp_path: Path
+) -> None:
+    copy = tmp_path / document.name
+    copy.write_bytes(document.read_bytes())
+
+    assert not update_document(copy, pages), f"{document.name} is behind the reports; run: {AGAIN}"
