@@ -20,6 +20,7 @@ from splade_bench.report.tables import (
     number,
     over_runs,
     queries_per_s,
+    statuses,
     surroundings,
 )
 from splade_bench.results import CellResult
@@ -92,11 +93,6 @@ def _mrr_change(point: GridPoint) -> str:
     return f"{before} → {over_runs(point.ok, metric('mrr@10'), '.3f')}"
 
 
-def _statuses(point: GridPoint) -> str:
-    counted = {status: sum(run.status == status for run in point.runs) for status in (run.status for run in point.runs)}
-    return ", ".join(f"{count} {status}" for status, count in counted.items())
-
-
 _COLUMNS = (
     Column("machine", lambda point: str(point.first.machine.get("processor")), "varies"),
     Column("source tree", lambda point: str(point.first.source_tree)[:8], "varies"),
@@ -106,7 +102,7 @@ _COLUMNS = (
     Column("mode", lambda point: point.first.memory_mode),
     Column("max steps", lambda point: number(point.first.max_steps, "d"), shown="known"),
     Column("limit, MiB", lambda point: number(in_mib(lambda run: run.memory_limit_bytes)(point.first), ".0f"), "known"),
-    Column("runs", _statuses),
+    Column("runs", lambda point: statuses(point.runs)),
     _figure("optimizer steps", lambda result: result.optimizer_steps, ".0f"),
     _figure("time, s", wall_time_s, ".1f"),
     _figure("queries/s", queries_per_s, ".1f"),

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from splade_bench.cell import WORKLOADS
 from splade_bench.errors import DataError
-from splade_bench.report import ablation, head, instruments, peers, planner, tradeoffs
+from splade_bench.report import ablation, calls, head, instruments, peers, planner, tradeoffs
 from splade_bench.report.markdown import PLOTS, page_markdown
 from splade_bench.report.page import Page, file_name
-from splade_bench.results import CellResult, HeadResult, Measurement, Result
+from splade_bench.results import CallResult, CellResult, HeadResult, Measurement, Result
 
 _CELL_PAGES: Mapping[str, Callable[[Sequence[CellResult]], Page]] = {
     tradeoffs.PAGE_NAME: tradeoffs.tradeoffs_page,
@@ -39,11 +39,12 @@ def make_pages(results: Sequence[Result]) -> list[Page]:
     measured = [result for result in results if isinstance(result, Measurement) and instruments.is_shown(result)]
     if measured:
         pages.append(instruments.instruments_page(measured))
+    called = [result for result in results if isinstance(result, CallResult) and calls.is_shown(result)]
+    if called:
+        pages.append(calls.calls_page(called))
     heads = [result for result in results if isinstance(result, HeadResult)]
     if heads:
         pages.append(head.head_page(heads))
-    if not pages:
-        raise DataError("no results that a page is about; run: pytest benchmarks --device cpu")
     return pages
 
 

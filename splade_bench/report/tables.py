@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from splade_bench.measure.device import UNTESTED_ON_HARDWARE
 from splade_bench.report.page import Block, Table, Text
-from splade_bench.results import CellResult, Result
+from splade_bench.results import CellResult, Measurement, Result
 from splade_bench.units import as_mib, format_bytes
 
 MISSING = "—"
@@ -51,6 +52,12 @@ def in_mib(figure: Figure) -> Figure:
         return None if size_bytes is None else as_mib(size_bytes)
 
     return scaled
+
+
+def statuses(runs: Sequence[Measurement]) -> str:
+    """How many runs ended in which way: ``3 ok, 1 oom``."""
+    counted = Counter(run.status for run in runs)
+    return ", ".join(f"{count} {status}" for status, count in counted.items())
 
 
 def above(peak_bytes: int | None, baseline_bytes: int | None) -> int | None:

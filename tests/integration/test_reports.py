@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,13 +15,19 @@ from splade_bench.report.page import Page
 from splade_bench.results import read_results
 
 ROOT = Path(__file__).parents[2]
+# How pytest names the results of a run that is given no file.
+RUN_HERE = re.compile(r"\d{8}T\d{6}Z-")
 AGAIN = "splade-bench report --results reports/results --update README.md docs benchmarks"
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]
 
 
 @pytest.fixture(scope="module")
 def pages() -> Sequence[Page]:
-    return make_pages(read_results(sorted((ROOT / "reports" / "results").glob("*.jsonl"))))
+    paths = sorted((ROOT / "reports" / "results").glob("*.jsonl"))
+    own = [path.name for path in paths if RUN_HERE.match(path.name)]
+    if own:
+        pytest.skip(f"reports/ is that of a run in this checkout: {own[-1]}")
+    return make_pages(read_results(paths))
 
 
 def test_the_pages_are_those_of_the_results(pages: Sequence[Page]) -> None:

@@ -21,11 +21,12 @@ from splade_bench.measure.timeline import Sample
 from splade_bench.report.document import make_pages, write_report
 from splade_bench.report.export import write_tables
 from splade_bench.report.insertions import update_document
+from splade_bench.report.markdown import page_markdown
 from splade_bench.report.page import Page, Table, file_name
 from splade_bench.report.summary import COMMENT_BYTES, summary
 from splade_bench.report.trade_plots import TradePoint, pareto_front, smoothed
 from splade_bench.report.webpage import webpage
-from splade_bench.results import CellResult, append_result
+from splade_bench.results import CallResult, CellResult, append_result
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -278,3 +279,22 @@ def test_pictures_are_drawn_of_what_was_recorded() -> None:
     assert [picture.name for picture in page.pictures] == [
         *["memory-against-time-tiny", "timelines-tiny", "learning-tiny"]
     ]
+
+
+def test_the_functions_of_a_foreign_project_have_a_page_the_largest_first() -> None:
+    calls = [
+        CallResult(
+            name=name, status="ok", wall_time_s=1.0, baseline_rss_bytes=30 * 2**20, peak_rss_bytes=peak_mib * 2**20
+        )
+        for name, peak_mib in (("tests/test_x.py::test_small: f", 40), ("tests/test_x.py::test_large: f", 400))
+    ]
+    failed = CallResult(name="tests/test_x.py::test_small: f", status="oom", error=HOSTILE)
+
+    (page,) = make_pages([*calls, failed])
+
+    (_, table) = page.tables
+    assert page.name == "CALLS"
+    assert [row[0] for row in table.rows] == [calls[1].name, calls[0].name]
+    assert table.rows[1][1:5] == ["1 ok, 1 oom", "1.00", "40.0", "10.0"]
+    assert table.rows[0][3:5] == ["400", "370"]
+    assert "<script>" not in page_markdown(page) and "oom" in page_markdown(page)
