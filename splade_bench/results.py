@@ -25,7 +25,10 @@ SCHEMA_VERSION = 1
 _NUMERIC_ENDINGS = ("_bytes", "_s", "_loss", "_steps", "_size", "_seen", "_share", "_flops", "seed", "round")
 
 # And fields with something inside.
-_OBJECTS = ("machine", "versions", "metrics", "metrics_before", "live_peak_by_category", "live_peak_by_phase")
+_OBJECTS = (
+    *("machine", "versions", "metrics", "metrics_before", "live_peak_by_category", "live_peak_by_phase"),
+    "pass_errors",
+)
 _NEVER_NULL = ("machine", "versions")
 _LISTS = ("losses", "memory_timeline", "memray_top_sites")
 
@@ -109,6 +112,8 @@ class Measurement(Result):
     """All that was allocated meanwhile, what was freed again included."""
     memray_top_sites: list[dict[str, Any]] | None = None
     """Where most of it was allocated: site, size_bytes, allocations."""
+    pass_errors: dict[str, str] | None = None
+    """Memory passes that failed, each with its status and why in one line: their figures are null for that."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

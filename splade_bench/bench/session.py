@@ -153,6 +153,7 @@ class MeasuringSession:
             parts += _training_figures(result)
         if result.error:
             parts.append(result.error)
+        parts += [f"{name} pass {error}" for name, error in (result.pass_errors or {}).items()]
         done = len(self.finished)
         left_s = self._elapsed_s / done * max(0, self.planned_cells - done) if done else 0.0
         # A benchmark that chooses its cells as it goes has no number of them.
