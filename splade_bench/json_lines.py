@@ -1,14 +1,22 @@
-"""A file of JSON lines that is appended to, each line synced. Knows nothing of results."""
+"""A file of JSON lines that several processes append to: what is written is whole, synced, and nobody else's.
+
+Price: a writer waits while another one writes, and reads the file to see how it ends. Knows nothing of results.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from splade_bench.errors import DataError
+
+if sys.platform != "win32":
+    import fcntl
 
 
 def append_line(path: Path, line: str) -> None:
@@ -19,6 +27,7 @@ def append_line(path: Path, line: str) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
+        _lock(file)
         _end_torn_line(file)
         # A lone surrogate, as in the name of a file that is no UTF-8, becomes its JSON escape.
         file.write(line.encode(errors="backslashreplace") + b"\n")
@@ -45,6 +54,17 @@ def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
             if number == len(lines):  # no newline after it
                 continue
             raise DataError(f"{path}:{number}: is not JSON: {getattr(error, 'msg', error)}") from error
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Wait until no other process writes to the file; it is unlocked when it is closed, however that comes about.
+
+    Without it, a line that another process is in the middle of writing would be taken for a torn one and cut off.
+    """
+    if sys.platform == "win32":
+        return  # nothing is measured there, so there are no two writers
+    with suppress(OSError):  # some network file systems have no locks: a result is worth more than the lock
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _end_torn_line(file: IO[bytes]) -> None:
