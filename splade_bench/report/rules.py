@@ -40,6 +40,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         metric.name: metric
         for metric in (
             Metric(name="live_peak_bytes", comparable="anywhere", memory_pass="live"),
+            Metric(name="planned_live_peak_bytes", comparable="anywhere", memory_pass="plan"),
             Metric(name="memray_peak_bytes", comparable="same interpreter", memory_pass="heap"),
             Metric(name="pinned_peak_rss_bytes", comparable="same machine", memory_pass="pinned"),
             Metric(name="peak_rss_bytes", comparable="same machine"),

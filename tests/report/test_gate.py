@@ -131,6 +131,20 @@ def test_another_runs_figure_does_not_make_up_for_a_memory_pass_that_failed() ->
     assert [regression.metric for regression in verdict.regressions] == ["live_peak_bytes"]
 
 
+def test_the_plan_is_gated_exactly_and_anywhere() -> None:
+    base = cells(make_result(planned_live_peak_bytes=1000))
+    rules = [parse_rule("planned_live_peak_bytes:0%")]
+    elsewhere = {**MACHINE, "processor": "Other", "threads": 8}
+
+    same = check(cells(make_result(planned_live_peak_bytes=1000, machine=elsewhere)), base, rules)
+    worse = check(cells(make_result(planned_live_peak_bytes=1001, machine=elsewhere)), base, rules)
+
+    assert (same.exit_code, same.evaluated) == (0, 1)
+    assert [regression.metric for regression in worse.regressions] == ["planned_live_peak_bytes"]
+    lost = check(cells(make_result(pass_errors={"plan": "error: TypeError: x"})), base, rules)
+    assert lost.regressions[0].blame == ["the plan pass failed: error: TypeError: x"]
+
+
 def test_a_failed_memory_pass_is_no_fault_of_figures_that_it_does_not_take() -> None:
     failed = make_result(pass_errors={"heap": "error: MemoryError"})
 
