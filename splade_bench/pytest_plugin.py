@@ -82,6 +82,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         _limit_bytes(item)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """A memory limit that no call could keep is found out before the first test runs."""
+    config = session.config
+    calls = any("measure_memory" in getattr(item, "fixturenames", ()) for item in session.items)
+    if not calls or config.option.collectonly or memory_options(config).limit_bytes is None:
+        return
+    from splade_bench.bench.known_blocks import touch_block
+
+    try:
+        open_session(config).require_room_for_call(touch_block)  # whose module imports next to nothing
+    except SpladeBenchError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     """Hold a test to its marker's limit."""

@@ -7,27 +7,20 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import IO, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from typing_extensions import Self
 
 from splade_bench.cell import OWN_TRAINER, Cell
 from splade_bench.config import MixedPrecision
 from splade_bench.errors import DataError
+from splade_bench.json_lines import append_line, read_lines
+from splade_bench.record_fields import known_fields
 
 SCHEMA_VERSION = 1
-
-# Fields whose names say that they are numbers: a report must not fail on a file that somebody edited.
-_NUMERIC_ENDINGS = ("_bytes", "_s", "_loss", "_steps", "_size", "_seen", "_share", "_flops", "seed", "round")
-
-# And fields with something inside.
-_OBJECTS = ("machine", "versions", "metrics", "metrics_before", "live_peak_by_category", "live_peak_by_phase")
-_NEVER_NULL = ("machine", "versions")
-_LISTS = ("losses", "memory_timeline", "memray_top_sites")
 
 Status = Literal["ok", "oom", "killed", "timeout", "nan", "error", "skipped"]
 
@@ -109,6 +102,8 @@ class Measurement(Result):
     """All that was allocated meanwhile, what was freed again included."""
     memray_top_sites: list[dict[str, Any]] | None = None
     """Where most of it was allocated: site, size_bytes, allocations."""
+    pass_errors: dict[str, str] | None = None
+    """Memory passes that failed, each with its status and why in one line: their figures are null for that."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,8 +181,7 @@ class CellResult(Measurement):
         Raises:
             ValueError: not a record, from a newer schema, or a required field is missing.
         """
-        _require_schema(record)
-        return cls(**_known_fields(cls, record))
+        return cls(**_checked_fields(cls, record))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,33 +204,6 @@ class HeadResult(Result):
     record_type: Literal["head"] = "head"
 
 
-def _known_fields(kind: type[Result], record: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of ``kind`` in ``record``; raises ValueError where one is missing or not what it should be."""
-    known = {known_field.name: known_field for known_field in fields(kind)}
-    missing = [
-        name
-        for name, known_field in known.items()
-        if known_field.default is MISSING and known_field.default_factory is MISSING and name not in record
-    ]
-    if missing:
-        raise ValueError(f"lacks {', '.join(missing)}")
-    if "status" in known and record["status"] not in get_args(Status):
-        raise ValueError(f"has the unknown status {record['status']!r}")
-    for name, value in record.items():
-        if name.endswith("times_s"):
-            if not (isinstance(value, list) and value and all(map(_is_number, value))):
-                raise ValueError(f"has {name} {value!r}, which is no list of numbers")
-        elif name in _OBJECTS:
-            if not (isinstance(value, dict) or (value is None and name not in _NEVER_NULL)):
-                raise ValueError(f"has {name} {value!r}, which is no object")
-        elif name in _LISTS:
-            if not (value is None or isinstance(value, list)):
-                raise ValueError(f"has {name} {value!r}, which is no list")
-        elif name.endswith(_NUMERIC_ENDINGS) and not (value is None or _is_number(value)):
-            raise ValueError(f"has {name} {value!r}, which is no number")
-    return {name: value for name, value in record.items() if name in known}
-
-
 # How the name of a call begins that only read a known amount.
 CALIBRATION = "calibration"
 # A line that does not say what it is of is a cell's.
@@ -245,32 +212,30 @@ _KINDS: Mapping[str, type[Result]] = {"head": HeadResult, "call": CallResult}
 
 def _parse(record: Any) -> Result:
     if isinstance(record, dict) and (kind := _KINDS.get(str(record.get("record_type")))):
-        _require_schema(record)
-        return kind(**_known_fields(kind, record))
+        return kind(**_checked_fields(kind, record))
     return CellResult.from_record(record)
 
 
-def _require_schema(record: Any) -> None:
+def _checked_fields(kind: type[Result], record: Any) -> dict[str, Any]:
+    """The fields of ``kind`` in a parsed line; raises ValueError where that is no such record."""
     if not isinstance(record, dict) or "schema_version" not in record:
         raise ValueError("is not a result record (no schema_version)")
     if record["schema_version"] != SCHEMA_VERSION:
         raise ValueError(f"has schema_version {record['schema_version']}, this version reads {SCHEMA_VERSION}")
+    known = known_fields(kind, record)
+    if known.get("status", "ok") not in get_args(Status):
+        raise ValueError(f"has the unknown status {known['status']!r}")
+    return known
 
 
 def append_result(path: Path, result: Result) -> None:
-    """Add one line and wait until it is on the disk: what is recorded survives whatever comes next.
+    """Add one line and wait until it is on the disk; other processes may append to the same file.
 
     Raises:
         DataError: it cannot be written. The file is then as it was, or ends in a torn line.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as file:
-            _end_torn_line(file)
-            # A lone surrogate, as in the name of a file that is no UTF-8, becomes its JSON escape.
-            file.write(result.to_json().encode(errors="backslashreplace") + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(path, result.to_json())
     except OSError as error:
         raise DataError(f"{path}: a result cannot be written: {error.strerror}") from error
 
@@ -283,26 +248,12 @@ def read_results(paths: Iterable[Path]) -> list[Result]:
     """
     results: list[Result] = []
     for path in paths:
-        try:
-            lines = path.read_bytes().split(b"\n")
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error}") from error
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
+        for number, record in read_lines(path):
             try:
-                results.append(_parse(json.loads(line)))
-            except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-                if number == len(lines):  # no newline after it: the writer was killed
-                    continue
-                raise DataError(f"{path}:{number}: is not JSON: {getattr(error, 'msg', error)}") from error
+                results.append(_parse(record))
             except ValueError as error:
                 raise DataError(f"{path}:{number}: {error}") from error
     return results
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def finite_or_none(value: Any) -> Any:
@@ -314,17 +265,3 @@ def finite_or_none(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite_or_none(inner) for inner in value]
     return value
-
-
-def _end_torn_line(file: IO[bytes]) -> None:
-    """Drop a last line that a killed writer left unfinished; one that only lacks its newline is kept."""
-    file.seek(0)
-    complete, newline, last = file.read().rpartition(b"\n")
-    if not last:
-        return
-    try:
-        json.loads(last)
-    except ValueError:
-        file.truncate(len(complete) + len(newline))
-    else:
-        file.write(b"\n")

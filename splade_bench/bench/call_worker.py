@@ -22,6 +22,7 @@ from splade_bench.bench.serving import Send, claim_standard_output, serve, wait_
 from splade_bench.measure.device import device_memory
 from splade_bench.measure.limits import limit_rss
 from splade_bench.measure.machine import machine_info
+from splade_bench.measure.rss import current_rss_bytes
 
 _LONGEST_VALUE = 10**6
 
@@ -46,6 +47,8 @@ class CallWorker:
 
         if self.request.measure == "time":
             self._timed(call)
+        elif self.request.measure == "floor":
+            self.measured["floor_bytes"] = current_rss_bytes()
         elif self.request.measure == "heap":
             self.measured |= heap_fields(call)
         elif self.request.measure == "pinned":

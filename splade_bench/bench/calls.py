@@ -54,6 +54,17 @@ class CallRunner:
             **(taken_on() | measured), name=name, memory_limit_bytes=self.memory_limit_bytes, started_at=started_at
         )
 
+    def floor_bytes(self, function: Callable[..., object]) -> int:
+        """Resident memory of a worker that has imported the function's module: no memory limit can be below it.
+
+        Raises:
+            ConfigError: another process could not call it: see :func:`call_request`.
+            CellError: it could not be measured, as where the module cannot be imported.
+        """
+        request = replace(call_request(function, [], {}), measure="floor")
+        with WorkerProcess(request, timeout_s=self.timeout_s) as process:
+            return int(process.wait_for("result")["floor_bytes"])
+
 
 def call_request(function: Callable[..., object], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> CallRequest:
     """What another process needs to call ``function``: it is found by its name, and nothing is pickled.

@@ -156,9 +156,10 @@ def figures_of_passes(
 ) -> dict[str, Any]:
     """What the memory passes measured, each in a process of its own.
 
-    One that fails leaves its figures unmeasured, those of the others stand.
+    One that fails leaves its figures unmeasured and its reason in ``pass_errors``; those of the others stand.
     """
     measured: dict[str, Any] = {}
+    errors: dict[str, str] = {}
     for name in passes:
         environment = PINNED_ENVIRONMENT if name == "pinned" else None
         if environment and platform.libc_ver()[0] != "glibc":
@@ -166,10 +167,10 @@ def figures_of_passes(
         try:
             with WorkerProcess(replace(request, measure=name), timeout_s=timeout_s, environment=environment) as process:
                 measured |= process.wait_for("result")
-        except CellError:
-            continue
+        except CellError as failure:
+            errors[name] = str(failure)
     # The machine is that of the timed process, whose environment is the user's own.
-    return {name: value for name, value in measured.items() if name != "machine"}
+    return {name: value for name, value in measured.items() if name != "machine"} | {"pass_errors": errors or None}
 
 
 def _judged(ended: Exit, launch: LaunchRequest) -> tuple[Status, str]:

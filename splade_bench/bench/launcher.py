@@ -5,8 +5,8 @@ messages to. It imports no torch and stays small, because the kernel's record of
 of whoever started it: a cell killed at any moment still has a peak, and it is the cell's.
 
 Does not spin: it sleeps until the worker ends, writes to standard error or a deadline comes. Under a memory limit it
-also reads the worker's resident memory fifty times a second, which sees what no limit of the kernel counts (mapped
-files).
+also reads the worker's resident memory, twenty-five times a second: that sees what no limit of the kernel counts
+(mapped files).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,7 +27,8 @@ from typing_extensions import Self
 
 from splade_bench.bench.protocol import Event
 
-_WATCH_INTERVAL_S = 0.02
+# Twice as often, parent and launcher of a cell took 1.3 % of a core.
+_WATCH_INTERVAL_S = 0.04
 # How often to see whether whoever waits for the worker is still there.
 _IDLE_INTERVAL_S = 1.0
 _STANDARD_ERROR_TAIL_BYTES = 4096
@@ -102,6 +104,7 @@ class Launcher:
         errors = worker.stderr.fileno()
         os.set_blocking(errors, False)
         sources = [wakeup, errors]
+        memory = _ResidentMemory(worker.pid) if self._request.memory_limit_bytes else None
         while True:
             readable, _, _ = select.select(sources, [], [], self._interval_s())
             if wakeup in readable:
@@ -113,20 +116,20 @@ class Launcher:
                 worker.returncode = os.waitstatus_to_exitcode(status)  # nobody is to wait for it again
                 self._read_errors(errors)
                 return status, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-            self._end_where_due(worker.pid)
+            self._end_where_due(memory)
 
     def _interval_s(self) -> float:
         interval_s = _WATCH_INTERVAL_S if self._request.memory_limit_bytes else _IDLE_INTERVAL_S
         return max(0.0, min(interval_s, self._deadline_s - time.monotonic())) if self._ended_by is None else interval_s
 
-    def _end_where_due(self, pid: int) -> None:
+    def _end_where_due(self, memory: _ResidentMemory | None) -> None:
         if self._ended_by is not None:
             self._kill_group()
         elif time.monotonic() >= self._deadline_s:
             self._end("timeout")
         elif os.getppid() != self._parent:
             self._end("abandoned")
-        elif self._request.memory_limit_bytes and _rss_bytes(pid) > self._request.memory_limit_bytes:
+        elif memory and self._request.memory_limit_bytes and memory.read_bytes() > self._request.memory_limit_bytes:
             self._end("memory-limit")
 
     def _end(self, reason: Literal["timeout", "memory-limit", "abandoned"]) -> None:
@@ -182,19 +185,32 @@ def _wake_up_on(*signals: signal.Signals) -> int:
     return readable
 
 
-def _rss_bytes(pid: int) -> int:
-    """Resident memory of another process; 0 when it is gone."""
-    if sys.platform == "linux":
-        try:
-            return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
-        except (OSError, IndexError):
-            return 0
-    import psutil
+class _ResidentMemory:
+    """Resident memory of another process, read again and again.
 
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return 0
+    On Linux its file stays open: woken fifty times a second, whoever opens it anew took 1.7 % of a core, not 0.6 %.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._statm: int | None = None
+        if sys.platform == "linux":
+            with suppress(OSError):  # it has ended already
+                self._statm = os.open(f"/proc/{pid}/statm", os.O_RDONLY)
+
+    def read_bytes(self) -> int:
+        """Now; 0 when the process is gone."""
+        if sys.platform == "linux":
+            try:
+                return int(os.pread(self._statm, 64, 0).split()[1]) * _PAGE_BYTES if self._statm is not None else 0
+            except (OSError, IndexError):
+                return 0
+        import psutil
+
+        try:
+            return int(psutil.Process(self._pid).memory_info().rss)
+        except psutil.Error:
+            return 0
 
 
 def _oom_kills() -> int:

@@ -95,7 +95,8 @@ class CallRequest:
     keywords: dict[str, Any] = field(default_factory=dict)
     path: list[str] = field(default_factory=list)
     """The parent's ``sys.path``."""
-    measure: Literal["time", "heap", "live", "pinned", "plan"] = "time"
+    measure: Literal["time", "heap", "live", "pinned", "plan", "floor"] = "time"
+    """floor: what the process takes once the module is imported, before the call."""
     memory_limit_bytes: int | None = None
     memory_timeline: bool = False
 

@@ -56,6 +56,7 @@ class MeasuringSession:
         self._calls = calls
         self._resume = resume
         self._elapsed_s = 0.0
+        self._call_floors_bytes: dict[str, int] = {}
         self._name = uuid4().hex
 
     def measure(self, cell: Cell, timed: Callable[[CellRun], object], *, test_id: str | None = None) -> CellResult:
@@ -93,9 +94,10 @@ class MeasuringSession:
         """Call ``function`` in a fresh process and record what it took.
 
         Raises:
-            ConfigError: another process could not call it so.
+            ConfigError: another process could not call it so, or the session's memory limit leaves no room for it.
             DataError: the result cannot be written; it is among the finished ones all the same.
         """
+        self.require_room_for_call(function)
         result = self._calls.measure(name, function, arguments, keywords)
         return self._record(replace(result, test_id=test_id))
 
@@ -138,6 +140,24 @@ class MeasuringSession:
         if limit_bytes <= floor_bytes:
             raise ConfigError(below_floor(limit_bytes, floor_bytes))
 
+    def require_room_for_call(self, function: Callable[..., object]) -> None:
+        """Refuse a memory limit under which the function's module could not even be imported.
+
+        Raises:
+            ConfigError: the session's limit is below what a worker takes before the call.
+        """
+        limit_bytes = self._calls.memory_limit_bytes
+        if limit_bytes is None:
+            return
+        module = function.__module__
+        if module not in self._call_floors_bytes:
+            try:
+                self._call_floors_bytes[module] = self._calls.floor_bytes(function)
+            except CellError:
+                return  # the call will fail in the same way, and its record says how
+        if limit_bytes <= self._call_floors_bytes[module]:
+            raise ConfigError(below_floor(limit_bytes, self._call_floors_bytes[module]))
+
     def gradient_error(self, cell: Cell) -> float:
         """See :meth:`splade_bench.bench.run.CellRunner.gradient_error`."""
         return self._cells.gradient_error(cell)
@@ -153,6 +173,7 @@ class MeasuringSession:
             parts += _training_figures(result)
         if result.error:
             parts.append(result.error)
+        parts += [f"{name} pass {error}" for name, error in (result.pass_errors or {}).items()]
         done = len(self.finished)
         left_s = self._elapsed_s / done * max(0, self.planned_cells - done) if done else 0.0
         # A benchmark that chooses its cells as it goes has no number of them.

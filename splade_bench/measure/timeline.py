@@ -1,6 +1,7 @@
 """Resident memory over time, sampled by a thread, with the part of the run that was under way.
 
-Does not see: a peak that rises and falls between two samples; :mod:`splade_bench.measure.rss` has the kernel's.
+Does not see: a peak that rises and falls between two samples; :mod:`splade_bench.measure.rss` has the kernel's. On
+Linux a sample may be some hundred KiB off, and so above the kernel's: each processor counts its own pages for a while.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import os
 import shlex
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -48,6 +48,18 @@ class GatedCell:
     runs: int = 1
     reproduce: str = ""
     """The command that measures this cell alone."""
+    pass_errors: Mapping[str, str] = field(default_factory=dict)
+    """Memory passes that failed in any of the runs, and why. A baseline has none."""
+
+    def failed_pass(self, metric: str) -> str | None:
+        """Why the memory pass that takes a figure failed; None: it did not, or there is none."""
+        memory_pass = METRICS[metric].memory_pass
+        if memory_pass is None or memory_pass not in self.pass_errors:
+            return None
+        return one_line(f"the {memory_pass} pass failed: {self.pass_errors[memory_pass]}")
+
+
+_KEPT = [known.name for known in fields(GatedCell) if known.name != "pass_errors"]
 
 
 def gated_cells(results: Sequence[Result]) -> dict[str, GatedCell]:
@@ -120,7 +132,13 @@ def write_baseline(path: Path, cells: Mapping[str, GatedCell]) -> None:
     for name, cell in cells.items():
         if cell.status not in _MAY_BE_KEPT:
             raise DataError(f"{path}: not written: {one_line(name)} ended as {cell.status}")
-    record = {"baseline_version": BASELINE_VERSION, "cells": {name: asdict(cell) for name, cell in cells.items()}}
+        if cell.pass_errors:
+            failed = ", ".join(
+                f"its {memory_pass} pass failed: {error}" for memory_pass, error in cell.pass_errors.items()
+            )
+            raise DataError(f"{path}: not written: {one_line(f'{name}: {failed}')}")
+    kept = {name: {key: value for key, value in asdict(cell).items() if key in _KEPT} for name, cell in cells.items()}
+    record = {"baseline_version": BASELINE_VERSION, "cells": kept}
     text = json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -166,6 +184,8 @@ def _together(name: str, runs: Sequence[Measurement]) -> GatedCell:
         memray_top_sites=tuple(shown.memray_top_sites or ()),
         runs=len(runs),
         reproduce=reproduce(runs[0]),
+        # The first run of a pass says why; a later one that came to its end does not make up for it.
+        pass_errors={name: error for run in reversed(runs) for name, error in (run.pass_errors or {}).items()},
     )
 
 
@@ -189,6 +209,7 @@ def reproduce(run: Measurement) -> str:
 _SWEEP_TEST = "benchmarks/test_training_cells.py"
 _OVER_RUNS: Mapping[str, Callable[[Sequence[float]], float]] = {
     "live_peak_bytes": max,
+    "planned_live_peak_bytes": max,
     "final_loss": statistics.median,
     "mrr@10": statistics.median,
 }
@@ -253,8 +274,7 @@ def _parse_cell(path: Path, name: str, cell: Any) -> GatedCell:
     known = {metric: value for metric, value in cell["figures"].items() if metric in METRICS}
     for metric, value in known.items():
         _refuse_absurd(where, metric, value)
-    names = {known_field for known_field in GatedCell.__dataclass_fields__ if known_field in cell}
-    return GatedCell(**{**{known_name: cell[known_name] for known_name in names}, "figures": known})
+    return GatedCell(**{**{name: cell[name] for name in _KEPT if name in cell}, "figures": known})
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -78,17 +78,21 @@ def check(head: Mapping[str, GatedCell], base: Mapping[str, GatedCell], rules: S
         judged = evaluated
         for rule in rules_for(name, rules):
             metric = rule.metric.name
+            failed = after.failed_pass(metric)
             if metric not in before.figures:
-                if metric in after.figures:
+                if failed:
+                    not_evaluated.append(f"{one_line(name)}  {rule}: {failed}")
+                elif metric in after.figures:
                     notes.append(f"{one_line(name)}  {metric}: new, the baseline does not know it")
                 continue
-            obstacle = _obstacle(rule, before, after)
+            # A pass that failed is a fault wherever it ran, and one run's figure does not make up for another's fault.
+            obstacle = None if failed else _obstacle(rule, before, after)
             if obstacle:
                 not_evaluated.append(f"{one_line(name)}  {rule}: {obstacle}")
                 continue
             evaluated += 1
-            if metric not in after.figures:
-                regressions.append(_lost(name, rule, before))
+            if failed or metric not in after.figures:
+                regressions.append(_lost(name, rule, before, [failed] if failed else []))
                 continue
             values = before.figures[metric], after.figures[metric]
             if rule.is_regression(*values):
@@ -125,7 +129,7 @@ def _ended_worse(name: str, before: GatedCell, after: GatedCell | None) -> Regre
     )
 
 
-def _lost(name: str, rule: Rule, before: GatedCell) -> Regression:
+def _lost(name: str, rule: Rule, before: GatedCell, reasons: Sequence[str]) -> Regression:
     """A figure that the baseline has and this run does not."""
     metric = rule.metric
     return Regression(
@@ -135,6 +139,7 @@ def _lost(name: str, rule: Rule, before: GatedCell) -> Regression:
         head="not measured",
         change="",
         limit=f"measured, for {rule}",
+        blame=reasons,
         reproduce=before.reproduce,
     )
 

@@ -27,6 +27,8 @@ class Metric:
     """Where a figure taken may be held against one of a baseline."""
     larger_is_worse: bool = True
     in_bytes: bool = True
+    memory_pass: str | None = None
+    """Of the passes beside the timed one, that which takes it."""
 
     def text(self, value: float) -> str:
         """The value as people write it."""
@@ -37,9 +39,10 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         metric.name: metric
         for metric in (
-            Metric(name="live_peak_bytes", comparable="anywhere"),
-            Metric(name="memray_peak_bytes", comparable="same interpreter"),
-            Metric(name="pinned_peak_rss_bytes", comparable="same machine"),
+            Metric(name="live_peak_bytes", comparable="anywhere", memory_pass="live"),
+            Metric(name="planned_live_peak_bytes", comparable="anywhere", memory_pass="plan"),
+            Metric(name="memray_peak_bytes", comparable="same interpreter", memory_pass="heap"),
+            Metric(name="pinned_peak_rss_bytes", comparable="same machine", memory_pass="pinned"),
             Metric(name="peak_rss_bytes", comparable="same machine"),
             Metric(name="device_peak_allocated_bytes", comparable="same machine"),
             Metric(name="device_peak_reserved_bytes", comparable="same machine"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from splade_bench.bench.isolate import CellError, WorkerProcess
+from splade_bench.bench.isolate import CellError, WorkerProcess, figures_of_passes
 from splade_bench.bench.protocol import CellRequest
 from splade_bench.cell import Cell
 
@@ -103,6 +103,12 @@ def test_a_worker_that_says_why_it_failed_is_believed() -> None:
     )
 
     assert values == {"status": "oom", "error": "no memory"}
+
+
+def test_a_memory_pass_that_fails_says_why_and_leaves_the_others() -> None:
+    measured = figures_of_passes(REQUEST, ["heap", "live"], timeout_s=0.2)
+
+    assert measured == {"pass_errors": dict.fromkeys(["heap", "live"], "timeout: took longer than 0.2 s")}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the figure is not that of a fresh process")

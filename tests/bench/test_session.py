@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from splade_bench.bench.calls import CallRunner, call_request
 from splade_bench.bench.known_blocks import touch_block
+from splade_bench.bench.protocol import MemoryPass
 from splade_bench.bench.run import CellRunner
 from splade_bench.bench.session import MeasuringSession
 from splade_bench.cell import Cell
@@ -70,6 +72,28 @@ def test_a_call_is_recorded_with_what_measured_it(tmp_path: Path) -> None:
     assert (result.status, result.value, result.test_id) == ("ok", 2**20, "tests/x.py::y")
     assert result.session
     assert result.session != make_session(tmp_path).measure_call("a call", touch_block, [1], {}).session
+
+
+def once_then_twice(folder: str) -> None:
+    """Comes to its end when it is called for the first and for the third time: the time pass and the pinned one."""
+    calls = Path(folder, "calls")
+    number = len(calls.read_text()) + 1 if calls.exists() else 1
+    calls.write_text("x" * number)
+    if number == 2:
+        raise ValueError("not\nagain")
+
+
+def test_a_memory_pass_that_fails_is_on_the_record_and_in_the_line(tmp_path: Path) -> None:
+    passes: list[MemoryPass] = ["heap", "pinned"]
+    session = make_session(tmp_path, calls=CallRunner(timeout_s=60, memory_passes=passes))
+
+    result = session.measure_call("a call", once_then_twice, [str(tmp_path)], {})
+
+    assert read_results([tmp_path / "results.jsonl"]) == [result]
+    assert (result.status, result.memray_peak_bytes) == ("ok", None)
+    assert result.pass_errors == {"heap": "error: ValueError: not again"}
+    assert (result.pinned_peak_rss_bytes is not None) == (platform.libc_ver()[0] == "glibc")
+    assert "  heap pass error: ValueError: not again  " in session.line(result)
 
 
 def test_without_a_file_results_are_kept_all_the_same(tmp_path: Path) -> None:

@@ -144,5 +144,7 @@ def test_a_timeline_is_recorded_where_it_is_asked_for(cache: Path) -> None:
     assert result.memory_timeline and result.sampled_peak_rss_bytes and result.peak_rss_bytes
     assert {sample["phase"] for sample in result.memory_timeline} >= {"forward", "backward"}
     assert max(sample["rss_bytes"] for sample in result.memory_timeline) == result.sampled_peak_rss_bytes
-    assert 0.9 * result.peak_rss_bytes < result.sampled_peak_rss_bytes <= result.peak_rss_bytes
+    # Linux counts pages on each processor and adds them up now and then, so that two readings of one moment differ: on
+    # a busy machine the largest sample was 352 KiB above the mark.
+    assert 0.9 * result.peak_rss_bytes < result.sampled_peak_rss_bytes <= 1.01 * result.peak_rss_bytes
     assert result.memray_peak_bytes is None

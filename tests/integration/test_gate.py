@@ -6,14 +6,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from splade_bench.bench.isolate import CellError, WorkerProcess
-from splade_bench.bench.protocol import CellRequest
+from splade_bench.bench.protocol import CellRequest, MemoryPass
 from splade_bench.cell import PROFILES, Cell
 from splade_bench.measure.machine import taken_on
 from splade_bench.report.baseline import GatedCell, gated_cells
@@ -108,24 +109,26 @@ losses.contrastive_loss = lambda q, d: contrastive(q, d) * (float("nan") if q.sh
 }
 
 
-Measure = Callable[[str, str], dict[str, GatedCell]]
+Measure = Callable[..., dict[str, GatedCell]]
 
 
 @pytest.fixture
 def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measure:
-    """The gate's cell of a mode, from a process in which a patch is at work."""
+    """The gate's cell of a mode, from a process in which a patch is at work, or from several, one a memory pass."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
 
-    def measured(mode: str, patch: str) -> dict[str, GatedCell]:
+    def measured(mode: str, patch: str, passes: Sequence[MemoryPass] = ("live",)) -> dict[str, GatedCell]:
         write_patch(tmp_path, patch)
         (cell,) = (
             Cell(**{**planned.to_dict(), "memory_mode": mode})
             for planned in PROFILES["gate"].cells()
             if (planned.memory_mode, planned.gradient_accumulation_steps) == ("standard", 1)
         )
+        figures: dict[str, Any] = {"status": "ok"}
         try:
-            with WorkerProcess(CellRequest(cell=cell, measure="live", corpus_folder=None), timeout_s=120) as process:
-                figures = process.wait_for("result") | {"status": "ok"}
+            for name in passes:
+                with WorkerProcess(CellRequest(cell=cell, measure=name, corpus_folder=None), timeout_s=120) as process:
+                    figures |= process.wait_for("result")
         except CellError as failure:
             figures = failure.values
         return gated_cells([CellResult.of_cell(cell, **(taken_on() | figures))])
@@ -168,10 +171,11 @@ def test_a_planted_regression_is_caught_and_blamed(
 
 
 def test_unchanged_code_is_measured_the_same_to_the_byte(measure: Measure) -> None:
-    first, second = measure("memory-efficient", ""), measure("memory-efficient", "")
+    first, second = (measure("memory-efficient", "", ("live", "plan")) for _ in range(2))
+    verdict = check(second, first, [parse_rule("live_peak_bytes:0%"), parse_rule("planned_live_peak_bytes:0%")])
 
     assert first == second
-    assert check(second, first, [parse_rule("live_peak_bytes:0%")]).exit_code == 0
+    assert (verdict.exit_code, verdict.evaluated) == (0, 2)
 
 
 def run_sweep(folder: Path, *arguments: str, patch: str = "") -> subprocess.CompletedProcess[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -197,6 +198,37 @@ def test_a_results_file_that_is_none_is_a_usage_error(project: Path) -> None:
     assert finished.returncode == 4
     assert "--memory-results: " in finished.stderr
     assert "memory.jsonl: cannot be read" in finished.stderr
+
+
+def test_a_limit_below_what_any_call_takes_is_a_usage_error_that_says_how_much(project: Path) -> None:
+    finished = run_pytest(
+        project,
+        *["-p", "splade_bench.pytest_plugin", "--memory-limit", "8MiB"],
+        environment={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )
+
+    assert finished.returncode == 4
+    assert re.search(r"--memory-limit 8 MiB: imports and warm-up alone take \d+ MiB here", finished.stderr)
+    assert not (project / "memory.jsonl").exists()
+
+
+def test_a_limit_below_what_the_functions_own_imports_take_fails_the_test_with_the_floor(project: Path) -> None:
+    (project / "work" / "large.py").write_text(
+        "BALLAST = b'x' * 200 * 2**20\n\n\ndef size() -> int:\n    return len(BALLAST)\n"
+    )
+    (project / "test_blocks.py").write_text(
+        "from work.large import size\ndef test_it(measure_memory):\n    measure_memory(size)\n"
+    )
+
+    finished = run_pytest(
+        project,
+        *["-p", "splade_bench.pytest_plugin", "--memory-limit", "128MiB"],
+        environment={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )
+
+    assert finished.returncode == 1
+    assert re.search(r"--memory-limit 128 MiB: imports and warm-up alone take 2\d\d MiB here", finished.stdout)
+    assert not (project / "memory.jsonl").exists()
 
 
 def test_a_limit_makes_a_call_fail_as_on_a_smaller_machine(project: Path) -> None:

@@ -112,6 +112,48 @@ def test_what_is_worse_lost_or_newly_failing_is_a_regression(changes: dict[str, 
     assert "--memory-modes standard" in verdict_lines(verdict)[-2]
 
 
+def test_a_figure_whose_memory_pass_failed_is_a_regression_with_the_reason() -> None:
+    failed = make_result(live_peak_bytes=None, pass_errors={"live": "killed: ended by signal SIGKILL"})
+
+    (regression,) = check(cells(failed), cells(), DEFAULT_RULES).regressions
+
+    assert (regression.metric, regression.head) == ("live_peak_bytes", "not measured")
+    assert regression.blame == ["the live pass failed: killed: ended by signal SIGKILL"]
+    elsewhere = replace(failed, versions={**VERSIONS, "torch": "2.14.1"})
+    assert check(cells(elsewhere), cells(), DEFAULT_RULES).exit_code == 1
+
+
+def test_another_runs_figure_does_not_make_up_for_a_memory_pass_that_failed() -> None:
+    failed = make_result(round=2, live_peak_bytes=None, pass_errors={"live": "timeout: took longer than 1 s"})
+
+    verdict = check(cells(make_result(round=1), failed), cells(), DEFAULT_RULES)
+
+    assert [regression.metric for regression in verdict.regressions] == ["live_peak_bytes"]
+
+
+def test_the_plan_is_gated_exactly_and_anywhere() -> None:
+    base = cells(make_result(planned_live_peak_bytes=1000))
+    rules = [parse_rule("planned_live_peak_bytes:0%")]
+    elsewhere = {**MACHINE, "processor": "Other", "threads": 8}
+
+    same = check(cells(make_result(planned_live_peak_bytes=1000, machine=elsewhere)), base, rules)
+    worse = check(cells(make_result(planned_live_peak_bytes=1001, machine=elsewhere)), base, rules)
+
+    assert (same.exit_code, same.evaluated) == (0, 1)
+    assert [regression.metric for regression in worse.regressions] == ["planned_live_peak_bytes"]
+    lost = check(cells(make_result(pass_errors={"plan": "error: TypeError: x"})), base, rules)
+    assert lost.regressions[0].blame == ["the plan pass failed: error: TypeError: x"]
+
+
+def test_a_failed_memory_pass_is_no_fault_of_figures_that_it_does_not_take() -> None:
+    failed = make_result(pass_errors={"heap": "error: MemoryError"})
+
+    verdict = check(cells(failed), cells(), [*DEFAULT_RULES, parse_rule("memray_peak_bytes:1%")])
+
+    assert (verdict.exit_code, verdict.evaluated) == (0, 4)
+    assert f"{NAME}  memray_peak_bytes:1%: the heap pass failed: error: MemoryError" in verdict.not_evaluated
+
+
 def test_a_missing_cell_is_a_regression_and_a_new_one_a_note() -> None:
     other = make_result(memory_mode="article", cell_id="tiny-cpu-b8-a1-article")
 
@@ -328,6 +370,8 @@ def test_a_rule_with_nothing_to_judge_is_listed() -> None:
 def test_a_fault_does_not_become_the_baseline(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"not written: {NAME} ended as nan"):
         write_baseline(tmp_path / "baseline.json", cells(make_result(status="nan")))
+    with pytest.raises(DataError, match=f"not written: {NAME}: its live pass failed: error: boom"):
+        write_baseline(tmp_path / "baseline.json", cells(make_result(pass_errors={"live": "error: boom"})))
 
 
 def test_a_hostile_name_stays_on_its_line() -> None:

@@ -1,0 +1,83 @@
+"""Several processes append to one file, and no line is lost or torn."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from splade_bench.json_lines import append_line, read_lines
+
+WRITERS = 3
+LINES = 40
+# More than a write's buffer, so that a line is on its way for a while.
+SIZE = 300_000
+APPEND = f"""
+import json, sys
+from pathlib import Path
+from splade_bench.json_lines import append_line
+for number in range({LINES}):
+    append_line(Path(sys.argv[1]), json.dumps({{"writer": sys.argv[2], "number": number, "text": "x" * {SIZE}}}))
+"""
+HALF_A_LINE = """
+import fcntl, sys
+with open(sys.argv[1], "a+b") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    file.write(b'{"writer": "slow", ')
+    file.flush()
+    print("half", flush=True)
+    sys.stdin.readline()
+    file.write(b'"number": 0}\\n')
+"""
+
+
+def test_lines_of_several_processes_are_all_there_and_whole(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    writers = [subprocess.Popen([sys.executable, "-c", APPEND, str(path), str(number)]) for number in range(WRITERS)]
+
+    assert [writer.wait(120) for writer in writers] == [0] * WRITERS
+    found = [(line["writer"], line["number"]) for _, line in read_lines(path)]
+    assert sorted(found) == sorted((str(writer), number) for writer in range(WRITERS) for number in range(LINES))
+    for writer in range(WRITERS):
+        assert [number for name, number in found if name == str(writer)] == list(range(LINES))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is measured there, so nothing is locked")
+def test_a_line_that_another_process_is_writing_is_not_taken_for_a_torn_one(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    slow = subprocess.Popen(
+        [sys.executable, "-c", HALF_A_LINE, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with slow:
+        assert slow.stdin and slow.stdout and slow.stdout.readline() == "half\n"
+        script = "import sys; from pathlib import Path; from splade_bench.json_lines import append_line\n"
+        script += 'append_line(Path(sys.argv[1]), \'{"writer": "other", "number": 0}\')'
+        other = subprocess.Popen([sys.executable, "-c", script, str(path)])
+        with pytest.raises(subprocess.TimeoutExpired):  # it waits, for as long as it takes
+            other.wait(1.0)
+        assert list(read_lines(path)) == []  # a reader does not wait
+        slow.stdin.write("go on\n")
+        slow.stdin.flush()
+        assert other.wait(60) == 0
+
+    assert [line["writer"] for _, line in read_lines(path)] == ["slow", "other"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is measured there, so nothing is locked")
+def test_the_lock_of_a_killed_writer_is_gone_and_its_torn_line_too(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    append_line(path, json.dumps({"number": 0}))
+    slow = subprocess.Popen(
+        [sys.executable, "-c", HALF_A_LINE, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with slow:
+        assert slow.stdout and slow.stdout.readline() == "half\n"
+        slow.kill()
+        slow.wait()
+
+    append_line(path, json.dumps({"number": 1}))  # does not wait for ever
+
+    assert [line["number"] for _, line in read_lines(path)] == [0, 1]
