@@ -6,9 +6,8 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from splade_bench.report.baseline import reproduce
-from splade_bench.report.markdown import escape
 from splade_bench.report.page import Page, Table, Text, bullets
-from splade_bench.report.tables import above, conditions, median_and_range, statuses
+from splade_bench.report.tables import above, conditions, median_and_range, problems, statuses
 from splade_bench.results import CALIBRATION, CallResult, Result
 from splade_bench.units import as_mib
 
@@ -47,8 +46,8 @@ def calls_page(results: Sequence[CallResult]) -> Page:
         rows=[_row(runs) for runs in largest_first],
         commands=[reproduce(runs[0]) for runs in largest_first],
     )
-    problems = [f"{escape(result.name)}: {result.status}: {escape(result.error)}" for result in results if result.error]
-    blocks = [Text(_INTRODUCTION), *conditions(results), table, *bullets(problems, heading="Not measured to the end:")]
+    failed = problems(results, lambda result: result.name)
+    blocks = [Text(_INTRODUCTION), *conditions(results), table, *bullets(failed, heading="Not measured to the end:")]
     return Page(PAGE_NAME, blocks)
 
 

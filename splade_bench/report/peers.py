@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from splade_bench.report.bounds import BOUNDS, GIB, MODE, Bound, contender, gemm_share, peak_rss, step_time
-from splade_bench.report.markdown import code, escape
+from splade_bench.report.markdown import code
 from splade_bench.report.page import Block, Page, Table, Text, bullets
-from splade_bench.report.tables import MISSING, above_baseline_bytes, conditions, in_mib, number, over_runs
+from splade_bench.report.tables import MISSING, above_baseline_bytes, conditions, in_mib, number, over_runs, problems
 from splade_bench.results import CellResult
 
 PAGE_NAME = "PEERS"
@@ -46,7 +46,7 @@ def peers_page(results: Sequence[CellResult]) -> Page:
         blocks += [
             Text(f"## {code(workload)}, attention dropout {dropout:g}"),
             _table(chosen, name=f"{workload}-dropout-{dropout:g}"),
-            *bullets(_errors(chosen)),
+            *bullets(problems(chosen, lambda result: result.cell_id)),
         ]
     return Page(PAGE_NAME, blocks)
 
@@ -135,12 +135,6 @@ def _table(results: Sequence[CellResult], *, name: str) -> Table:
         "active share",
     ]
     return Table(name=name, headings=headings, rows=rows)
-
-
-def _errors(results: Sequence[CellResult]) -> list[str]:
-    return list(
-        dict.fromkeys(f"{escape(result.cell_id)}: {escape(result.error)}" for result in results if result.error)
-    )
 
 
 def _group(result: CellResult) -> tuple[str, float]:

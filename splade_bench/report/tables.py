@@ -6,8 +6,10 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from splade_bench.measure.device import UNTESTED_ON_HARDWARE
+from splade_bench.report.markdown import escape
 from splade_bench.report.page import Block, Table, Text
 from splade_bench.results import CellResult, Measurement, Result
 from splade_bench.units import as_mib, format_bytes
@@ -58,6 +60,19 @@ def statuses(runs: Sequence[Measurement]) -> str:
     """How many runs ended in which way: ``3 ok, 1 oom``."""
     counted = Counter(run.status for run in runs)
     return ", ".join(f"{count} {status}" for status, count in counted.items())
+
+
+def problems(results: Iterable[Measurement], name: Callable[[Any], str]) -> list[str]:
+    """A line for each run that did not end well, and for each of its memory passes that failed."""
+    lines = []
+    for result in results:
+        if result.error:
+            lines.append(f"{escape(name(result))}: {result.status}: {escape(result.error)}")
+        lines += [
+            f"{escape(name(result))}: {escape(memory_pass)} pass {escape(why)}"
+            for memory_pass, why in (result.pass_errors or {}).items()
+        ]
+    return list(dict.fromkeys(lines))
 
 
 def above(peak_bytes: int | None, baseline_bytes: int | None) -> int | None:

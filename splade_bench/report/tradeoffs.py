@@ -20,7 +20,7 @@ from splade_bench.report.modes import (
     wall_time_s,
 )
 from splade_bench.report.page import Block, Page, Picture, Text, bullets
-from splade_bench.report.tables import above_baseline_bytes, conditions, median_and_range, number
+from splade_bench.report.tables import above_baseline_bytes, conditions, median_and_range, number, problems
 from splade_bench.report.trade_plots import (
     LearningCurve,
     TradePoint,
@@ -70,9 +70,6 @@ def tradeoffs_page(results: Sequence[CellResult]) -> Page:
 def _workload_blocks(workload: str, results: Sequence[CellResult]) -> list[Block]:
     points = grid_points(results)
     comparisons = compare_modes(results)
-    problems = [
-        f"{escape(result.cell_id)}: {result.status}: {escape(result.error)}" for result in results if result.error
-    ]
     blocks: list[Block] = [Text(f"## Workload {code(workload)}")]
     if any(comparison.memory_mode != REFERENCE_MODE for comparison in comparisons):
         side_by_side = trainers.trainers_table(results, name=f"trainers-{workload}")
@@ -85,7 +82,8 @@ def _workload_blocks(workload: str, results: Sequence[CellResult]) -> list[Block
         ]
     blocks += _pictures(workload, points)
     blocks += [Text("### Every grid point"), cell_table(points, name=f"cells-{workload}")]
-    return [*blocks, *bullets(problems, heading="Not measured to the end:")]
+    failed = problems(results, lambda result: result.cell_id)
+    return [*blocks, *bullets(failed, heading="Not measured to the end:")]
 
 
 def _length_blocks(results: Sequence[CellResult]) -> list[Block]:
