@@ -13,7 +13,6 @@ from splade_bench.report.export import to_csv, write_tables
 from splade_bench.report.insertions import update_document
 from splade_bench.report.page import Page
 from splade_bench.report.summary import COMMENT_BYTES, GITHUB_SUMMARY_BYTES, summary
-from splade_bench.report.webpage import webpage
 from splade_bench.results import Result, read_results
 
 
@@ -29,9 +28,7 @@ class ReportCommand:
     results: tuple[Path, ...] = ()
     """Results files, or folders of them; by default the newest in OUTPUT/results."""
     output: Path = Path("reports")
-    """Folder to write the pages and plots/ into."""
-    html: Path | None = None
-    """File to write all pages to as one that needs nothing beside it."""
+    """Folder to write the pages, plots/, and report.html into, which is all of them and needs nothing beside it."""
     tables: Path | None = None
     """Folder to write each table to as CSV, and all of them as tables.json."""
     csv: Path | None = None
@@ -70,8 +67,6 @@ def run(arguments: Sequence[str]) -> int:
 def _write_others(command: ReportCommand, results: Sequence[Result], pages: Sequence[Page]) -> list[Path]:
     """All but the pages themselves; the paths of what was written or changed."""
     written = []
-    if command.html is not None:
-        written.append(_write("--html", command.html, webpage(pages)))
     if command.tables is not None:
         written += write_tables(pages, command.tables)
     if command.csv is not None:

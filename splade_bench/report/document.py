@@ -10,6 +10,7 @@ from splade_bench.errors import DataError
 from splade_bench.report import ablation, calls, head, instruments, peers, planner, tradeoffs
 from splade_bench.report.markdown import PLOTS, page_markdown
 from splade_bench.report.page import Page, file_name
+from splade_bench.report.webpage import WEBPAGE_NAME, webpage
 from splade_bench.results import CallResult, CellResult, HeadResult, Measurement, Result
 
 _CELL_PAGES: Mapping[str, Callable[[Sequence[CellResult]], Page]] = {
@@ -49,7 +50,9 @@ def make_pages(results: Sequence[Result]) -> list[Page]:
 
 
 def write_pages(pages: Sequence[Page], folder: Path) -> list[Path]:
-    """Write each page as ``NAME.md`` into ``folder``, and its pictures into ``plots/``; the pages' paths.
+    """Write each page as ``NAME.md`` into ``folder``, its pictures into ``plots/``, and all as one HTML file.
+
+    Returns the paths of the pages and of the HTML file, which comes last.
 
     Raises:
         DataError: the folder cannot be written to.
@@ -62,13 +65,14 @@ def write_pages(pages: Sequence[Page], folder: Path) -> list[Path]:
                 path = folder / PLOTS / f"{file_name(picture.name)}.svg"
                 path.parent.mkdir(exist_ok=True)
                 path.write_text(picture.svg, encoding="utf-8")
+        (folder / WEBPAGE_NAME).write_text(webpage(pages), encoding="utf-8")
     except OSError as error:
-        raise DataError(f"--output {folder}: cannot be written to: {error.strerror}") from error
-    return [folder / f"{page.name}.md" for page in pages]
+        raise DataError(f"{folder}: the report cannot be written there: {error.strerror}") from error
+    return [*(folder / f"{page.name}.md" for page in pages), folder / WEBPAGE_NAME]
 
 
 def write_report(results: Sequence[Result], folder: Path) -> list[Path]:
-    """Write the pages that ``results`` have rows for, and their pictures; the pages' paths.
+    """Write the pages that ``results`` have rows for; the paths, as of :func:`write_pages`.
 
     Raises:
         DataError: as :func:`make_pages` and :func:`write_pages`.

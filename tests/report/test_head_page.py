@@ -67,7 +67,7 @@ def test_results_of_the_head_survive_the_disk_beside_those_of_cells(tmp_path: Pa
     append_result(path, result)
 
     assert read_results([path]) == [result]
-    assert [page.name for page in write_report(read_results([path]), tmp_path)] == ["HEAD.md"]
+    assert [page.name for page in write_report(read_results([path]), tmp_path)] == ["HEAD.md", "report.html"]
 
 
 @pytest.mark.parametrize("times", ["[]", "0.5", '["x"]', "null"])

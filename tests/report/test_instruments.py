@@ -90,5 +90,5 @@ def test_the_page_is_written_from_a_file_with_other_results_too(tmp_path: Path) 
 
     pages = write_report([make_run(100), foreign], tmp_path)
 
-    assert [page.name for page in pages] == ["INSTRUMENTS.md", "CALLS.md"]
+    assert [page.name for page in pages] == ["INSTRUMENTS.md", "CALLS.md", "report.html"]
     assert "test_x" not in pages[0].read_text(encoding="utf-8")

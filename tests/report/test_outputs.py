@@ -43,7 +43,7 @@ def hostile_results() -> list[CellResult]:
 
 
 def test_the_page_of_a_difficult_sweep_is_as_it_was_approved(tmp_path: Path) -> None:
-    (path,) = write_report(hostile_results(), tmp_path)
+    path, _ = write_report(hostile_results(), tmp_path)
 
     assert path.read_text(encoding="utf-8") == (GOLDEN / "TRADEOFFS.md").read_text(encoding="utf-8")
 
@@ -219,13 +219,13 @@ def test_the_command_writes_all_that_is_asked_for(tmp_path: Path, capsys: pytest
     results = tmp_path / "results.jsonl"
     for result in make_sweep():
         append_result(results, result)
-    names = ("report.html", "tables", "results.csv", "summary.md", "comment.md")
-    html, tables, table, step_summary, comment = (tmp_path / name for name in names)
+    names = ("tables", "results.csv", "summary.md", "comment.md")
+    tables, table, step_summary, comment = (tmp_path / name for name in names)
     step_summary.write_text("another step's\n", encoding="utf-8")
 
     code = main(
         [
-            *["report", "--results", str(results), "--output", str(tmp_path / "out"), "--html", str(html)],
+            *["report", "--results", str(results), "--output", str(tmp_path / "out")],
             *["--tables", str(tables), "--csv", str(table)],
             *["--github-summary", str(step_summary), "--comment", str(comment), "--json"],
         ]
@@ -233,11 +233,11 @@ def test_the_command_writes_all_that_is_asked_for(tmp_path: Path, capsys: pytest
 
     assert code == 0
     assert len(json.loads(capsys.readouterr().out)["reports"]) > len(names)
-    assert all(path.exists() for path in (html, tables / "tables.json", table, comment))
+    assert all(path.exists() for path in (tmp_path / "out" / "report.html", tables / "tables.json", table, comment))
     assert step_summary.read_text(encoding="utf-8").startswith("another step's\n## splade-bench")
 
 
-@pytest.mark.parametrize("flag", ["--html", "--csv", "--github-summary", "--comment"])
+@pytest.mark.parametrize("flag", ["--csv", "--github-summary", "--comment"])
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "results.jsonl"
     append_result(results, make_result())

@@ -73,6 +73,6 @@ def test_what_did_not_run_is_listed_and_judges_nothing() -> None:
 def test_the_report_writes_the_page_with_its_picture(tmp_path: Path) -> None:
     written = write_report([make_result()], tmp_path)
 
-    assert [path.name for path in written] == ["PLANNER.md"]
+    assert [path.name for path in written] == ["PLANNER.md", "report.html"]
     assert "plots/planned-against-measured.svg" in written[0].read_text(encoding="utf-8")
     assert (tmp_path / "plots" / "planned-against-measured.svg").read_text(encoding="utf-8").count("<svg") == 1

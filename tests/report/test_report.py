@@ -87,7 +87,7 @@ def test_cells_of_another_machine_or_source_tree_are_no_partners(
 
 
 def test_the_page_holds_every_cell_and_the_comparison(results: list[CellResult], tmp_path: Path) -> None:
-    (path,) = write_report(results, tmp_path)
+    path, _ = write_report(results, tmp_path)
     page = path.read_text(encoding="utf-8")
 
     assert len(re.findall(r"\| 8 +\| 1 +\| standard +\| 2 ok ", page)) == 1
@@ -107,7 +107,7 @@ def test_the_same_results_give_the_same_bytes(results: list[CellResult], tmp_pat
 def test_a_failed_cell_is_a_row_with_its_reason(results: list[CellResult], tmp_path: Path) -> None:
     failed = make_result("article", added_mib=1, wall_time_s=1.0, status="oom", error="no | memory")
 
-    (path,) = write_report([*results, failed], tmp_path)
+    path, _ = write_report([*results, failed], tmp_path)
     page = path.read_text(encoding="utf-8")
 
     assert re.search(r"\| article +\| 1 oom ", page)
