@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from splade_bench.cli.arguments import parse, print_json
 from splade_bench.errors import ConfigError, DataError
@@ -21,13 +24,13 @@ class CheckCommand:
     Exit codes: 0 fine, 1 regression, 2 usage or a bad file, 3 no rule could be evaluated.
     """
 
-    results: tuple[Path, ...]
+    results: Annotated[tuple[tuple[Path, ...], ...], tyro.conf.UseAppendAction]
     """Results files; several runs of a cell count as one, by the smallest of their peaks."""
     baseline: Path
     """Baseline file, as --update-baseline writes it."""
-    fail_on: tuple[str, ...] = ()
-    """Rules METRIC:LIMIT[:CELLS], as live_peak_bytes:1% or peak_rss_bytes:5%+16MiB:base-*; the last that fits a cell
-    counts. Without any: live_peak_bytes:1% peak_rss_bytes:10%+16MiB final_loss:5% mrr@10:0.03."""
+    fail_on: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
+    """Rules METRIC:LIMIT[:CELLS], after one flag or a flag each, as live_peak_bytes:1% or peak_rss_bytes:5%:base-*; the
+    last that fits a cell counts. Without any: live_peak_bytes:1% peak_rss_bytes:10%+16MiB final_loss:5% mrr@10:0.03."""
     update_baseline: bool = False
     """Write the results as the new baseline, and judge nothing."""
     json: bool = False
@@ -37,16 +40,18 @@ class CheckCommand:
 def run(arguments: Sequence[str]) -> int:
     """Print the verdict; the exit code."""
     command = parse(CheckCommand, arguments, verb="check")
-    if not command.results:
+    # A flag that is given again adds to the earlier one: to replace it would drop rules in silence.
+    paths = [path for given in command.results for path in given]
+    if not paths:
         raise ConfigError("--results: name at least one results file")
-    head = gated_cells([result for path in command.results for result in of_newest_sessions(read_results([path]))])
+    head = gated_cells([result for path in paths for result in of_newest_sessions(read_results([path]))])
     if not head:
-        raise DataError(f"{', '.join(map(str, command.results))}: no cell or call to check")
+        raise DataError(f"{', '.join(map(str, paths))}: no cell or call to check")
     if command.update_baseline:
         write_baseline(command.baseline, head)
         print(command.baseline)
         return 0
-    rules = [*map(parse_rule, command.fail_on)] or DEFAULT_RULES
+    rules = [parse_rule(rule) for given in command.fail_on for rule in given] or DEFAULT_RULES
     verdict = check(head, read_baseline(command.baseline), rules)
     if command.json:
         print_json(asdict(verdict) | {"exit_code": verdict.exit_code})

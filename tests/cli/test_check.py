@@ -53,6 +53,19 @@ def test_each_outcome_has_its_exit_code(tmp_path: Path, baseline: Path, capsys: 
     assert "torch 2.13 → 2.14" in capsys.readouterr().out
 
 
+def test_a_flag_that_is_given_again_adds_to_the_earlier_one(
+    tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worse = make_result(live_peak_bytes=102 * MIB)
+    rules = ["live_peak_bytes:1%", "final_loss:5%"]
+
+    assert run_check(tmp_path, baseline, worse, "--fail-on", rules[0], "--fail-on", rules[1]) == 1
+    assert run_check(tmp_path, baseline, worse, "--fail-on", *rules) == 1
+    capsys.readouterr()
+    assert run_check(tmp_path, baseline, worse, "--results", str(tmp_path / "after.jsonl")) == 2
+    assert "recorded twice" in capsys.readouterr().err
+
+
 def test_a_regression_is_one_line_and_how_to_see_it(
     tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
