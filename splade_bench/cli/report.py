@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from splade_bench.cli.arguments import parse, print_json
 from splade_bench.errors import DataError
@@ -14,6 +18,9 @@ from splade_bench.report.insertions import update_document
 from splade_bench.report.page import Page
 from splade_bench.report.summary import COMMENT_BYTES, GITHUB_SUMMARY_BYTES, summary
 from splade_bench.results import Result, read_results
+
+# A flag that is given again adds to the earlier one.
+_Paths = Annotated[tuple[tuple[Path, ...], ...], tyro.conf.UseAppendAction]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +32,7 @@ class ReportCommand:
     Exit codes: 0 done, 2 usage or a bad file.
     """
 
-    results: tuple[Path, ...] = ()
+    results: _Paths = ()
     """Results files, or folders of them; by default the newest in OUTPUT/results."""
     output: Path = Path("reports")
     """Folder to write the pages, plots/, and report.html into, which is all of them and needs nothing beside it."""
@@ -37,7 +44,7 @@ class ReportCommand:
     """File to append a summary to, the worst cells first, as $GITHUB_STEP_SUMMARY takes it."""
     comment: Path | None = None
     """File to write the same to, short enough for a comment under a pull request."""
-    update: tuple[Path, ...] = ()
+    update: _Paths = ()
     """Documents, or folders of them, in whose marked places to put tables of the report: <!-- splade-bench table:
     PAGE/TABLE -->."""
     json: bool = False
@@ -81,10 +88,10 @@ def _write_others(command: ReportCommand, results: Sequence[Result], pages: Sequ
     return [*written, *(path for path in documents if update_document(path, pages))]
 
 
-def _files(flag: str, paths: Sequence[Path], pattern: str) -> list[Path]:
+def _files(flag: str, given: Sequence[Sequence[Path]], pattern: str) -> list[Path]:
     """The paths, with those of a folder's files in its place."""
     found: list[Path] = []
-    for path in paths:
+    for path in chain.from_iterable(given):
         inside = sorted(path.glob(pattern)) if path.is_dir() else [path]
         if not inside:
             raise DataError(f"{flag} {path}: the folder has no {pattern}")

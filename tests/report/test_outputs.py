@@ -237,6 +237,27 @@ def test_the_command_writes_all_that_is_asked_for(tmp_path: Path, capsys: pytest
     assert step_summary.read_text(encoding="utf-8").startswith("another step's\n## splade-bench")
 
 
+def test_files_and_folders_of_results_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "folder"
+    for number, result in enumerate(make_sweep([1])):
+        append_result(folder / f"{number}.jsonl" if number else tmp_path / "single.jsonl", result)
+
+    code = main(
+        [
+            *["report", "--results", str(tmp_path / "single.jsonl"), "--results", str(folder), "--json"],
+            *["--output", str(tmp_path / "out")],
+        ]
+    )
+
+    assert code == 0
+    assert json.loads(capsys.readouterr().out)["cells"] == 6
+
+
+def test_a_folder_without_results_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--results", str(tmp_path), "--output", str(tmp_path)]) == 2
+    assert f"--results {tmp_path}: the folder has no *.jsonl" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flag", ["--csv", "--github-summary", "--comment"])
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "results.jsonl"
