@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
     command = parse_train_command(FitCommand, arguments, verb="fit")
     found = make_fit(command, given=given_fields(arguments))
     if found.chosen is None:
-        found.smallest.plan.require_floor()
+        replace(found.smallest.plan, budget_bytes=command.budget_bytes).require_floor()
     if command.placement.json:
         print_json(_record(command, found))
     else:
@@ -72,9 +73,7 @@ def given_fields(arguments: Sequence[str]) -> frozenset[str]:
     """Which of the fields that are searched a command line names, whatever value it gives them."""
     values = []
     for probe in _PROBES:
-        started = parse_train_command(
-            FitCommand, arguments, verb="fit", start=lambda config, probe=probe: _with(config, probe)
-        )
+        started = parse_train_command(FitCommand, arguments, verb="fit", start=partial(_with, probe=probe))
         values.append({name: _value(started.config, name) for name in SEARCHED_FIELDS})
     return frozenset(name for name in SEARCHED_FIELDS if values[0][name] == values[1][name])
 

@@ -89,10 +89,10 @@ def run(arguments: Sequence[str]) -> int:
     command = parse_train_command(TrainCommand, arguments, verb="train")
     _require_auto_fit(command)
     _prepare_output(command)
-    if command.auto_fit:
-        command = replace(command, config=_fitted_config(arguments))
-    corpus = load_corpus(command.train_file, command.val_file)
     device = command.placement.resolve()
+    if command.auto_fit:
+        command = replace(command, config=_fitted_config(arguments, device_type=device.type))
+    corpus = load_corpus(command.train_file, command.val_file)
     encoder = load_encoder(command.model_name, corpus, seed=command.config.seed).to(device)
     encoder.tokenizer.model_max_length = command.config.max_length
     sampler = None
@@ -118,15 +118,15 @@ def _require_auto_fit(command: TrainCommand) -> None:
             raise ConfigError(f"{flag}: says what --auto-fit may choose; add --auto-fit, or leave it out")
 
 
-def _fitted_config(arguments: Sequence[str]) -> TrainConfig:
-    """What fit chooses for the flags of this training.
+def _fitted_config(arguments: Sequence[str], *, device_type: str) -> TrainConfig:
+    """What fit chooses for the flags of this training, on the device that it really gets.
 
     Asked in a process of its own: what plans leave behind would be part of this one's memory.
     """
     logger.info("--auto-fit: looking for the fastest settings that fit")
     flags = [argument for argument in arguments if argument.replace("_", "-") not in ("--auto-fit", "--json")]
     finished = subprocess.run(
-        (sys.executable, "-m", "splade_bench", "fit", "--json", *flags),
+        (sys.executable, "-m", "splade_bench", "fit", "--json", *flags, "--device", device_type),
         capture_output=True,
         text=True,
         encoding="utf-8",

@@ -18,6 +18,8 @@ from splade_bench.planner.work import Work, moved_bytes, product_flops
 
 # Kept free of the budget: plans of the default mode have been up to so much too low.
 MARGIN = 0.03
+# Predicted times that differ by less are taken to be the same.
+_SAME = 0.01
 # The next size of mini-batches must save so much time, or larger ones are not looked at.
 _WORTH = 0.02
 # Combinations that are planned because of what has been estimated of them.
@@ -62,8 +64,10 @@ class Fit:
 
     @property
     def chosen(self) -> Trial | None:
-        """The fastest that fits; None if nothing does."""
-        return next((trial for trial in self.trials if trial.fits), None)
+        """The fastest that fits, and of those that are as fast one that is exact and small; None if nothing does."""
+        fitting = [trial for trial in self.trials if trial.fits]
+        as_fast = [trial for trial in fitting if trial.cost <= (1 + _SAME) * fitting[0].cost]
+        return min(as_fast, key=lambda trial: (len(trial.candidate.inexact), trial.plan.peak_bytes), default=None)
 
     @property
     def runner_ups(self) -> Sequence[Trial]:

@@ -183,7 +183,7 @@ _PRODUCTS: Mapping[Any, Callable[..., Sequence[_Task]]] = {
 }
 # Where what is read or written is not of the result's size.
 _ROWS: Mapping[Any, Callable[..., int]] = {
-    _aten._embedding_bag: lambda table, index, *_: index.numel() * table[0].nbytes,
+    _aten._embedding_bag: lambda table, index, *_: index.numel() * table.shape[1] * table.itemsize,
     _aten.index_add_: lambda target, dim, index, source, *_: 3 * _bytes(source),
 }
 _KINDS: Mapping[Any, Kind] = {
