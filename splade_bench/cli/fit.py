@@ -23,7 +23,7 @@ from splade_bench.measure.rss import current_rss_bytes
 from splade_bench.planner.candidates import SEARCHED_FIELDS, Candidate, Candidates
 from splade_bench.planner.device_models import device_model
 from splade_bench.planner.fit import MARGIN, Fit, Trial, fit
-from splade_bench.planner.overhead import call_seconds
+from splade_bench.planner.overhead import calibrated_rates
 from splade_bench.planner.plan import plan
 from splade_bench.planner.rates import Rates
 from splade_bench.planner.work import CountedWork, product_flops
@@ -119,8 +119,7 @@ def train_arguments(command: FitCommand, config: TrainConfig) -> list[str]:
 
 def _rates(command: FitCommand) -> Rates:
     device = torch.device(command.device_type)
-    call_s = call_seconds(planned_encoder("toy"), device)
-    return Rates(device, call_s=call_s, folder=command.config.memory.optimizer_states_dir)
+    return calibrated_rates(planned_encoder("tiny"), device, folder=command.config.memory.optimizer_states_dir)
 
 
 def _with(config: TrainConfig, probe: Mapping[str, Any]) -> TrainConfig:

@@ -20,10 +20,12 @@ from splade_bench.planner.work import Work, moved_bytes, product_flops
 MARGIN = 0.03
 # Predicted times that differ by less are taken to be the same.
 _SAME = 0.01
-# The next size of mini-batches must save so much time, or larger ones are not looked at.
+# The next larger mini-batches that are looked at must save so much time, or there is no look at larger ones.
 _WORTH = 0.02
+# Sizes of mini-batches double; the first look at them takes every second.
+_STRIDE = 2
 # Combinations that are planned because of what has been estimated of them.
-_ESTIMATED_PLANS = 5
+_ESTIMATED_PLANS = 3
 # What a byte moved is taken to cost where nothing can be timed, in floating-point operations: accelerators do 10 to 40
 # of them in float32 in the time of one byte.
 _FLOPS_PER_BYTE = 20
@@ -105,12 +107,12 @@ class _Search:
 
     def run(self) -> None:
         sizes = self._candidates.sizes
-        self._grow(self._try(Candidate(sizes[0])), only_fitting=False)
+        self._survey(self._try(Candidate(sizes[0])))
         for technique in self._candidates.techniques:
             self._try(Candidate(sizes[0], (technique,)))
         self._try_estimated()
         if best := self._best():
-            self._grow(best, only_fitting=True)
+            self._grow(best)
         else:
             self._cut()
 
@@ -122,15 +124,25 @@ class _Search:
     def _best(self) -> Trial | None:
         return min((trial for trial in self.trials.values() if trial.fits), key=lambda trial: trial.cost, default=None)
 
-    def _grow(self, trial: Trial, *, only_fitting: bool) -> None:
-        """Larger mini-batches, as long as they pay.
+    def _survey(self, trial: Trial) -> None:
+        """Larger mini-batches in large steps, as long as they pay; and the whole batch, of which nothing is done twice.
 
         Those that do not fit alone may do so with a technique, and how fast they are is to be known for that.
         """
         sizes = self._candidates.sizes
+        self._try(Candidate(sizes[-1]))
+        for size in sizes[_STRIDE::_STRIDE]:
+            larger = self._try(Candidate(size))
+            if larger.cost > (1 - _WORTH) * trial.cost:
+                break
+            trial = larger
+
+    def _grow(self, trial: Trial) -> None:
+        """Larger mini-batches in small steps, as long as they fit and pay."""
+        sizes = self._candidates.sizes
         for size in sizes[sizes.index(trial.candidate.texts) + 1 :]:
             larger = self._try(Candidate(size, trial.candidate.techniques))
-            if larger.cost > (1 - _WORTH) * trial.cost or (only_fitting and not larger.fits):
+            if not larger.fits or larger.cost > (1 - _WORTH) * trial.cost:
                 break
             trial = larger
 

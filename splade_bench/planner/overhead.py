@@ -1,4 +1,4 @@
-"""What an operator costs beyond its own work: modules, autograd and this package's detours are Python."""
+"""One short run of a small model: what its calls cost beyond the work that they do."""
 
 from __future__ import annotations
 
@@ -13,29 +13,34 @@ from splade_bench.config import MemoryConfig, TrainConfig
 from splade_bench.data.batching import TextBatch, TripleBatch
 from splade_bench.devices import synchronize
 from splade_bench.model.encoder import SpladeEncoder
-from splade_bench.planner.work import CountedWork, calls
+from splade_bench.planner.rates import Rates
+from splade_bench.planner.work import CountedWork
 from splade_bench.storages import LiveStorages
 from splade_bench.training.trainer import Trainer
 
-_LENGTH = 16
+_LENGTH = 64
 _CONFIG = TrainConfig(
     max_length=_LENGTH, batch_size=4, negatives_per_query=0, memory=MemoryConfig(mini_batch_tokens=2 * _LENGTH)
 )
-_STEPS = 6
+_STEPS = 5
 
 
-def call_seconds(make_toy: Callable[[], SpladeEncoder], device: torch.device) -> float:
-    """Seconds an operator in a real optimizer step of a model so small that its operators themselves take none.
+def calibrated_rates(
+    make_small: Callable[[], SpladeEncoder], device: torch.device, *, folder: str | None = None
+) -> Rates:
+    """The rates of ``device``, with what a call costs from real optimizer steps of a small encoder.
 
-    Seeds torch's random numbers, as every training does.
+    Of a model whose tensors fill the caches, as those of any real one do: Python is several times as fast between
+    operators that leave them alone. Seeds torch's random numbers, as every training does.
     """
-    encoder = make_toy().to(device)
+    rates = Rates(device, folder=folder)
+    encoder = make_small().to(device)
     counted, clock = CountedWork(), _Clock(device)
-    live = LiveStorages(operators=counted)
-    with live:
+    with LiveStorages(operators=counted):
         Trainer(encoder, _Batches(), replace(_CONFIG, max_steps=1), observers=[counted]).train()
     Trainer(encoder, _Batches(), replace(_CONFIG, max_steps=_STEPS), observers=[clock]).train()
-    return min(end - start for start, end in pairwise(clock.ends_s)) / calls(counted.work)
+    rates.learn_calls(counted.work, min(end_s - start_s for start_s, end_s in pairwise(clock.ends_s)))
+    return rates
 
 
 class _Batches:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import mmap
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import cycle
 
 import torch
@@ -13,13 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from splade_bench.devices import synchronize
-from splade_bench.planner.work import LARGEST, Kind, Passes, Product, Work
+from splade_bench.planner.work import Kind, Passes, Product, Work, calls
 from splade_bench.training.moments import moments_folder
 
 _FILE_BYTES = 2**23  # a window of both moments
 # Each task is timed until so much time has gone, at least twice, and the fastest counts: others disturb, none helps.
 _TASK_S = 0.01
 _MAX_ROUNDS = 40
+# A product of square matrices of this size takes a millisecond or two.
+_REFERENCE_SIZE = 512
+_FRESH_ROUNDS = 5
 # What is used in turn, so that none of it is in a cache when it comes round again.
 _COLD_BYTES = 2**26
 _MAX_COPIES = 64
@@ -30,21 +35,28 @@ class Rates:
 
     Args:
         device: where the work is to run.
-        call_s: what an operator costs beyond its own work (:func:`splade_bench.planner.overhead.call_seconds`).
         budget_s: time for timing products; one that comes when it is spent is taken to run as fast as that known one
             which is nearest in size.
         folder: where optimizer states on disk would lie.
     """
 
-    def __init__(
-        self, device: torch.device, *, call_s: float, budget_s: float = 3.0, folder: str | None = None
-    ) -> None:
+    def __init__(self, device: torch.device, *, budget_s: float = 3.0, folder: str | None = None) -> None:
         self._device = device
-        self._call_s = call_s
+        self._call_s = 0.0
         self._left_s = budget_s
         self._folder = folder
         self._product_s: dict[Product, float] = {}
         self._byte_s: dict[Passes, float] = {}
+        size = torch.ones(_REFERENCE_SIZE, _REFERENCE_SIZE, device=device), torch.empty(0, device=device)
+        self._reference: Callable[[], object] = lambda: torch.mm(size[0], size[0], out=size[1])
+        self._reference_s = min(self._once(self._reference) for _ in range(_MAX_ROUNDS))
+
+    def learn_calls(self, work: Work, duration_s: float) -> None:
+        """Take what a step with this ``work`` lasted beyond it for the price of its calls.
+
+        Modules, autograd and this package's own detours are Python, and every operator waits for them.
+        """
+        self._call_s = max(0.0, duration_s - self.seconds(work)) / calls(work)
 
     def seconds(self, work: Work) -> float:
         """How long ``work`` takes. Times what it is made of, the weightiest first."""
@@ -70,7 +82,7 @@ class Rates:
             return self._call_s
         if task not in self._byte_s:
             if task.kind == "fault":
-                self._byte_s[task] = self._of_faulted_byte()
+                self._byte_s[task] = self._of_faulted_byte(2**task.exponent)
             elif task.kind == "file":
                 self._byte_s[task] = self._of_file_byte()
             else:
@@ -101,17 +113,16 @@ class Rates:
     def _copies(self, tensor: Tensor) -> Sequence[Tensor]:
         return [tensor.clone() for _ in range(max(1, min(_COLD_BYTES // tensor.nbytes, _MAX_COPIES)))]
 
-    def _of_faulted_byte(self) -> float:
+    def _of_faulted_byte(self, size_bytes: int) -> float:
         """Fresh pages against pages that are there."""
         if self._device.type != "cpu":
             return 0.0
-        fresh = torch.empty(2**LARGEST, dtype=torch.uint8)
-        times_s = []
-        for _ in range(3):
-            start_s = time.perf_counter()
-            fresh.fill_(1)
-            times_s.append(time.perf_counter() - start_s)
-        return max(0.0, times_s[0] - min(times_s)) / fresh.nbytes
+        fresh_s, again_s = [], []
+        for _ in range(_FRESH_ROUNDS):
+            pages = torch.frombuffer(mmap.mmap(-1, size_bytes), dtype=torch.uint8)
+            fresh_s.append(self._once(partial(pages.fill_, 1)))
+            again_s.append(self._once(partial(pages.fill_, 1)))
+        return max(0.0, min(fresh_s) - min(again_s)) / size_bytes
 
     def _of_file_byte(self) -> float:
         buffer = torch.ones(_FILE_BYTES, dtype=torch.uint8).numpy().data
@@ -125,15 +136,25 @@ class Rates:
             return (time.perf_counter() - start_s) / (8 * len(buffer))
 
     def _time(self, task: Callable[[], object]) -> float:
+        """Seconds of a task, as multiples of a product that is timed in turn with it.
+
+        A machine that is shared, or gets warm, is not equally fast from one second to the next; so what is timed later
+        would not be comparable with what was timed before.
+        """
         start_s = time.perf_counter()
         times_s: list[float] = []
+        references_s: list[float] = []
         while len(times_s) < 2 or (len(times_s) < _MAX_ROUNDS and sum(times_s) < _TASK_S):
-            round_s = time.perf_counter()
-            task()
-            synchronize(self._device)
-            times_s.append(time.perf_counter() - round_s)
+            references_s.append(self._once(self._reference))
+            times_s.append(self._once(task))
         self._left_s -= time.perf_counter() - start_s
-        return min(times_s)
+        return min(times_s) * self._reference_s / min(references_s)
+
+    def _once(self, task: Callable[[], object]) -> float:
+        start_s = time.perf_counter()
+        task()
+        synchronize(self._device)
+        return time.perf_counter() - start_s
 
 
 def _cold(size_bytes: int, device: torch.device) -> Iterator[Tensor]:

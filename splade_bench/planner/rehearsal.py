@@ -17,7 +17,7 @@ from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.planned import PlannedDevice, planning_for
 from splade_bench.planner.work import CountedWork
 from splade_bench.storages import LivePeak, LiveStorages, StorageListener
-from splade_bench.training.trainer import Trainer
+from splade_bench.training.trainer import Trainer, TrainObserver
 
 # Tokens of each text in the first optimizer step, after which AdamW's moments are there.
 _FIRST_LENGTH = 8
@@ -76,7 +76,7 @@ def rehearse(
         encoder.require_positions(config.max_length)
         encoder.active_share = active_share
         live = LiveStorages(vocab_size=encoder.vocab_size, listener=listener, operators=counted)
-        observers = [live, counted] if counted else [live]
+        observers: list[TrainObserver] = [live, counted] if counted else [live]
         trainer = Trainer(encoder, _FakeBatches(lengths, encoder, config), config, observers=observers)
         live.add([*encoder.parameters(), *encoder.buffers()], "parameters")
         with live:

@@ -18,6 +18,7 @@ from splade_bench.model.presets import build_preset
 from splade_bench.planned import PlannedDevice, alike, planning_for, recalled
 from splade_bench.planner.allocators import LiveAllocator
 from splade_bench.planner.device_models import device_model
+from splade_bench.planner.overhead import calibrated_rates
 from splade_bench.planner.plan import plan
 from splade_bench.planner.rates import Rates
 from splade_bench.planner.rehearsal import Lengths
@@ -141,21 +142,38 @@ def test_nothing_is_left_out_in_earnest() -> None:
     assert [*map(recalled(str, key=lambda _: 0, copy=str), [1, 2])] == ["1", "2"]
 
 
-def test_a_known_rate_gives_seconds() -> None:
-    rates = Rates(torch.device("cpu"), call_s=2.0)
-    work: Any = Counter({Passes("call"): 3})
-    assert rates.seconds(work) == 6.0
+def test_a_step_says_what_its_calls_cost() -> None:
+    rates = Rates(torch.device("cpu"))
+    work: Any = Counter({Passes("call"): 4})
 
-    small, large = (Product(1, size, size, size, torch.float32) for size in (8, 256))
-    work = Counter({large: 10})
-    ten_s = rates.seconds(work)
-    assert rates.seconds(Counter({large: 20})) == pytest.approx(2 * ten_s)
-    assert rates.seconds(Counter({small: 1})) > 0
+    rates.learn_calls(work, 2.0)
+
+    assert rates.seconds(Counter({Passes("call"): 3})) == 1.5
+
+
+def test_twice_the_work_takes_twice_the_time() -> None:
+    rates = Rates(torch.device("cpu"))
+    small, large = (Product(1, size, size, size, torch.float32, adds) for size, adds in ((8, False), (256, True)))
+    work: Any = Counter({large: 10, small: 1, Passes("pass", 20): 2**22, Passes("fault", 22): 2**22})
+
+    assert 0 < rates.seconds(work) == pytest.approx(rates.seconds(work + work) / 2)
 
 
 def test_what_cannot_be_timed_any_more_is_taken_from_its_like() -> None:
-    rates = Rates(torch.device("cpu"), call_s=0.0, budget_s=0.0)
+    rates = Rates(torch.device("cpu"), budget_s=0.0)
     known, unknown = (Product(1, 64, 64, columns, torch.float32) for columns in (64, 128))
     known_s = rates.seconds(Counter({known: 1}))
 
     assert rates.seconds(Counter({unknown: 1})) == pytest.approx(2 * known_s)
+
+
+def test_every_kind_of_work_has_a_rate() -> None:
+    rates = Rates(torch.device("cpu"))
+    for kind in ("pass", "function", "random", "rows", "sort", "file"):
+        assert rates.seconds(Counter({Passes(kind, 16): 2**16})) > 0
+
+
+def test_the_price_of_a_call_comes_from_a_real_step(make_encoder: Any) -> None:
+    rates = calibrated_rates(make_encoder, torch.device("cpu"))
+
+    assert 0 < rates.seconds(Counter({Passes("call"): 1})) < 0.1
