@@ -22,7 +22,7 @@ from splade_bench.errors import ConfigError
 from splade_bench.measure.rss import current_rss_bytes
 from splade_bench.planner.candidates import SEARCHED_FIELDS, Candidate, Candidates
 from splade_bench.planner.device_models import device_model
-from splade_bench.planner.fit import MARGIN, Fit, Trial, fit
+from splade_bench.planner.fit import Fit, Trial, fit, kept_free_bytes
 from splade_bench.planner.overhead import calibrated_rates
 from splade_bench.planner.plan import plan
 from splade_bench.planner.rates import Rates
@@ -95,7 +95,7 @@ def make_fit(command: FitCommand, *, given: frozenset[str]) -> Fit:
             lengths if candidate.splits == 1 else lengths.first(config.batch_size),
             device_model(device_type, threads=torch.get_num_threads(), budget_bytes=budget_bytes),
             baseline_bytes=baseline_bytes,
-            budget_bytes=int(budget_bytes / (1 + MARGIN)),
+            budget_bytes=max(1, budget_bytes - kept_free_bytes(budget_bytes)),
             active_share=command.active_share,
             counted=counted,
         )
@@ -136,12 +136,13 @@ def _verdict(command: FitCommand, found: Fit) -> str:
     smallest = found.smallest
     budget_bytes = command.budget_bytes
     assert budget_bytes is not None
-    over_bytes = smallest.plan.peak_bytes * (1 + MARGIN) - budget_bytes
+    free_bytes = kept_free_bytes(budget_bytes)
+    over_bytes = smallest.plan.peak_bytes + free_bytes - budget_bytes
     more = "" if command.allow_inexact else ", or --allow-inexact"
     return (
         f"nothing fits in {format_bytes(budget_bytes)}: the smallest plan found is of "
         f"{format_bytes(smallest.plan.peak_bytes)} ({smallest.candidate.describe()}), {format_bytes(over_bytes)} too "
-        f"much with {MARGIN:.0%} kept free; choose a smaller --max-length or --batch-size{more}"
+        f"much with {format_bytes(free_bytes)} kept free; choose a smaller --max-length or --batch-size{more}"
     )
 
 
