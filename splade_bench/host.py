@@ -53,7 +53,8 @@ def distinct(ordered: Tensor, *, at_most: int) -> tuple[Tensor, Tensor, list[int
 
 def read_file(file: io.FileIO, offset: int, tensor: Tensor) -> bool:
     """Fill a contiguous tensor of the CPU from ``file``; False where the file ends before. In a plan, nothing."""
-    if planned_device():
+    if planned := planned_device():
+        planned.work.on_file(tensor.nbytes)
         return True
     file.seek(offset)
     return file.readinto(_memory(tensor)) == tensor.nbytes
@@ -61,9 +62,11 @@ def read_file(file: io.FileIO, offset: int, tensor: Tensor) -> bool:
 
 def write_file(file: io.FileIO, offset: int, tensor: Tensor) -> None:
     """Write a contiguous tensor of the CPU to ``file``. In a plan, nothing."""
-    if not planned_device():
-        file.seek(offset)
-        file.write(_memory(tensor))
+    if planned := planned_device():
+        planned.work.on_file(tensor.nbytes)
+        return
+    file.seek(offset)
+    file.write(_memory(tensor))
 
 
 def _memory(tensor: Tensor) -> memoryview:

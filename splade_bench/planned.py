@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class PlannedAllocator(Protocol):
@@ -25,12 +26,49 @@ class PlannedAllocator(Protocol):
         """Give free memory back to the system."""
 
 
+class PlannedWork(Protocol):
+    """Told of what a step does in a plan that no operator shows.
+
+    Rounds are those of loops that a plan shortens, so that the ones left out can be counted; they lie in each other as
+    the loops do.
+    """
+
+    def begin_round(self) -> None:
+        """A round begins that is run."""
+
+    def end_round(self) -> object:
+        """It is done; what :meth:`repeat_round` is to be given for each like it."""
+
+    def repeat_round(self, finished: object) -> None:
+        """A round is left out that is like one before."""
+
+    def on_file(self, size_bytes: int) -> None:
+        """So much would be read from a file or written to it."""
+
+
+class _Uncounted:
+    """A plan that is of memory alone."""
+
+    def begin_round(self) -> None:
+        pass
+
+    def end_round(self) -> object:
+        return None
+
+    def repeat_round(self, finished: object) -> None:
+        pass
+
+    def on_file(self, size_bytes: int) -> None:
+        pass
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedDevice:
     """A device that need not be there."""
 
     type: str
     allocator: PlannedAllocator
+    work: PlannedWork = field(default_factory=_Uncounted)
 
 
 _planned: ContextVar[PlannedDevice | None] = ContextVar("planned_device", default=None)
@@ -52,17 +90,47 @@ def planned_device() -> PlannedDevice | None:
 
 
 def alike(items: Iterable[Item], *, key: Callable[[Item], Hashable] = lambda item: None) -> Iterator[Item]:
-    """``items``; in a plan only the first of each ``key``.
+    """``items``; in a plan only the first of each ``key``, and whoever counts rounds is told of the others.
 
     For a loop whose rounds take the same memory if their keys are the same, and leave none behind: what the others
     would take has been taken and given back.
     """
-    planned = planned_device() is not None
-    seen = set()
+    planned = planned_device()
+    if planned is None:
+        yield from items
+        return
+    finished: dict[Hashable, object] = {}
     for item in items:
-        if planned:
-            kind = key(item)
-            if kind in seen:
-                continue
-            seen.add(kind)
+        kind = key(item)
+        if kind in finished:
+            planned.work.repeat_round(finished[kind])
+            continue
+        planned.work.begin_round()
         yield item
+        finished[kind] = planned.work.end_round()
+
+
+def recalled(
+    function: Callable[[Item], Result], *, key: Callable[[Item], Hashable], copy: Callable[[Result], Result]
+) -> Callable[[Item], Result]:
+    """``function``; in a plan it is called once for each ``key``, and the others get a copy of that result.
+
+    For a loop whose rounds each leave a result behind: :func:`alike` would leave none for most of them.
+    """
+    planned = planned_device()
+    if planned is None:
+        return function
+    results: dict[Hashable, tuple[Result, object]] = {}
+
+    def recall(item: Item) -> Result:
+        kind = key(item)
+        if kind in results:
+            result, finished = results[kind]
+            planned.work.repeat_round(finished)
+            return copy(result)
+        planned.work.begin_round()
+        result = function(item)
+        results[kind] = result, planned.work.end_round()
+        return result
+
+    return recall

@@ -52,6 +52,15 @@ class StorageListener(Protocol):
         """It has gone; its number may be given again."""
 
 
+class OperatorListener(Protocol):
+    """Told of every operator that ran."""
+
+    def on_operator(
+        self, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], results: Sequence[Any]
+    ) -> None:
+        """``operator`` has made ``results``, the leaves of what it returned."""
+
+
 @dataclass(slots=True)
 class _Storage:
     """What is known of a storage; ``category`` may be found out long after it is gone."""
@@ -76,12 +85,20 @@ class LiveStorages(TorchDispatchMode):
         vocab_size: size of the vocabulary, by which logits and the head's tensors are known; None: they are not told
             apart.
         listener: told of every storage that comes and goes.
+        operators: told of every operator.
     """
 
-    def __init__(self, *, vocab_size: int | None = None, listener: StorageListener | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        vocab_size: int | None = None,
+        listener: StorageListener | None = None,
+        operators: OperatorListener | None = None,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._vocab_size = vocab_size
         self._listener = listener
+        self._operators = operators
         self._phase = "setup"
         self._live: dict[int, _Storage] = {}  # by the address of the storage, which is used again once it is freed
         self._live_bytes = 0
@@ -136,11 +153,15 @@ class LiveStorages(TorchDispatchMode):
     ) -> Any:
         if func is _DEVICE:  # asked more often of a fake tensor than anything is made
             return args[0].fake_device
-        results = func(*args, **(kwargs or {}))
-        for result in tree_leaves(results):
+        kwargs = kwargs or {}
+        results = func(*args, **kwargs)
+        leaves = tree_leaves(results)
+        for result in leaves:
             if isinstance(result, Tensor):
                 self._count(result, None, func)
         self._note_peak(func)
+        if self._operators:
+            self._operators.on_operator(func, args, kwargs, leaves)
         return results
 
     def _count(self, tensor: Tensor, category: Category | None, operator: object = "") -> None:

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from splade_bench.cli.arguments import print_json
 from splade_bench.cli.models import load_corpus, load_tokenizer, planned_encoder
-from splade_bench.cli.train import TrainCommand, parse_train_command
+from splade_bench.cli.train import TrainFlags, parse_train_command
 from splade_bench.config import DeviceName
 from splade_bench.devices import available_devices, memory_limit_bytes
 from splade_bench.errors import ConfigError
@@ -31,12 +31,8 @@ DOES_NOT_FIT = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PlanCommand(TrainCommand):
-    """Predict the peak memory of a training without running it: the same step, on tensors that have no content.
-
-    Takes the flags of train. --device may name a device that is not here. Exit codes: 0 it fits, or there is no budget;
-    1 it does not fit; 2 usage, a bad file, or a budget below what any batch takes.
-    """
+class PlannedFlags(TrainFlags):
+    """What plans are made of beside the training itself."""
 
     budget: str | None = None
     """Memory that the run may take, as 8GiB. None: of the CPU what this machine or container has, of an accelerator
@@ -46,6 +42,49 @@ class PlanCommand(TrainCommand):
     epoch."""
     active_share: float = TRAINED_ACTIVE_SHARE
     """Share of the vectors' entries that are active: how much work the head's backward pass has. At worst 1."""
+
+    @property
+    def device_type(self) -> DeviceName:
+        """The kind of device that is planned for."""
+        return available_devices()[0] if self.placement.device == "auto" else self.placement.device
+
+    @property
+    def budget_bytes(self) -> int | None:
+        """The budget that was given, or what there is; None where nobody knows.
+
+        Raises:
+            ConfigError: it is no size.
+        """
+        if self.budget is not None:
+            try:
+                budget_bytes = parse_bytes(self.budget)
+            except ValueError as error:
+                raise ConfigError(f"--budget {error}") from error
+            if not budget_bytes:
+                raise ConfigError(f"--budget {self.budget}: must be above 0")
+            return budget_bytes
+        if self.device_type == "cpu":
+            return min(container_limit_bytes() or total_memory_bytes(), total_memory_bytes())
+        return memory_limit_bytes(self.device_type)
+
+    def planned_lengths(self) -> Lengths:
+        """Tokens of the texts of the batch that is planned."""
+        if self.lengths == "full":
+            return Lengths.full(self.config)
+        corpus = load_corpus(self.train_file, self.val_file)
+        tokenizer = load_tokenizer(self.model_name, corpus)
+        device = torch.device(self.device_type)
+        return Lengths.widest(tokenized_batches(corpus.triples, tokenizer, self.config, device))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanCommand(PlannedFlags):
+    """Predict the peak memory of a training without running it: the same step, on tensors that have no content.
+
+    Takes the flags of train. --device may name a device that is not here. Exit codes: 0 it fits, or there is no budget;
+    1 it does not fit; 2 usage, a bad file, or a budget below what any batch takes.
+    """
+
     timeline: Path | None = None
     """SVG file to draw the memory of an optimizer step to, phase by phase."""
 
@@ -64,18 +103,23 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def make_plan(command: PlanCommand) -> MemoryPlan:
-    """The plan that a command line asks for."""
-    device_type = available_devices()[0] if command.placement.device == "auto" else command.placement.device
-    budget_bytes = _budget_bytes(command, device_type)
-    return plan(
+    """The plan that a command line asks for.
+
+    Raises:
+        ConfigError: the budget is below what is there whatever the batch.
+    """
+    budget_bytes = command.budget_bytes
+    made = plan(
         planned_encoder(command.model_name),
         command.config,
-        _lengths(command, device_type),
-        device_model(device_type, threads=torch.get_num_threads(), budget_bytes=budget_bytes),
+        command.planned_lengths(),
+        device_model(command.device_type, threads=torch.get_num_threads(), budget_bytes=budget_bytes),
         baseline_bytes=current_rss_bytes(),
         budget_bytes=budget_bytes,
         active_share=command.active_share,
     )
+    made.require_floor()
+    return made
 
 
 def plan_lines(made: MemoryPlan) -> list[str]:
@@ -118,25 +162,3 @@ def _parts(made: MemoryPlan) -> dict[str, int]:
 def _size_table(sizes: Mapping[str, int]) -> str:
     rows = [(name.replace("_", " "), format_bytes(size_bytes)) for name, size_bytes in sizes.items() if size_bytes]
     return tabulate(rows, tablefmt="plain", colalign=("left", "right"))
-
-
-def _budget_bytes(command: PlanCommand, device_type: DeviceName) -> int | None:
-    if command.budget is not None:
-        try:
-            budget_bytes = parse_bytes(command.budget)
-        except ValueError as error:
-            raise ConfigError(f"--budget {error}") from error
-        if not budget_bytes:
-            raise ConfigError(f"--budget {command.budget}: must be above 0")
-        return budget_bytes
-    if device_type == "cpu":
-        return min(container_limit_bytes() or total_memory_bytes(), total_memory_bytes())
-    return memory_limit_bytes(device_type)
-
-
-def _lengths(command: PlanCommand, device_type: DeviceName) -> Lengths:
-    if command.lengths == "full":
-        return Lengths.full(command.config)
-    corpus = load_corpus(command.train_file, command.val_file)
-    tokenizer = load_tokenizer(command.model_name, corpus)
-    return Lengths.widest(tokenized_batches(corpus.triples, tokenizer, command.config, torch.device(device_type)))

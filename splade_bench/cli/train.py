@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,15 +48,8 @@ PRESET_DEFAULTS: Mapping[str, Any] = {"max_length": 64, "batch_size": 32, "learn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainCommand:
-    """Train a SPLADE model: without --train-file on the embedded corpus, in under a minute on two cores.
-
-    The defaults shown are those of a preset; a pretrained --model-name has --max-length 256, --batch-size 8 and
-    --learning-rate 2e-5.
-
-    Exit codes: 0 done; 1 the run failed; 2 usage or a bad file; 130 or 143 stopped by a signal: the optimizer step
-    under way is finished and the model saved, a second signal ends at once.
-    """
+class TrainFlags:
+    """The flags of a training, which plan and fit take too."""
 
     model_name: str = "tiny"
     """A preset with random weights (tiny, mini, base), a local model folder, or a Hub id."""
@@ -70,12 +65,34 @@ class TrainCommand:
     config: TrainConfig = field(default_factory=TrainConfig)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainCommand(TrainFlags):
+    """Train a SPLADE model: without --train-file on the embedded corpus, in under a minute on two cores.
+
+    The defaults shown are those of a preset; a pretrained --model-name has --max-length 256, --batch-size 8 and
+    --learning-rate 2e-5.
+
+    Exit codes: 0 done; 1 the run failed, or nothing fits with --auto-fit; 2 usage or a bad file; 130 or 143 stopped by
+    a signal: the optimizer step under way is finished and the model saved, a second signal ends at once.
+    """
+
+    auto_fit: bool = False
+    """Train with the fastest settings that fit the memory, as fit chooses them. Flags that are given are kept."""
+    budget: str | None = None
+    """With --auto-fit: memory that the run may take, as 8GiB. None: what there is."""
+    allow_inexact: bool = False
+    """With --auto-fit: also settings that change the gradient, where they are faster or nothing else fits."""
+
+
 def run(arguments: Sequence[str]) -> int:
     """Train, save, evaluate; the exit code. The model is on the disk before anything else can go wrong."""
     command = parse_train_command(TrainCommand, arguments, verb="train")
+    _require_auto_fit(command)
     _prepare_output(command)
-    corpus = load_corpus(command.train_file, command.val_file)
     device = command.placement.resolve()
+    if command.auto_fit:
+        command = replace(command, config=_fitted_config(arguments, device_type=device.type))
+    corpus = load_corpus(command.train_file, command.val_file)
     encoder = load_encoder(command.model_name, corpus, seed=command.config.seed).to(device)
     encoder.tokenizer.model_max_length = command.config.max_length
     sampler = None
@@ -95,16 +112,55 @@ def run(arguments: Sequence[str]) -> int:
     return signals.exit_code
 
 
-_Command = TypeVar("_Command", bound=TrainCommand)
+def _require_auto_fit(command: TrainCommand) -> None:
+    for flag, value in (("--budget", command.budget), ("--allow-inexact", command.allow_inexact)):
+        if value and not command.auto_fit:
+            raise ConfigError(f"{flag}: says what --auto-fit may choose; add --auto-fit, or leave it out")
 
 
-def parse_train_command(command: type[_Command], arguments: Sequence[str], *, verb: str) -> _Command:
-    """Parse twice: the model and the memory mode decide the defaults of the other flags."""
-    named = parse(command, arguments, verb=verb, default=_defaults(command, "tiny", Placement()))
-    return parse(command, arguments, verb=verb, default=_defaults(command, named.model_name, named.placement))
+def _fitted_config(arguments: Sequence[str], *, device_type: str) -> TrainConfig:
+    """What fit chooses for the flags of this training, on the device that it really gets.
+
+    Asked in a process of its own: what plans leave behind would be part of this one's memory.
+    """
+    logger.info("--auto-fit: looking for the fastest settings that fit")
+    flags = [argument for argument in arguments if argument.replace("_", "-") not in ("--auto-fit", "--json")]
+    finished = subprocess.run(
+        (sys.executable, "-m", "splade_bench", "fit", "--json", *flags, "--device", device_type),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+    complaint = finished.stderr.strip().rpartition("\n")[2].partition("fit: ")[2]
+    if finished.returncode == ConfigError.exit_code:
+        raise ConfigError(complaint)
+    if not finished.stdout:
+        raise TrainingError(f"--auto-fit: {complaint or 'fit ended without an answer'}")
+    answer = json.loads(finished.stdout)
+    if not answer["fits"]:
+        raise TrainingError(f"--auto-fit: {answer['verdict']}")
+    logger.info("--auto-fit: %s; %s", answer["settings"], answer["command"])
+    return parse_train_command(TrainCommand, answer["train_arguments"], verb="train").config
 
 
-def _defaults(command: type[_Command], model_name: str, placement: Placement) -> _Command:
+_Command = TypeVar("_Command", bound=TrainFlags)
+
+
+def parse_train_command(
+    command: type[_Command],
+    arguments: Sequence[str],
+    *,
+    verb: str,
+    start: Callable[[TrainConfig], TrainConfig] = lambda config: config,
+) -> _Command:
+    """Parse twice: the model and the memory mode decide the defaults of the other flags, which ``start`` may change."""
+    named = parse(command, arguments, verb=verb, default=train_defaults(command, "tiny", Placement()))
+    default = train_defaults(command, named.model_name, named.placement)
+    return parse(command, arguments, verb=verb, default=replace(default, config=start(default.config)))
+
+
+def train_defaults(command: type[_Command], model_name: str, placement: Placement) -> _Command:
+    """What a command line means that names nothing but this model and the memory mode of ``placement``."""
     values = PRESET_DEFAULTS if model_name in MODEL_PRESETS else {}
     return command(config=TrainConfig(**values, memory=placement.memory_row))
 

@@ -53,6 +53,11 @@ class TripleBatch:
         return len(self.queries.lengths)
 
     @property
+    def lengths(self) -> tuple[tuple[int, ...], ...]:
+        """Tokens of each text, by groups."""
+        return tuple(texts.lengths for texts in (self.queries, *self.documents))
+
+    @property
     def tokens(self) -> int:
         """Of all texts, padding included."""
         return sum(texts.input_ids.numel() for texts in (self.queries, *self.documents))

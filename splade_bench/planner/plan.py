@@ -12,6 +12,7 @@ from splade_bench.model.presets import TRAINED_ACTIVE_SHARE
 from splade_bench.planned import PlannedDevice
 from splade_bench.planner.device_models import DeviceModel
 from splade_bench.planner.rehearsal import Lengths, rehearse
+from splade_bench.planner.work import CountedWork
 from splade_bench.storages import Category
 from splade_bench.units import format_bytes
 
@@ -67,6 +68,25 @@ class MemoryPlan:
     active_share: float
     """Assumed share of the vectors' entries that are active."""
 
+    @property
+    def standing_bytes(self) -> Mapping[str, int]:
+        """Of the peak, what is there whatever the batch: the runtime, and by category."""
+        parts = {"the runtime": self.baseline_bytes + self.workspace_bytes}
+        return parts | {name: self.by_category.get(name, 0) for name in _STANDING}
+
+    def require_floor(self) -> None:
+        """Raise a :class:`ConfigError` if the budget is below what is there whatever the batch."""
+        floor_bytes = sum(self.standing_bytes.values())
+        if self.budget_bytes is None or self.budget_bytes >= floor_bytes:
+            return
+        listed = ", ".join(
+            f"{format_bytes(size_bytes)} {name}" for name, size_bytes in self.standing_bytes.items() if size_bytes
+        )
+        raise ConfigError(
+            f"--budget {format_bytes(self.budget_bytes)}: below the {format_bytes(floor_bytes)} that any batch takes "
+            f"({listed}); give more, or choose a smaller --model-name or --optimizer-states disk"
+        )
+
 
 def plan(
     make_encoder: Callable[[], SpladeEncoder],
@@ -77,14 +97,15 @@ def plan(
     baseline_bytes: int,
     budget_bytes: int | None = None,
     active_share: float = TRAINED_ACTIVE_SHARE,
+    counted: CountedWork | None = None,
 ) -> MemoryPlan:
     """The plan of a run with this configuration whose largest batch has these lengths.
 
     ``make_encoder`` is called where tensors are fake; ``baseline_bytes``, the resident memory of the runtime, counts on
-    a CPU only; ``active_share`` is of the vectors' entries.
+    a CPU only; ``active_share`` is of the vectors' entries; ``counted`` is left with the work of an optimizer step.
 
     Raises:
-        ConfigError: the budget is below what the weights and the optimizer take, whatever the batch.
+        ConfigError: the model cannot take texts of ``max_length``, or be trained with this configuration.
 
     Memory: no tensor of the run; some 50 MiB for the operators of a BERT-base.
     """
@@ -92,11 +113,12 @@ def plan(
         raise ConfigError(f"--active-share {active_share}: must be between 0 and 1")
     baseline_bytes = baseline_bytes if model.counts_runtime else 0
     fixed_bytes = baseline_bytes + model.workspace_bytes
-    watch = _Watch(model, budget_bytes=None if budget_bytes is None else budget_bytes - fixed_bytes)
-    device = PlannedDevice(model.type, model.allocator)
-    live = rehearse(make_encoder, config, lengths, device=device, active_share=active_share, listener=watch)
-    if budget_bytes is not None:
-        _require_floor(budget_bytes, fixed_bytes, live.by_category)
+    counted = counted or CountedWork()
+    watch = _Watch(model, counted, budget_bytes=None if budget_bytes is None else budget_bytes - fixed_bytes)
+    device = PlannedDevice(model.type, model.allocator, counted)
+    live = rehearse(
+        make_encoder, config, lengths, device=device, active_share=active_share, listener=watch, counted=counted
+    )
     peak_bytes = fixed_bytes + watch.peak_bytes
     return MemoryPlan(
         device=model.type,
@@ -119,23 +141,12 @@ def plan(
     )
 
 
-def _require_floor(budget_bytes: int, fixed_bytes: int, by_category: Mapping[Category, int]) -> None:
-    """Raise unless the budget holds at least what is there whatever the batch."""
-    parts = {"the runtime": fixed_bytes} | {name: by_category.get(name, 0) for name in _STANDING}
-    floor_bytes = sum(parts.values())
-    if budget_bytes < floor_bytes:
-        listed = ", ".join(f"{format_bytes(size_bytes)} {name}" for name, size_bytes in parts.items() if size_bytes)
-        raise ConfigError(
-            f"--budget {format_bytes(budget_bytes)}: below the {format_bytes(floor_bytes)} that any batch takes "
-            f"({listed}); give more, or choose a smaller --model-name or --optimizer-states disk"
-        )
-
-
 class _Watch:
     """Tells a device's allocator of every storage, and notes what it reserves for them."""
 
-    def __init__(self, model: DeviceModel, *, budget_bytes: int | None) -> None:
+    def __init__(self, model: DeviceModel, counted: CountedWork, *, budget_bytes: int | None) -> None:
         self._allocator = model.allocator
+        self._counted = counted
         self._releases_cache = model.releases_cache
         self._budget_bytes = budget_bytes
         self._stretches: list[PhasePeak] = []
@@ -148,7 +159,10 @@ class _Watch:
         self._stretches.append(PhasePeak(phase=phase, peak_bytes=self._allocator.reserved_bytes))
 
     def on_allocate(self, storage: int, size_bytes: int, operator: str) -> None:
+        reserved_bytes = self._allocator.reserved_bytes
         self._allocator.allocate(storage, size_bytes)
+        if (fresh_bytes := self._allocator.reserved_bytes - reserved_bytes) > 0:
+            self._counted.add("fault", fresh_bytes)
         if self._exceeds_budget():
             if self._releases_cache:
                 self._allocator.trim()

@@ -15,13 +15,12 @@ from splade_bench.data.batching import TextBatch, TripleBatch, TripleSource, rou
 from splade_bench.devices import pad_to_multiple_of
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.planned import PlannedDevice, planning_for
+from splade_bench.planner.work import CountedWork
 from splade_bench.storages import LivePeak, LiveStorages, StorageListener
-from splade_bench.training.trainer import Trainer
+from splade_bench.training.trainer import Trainer, TrainObserver
 
 # Tokens of each text in the first optimizer step, after which AdamW's moments are there.
 _FIRST_LENGTH = 8
-# Of the batches of an optimizer step, the second finds everything that the others do: gradients of one before.
-_ACCUMULATED_BATCHES = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +38,11 @@ class Lengths:
     def widest(cls, source: TripleSource) -> Lengths:
         """Those of the batch of the first epoch that has most tokens, padding included."""
         widest = max(source.batches(epoch=0), key=lambda batch: batch.tokens)
-        return cls(groups=tuple(texts.lengths for texts in (widest.queries, *widest.documents)))
+        return cls(groups=widest.lengths)
+
+    def first(self, queries: int) -> Lengths:
+        """Those of a batch of so many queries, the first of each group."""
+        return Lengths(groups=tuple(group[:queries] for group in self.groups))
 
 
 def rehearse(
@@ -50,11 +53,13 @@ def rehearse(
     device: PlannedDevice,
     active_share: float,
     listener: StorageListener | None = None,
+    counted: CountedWork | None = None,
 ) -> LivePeak:
     """Two optimizer steps, the first on a few tokens: live bytes at their peak.
 
     The step is that of :class:`splade_bench.training.trainer.Trainer`. Where it asks its tensors for numbers, those of
-    :mod:`splade_bench.host` stand in. ``make_encoder`` is called where tensors are fake.
+    :mod:`splade_bench.host` stand in. ``make_encoder`` is called where tensors are fake; ``counted``, which ``device``
+    then has to name too, is left with the work of the second step.
 
     Raises:
         ConfigError: the model cannot take texts of ``max_length``, or be trained with this configuration.
@@ -63,20 +68,16 @@ def rehearse(
     if device.type == "cuda":
         # Its fused attention draws dropout itself, without a tensor for it.
         memory = replace(memory, attention_dropout=False)
-    config = replace(
-        config,
-        memory=memory,
-        max_steps=2,
-        gradient_accumulation_steps=min(config.gradient_accumulation_steps, _ACCUMULATED_BATCHES),
-    )
+    config = replace(config, memory=memory, max_steps=2)
     # Without gradients MPS has a fused attention; with them torch decomposes it into products and a softmax.
     attention = sdpa_kernel(SDPBackend.MATH) if device.type == "mps" else nullcontext()
     with planning_for(device), FakeTensorMode(), attention:
         encoder = make_encoder()
         encoder.require_positions(config.max_length)
         encoder.active_share = active_share
-        live = LiveStorages(vocab_size=encoder.vocab_size, listener=listener)
-        trainer = Trainer(encoder, _FakeBatches(lengths, encoder, config), config, observers=[live])
+        live = LiveStorages(vocab_size=encoder.vocab_size, listener=listener, operators=counted)
+        observers: list[TrainObserver] = [live, counted] if counted else [live]
+        trainer = Trainer(encoder, _FakeBatches(lengths, encoder, config), config, observers=observers)
         live.add([*encoder.parameters(), *encoder.buffers()], "parameters")
         with live:
             trainer.train()

@@ -27,7 +27,7 @@ from splade_bench.losses import LossTerms, SpladeLoss
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.head import Pooled
 from splade_bench.model.rng import RngState, capture_rng, restored_rng
-from splade_bench.planned import alike, planned_device
+from splade_bench.planned import alike, recalled
 from splade_bench.training.step import PhaseListener
 
 # Without a size from the user, a mini-batch has as many tokens as keep about 48 MiB for backward: a layer keeps about
@@ -88,15 +88,11 @@ def default_mini_batch_tokens(encoder: SpladeEncoder) -> int:
 
 def _first_passes(encoder: SpladeEncoder, mini_batches: Sequence[MiniBatch]) -> list[_CachedMiniBatch]:
     cached: list[_CachedMiniBatch] = []
-    of_shape: dict[torch.Size, Pooled] = {}
+    # In a plan texts of one shape have one result: what counts is that each takes its memory.
+    pool = recalled(encoder.pool, key=lambda texts: texts.input_ids.shape, copy=Pooled.copy)
     for mini_batch in mini_batches:
         rng = capture_rng(encoder.device)
-        shape = mini_batch.texts.input_ids.shape
-        # In a plan texts of one shape have one result: what counts is that each takes its memory.
-        pooled = of_shape[shape].copy() if shape in of_shape else encoder.pool(mini_batch.texts)
-        if planned_device():
-            of_shape[shape] = pooled
-        cached.append(_CachedMiniBatch(mini_batch, pooled, rng))
+        cached.append(_CachedMiniBatch(mini_batch, pool(mini_batch.texts), rng))
     return cached
 
 

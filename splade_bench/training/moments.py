@@ -85,7 +85,7 @@ class DiskMoments:
             self._offsets[parameter] = size_bytes
             size_bytes += 2 * parameter.nbytes
         self._buffers: dict[torch.dtype, Tensor] = {}
-        place = folder or (str(_DISK_FOLDER) if _DISK_FOLDER.is_dir() else tempfile.gettempdir())
+        place = moments_folder(folder)
         try:
             self._file = tempfile.TemporaryFile(dir=place, buffering=0)  # noqa: SIM115
             weakref.finalize(self, self._file.close)
@@ -120,6 +120,11 @@ class DiskMoments:
         """Windows follow each other, each with its two moments side by side."""
         start: int = window.start
         return self._offsets[parameter] + 2 * start * parameter.element_size()
+
+
+def moments_folder(named: str | None) -> str:
+    """Where moments on disk lie: the folder that was named, or the system's for large temporary files."""
+    return named or (str(_DISK_FOLDER) if _DISK_FOLDER.is_dir() else tempfile.gettempdir())
 
 
 def windows(elements: int) -> list[slice]:

@@ -26,6 +26,7 @@ from splade_bench.errors import ConfigError, TrainingError
 from splade_bench.host import read_numbers
 from splade_bench.losses import LossTerms, SpladeLoss
 from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.planned import alike
 from splade_bench.training.clipping import clip_gradients, gradient_norm
 from splade_bench.training.gradcache import gradcache_step
 from splade_bench.training.optimizer import make_optimizer
@@ -160,7 +161,11 @@ class Trainer:
 
     def _optimizer_step(self, window: list[TripleBatch]) -> float:
         queries = sum(len(batch) for batch in window)
-        terms = [(self._micro_step(batch, len(batch) / queries), len(batch) / queries) for batch in window]
+        # In a plan the second batch stands for all behind it: it finds what they do, the gradients of one before.
+        terms = [
+            (self._micro_step(batch, len(batch) / queries), len(batch) / queries)
+            for _, batch in alike(enumerate(window), key=lambda pair: (pair[0] > 0, pair[1].lengths))
+        ]
         loss, norm = self._read(terms, gradient_norm(self.encoder.parameters()))
         self._refuse_not_finite("loss", loss.total)
         self._refuse_not_finite("gradient norm", norm)

@@ -1,0 +1,77 @@
+"""What fit chooses against what is measured: a choice runs within its budget, and nearly as fast as any other."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from splade_bench.units import parse_bytes
+
+# Flags of a training -> budgets for it, the tightest first.
+WORKLOADS = {
+    "tiny": (
+        ("--model-name", "tiny", "--max-length", "64", "--batch-size", "32"),
+        ("550MiB", "700MiB", "1GiB", "4GiB"),
+    ),
+    "mini": (
+        ("--model-name", "mini", "--max-length", "256", "--batch-size", "8"),
+        ("800MiB", "1GiB", "1536MiB", "4GiB"),
+    ),
+    "base": (("--model-name", "base", "--max-length", "128", "--batch-size", "4"), ("2GiB", "2560MiB", "3GiB", "8GiB")),
+}
+CASES = [(name, budget) for name, (_, budgets) in WORKLOADS.items() for budget in budgets]
+STEPS = 3
+# How much slower than the fastest alternative that was measured a choice may be.
+SLOWER = 1.10
+ALTERNATIVES = 3
+
+
+def splade_bench(*arguments: str) -> Any:
+    """The JSON that a verb prints."""
+    finished = subprocess.run(
+        (sys.executable, "-m", "splade_bench", *arguments, "--json"), check=True, capture_output=True, text=True
+    )
+    return json.loads(finished.stdout)
+
+
+def full_texts(folder: Path) -> Path:
+    """A training file whose texts are cut at any --max-length: what a plan for full lengths is of."""
+    text = " ".join(f"word{number % 97} of a long text" for number in range(600))
+    record = {"query": text, "positive_document": text, "negative_documents": [text]}
+    path = folder / "train.jsonl"
+    path.write_text((json.dumps(record) + "\n") * 64, encoding="utf-8")
+    return path
+
+
+def train(arguments: list[str], folder: Path) -> tuple[int, float]:
+    """Peak resident bytes and seconds an optimizer step of a training."""
+    record = splade_bench("train", *arguments, "--overwrite", "--max-steps", str(STEPS), "--output-dir", str(folder))
+    return record["peak_rss_bytes"], record["wall_time_s"] / STEPS
+
+
+@pytest.mark.takes_long
+@pytest.mark.parametrize(("name", "budget"), CASES, ids=lambda part: part)
+def test_the_choice_keeps_to_its_budget_and_is_nearly_the_fastest(name: str, budget: str, tmp_path: Path) -> None:
+    flags = [*WORKLOADS[name][0], "--device", "cpu", "--train-file", str(full_texts(tmp_path))]
+
+    found = splade_bench("fit", *flags, "--budget", budget)
+    peak_bytes, step_time_s = train(found["train_arguments"], tmp_path / "out")
+    alternatives = [
+        (row["settings"], *train(row["train_arguments"], tmp_path / "out"))
+        for row in found["runner_ups"][:ALTERNATIVES]
+    ]
+
+    print(
+        f"\n{name} {budget}: {found['settings']}: planned {found['peak_bytes'] / 2**20:.0f} MiB, "
+        f"measured {peak_bytes / 2**20:.0f}; predicted {found['predicted_step_time_s']:.2f} s, "
+        f"measured {step_time_s:.2f}"
+    )
+    for settings, other_bytes, other_s in alternatives:
+        print(f"  {settings}: {other_bytes / 2**20:.0f} MiB, {other_s:.2f} s")
+    assert peak_bytes <= parse_bytes(budget)
+    assert step_time_s <= SLOWER * min((other_s for _, _, other_s in alternatives), default=step_time_s)

@@ -1,0 +1,179 @@
+"""What a fit chooses, of candidates whose peak and cost are known: no model is planned here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
+
+import pytest
+
+from splade_bench.config import MemoryConfig, TrainConfig, memory_mode
+from splade_bench.planner.candidates import SEARCHED_FIELDS, TECHNIQUES, Candidate, Candidates
+from splade_bench.planner.fit import Fit, Trial, fit
+from splade_bench.planner.plan import MemoryPlan
+
+ASKED = TrainConfig(batch_size=8, max_length=32, negatives_per_query=1)
+# Technique -> what becomes of the standing part, of the passing part, and of the time.
+EFFECTS = {
+    "no selective recomputation": (0, 1.3, 0.95),
+    "activation checkpointing": (0, 0.3, 1.3),
+    "optimizer states on disk": (-40, 1.0, 1.1),
+    "optimizer states in bfloat16": (-20, 1.0, 1.02),
+    "no attention dropout": (0, 0.9, 0.8),
+    "bfloat16 autocast": (0, 0.7, 1.5),
+}
+
+
+def figures(candidate: Candidate) -> tuple[float, float, float]:
+    """Standing MB, passing MB and seconds."""
+    standing, passing, seconds = 60.0, 10.0 * (candidate.texts or 1), 10.0 + 8.0 / (candidate.texts or 1)
+    for technique in candidate.techniques:
+        less, ratio, slower = EFFECTS[technique.name]
+        standing, passing, seconds = standing + less, passing * ratio, seconds * slower
+    return standing, passing / candidate.splits, seconds * (0.75 if candidate.splits > 1 else 1)
+
+
+def run(budget: float, *, allow_inexact: bool = False, given: Collection[str] = (), **asked: Any) -> Fit:
+    def plan_one(candidate: Candidate, config: TrainConfig) -> Trial:
+        standing, passing, seconds = figures(candidate)
+        made = MemoryPlan(
+            device="cpu",
+            allocator="",
+            calibrated=True,
+            peak_bytes=int(standing + passing),
+            baseline_bytes=int(standing),
+            workspace_bytes=0,
+            live_peak_bytes=int(passing),
+            by_category={},
+            peak_phase="",
+            peak_op="",
+            timeline=[],
+            budget_bytes=int(budget),
+            fits=standing + passing <= budget,
+            first_failure=None,
+            active_share=0.01,
+        )
+        return Trial(candidate=candidate, config=config, plan=made, work=Counter(), step_time_s=seconds)
+
+    config = TrainConfig(**{"batch_size": 8, "max_length": 32} | asked)
+    return fit(Candidates(config, given=given, device="cpu", allow_inexact=allow_inexact), plan_one)
+
+
+def exhaustively(budget: float, *, allow_inexact: bool = False) -> float:
+    """The least time of all candidates that fit and are of one batch."""
+    candidates = Candidates(ASKED, given=(), device="cpu", allow_inexact=allow_inexact)
+    every = [Candidate(size, chosen) for size in candidates.sizes for chosen in candidates.combinations()]
+    fitting = [seconds for standing, passing, seconds in map(figures, every) if standing + passing <= budget]
+    return min(fitting)
+
+
+@pytest.mark.parametrize("allow_inexact", [False, True])
+@pytest.mark.parametrize("budget", [27, 35, 50, 68, 75, 90, 120, 200, 400])
+def test_the_choice_fits_and_is_nearly_the_fastest(budget: float, allow_inexact: bool) -> None:
+    found = run(budget, allow_inexact=allow_inexact)
+
+    assert found.chosen is not None
+    assert found.chosen.fits
+    assert found.chosen.plan.peak_bytes <= budget
+    assert found.chosen.cost <= 1.1 * exhaustively(budget, allow_inexact=allow_inexact)
+    assert len(found.trials) <= 24
+
+
+def test_nothing_that_fits_is_faster_and_the_frontier_only_falls() -> None:
+    found = run(120)
+
+    assert found.chosen is not None
+    assert all(1.01 * trial.cost >= found.chosen.cost and trial.fits for trial in found.runner_ups)
+    points = [(trial.cost, trial.plan.peak_bytes) for trial in found.frontier]
+    assert points == sorted(points)
+    assert [peak for _, peak in points] == sorted({peak for _, peak in points}, reverse=True)
+    assert found.frontier[-1] is found.smallest or found.smallest.plan.peak_bytes == points[-1][1]
+
+
+def test_where_nothing_fits_the_smallest_is_known() -> None:
+    found = run(10)
+
+    assert found.chosen is None
+    assert found.smallest.plan.peak_bytes == 23
+    assert [technique.name for technique in found.smallest.candidate.techniques] == [
+        "activation checkpointing",
+        "optimizer states on disk",
+    ]
+
+
+def test_what_changes_the_gradient_is_a_candidate_only_where_it_is_allowed() -> None:
+    for budget in (10, 68, 120):
+        assert all(not trial.candidate.inexact for trial in run(budget).trials)
+
+    allowed = run(120, allow_inexact=True)
+    assert allowed.chosen is not None
+    assert "no attention dropout" in allowed.chosen.candidate.inexact
+    assert allowed.chosen.config.memory.attention_dropout is False
+
+
+def test_what_is_as_fast_is_exact_and_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EFFECTS, "no attention dropout", (0, 1.0, 1.0))
+    monkeypatch.setitem(EFFECTS, "no selective recomputation", (0, 1.3, 0.995))
+
+    found = run(400, allow_inexact=True)
+
+    assert found.chosen is not None
+    assert found.chosen.candidate.techniques == ()
+
+
+def test_a_batch_is_cut_only_where_nothing_else_fits() -> None:
+    assert all(trial.candidate.splits == 1 for trial in run(27, allow_inexact=True).trials)
+
+    # Of the smallest, 20 stand and 1.9 pass.
+    cut = run(21.5, allow_inexact=True)
+    assert cut.chosen is not None
+    assert cut.chosen.candidate.splits == 2
+    assert cut.chosen.candidate.inexact[-1] == "accumulation of 2 batches in place of one"
+    assert run(10, allow_inexact=True).chosen is None
+
+
+def test_the_batch_and_what_was_named_are_kept() -> None:
+    found = run(
+        65,
+        given={"activation_checkpointing", "mini_batch_tokens", "optimizer_states"},
+        gradient_accumulation_steps=4,
+        seed=7,
+        loss="margin",
+        memory=MemoryConfig(activation_checkpointing=True, mini_batch_tokens=100),
+    )
+
+    for trial in found.trials:
+        assert trial.config.memory.activation_checkpointing is True
+        assert trial.config.memory.mini_batch_tokens == 100
+        assert trial.config.memory.optimizer_states == "float32"
+        assert (trial.config.batch_size, trial.config.gradient_accumulation_steps) == (8, 4)
+        assert (trial.config.seed, trial.config.loss) == (7, "margin")
+
+
+def test_without_gradient_caching_there_are_no_mini_batches() -> None:
+    found = run(400, memory=memory_mode("standard"))
+
+    assert {trial.candidate.texts for trial in found.trials} == {None}
+
+
+def test_a_cut_batch_keeps_its_queries() -> None:
+    candidates = Candidates(ASKED, given=(), device="cpu", allow_inexact=True)
+
+    assert [*candidates.splits()] == [2, 4, 8]
+    config = candidates.config(Candidate(1, (), 4))
+    assert (config.batch_size, config.gradient_accumulation_steps) == (2, 4)
+
+
+def test_techniques_that_set_the_same_field_are_not_combined() -> None:
+    candidates = Candidates(ASKED, given=(), device="cpu", allow_inexact=True)
+    for chosen in candidates.combinations():
+        fields = [name for technique in chosen for name in technique.fields]
+        assert len(fields) == len(set(fields))
+
+
+def test_the_table_names_fields_that_are_there() -> None:
+    for technique in TECHNIQUES:
+        assert set(technique.memory) <= set(MemoryConfig.__dataclass_fields__)
+        assert set(technique.run) <= set(TrainConfig.__dataclass_fields__)
+    assert "mini_batch_tokens" in SEARCHED_FIELDS
