@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
 
 from splade_bench.config import TrainConfig
 from splade_bench.planner.candidates import Candidate, Candidates
@@ -155,9 +154,10 @@ class _Search:
 
     def _try_estimated(self) -> None:
         """Combinations that look faster than what fits so far; and the one that looks smallest."""
-        planned = {candidate.texts for candidate in self.trials}
         estimates = [
-            self._estimate(Candidate(size, chosen)) for size in planned for chosen in self._candidates.combinations()
+            self._estimate(Candidate(size, chosen))
+            for size in self._candidates.sizes
+            for chosen in self._candidates.combinations()
         ]
         smallest = min(estimates, key=lambda estimate: estimate.peak_bytes)
         budget_bytes = self.trials[Candidate(self._candidates.sizes[0])].plan.budget_bytes
@@ -176,12 +176,28 @@ class _Search:
         """What is there whatever the batch changes by a sum, what comes and goes by a product."""
         sizes = self._candidates.sizes
         start = self.trials[Candidate(sizes[0])]
-        alone = [self.trials[Candidate(candidate.texts)]]
-        alone += [self.trials[Candidate(sizes[0], (technique,))] for technique in candidate.techniques]
-        standing = _standing_bytes(start) + sum(_standing_bytes(one) - _standing_bytes(start) for one in alone)
-        passing = prod((_passing_bytes(one) / _passing_bytes(start) for one in alone), start=_passing_bytes(start))
-        cost = prod((one.cost / start.cost for one in alone), start=start.cost)
+        passing, cost = self._of_size(candidate.texts)
+        standing = _standing_bytes(start)
+        for technique in candidate.techniques:
+            alone = self.trials[Candidate(sizes[0], (technique,))]
+            standing += _standing_bytes(alone) - _standing_bytes(start)
+            passing *= _passing_bytes(alone) / _passing_bytes(start)
+            cost *= alone.cost / start.cost
         return _Estimate(candidate, standing + passing, cost)
+
+    def _of_size(self, texts: int | None) -> tuple[float, float]:
+        """Passing bytes and cost of mini-batches of so many texts, between those that have been planned."""
+        sizes = self._candidates.sizes
+        planned = [sizes.index(size) for size in sizes if Candidate(size) in self.trials]
+        place = sizes.index(texts)
+        below = self.trials[Candidate(sizes[max(one for one in planned if one <= place)])]
+        above = self.trials[Candidate(sizes[min(one for one in planned if one >= place)])]
+        low, high, size = (one or 1 for one in (below.candidate.texts, above.candidate.texts, texts))
+        share = (size - low) / max(1, high - low)
+        passing = _passing_bytes(below) + share * (_passing_bytes(above) - _passing_bytes(below))
+        # Mini-batches are as many as they are small, and what they cost beyond their texts is by mini-batch.
+        saved = (1 / low - 1 / size) / (1 / low - 1 / high) if high > low else 0.0
+        return passing, below.cost + saved * (above.cost - below.cost)
 
     def _cut(self) -> None:
         """Fewer queries at a time, where that is allowed: only now, for it trains on fewer in-batch negatives."""
