@@ -24,10 +24,6 @@ ROOT = Path(__file__).parents[2]
 GUIDES = sorted((ROOT / "docs").glob("*.md"))
 DOCUMENTS = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "benchmarks" / "README.md", *GUIDES]
 
-# The guides describe fit and what comes with it, which is not merged everywhere yet; where it is, it is held to.
-HAS_FIT = find_spec("splade_bench.cli.fit") is not None
-FLAGS_OF_FIT = frozenset({"--auto-fit"})
-
 _FENCED = re.compile(r"^```[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`([^`]+)`")
 _LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
@@ -85,8 +81,6 @@ def complaint(command: Sequence[str], pytest_flags: Set[str]) -> str | None:
     if not arguments or arguments[0] == "--help":
         return None
     verb, *flags = arguments
-    if verb == "fit" and not HAS_FIT:
-        return None
     if find_spec(f"splade_bench.cli.{verb}") is None:
         return f"no such verb: {verb}"
     if "--help" in flags:
@@ -171,7 +165,7 @@ def test_every_flag_in_the_prose_belongs_to_a_verb_or_to_pytest(
     inline = _INLINE.findall(prose(document.read_text(encoding="utf-8")))
     flags = {flag for code in inline for flag in _FLAG.findall(code)}
 
-    assert flags <= pytest_flags | flags_of_verbs | (frozenset() if HAS_FIT else FLAGS_OF_FIT)
+    assert flags <= pytest_flags | flags_of_verbs
 
 
 @pytest.fixture(scope="module")
