@@ -6,10 +6,10 @@ import errno
 import re
 
 # Errors that no exception class tells apart: torch raises RuntimeError for its CPU and MPS allocators.
-_TEXTS = ("can't allocate memory", "not enough memory", "MPS backend out of memory", "out of memory", "bad_alloc")
-# What those texts say about the request: "tried to allocate 4096 bytes", "Tried to allocate 2.00 GiB". MPS writes GB
-# and means GiB.
-_REQUESTED = re.compile(r"tried to allocate (\d+(?:\.\d+)?) ?(bytes|[KMG]i?B)", re.IGNORECASE)
+_TEXTS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Invalid buffer size: ")
+# What those texts say about the request: "tried to allocate 4096 bytes", "Tried to allocate 2.00 GiB", or, for one
+# buffer that is more than Metal allows, "Invalid buffer size: 28.00 GB". MPS writes GB and means GiB.
+_REQUESTED = re.compile(r"(?:tried to allocate|Invalid buffer size:) (\d+(?:\.\d+)?) ?(bytes|[KMG]i?B)", re.IGNORECASE)
 _UNITS = {"b": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
 

@@ -22,6 +22,7 @@ def test_the_allocators_own_error_is_recognised() -> None:
         (MemoryError(), True),
         (torch.OutOfMemoryError("CUDA out of memory."), True),
         (RuntimeError("MPS backend out of memory (MPS allocated: 26.77 GB)"), True),
+        (RuntimeError("Invalid buffer size: 28.00 GB"), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (ValueError("out of memory"), False),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
@@ -38,6 +39,7 @@ def test_other_errors_are_told_apart(error: Exception, expected: bool) -> None:
         ("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 8 GiB", 5 * 2**29),
         ("MPS backend out of memory (MPS allocated: 8 GB). Tried to allocate 256.00 MB on private pool.", 2**28),
         ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 65536 bytes.", 2**16),
+        ("Invalid buffer size: 28.00 GB", 28 * 2**30),
         ("bad allocation", None),
     ],
 )

@@ -34,7 +34,8 @@ class Placement:
     force_device: bool = False
     """Make a missing --device an error."""
     memory_mode: str | None = None
-    """standard, article or memory-efficient (the default); the flags for single settings then change it."""
+    """standard, article, memory-efficient (the default) or minimal-memory, alone or with +TECHNIQUE or
+    -without-TECHNIQUE; the flags for single settings then change it."""
     memory_efficient: bool = False
     """Short for --memory-mode memory-efficient."""
     memory_tracking: bool = False
