@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from splade_bench.config import MEMORY_MODES, MEMORY_TECHNIQUES, memory_mode
@@ -26,6 +26,7 @@ from splade_bench.report.tables import (
     in_mib,
     median_and_range,
     metric,
+    number,
     over_runs,
     queries_per_s,
     surroundings,
@@ -161,25 +162,26 @@ def _advice_rows(workload: str, trainers: _Trainers) -> list[list[str]]:
     if not times or not peaks:
         return []
     where = f"batch {trainers.batch_size} × {trainers.accumulation}"
-    wishes = []
+    wishes: dict[str, list[str]] = {}
     for wish, best in (("the fastest training", times), ("the least memory", peaks)):
-        mode = min(best, key=lambda mode: best[mode])
-        wishes.append((wish, mode))
+        wishes.setdefault(min(best, key=lambda mode: best[mode]), []).append(wish)
     return [
         [
             workload,
-            wish,
+            " and ".join(wanted),
             mode,
-            f"{times[mode]:.1f} s and {peaks[mode]:.0f} MiB peak RSS at {where}; "
-            + ", ".join(
-                f"{other} {times[other]:.1f} s and {peaks[other]:.0f} MiB"
-                for other in trainers.modes
-                if other != mode and other in times and other in peaks
-            ),
+            f"{_of_mode(mode, times, peaks)} at {where}; {_others(mode, times, peaks)}",
         ]
-        for wish, mode in wishes
-        if mode in times and mode in peaks
+        for mode, wanted in wishes.items()
     ]
+
+
+def _of_mode(mode: str, times: Mapping[str, float], peaks: Mapping[str, float]) -> str:
+    return f"{number(times.get(mode), '.1f')} s and {number(peaks.get(mode), '.0f')} MiB peak RSS"
+
+
+def _others(mode: str, times: Mapping[str, float], peaks: Mapping[str, float]) -> str:
+    return ", ".join(f"{other} {_of_mode(other, times, peaks)}" for other in times if other != mode)
 
 
 def _medians(trainers: _Trainers, figure: Figure) -> dict[str, float]:
