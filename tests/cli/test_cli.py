@@ -41,7 +41,7 @@ def train_arguments(train_file: Path, output: Path, *more: str) -> list[str]:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["frobnicate"], "frobnicate: no such verb; choose from train, evaluate, plan, report"),
+        (["frobnicate"], "frobnicate: no such verb; choose from train, evaluate, plan, fit, report"),
         (["train", "--device", "tpu"], "invalid choice 'tpu' for argument '--device'"),
         (["train", "--batch-size", "x"], "--batch-size"),
         (["train", "--batch-size", "0"], "--batch-size 0: must be at least 1"),
