@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import cycle, pairwise
 
 from matplotlib.axes import Axes
 
+from splade_bench.config import MEMORY_MODES
 from splade_bench.measure.timeline import Sample
 from splade_bench.report.drawing import COLOURS, INK, Target, cycle_colours, drawing, label
 from splade_bench.units import as_mib
@@ -44,6 +45,13 @@ class LearningCurve:
     mrr_after: float | None
 
 
+def colours_of(modes: Iterable[str]) -> dict[str, str]:
+    """A colour for each mode, in all pictures the same for those that have a name of their own."""
+    named = dict(zip(MEMORY_MODES, COLOURS, strict=False))
+    others = cycle(COLOURS[len(named) :])
+    return {mode: named.get(mode) or next(others) for mode in dict.fromkeys(modes)}
+
+
 def pareto_front(points: Iterable[TradePoint]) -> list[TradePoint]:
     """Those that no other beats in time and memory at once, fastest first."""
     front: list[TradePoint] = []
@@ -65,7 +73,7 @@ def plot_memory_against_time(points: Sequence[TradePoint], target: Target) -> No
             linewidth=0.8,
             label="none is better in both",
         )
-        for mode, colour in zip(dict.fromkeys(point.mode for point in points), cycle_colours(), strict=False):
+        for mode, colour in colours_of(point.mode for point in points).items():
             of_mode = [(point.time_s, as_mib(point.added_bytes), point) for point in points if point.mode == mode]
             axes.scatter([x for x, _, _ in of_mode], [y for _, y, _ in of_mode], color=colour, label=label(mode), s=36)
             for x, y, point in of_mode:
@@ -116,7 +124,9 @@ def plot_timelines(timelines: Mapping[str, Sequence[Sample]], target: Target) ->
 def plot_learning(curves: Sequence[LearningCurve], target: Target) -> None:
     """Loss over the queries seen, and MRR@10 before and after, a line for each mode, thinner and thinner."""
     with drawing(target, columns=2) as (loss, mrr):
-        for number, (curve, colour) in enumerate(zip(curves, cycle_colours(), strict=False)):
+        colours = colours_of(curve.mode for curve in curves)
+        for number, curve in enumerate(curves):
+            colour = colours[curve.mode]
             # What comes first lies below: where modes agree, all of them show.
             width = 1.2 + 1.6 * (len(curves) - 1 - number)
             loss.plot(curve.queries, curve.losses, color=colour, linewidth=width, label=label(curve.mode))
@@ -134,7 +144,9 @@ def plot_learning(curves: Sequence[LearningCurve], target: Target) -> None:
 def plot_scaling(lines: Mapping[str, Sequence[tuple[float, float]]], along: str, target: Target) -> None:
     """Memory above the baseline in bytes as one thing grows, as (size, bytes), a line for each mode."""
     with drawing(target) as (axes,):
-        for (mode, points), colour in zip(lines.items(), cycle_colours(), strict=False):
+        colours = colours_of(lines)
+        for mode, points in lines.items():
+            colour = colours[mode]
             sizes, heights = zip(*sorted(points), strict=True)
             axes.plot(sizes, [as_mib(height) for height in heights], color=colour, marker="o", label=label(mode))
         axes.set_xlabel(along)

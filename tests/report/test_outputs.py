@@ -24,7 +24,7 @@ from splade_bench.report.insertions import update_document
 from splade_bench.report.markdown import page_markdown
 from splade_bench.report.page import Page, Table, file_name
 from splade_bench.report.summary import COMMENT_BYTES, summary
-from splade_bench.report.trade_plots import TradePoint, pareto_front, smoothed
+from splade_bench.report.trade_plots import TradePoint, colours_of, pareto_front, smoothed
 from splade_bench.report.webpage import webpage
 from splade_bench.results import CallResult, CellResult, append_result
 
@@ -278,6 +278,13 @@ def test_no_point_of_the_front_is_beaten_in_both() -> None:
     ]
 
     assert [point.label for point in pareto_front(points)] == ["a", "c", "e"]
+
+
+def test_a_mode_has_the_same_colour_in_every_picture() -> None:
+    few, many = colours_of(["minimal-memory", "x"]), colours_of(["standard", "minimal-memory", "standard+y", "x"])
+
+    assert few["minimal-memory"] == many["minimal-memory"]
+    assert len(set(many.values())) == 4
 
 
 def test_a_smoothed_series_keeps_its_mean_and_its_order() -> None:
