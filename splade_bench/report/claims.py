@@ -213,21 +213,28 @@ def judge(claim: Claim, results: Sequence[CellResult]) -> tuple[Verdict, list[Fi
     return (verdicts.pop() if len(verdicts) == 1 else "depends"), findings
 
 
-def claims_table(results: Sequence[CellResult]) -> Table:
+Judged = Sequence[tuple[Claim, Verdict, Sequence[Finding]]]
+
+
+def judge_all(results: Sequence[CellResult]) -> Judged:
+    """Every claim with its verdict and what that rests on."""
+    return [(claim, *judge(claim, results)) for claim in CLAIMS]
+
+
+def claims_table(judged: Judged) -> Table:
     """A row a claim."""
     rows = []
-    for claim in CLAIMS:
-        verdict, findings = judge(claim, results)
+    for claim, verdict, findings in judged:
         effects = "; ".join(f"{finding.part.what}: {finding.effect}" for finding in findings if finding.interval)
         rows.append([str(claim.number), claim.says, verdict, effects or MISSING])
     return Table(name="claims", headings=["", "the article says", "verdict", "effect (90 % interval)"], rows=rows)
 
 
-def claims_details(results: Sequence[CellResult]) -> list[Block]:
+def claims_details(judged: Judged) -> list[Block]:
     """What decides each claim: a row a part."""
     rows = []
-    for claim in CLAIMS:
-        for finding in judge(claim, results)[1]:
+    for claim, _, findings in judged:
+        for finding in findings:
             part = finding.part
             rows.append(
                 [

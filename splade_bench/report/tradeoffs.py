@@ -63,7 +63,8 @@ def tradeoffs_page(results: Sequence[CellResult]) -> Page:
     for workload in dict.fromkeys(result.workload for result in others):
         blocks += _workload_blocks(workload, [result for result in others if result.workload == workload])
     blocks += _length_blocks(by_length)
-    blocks += [Text(claims.INTRODUCTION), claims.claims_table(results), *claims.claims_details(results)]
+    judged = claims.judge_all(results)
+    blocks += [Text(claims.INTRODUCTION), claims.claims_table(judged), *claims.claims_details(judged)]
     return Page(PAGE_NAME, [*blocks, Text("## Read with care"), *bullets(caveats.caveats(results))])
 
 

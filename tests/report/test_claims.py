@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from report_results import MIB, make_result, make_sweep
 
-from splade_bench.report.claims import CLAIMS, FEWEST_SEEDS, Verdict, claims_details, claims_table, judge
+from splade_bench.report.claims import CLAIMS, FEWEST_SEEDS, Verdict, claims_details, claims_table, judge, judge_all
 from splade_bench.report.page import Table
 from splade_bench.results import CellResult
 
@@ -25,7 +25,7 @@ def changed(results: Sequence[CellResult], mode: str, **changes: Any) -> list[Ce
 
 def test_there_are_eleven_each_with_a_row() -> None:
     assert [claim.number for claim in CLAIMS] == list(range(1, 12))
-    assert [row[0] for row in claims_table(make_sweep()).rows] == [str(number) for number in range(1, 12)]
+    assert [row[0] for row in claims_table(judge_all(make_sweep())).rows] == [str(number) for number in range(1, 12)]
 
 
 def test_no_verdict_is_given_from_too_few_seeds() -> None:
@@ -142,7 +142,7 @@ def test_a_run_that_failed_decides_nothing() -> None:
 
 
 def test_every_part_says_what_it_needs_and_what_was_found() -> None:
-    table = claims_details(make_sweep())[1]
+    table = claims_details(judge_all(make_sweep()))[1]
     assert isinstance(table, Table)
 
     row = next(row for row in table.rows if row[0] == "5")
