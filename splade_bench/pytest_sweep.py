@@ -24,7 +24,7 @@ from splade_bench.pytest_options import memory_options
 from splade_bench.pytest_plugin import open_session, show_line, shown_path
 from splade_bench.report.document import write_report
 from splade_bench.report.instruments import is_shown
-from splade_bench.results import CallResult, CellResult, HeadResult, read_results
+from splade_bench.results import CallResult, CellResult, HeadResult, PlanResult, read_results
 
 _SWEEP = pytest.StashKey[Sweep]()
 _CELL_ARGUMENTS = ("device", "batch_size", "gradient_accumulation_steps", "memory_mode", "seed", "round_number")
@@ -135,7 +135,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """End a sweep with its report's path."""
     session = open_session(config)
-    if not any(isinstance(result, CellResult | HeadResult) or is_shown(result) for result in session.finished):
+    if not any(
+        isinstance(result, CellResult | HeadResult | PlanResult) or is_shown(result) for result in session.finished
+    ):
         return
     assert session.results_path is not None
     try:
@@ -209,6 +211,12 @@ def calibrate(pytestconfig: pytest.Config) -> Callable[..., CallResult]:
 def measure_head(pytestconfig: pytest.Config) -> Callable[..., HeadResult]:
     """Measure a head by itself in a fresh process and record it: ``(head, *, hidden_size, active_share)``."""
     return open_session(pytestconfig).measure_head
+
+
+@pytest.fixture(scope="session")
+def plan_article_run(pytestconfig: pytest.Config) -> Callable[[str], PlanResult]:
+    """Plan one way to train what the article could not, in a fresh process, and record it: ``(name)``."""
+    return open_session(pytestconfig).plan_article_run
 
 
 def _train_untimed(run: CellRun) -> None:

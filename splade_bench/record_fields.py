@@ -17,7 +17,7 @@ _OBJECTS = (
     *("machine", "versions", "metrics", "metrics_before", "live_peak_by_category", "live_peak_by_phase"),
     "pass_errors",
 )
-_NEVER_NULL = ("machine", "versions")
+_NEVER_NULL = ("machine", "versions", "peak_bytes")
 _LISTS = ("losses", "memory_timeline", "memray_top_sites")
 
 
@@ -51,7 +51,7 @@ def _complaint(name: str, value: Any) -> str | None:
     if name in _LISTS:
         return None if value is None or isinstance(value, list) else "list"
     if name.endswith(_NUMERIC_ENDINGS):
-        return None if value is None or _is_number(value) else "number"
+        return None if _is_number(value) or (value is None and name not in _NEVER_NULL) else "number"
     return None
 
 

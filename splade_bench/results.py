@@ -204,10 +204,32 @@ class HeadResult(Result):
     record_type: Literal["head"] = "head"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanResult(Result):
+    """What the planner predicts of a training that was not run."""
+
+    name: str
+    """What trains."""
+    device: str
+    """The kind of device that was planned for, whether it is here or not."""
+    batch_size: int
+    max_length: int
+    budget_bytes: int
+    peak_bytes: int
+    live_peak_bytes: int
+    failed_operator: str | None = None
+    """The first for whose result the budget has no room; null: it fits."""
+    failed_phase: str | None = None
+    failed_allocation_bytes: int | None = None
+    reserved_bytes: int | None = None
+    """What was reserved when that was asked for."""
+    record_type: Literal["plan"] = "plan"
+
+
 # How the name of a call begins that only read a known amount.
 CALIBRATION = "calibration"
 # A line that does not say what it is of is a cell's.
-_KINDS: Mapping[str, type[Result]] = {"head": HeadResult, "call": CallResult}
+_KINDS: Mapping[str, type[Result]] = {"head": HeadResult, "call": CallResult, "plan": PlanResult}
 
 
 def _parse(record: Any) -> Result:

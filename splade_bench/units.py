@@ -36,6 +36,11 @@ def as_mib(size_bytes: float) -> float:
     return size_bytes / _MIB
 
 
+def as_gib(size_bytes: float) -> float:
+    """Gibibytes, in the same way."""
+    return size_bytes / _GIB
+
+
 def format_seconds(duration_s: float) -> str:
     """``8.4 s`` below a minute, ``3 min 05 s`` above."""
     if duration_s < 60:

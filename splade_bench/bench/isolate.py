@@ -197,14 +197,13 @@ def _signal_name(number: int) -> str:
         return str(number)
 
 
-def run_head_process(head: str, *, hidden_size: int, active_share: float) -> dict[str, Any]:
-    """The figures of :mod:`splade_bench.bench.head`, taken in a process of its own.
+def run_figures_process(module: str, **arguments: Any) -> dict[str, Any]:
+    """The figures that ``module`` prints as JSON for its arguments, taken in a process of its own.
 
     Raises:
         subprocess.CalledProcessError: it failed; its standard error was shown.
     """
-    arguments = json.dumps({"head": head, "hidden_size": hidden_size, "active_share": active_share})
-    command = (sys.executable, "-m", "splade_bench.bench.head", arguments)
+    command = (sys.executable, "-m", module, json.dumps(arguments))
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
     figures: dict[str, Any] = json.loads(finished.stdout)

@@ -11,6 +11,7 @@ price is what is compared. :mod:`splade_bench.bench.gradient_check` holds each a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoModelForMaskedLM
 
+from splade_bench import host
 from splade_bench.config import TrainConfig
 from splade_bench.data.batching import TextBatch, TripleBatch, TripleSource
 from splade_bench.losses import SpladeLoss
@@ -34,8 +36,8 @@ class Peer(Protocol):
 
     model: nn.Module
 
-    def backward(self, batch: TripleBatch, *, regularizer_scale: float) -> float:
-        """Leave the gradient in the parameters; the loss."""
+    def loss(self, batch: TripleBatch, *, regularizer_scale: float) -> Tensor:
+        """The loss, from which its gradient can be had; the peer may keep what its algorithm keeps until the next."""
 
     def masked_language_model(self) -> nn.Module:
         """The transformers model inside, by whose parameter names gradients are compared."""
@@ -83,7 +85,13 @@ class PeerTrainer:
         for observer in self._observers:
             observer.on_phase("forward")
         scale = regularizer_scale(self.config, self._state.global_step, self._state.max_steps)
-        loss = self.peer.backward(batch, regularizer_scale=scale)
+        loss = self.peer.loss(batch, regularizer_scale=scale)
+        for observer in self._observers:
+            observer.on_phase("backward")
+        loss.backward()
+        (number,) = host.read_numbers(loss.detach().reshape(1), planned=[math.nan])
+        # As a function that returns would: what the loss still holds is gone before the optimizer's step.
+        del loss
         if self.config.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm)
         for observer in self._observers:
@@ -94,26 +102,34 @@ class PeerTrainer:
         self._state.global_step += 1
         self._state.queries_seen += len(batch)
         for observer in self._observers:
-            observer.on_step_end(self._state, _total_only(loss))
-        return loss
+            observer.on_step_end(self._state, _total_only(number))
+        return number
 
 
 class ArticlePeer:
-    """The source article's algorithm."""
+    """The source article's algorithm around a masked-language model of transformers.
 
-    def __init__(self, folder: Path, config: TrainConfig) -> None:
-        self.model: nn.Module = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    ``mask_dtype`` is that of the mask by which activations are multiplied. The article does not name it; one of floats
+    is as large as the logits, and autograd keeps it for each text.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainConfig, *, mask_dtype: torch.dtype = torch.int64) -> None:
+        self.model = model
         self._config = config
+        self._mask_dtype = mask_dtype
         self._loss = SpladeLoss(config)
+        self._outputs: list[Any] = []
 
-    def backward(self, batch: TripleBatch, *, regularizer_scale: float) -> float:
+    def loss(self, batch: TripleBatch, *, regularizer_scale: float) -> Tensor:
         groups = [self._padded(texts) for texts in (batch.queries, *batch.documents)]
-        # Named, so that they live as long as the step: their logits are a good part of what it keeps.
-        outputs = [self.model(input_ids=ids, attention_mask=mask, return_dict=True) for ids, mask in groups]
-        reps = [_log_then_max(output.logits, mask) for output, (_, mask) in zip(outputs, groups, strict=True)]
-        loss = self._loss(reps[0], torch.cat(reps[1:]), regularizer_scale=regularizer_scale).total
-        loss.backward()
-        return loss.item()
+        # Kept, as a function would that names them: their logits are a good part of what a step takes.
+        self._outputs.clear()
+        self._outputs += [self.model(input_ids=ids, attention_mask=mask, return_dict=True) for ids, mask in groups]
+        reps = [
+            _log_then_max(output.logits, mask, self._mask_dtype)
+            for output, (_, mask) in zip(self._outputs, groups, strict=True)
+        ]
+        return self._loss(reps[0], torch.cat(reps[1:]), regularizer_scale=regularizer_scale).total
 
     def masked_language_model(self) -> nn.Module:
         return self.model
@@ -149,15 +165,13 @@ class SentenceTransformersPeer:
         )
         self._config = config
 
-    def backward(self, batch: TripleBatch, *, regularizer_scale: float) -> float:
+    def loss(self, batch: TripleBatch, *, regularizer_scale: float) -> Tensor:
         self._loss.document_regularizer_weight = regularizer_scale * self._config.document_regularizer_weight
         self._loss.query_regularizer_weight = regularizer_scale * self._config.query_regularizer_weight
         groups = (batch.queries, *batch.documents)
         features = [{"input_ids": texts.input_ids, "attention_mask": texts.attention_mask} for texts in groups]
         terms: dict[str, Tensor] = self._loss(features, None)
-        loss = torch.stack(list(terms.values())).sum()
-        loss.backward()
-        return loss.item()
+        return torch.stack(list(terms.values())).sum()
 
     def masked_language_model(self) -> nn.Module:
         return self._masked_language_model
@@ -166,13 +180,14 @@ class SentenceTransformersPeer:
 def make_peer(trainer: str, size: int | None, folder: Path, config: TrainConfig) -> Peer:
     """The peer called ``trainer`` in :data:`splade_bench.cell.TRAINERS`, with the weights of ``folder``."""
     if trainer == "article":
-        return ArticlePeer(folder, config)
+        model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        return ArticlePeer(model, config)
     return SentenceTransformersPeer(folder, config, trainer, size)
 
 
-def _log_then_max(logits: Tensor, attention_mask: Tensor) -> Tensor:
+def _log_then_max(logits: Tensor, attention_mask: Tensor, mask_dtype: torch.dtype) -> Tensor:
     activated = torch.log(1 + torch.relu(logits))
-    masked = activated * attention_mask.unsqueeze(-1).expand_as(activated)
+    masked = activated * attention_mask.unsqueeze(-1).expand_as(activated).to(mask_dtype)
     return masked.max(dim=1).values
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from splade_bench.bench.calls import CallRunner
-from splade_bench.bench.isolate import CellError, run_head_process
+from splade_bench.bench.isolate import CellError, run_figures_process
 from splade_bench.bench.protocol import MEMORY_PASSES
 from splade_bench.bench.run import CellRun, CellRunner
 from splade_bench.cell import WORKLOADS, Cell
@@ -24,6 +24,7 @@ from splade_bench.results import (
     CellResult,
     HeadResult,
     Measurement,
+    PlanResult,
     Result,
     append_result,
     read_results,
@@ -121,8 +122,16 @@ class MeasuringSession:
     def measure_head(self, head: str, *, hidden_size: int, active_share: float) -> HeadResult:
         """Measure one head in a fresh process and record it."""
         started_at = utc_now()
-        figures = run_head_process(head, hidden_size=hidden_size, active_share=active_share)
+        figures = run_figures_process(
+            "splade_bench.bench.head", head=head, hidden_size=hidden_size, active_share=active_share
+        )
         return self._record(HeadResult(**(taken_on() | figures), started_at=started_at))
+
+    def plan_article_run(self, name: str) -> PlanResult:
+        """Plan one way to train what the article could not, in a fresh process, and record it."""
+        started_at = utc_now()
+        figures = run_figures_process("splade_bench.bench.article", name=name)
+        return self._record(PlanResult(**(taken_on() | figures), started_at=started_at))
 
     def require_room(self, cell: Cell) -> None:
         """Refuse a memory limit under which no cell could start.

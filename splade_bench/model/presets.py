@@ -45,7 +45,7 @@ def build_preset(
     preset = MODEL_PRESETS[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = BertForMaskedLM(_bert_config(preset, dropout, attention_dropout))
+        model = BertForMaskedLM(bert_config(preset, dropout, attention_dropout))
         _start_from_words(model)
     if inverse_document_frequencies is not None:
         _weigh_words(model, torch.tensor(inverse_document_frequencies))
@@ -81,7 +81,8 @@ def set_active_share(encoder: SpladeEncoder, texts: TextBatch, share: float) -> 
     bias.fill_(-float(largest_logits.kthvalue(rank).values))
 
 
-def _bert_config(preset: ModelPreset, dropout: float, attention_dropout: float) -> BertConfig:
+def bert_config(preset: ModelPreset, dropout: float, attention_dropout: float) -> BertConfig:
+    """The preset's shape as transformers wants it."""
     return BertConfig(
         vocab_size=preset.vocab_size,
         hidden_size=preset.hidden_size,

@@ -13,7 +13,7 @@ from splade_bench.planned import PlannedDevice
 from splade_bench.planner.device_models import DeviceModel
 from splade_bench.planner.rehearsal import Lengths, rehearse
 from splade_bench.planner.work import CountedWork
-from splade_bench.storages import Category
+from splade_bench.storages import Category, LivePeak, StorageListener
 from splade_bench.units import format_bytes
 
 # What stays whatever the batch is.
@@ -35,6 +35,8 @@ class PlannedAllocation:
     operator: str
     phase: str
     size_bytes: int
+    reserved_bytes: int
+    """What was reserved when it was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,14 +113,38 @@ def plan(
     """
     if not 0 <= active_share <= 1:
         raise ConfigError(f"--active-share {active_share}: must be between 0 and 1")
+    counted = counted or CountedWork()
+
+    def rehearsal(device: PlannedDevice, listener: StorageListener) -> LivePeak:
+        return rehearse(
+            make_encoder, config, lengths, device=device, active_share=active_share, listener=listener, counted=counted
+        )
+
+    return plan_rehearsal(
+        rehearsal,
+        model,
+        baseline_bytes=baseline_bytes,
+        budget_bytes=budget_bytes,
+        active_share=active_share,
+        counted=counted,
+    )
+
+
+def plan_rehearsal(
+    rehearsal: Callable[[PlannedDevice, StorageListener], LivePeak],
+    model: DeviceModel,
+    *,
+    baseline_bytes: int,
+    budget_bytes: int | None = None,
+    active_share: float = TRAINED_ACTIVE_SHARE,
+    counted: CountedWork | None = None,
+) -> MemoryPlan:
+    """The plan of whatever ``rehearsal`` runs on fake tensors; it is given the device and whom to tell of storages."""
     baseline_bytes = baseline_bytes if model.counts_runtime else 0
     fixed_bytes = baseline_bytes + model.workspace_bytes
     counted = counted or CountedWork()
     watch = _Watch(model, counted, budget_bytes=None if budget_bytes is None else budget_bytes - fixed_bytes)
-    device = PlannedDevice(model.type, model.allocator, counted)
-    live = rehearse(
-        make_encoder, config, lengths, device=device, active_share=active_share, listener=watch, counted=counted
-    )
+    live = rehearsal(PlannedDevice(model.type, model.allocator, counted), watch)
     peak_bytes = fixed_bytes + watch.peak_bytes
     return MemoryPlan(
         device=model.type,
@@ -167,7 +193,9 @@ class _Watch:
             if self._releases_cache:
                 self._allocator.trim()
             if self._exceeds_budget():
-                self.first_failure = PlannedAllocation(operator=operator, phase=self._phase, size_bytes=size_bytes)
+                self.first_failure = PlannedAllocation(
+                    operator=operator, phase=self._phase, size_bytes=size_bytes, reserved_bytes=reserved_bytes
+                )
         reserved_bytes = self._allocator.reserved_bytes
         if self._stretches and reserved_bytes > self._stretches[-1].peak_bytes:
             self._stretches[-1] = PhasePeak(phase=self._phase, peak_bytes=reserved_bytes)

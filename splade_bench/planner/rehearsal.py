@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,6 +21,8 @@ from splade_bench.training.trainer import Trainer, TrainObserver
 
 # Tokens of each text in the first optimizer step, after which AdamW's moments are there.
 _FIRST_LENGTH = 8
+# That one and one of the planned lengths.
+REHEARSED_STEPS = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,31 +70,39 @@ def rehearse(
     if device.type == "cuda":
         # Its fused attention draws dropout itself, without a tensor for it.
         memory = replace(memory, attention_dropout=False)
-    config = replace(config, memory=memory, max_steps=2)
-    # Without gradients MPS has a fused attention; with them torch decomposes it into products and a softmax.
-    attention = sdpa_kernel(SDPBackend.MATH) if device.type == "mps" else nullcontext()
-    with planning_for(device), FakeTensorMode(), attention:
+    config = replace(config, memory=memory, max_steps=REHEARSED_STEPS)
+    with on_fake_tensors(device):
         encoder = make_encoder()
         encoder.require_positions(config.max_length)
         encoder.active_share = active_share
         live = LiveStorages(vocab_size=encoder.vocab_size, listener=listener, operators=counted)
         observers: list[TrainObserver] = [live, counted] if counted else [live]
-        trainer = Trainer(encoder, _FakeBatches(lengths, encoder, config), config, observers=observers)
+        batches = FakeBatches(lengths, config, pad_to_multiple_of=pad_to_multiple_of(config.memory, encoder.device))
+        trainer = Trainer(encoder, batches, config, observers=observers)
         live.add([*encoder.parameters(), *encoder.buffers()], "parameters")
         with live:
             trainer.train()
     return live.peak()
 
 
-class _FakeBatches:
+@contextmanager
+def on_fake_tensors(device: PlannedDevice) -> Iterator[None]:
+    """Inside the block tensors have no content, and steps run as they would on ``device``."""
+    # Without gradients MPS has a fused attention; with them torch decomposes it into products and a softmax.
+    attention = sdpa_kernel(SDPBackend.MATH) if device.type == "mps" else nullcontext()
+    with planning_for(device), FakeTensorMode(), attention:
+        yield
+
+
+class FakeBatches:
     """One optimizer step of small batches, then batches of the planned lengths."""
 
     batches_per_epoch = 2**31
 
-    def __init__(self, lengths: Lengths, encoder: SpladeEncoder, config: TrainConfig) -> None:
+    def __init__(self, lengths: Lengths, config: TrainConfig, *, pad_to_multiple_of: int = 1) -> None:
         self._lengths = lengths
         self._config = config
-        self._pad_to_multiple_of = pad_to_multiple_of(config.memory, encoder.device)
+        self._pad_to_multiple_of = pad_to_multiple_of
 
     def batches(self, epoch: int) -> Iterator[TripleBatch]:
         for _ in range(self._config.gradient_accumulation_steps):

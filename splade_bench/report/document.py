@@ -7,11 +7,11 @@ from pathlib import Path
 
 from splade_bench.cell import WORKLOADS
 from splade_bench.errors import DataError
-from splade_bench.report import ablation, calls, head, instruments, peers, planner, tradeoffs
+from splade_bench.report import ablation, article, calls, head, instruments, peers, planner, tradeoffs
 from splade_bench.report.markdown import PLOTS, page_markdown
 from splade_bench.report.page import Page, file_name
 from splade_bench.report.webpage import WEBPAGE_NAME, webpage
-from splade_bench.results import CallResult, CellResult, HeadResult, Measurement, Result
+from splade_bench.results import CallResult, CellResult, HeadResult, Measurement, PlanResult, Result
 
 _CELL_PAGES: Mapping[str, Callable[[Sequence[CellResult]], Page]] = {
     tradeoffs.PAGE_NAME: tradeoffs.tradeoffs_page,
@@ -46,6 +46,9 @@ def make_pages(results: Sequence[Result]) -> list[Page]:
     heads = [result for result in results if isinstance(result, HeadResult)]
     if heads:
         pages.append(head.head_page(heads))
+    plans = [result for result in results if isinstance(result, PlanResult)]
+    if plans:
+        pages.append(article.article_page(plans, cells))
     return pages
 
 

@@ -12,7 +12,7 @@ from splade_bench.measure.device import UNTESTED_ON_HARDWARE
 from splade_bench.report.markdown import escape
 from splade_bench.report.page import Block, Table, Text
 from splade_bench.results import CellResult, Measurement, Result
-from splade_bench.units import as_mib, format_bytes
+from splade_bench.units import as_gib, as_mib, format_bytes
 
 MISSING = "—"
 Figure = Callable[[CellResult], float | None]
@@ -26,6 +26,11 @@ def number(value: float | None, form: str = ".2f") -> str:
 def mib(size_bytes: float | None) -> str:
     """Bytes as whole MiB, for a column whose heading names the unit."""
     return MISSING if size_bytes is None else f"{as_mib(size_bytes):.0f}"
+
+
+def gib(size_bytes: float | None) -> str:
+    """Bytes as GiB, in the same way."""
+    return MISSING if size_bytes is None else f"{as_gib(size_bytes):.2f}"
 
 
 def median_and_range(values: Sequence[float], form: str) -> str:

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from splade_bench.errors import DataError
+from splade_bench.report.article import article_page, explains
+from splade_bench.report.document import write_report
+from splade_bench.report.markdown import page_markdown
+from splade_bench.results import CellResult, PlanResult, append_result, read_results
+from tests.support.report_results import make_result
+
+MIB, GIB = 2**20, 2**30
+LOGITS_BYTES = 8 * 512 * 30522 * 4
+
+
+def make_plan(name: str = "memory-efficient", **changes: object) -> PlanResult:
+    fields: dict[str, object] = {
+        "name": name,
+        "device": "mps",
+        "batch_size": 8,
+        "max_length": 512,
+        "budget_bytes": round(27.2 * GIB),
+        "peak_bytes": 2 * GIB,
+        "live_peak_bytes": GIB,
+    }
+    return PlanResult(**fields | changes)  # type: ignore[arg-type]
+
+
+def failing(*, reserved_gib: float = 26.8, asked_bytes: int = LOGITS_BYTES) -> PlanResult:
+    return make_plan(
+        "article",
+        peak_bytes=28 * GIB,
+        failed_operator="aten.mul.Tensor",
+        failed_phase="forward",
+        failed_allocation_bytes=asked_bytes,
+        reserved_bytes=round(reserved_gib * GIB),
+    )
+
+
+def text_of(*plans: PlanResult, cells: list[CellResult] | None = None) -> str:
+    return page_markdown(article_page(plans, cells or []))
+
+
+def test_a_plan_explains_the_failure_if_it_asks_for_the_same_with_as_much_reserved() -> None:
+    assert explains(failing())
+    assert not explains(failing(reserved_gib=25.8))
+    assert not explains(failing(asked_bytes=LOGITS_BYTES * 2))
+    assert not explains(make_plan())
+
+
+def test_the_page_says_what_explains_the_failure_and_what_fits() -> None:
+    page = text_of(failing(), make_plan())
+
+    assert "476.91 MiB asked for in forward, with 26.80 GiB reserved" in page
+    assert "1 of 2 fit; the least is memory-efficient with 2.00 GiB" in page
+    assert "unexplained" not in page
+
+
+def test_the_page_says_that_nothing_explains_the_failure() -> None:
+    assert "the difference is unexplained" in text_of(failing(reserved_gib=25.8))
+
+
+def test_times_are_those_of_the_same_mode_and_batch() -> None:
+    cells = [
+        make_result("memory-efficient", workload="base-512", **changes)
+        for changes in (
+            {"batch_size": 8, "step_time_s": 80.0},
+            {"batch_size": 8, "step_time_s": 82.0},
+            {"batch_size": 2, "step_time_s": 10.0},
+            {"batch_size": 8, "step_time_s": 5.0, "trainer": "SpladeLoss"},
+        )
+    ]
+
+    (row,) = [line for line in text_of(make_plan(), cells=cells).splitlines() if line.startswith("| memory-eff")]
+
+    assert row.split("|")[-2].strip() == "81.0"
+
+
+def test_plans_survive_the_disk(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+
+    append_result(path, failing())
+
+    assert read_results([path]) == [failing()]
+    assert [page.name for page in write_report(read_results([path]), tmp_path)] == ["ARTICLE.md", "report.html"]
+
+
+def test_a_plan_without_a_peak_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text(failing().to_json().replace(f'"peak_bytes": {28 * GIB}', '"peak_bytes": null') + "\n")
+
+    with pytest.raises(DataError, match=r"results\.jsonl:1: has peak_bytes None"):
+        read_results([path])
