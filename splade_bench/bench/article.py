@@ -103,7 +103,8 @@ def planned_fields(name: str) -> dict[str, Any]:
 
 def main() -> int:
     """Plan what the first argument names."""
-    print(json.dumps(planned_fields(**json.loads(sys.argv[1])) | {"machine": machine_info()}))
+    machine = machine_info() | {"threads": torch.get_num_threads()}
+    print(json.dumps(planned_fields(**json.loads(sys.argv[1])) | {"machine": machine}))
     return 0
 
 

@@ -131,7 +131,8 @@ def plan_lines(made: MemoryPlan) -> list[str]:
         lines.append(f"{'fits' if made.fits else 'does not fit'} in {format_bytes(made.budget_bytes)}")
     if made.first_failure:
         failure = made.first_failure
-        lines.append(f"no room for {format_bytes(failure.size_bytes)} of {failure.operator} in {failure.phase}")
+        asked, reserved = format_bytes(failure.size_bytes), format_bytes(failure.reserved_bytes)
+        lines.append(f"no room for {asked} of {failure.operator} in {failure.phase}, with {reserved} reserved")
     phases: dict[str, int] = {}
     for stretch in made.timeline:
         phases[stretch.phase] = max(phases.get(stretch.phase, 0), stretch.peak_bytes)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -164,9 +164,9 @@ class SpladeEncoder(nn.Module):
         if memory.activation_checkpointing:
             # A layer that is computed again in backward must take the same paths as the first time.
             options = {"use_reentrant": False, "context_fn": lambda: (recipe_scope(), lean_operators(memory, trimmer))}
-            self.body.activation_checkpointing_enable(options)
-        elif self.body.is_activation_checkpointing:
-            self.body.activation_checkpointing_disable()
+            _checkpointing(self.body, "{}_checkpointing_enable")(options)
+        elif _checkpointing(self.body, "is_{}_checkpointing"):
+            _checkpointing(self.body, "{}_checkpointing_disable")()
 
     def forward(self, batch: TextBatch, *, pooled: Pooled | None = None) -> Tensor:
         """Sparse vectors [N, V], non-negative, of a batch on the encoder's device.
@@ -268,3 +268,11 @@ def _refuse_custom_code(model_name: str) -> None:
     config_path = Path(model_name) / "config.json"
     if config_path.is_file() and "auto_map" in json.loads(config_path.read_text(encoding="utf-8")):
         raise ConfigError(f"{config_path}: auto_map names custom code, which is never run here")
+
+
+def _checkpointing(body: PreTrainedModel, name: str) -> Any:
+    """An attribute of transformers' activation checkpointing, which its releases up to 5.20 call by another name."""
+    try:
+        return getattr(body, name.format("activation"))
+    except AttributeError:
+        return getattr(body, name.format("gradient"))

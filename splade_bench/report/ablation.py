@@ -14,6 +14,7 @@ from splade_bench.report.markdown import code, escape
 from splade_bench.report.modes import differences, ratios
 from splade_bench.report.page import Block, Page, Picture, Table, Text, bullets
 from splade_bench.report.tables import (
+    MRR_EQUAL_WITHIN,
     above_baseline_bytes,
     conditions,
     grid_point,
@@ -49,7 +50,6 @@ Paired by seed. The interval holds the mean difference in MRR@10 with a probabil
 the largest difference in one of the first ten losses of a pair, relative to the loss.
 """
 _FEWEST_SEEDS = 5
-_EQUAL_WITHIN = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,7 +200,7 @@ def _quality_table(results: Sequence[CellResult]) -> Table:
         if len({result.seed for result, _ in pairs}) < _FEWEST_SEEDS or len(mrr) < len(pairs):
             continue
         interval = interval_90(mrr)
-        is_equal = interval.low >= -_EQUAL_WITHIN and interval.high <= _EQUAL_WITHIN
+        is_equal = interval.low >= -MRR_EQUAL_WITHIN and interval.high <= MRR_EQUAL_WITHIN
         rows.append(
             [
                 workload,
@@ -209,7 +209,7 @@ def _quality_table(results: Sequence[CellResult]) -> Table:
                 str(len(pairs)),
                 f"{interval.mean:+.4f}",
                 f"{interval.low:+.4f} to {interval.high:+.4f}",
-                "equal within ± 0.01" if is_equal else "not shown to be equal",
+                f"equal within ± {MRR_EQUAL_WITHIN:g}" if is_equal else "not shown to be equal",
                 f"{max(_loss_difference(*pair) for pair in pairs):.1e}",
             ]
         )

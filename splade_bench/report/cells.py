@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from splade_bench.report.baseline import reproduce
-from splade_bench.report.modes import modes_of, wall_time_s
+from splade_bench.report.modes import modes_of
 from splade_bench.report.page import Table
 from splade_bench.report.tables import (
     MISSING,
@@ -19,9 +19,12 @@ from splade_bench.report.tables import (
     metric,
     number,
     over_runs,
+    peak_rss_bytes,
     queries_per_s,
+    recorded,
     statuses,
     surroundings,
+    wall_time_s,
 )
 from splade_bench.results import CellResult
 
@@ -101,21 +104,21 @@ _COLUMNS = (
     Column("accumulation", lambda point: str(point.first.gradient_accumulation_steps)),
     Column("mode", lambda point: point.first.memory_mode),
     Column("max steps", lambda point: number(point.first.max_steps, "d"), shown="known"),
-    Column("limit, MiB", lambda point: number(in_mib(lambda run: run.memory_limit_bytes)(point.first), ".0f"), "known"),
+    Column("limit, MiB", lambda point: number(in_mib(recorded("memory_limit_bytes"))(point.first), ".0f"), "known"),
     Column("runs", lambda point: statuses(point.runs)),
-    _figure("optimizer steps", lambda result: result.optimizer_steps, ".0f"),
+    _figure("optimizer steps", recorded("optimizer_steps"), ".0f"),
     _figure("time, s", wall_time_s, ".1f"),
     _figure("queries/s", queries_per_s, ".1f"),
-    _figure("peak RSS, MiB", in_mib(lambda result: result.peak_rss_bytes), ".0f"),
+    _figure("peak RSS, MiB", in_mib(peak_rss_bytes), ".0f"),
     _figure("above baseline, MiB", in_mib(above_baseline_bytes), ".0f"),
-    _figure("pinned, MiB", in_mib(lambda result: result.pinned_peak_rss_bytes), ".0f", shown="known"),
-    _figure("planned, MiB", in_mib(lambda result: result.planned_peak_rss_bytes), ".0f", shown="known"),
-    _figure("live, MiB", in_mib(lambda result: result.live_peak_bytes), ".0f", shown="known"),
-    _figure("memray, MiB", in_mib(lambda result: result.memray_peak_bytes), ".0f", shown="known"),
-    _figure("allocated, MiB", in_mib(lambda result: result.device_peak_allocated_bytes), ".0f", shown="known"),
-    _figure("reserved, MiB", in_mib(lambda result: result.device_peak_reserved_bytes), ".0f", shown="known"),
-    _figure("final loss", lambda result: result.final_loss, ".3f"),
-    _figure("validation loss", lambda result: result.validation_loss, ".3f"),
+    _figure("pinned, MiB", in_mib(recorded("pinned_peak_rss_bytes")), ".0f", shown="known"),
+    _figure("planned, MiB", in_mib(recorded("planned_peak_rss_bytes")), ".0f", shown="known"),
+    _figure("live, MiB", in_mib(recorded("live_peak_bytes")), ".0f", shown="known"),
+    _figure("memray, MiB", in_mib(recorded("memray_peak_bytes")), ".0f", shown="known"),
+    _figure("allocated, MiB", in_mib(recorded("device_peak_allocated_bytes")), ".0f", shown="known"),
+    _figure("reserved, MiB", in_mib(recorded("device_peak_reserved_bytes")), ".0f", shown="known"),
+    _figure("final loss", recorded("final_loss"), ".3f"),
+    _figure("validation loss", recorded("validation_loss"), ".3f"),
     Column("MRR@10", _mrr_change),
     _figure("active dims, query", metric("query_active_dims"), ".0f", shown="known"),
     _figure("active dims, document", metric("document_active_dims"), ".0f", shown="known"),

@@ -15,9 +15,16 @@ from splade_bench.report.modes import (
     matched_pairs,
     modes_of,
     ratios,
+)
+from splade_bench.report.tables import (
+    Figure,
+    above_baseline_bytes,
+    grid_point,
+    metric,
+    queries_per_s,
+    step_time_s,
     wall_time_s,
 )
-from splade_bench.report.tables import Figure, above_baseline_bytes, grid_point, metric, queries_per_s
 from splade_bench.results import CellResult
 
 BySeed = Mapping[int, Sequence[float]]
@@ -38,7 +45,7 @@ def accumulated_mrr(results: Sequence[CellResult]) -> BySeed:
 
 def time_per_accumulated_step(results: Sequence[CellResult]) -> BySeed:
     """Seconds of an optimizer step for each of its batches, over those of a step of one batch."""
-    return _accumulation_time(results, lambda result: result.step_time_s)
+    return _accumulation_time(results, step_time_s)
 
 
 def time_per_query_and_step(results: Sequence[CellResult]) -> BySeed:

@@ -8,7 +8,16 @@ from itertools import combinations
 
 from splade_bench.config import MEMORY_MODES
 from splade_bench.report.page import Table
-from splade_bench.report.tables import Figure, above_baseline_bytes, grid_point, median_and_range, metric, surroundings
+from splade_bench.report.tables import (
+    Figure,
+    above_baseline_bytes,
+    grid_point,
+    median_and_range,
+    metric,
+    peak_rss_bytes,
+    surroundings,
+    wall_time_s,
+)
 from splade_bench.results import CellResult
 
 REFERENCE_MODE = "standard"
@@ -65,11 +74,6 @@ def differences(pairs: Sequence[Pair], figure: Figure) -> list[float]:
     return [value - other for value, other in both if value is not None and other is not None]
 
 
-def wall_time_s(result: CellResult) -> float | None:
-    """Seconds of the training loop."""
-    return result.wall_time_s
-
-
 def compare_modes(results: Sequence[CellResult]) -> list[ModeComparison]:
     """Each mode's ratios to ``standard``."""
     comparisons = []
@@ -80,7 +84,7 @@ def compare_modes(results: Sequence[CellResult]) -> list[ModeComparison]:
                 ModeComparison(
                     memory_mode=mode,
                     pairs=len(pairs),
-                    peak_ratios=ratios(pairs, lambda result: result.peak_rss_bytes),
+                    peak_ratios=ratios(pairs, peak_rss_bytes),
                     above_baseline_ratios=ratios(pairs, above_baseline_bytes),
                     time_ratios=ratios(pairs, wall_time_s),
                     mrr_differences=differences(pairs, metric("mrr@10")),

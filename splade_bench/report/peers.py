@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from splade_bench.report.bounds import BOUNDS, GIB, MODE, Bound, contender, gemm_share, peak_rss, step_time
+from splade_bench.report.bounds import BOUNDS, GIB, MODE, Bound, contender, gemm_share
 from splade_bench.report.markdown import code
 from splade_bench.report.page import Block, Page, Table, Text, bullets
-from splade_bench.report.tables import MISSING, above_baseline_bytes, conditions, in_mib, number, over_runs, problems
+from splade_bench.report.tables import (
+    MISSING,
+    above_baseline_bytes,
+    conditions,
+    in_mib,
+    number,
+    over_runs,
+    peak_rss_bytes,
+    problems,
+    recorded,
+    step_time_s,
+)
 from splade_bench.results import CellResult
 
 PAGE_NAME = "PEERS"
@@ -113,12 +124,12 @@ def _table(results: Sequence[CellResult], *, name: str) -> Table:
                 number(size, "d"),
                 str(len(ok)),
                 ", ".join(dict.fromkeys(result.status for result in chosen)),
-                over_runs(ok, step_time, ".2f"),
-                over_runs(ok, in_mib(peak_rss), ".0f"),
+                over_runs(ok, step_time_s, ".2f"),
+                over_runs(ok, in_mib(peak_rss_bytes), ".0f"),
                 over_runs(ok, in_mib(above_baseline_bytes), ".0f"),
                 over_runs(ok, lambda result: result.losses[-1] if result.losses else None, ".4f"),
                 over_runs(ok, gemm_share, ".2f"),
-                over_runs(ok, lambda result: result.active_share, ".3f"),
+                over_runs(ok, recorded("active_share"), ".3f"),
             ]
         )
     headings = [

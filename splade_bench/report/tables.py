@@ -6,6 +6,7 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 from splade_bench.measure.device import UNTESTED_ON_HARDWARE
@@ -15,6 +16,8 @@ from splade_bench.results import CellResult, Measurement, Result
 from splade_bench.units import as_gib, as_mib, format_bytes
 
 MISSING = "—"
+# Within so much two MRR are taken for equal.
+MRR_EQUAL_WITHIN = 0.01
 Figure = Callable[[CellResult], float | None]
 
 
@@ -49,6 +52,14 @@ def over_runs(results: Iterable[CellResult], figure: Figure, form: str) -> str:
 def figures(results: Iterable[CellResult], figure: Figure) -> list[float]:
     """A figure of each result that has it."""
     return [value for result in results if (value := figure(result)) is not None]
+
+
+def recorded(name: str) -> Figure:
+    """A figure by the name of its field in a results file."""
+    return attrgetter(name)
+
+
+peak_rss_bytes, wall_time_s, step_time_s = map(recorded, ("peak_rss_bytes", "wall_time_s", "step_time_s"))
 
 
 def in_mib(figure: Figure) -> Figure:

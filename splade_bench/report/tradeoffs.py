@@ -17,10 +17,16 @@ from splade_bench.report.modes import (
     compare_modes,
     comparison_table,
     modes_of,
-    wall_time_s,
 )
 from splade_bench.report.page import Block, Page, Picture, Text, bullets
-from splade_bench.report.tables import above_baseline_bytes, conditions, median_and_range, number, problems
+from splade_bench.report.tables import (
+    above_baseline_bytes,
+    conditions,
+    median_and_range,
+    number,
+    problems,
+    wall_time_s,
+)
 from splade_bench.report.trade_plots import (
     LearningCurve,
     TradePoint,

@@ -15,11 +15,11 @@ from splade_bench.report.modes import (
     matched_pairs,
     modes_of,
     ratios,
-    wall_time_s,
 )
 from splade_bench.report.page import Block, Table, bullets
 from splade_bench.report.tables import (
     MISSING,
+    MRR_EQUAL_WITHIN,
     Figure,
     above_baseline_bytes,
     figures,
@@ -30,12 +30,12 @@ from splade_bench.report.tables import (
     over_runs,
     queries_per_s,
     surroundings,
+    wall_time_s,
 )
 from splade_bench.results import CellResult
 
 # Below such a change two medians are taken for equal.
 _EQUAL_WITHIN = 0.05
-_MRR_EQUAL_WITHIN = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,11 +199,11 @@ def _dominated(workload: str, trainers: _Trainers) -> list[str]:
             time = ratios(pairs, wall_time_s)
             mrr = differences(pairs, metric("mrr@10"))
             is_better = memory and time and max(memory) < 1 - _EQUAL_WITHIN and max(time) < 1 - _EQUAL_WITHIN
-            if other != mode and is_better and min(mrr, default=0.0) >= -_MRR_EQUAL_WITHIN:
+            if other != mode and is_better and min(mrr, default=0.0) >= -MRR_EQUAL_WITHIN:
                 lines.append(
                     f"{code(workload)}: nothing speaks for **{mode}** where **{other}** can be had: it took less "
                     f"memory and less time wherever both were run (matched pairs: {len(pairs)}), and lost no more than "
-                    f"{_MRR_EQUAL_WITHIN:g} in MRR@10."
+                    f"{MRR_EQUAL_WITHIN:g} in MRR@10."
                 )
                 break
     return lines

@@ -3,13 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from report_results import make_result
 
 from splade_bench.errors import DataError
 from splade_bench.report.article import article_page, explains
 from splade_bench.report.document import write_report
 from splade_bench.report.markdown import page_markdown
 from splade_bench.results import CellResult, PlanResult, append_result, read_results
-from tests.support.report_results import make_result
 
 MIB, GIB = 2**20, 2**30
 LOGITS_BYTES = 8 * 512 * 30522 * 4

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from splade_bench.cell import WORKLOADS, Cell
-from splade_bench.report.bounds import BOUNDS, Bound, at_its_best, gemm_share, over_state, peak_rss, step_time
+from splade_bench.report.bounds import BOUNDS, Bound, at_its_best, gemm_share, over_state
 from splade_bench.report.markdown import page_markdown
 from splade_bench.report.peers import peers_page
+from splade_bench.report.tables import peak_rss_bytes, step_time_s
 from splade_bench.results import CellResult
 
 MIB = 2**20
-TIME = Bound(workload="mini-256", batch_size=8, what="time", figure=step_time, limit=0.5, peer="CachedSpladeLoss")
+TIME = Bound(workload="mini-256", batch_size=8, what="time", figure=step_time_s, limit=0.5, peer="CachedSpladeLoss")
 
 
 def peers_text(results: Sequence[CellResult]) -> str:
@@ -96,7 +97,7 @@ def test_the_least_possible_time_is_that_of_the_products_alone(results: list[Cel
 
 
 def test_the_least_possible_peak_is_the_state_beside_the_runtime() -> None:
-    bound = replace(TIME, peer=None, figure=peak_rss, what="peak RSS, GiB")
+    bound = replace(TIME, peer=None, figure=peak_rss_bytes, what="peak RSS, GiB")
     run = make_run("splade-bench", step_time_s=1.0, peak_mib=990, parameter_bytes=125 * MIB)
 
     assert bound.least([run]) == pytest.approx(900 * MIB)
@@ -140,6 +141,6 @@ def test_the_page_shows_the_scan_and_what_failed(results: list[CellResult]) -> N
 
 
 def test_absolute_figures_are_the_median_of_the_modes_runs(results: list[CellResult]) -> None:
-    bound = replace(TIME, peer=None, figure=peak_rss, what="peak RSS, GiB")
+    bound = replace(TIME, peer=None, figure=peak_rss_bytes, what="peak RSS, GiB")
 
     assert bound.measured(results) == 800 * MIB

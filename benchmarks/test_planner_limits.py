@@ -1,0 +1,100 @@
+"""Runs under a memory limit just above and just below their plan: the one survives, the other runs out of memory.
+
+Forty configurations drawn by seed. What came out, a line each, is written to ``reports/planner-limits.log``.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from splade_bench.bench.isolate import CellError, WorkerProcess, figures_of_passes
+from splade_bench.bench.protocol import CellRequest
+from splade_bench.bench.run import CellRun
+from splade_bench.cell import Cell
+from splade_bench.results import CellResult
+from splade_bench.units import format_bytes
+
+CONFIGURATIONS = 40
+TIMEOUT_S = 600.0
+ABOVE, BELOW = 1.05, 0.90
+# Workload -> batch sizes that take it from little more than its weights to a few gigabytes.
+BATCH_SIZES = {
+    "plan-bert-tiny-32": (8, 16, 32),
+    "plan-bert-tiny-128": (4, 8, 16),
+    "plan-bert-tiny-512": (1, 2, 4),
+    "plan-mini-32": (4, 8, 16),
+    "plan-mini-128": (1, 2, 4, 8),
+}
+MODES = (
+    *("standard", "article", "memory-efficient", "minimal-memory"),
+    *("memory-efficient+activation-checkpointing", "memory-efficient+optimizer-states-bfloat16"),
+)
+
+
+def configurations() -> list[Cell]:
+    """Different cells, the same on every machine."""
+    generator = random.Random(7)
+    cells: dict[str, Cell] = {}
+    while len(cells) < CONFIGURATIONS:
+        workload = generator.choice(list(BATCH_SIZES))
+        cell = Cell(
+            workload=workload,
+            device="cpu",
+            batch_size=generator.choice(BATCH_SIZES[workload]),
+            gradient_accumulation_steps=generator.choice((1, 2)),
+            memory_mode=generator.choice(MODES),
+            attention_dropout=generator.choice((0.0, 0.1)),
+            max_steps=2,
+        )
+        cells.setdefault(cell.cell_id, cell)
+    return list(cells.values())
+
+
+def plan_of(cell: Cell) -> int:
+    """Planned peak RSS in bytes, the runtime included."""
+    figures = figures_of_passes(request_for(cell), ("plan",), timeout_s=TIMEOUT_S)
+    return int(figures["planned_peak_rss_bytes"])
+
+
+def run(cell: Cell) -> CellResult:
+    """The training alone: no memory pass."""
+    made = CellRun(request=request_for(cell), memory_passes=(), timeout_s=TIMEOUT_S)
+    with WorkerProcess(made.request, timeout_s=TIMEOUT_S) as made.process:
+        try:
+            made.wait_until_ready()
+            made.train()
+        except CellError:
+            pass  # the run knows, and says so in its result
+        return made.finish()
+
+
+def request_for(cell: Cell) -> CellRequest:
+    return CellRequest(cell=cell, measure="time", corpus_folder=None)
+
+
+def line(planned_bytes: int, above: CellResult, below: CellResult) -> str:
+    peaks = [format_bytes(result.peak_rss_bytes) if result.peak_rss_bytes else "?" for result in (above, below)]
+    return (
+        f"{above.cell_id}: planned {format_bytes(planned_bytes)}; "
+        f"x {ABOVE:.2f}: {above.status}, peak {peaks[0]}; "
+        f"x {BELOW:.2f}: {below.status} in {below.phase}, peak {peaks[1]}"
+    )
+
+
+@pytest.mark.takes_long
+def test_a_run_survives_just_above_its_plan_and_not_just_below(pytestconfig: pytest.Config) -> None:
+    path = pytestconfig.rootpath / pytestconfig.getoption("--reports") / "planner-limits.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines, wrong = [], []
+    for cell in configurations():
+        planned_bytes = plan_of(cell)
+        above, below = (run(replace(cell, memory_limit_bytes=round(planned_bytes * share))) for share in (ABOVE, BELOW))
+        lines.append(line(planned_bytes, above, below))
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if (above.status, below.status) != ("ok", "oom"):
+            wrong.append(lines[-1])
+
+    assert wrong == []
