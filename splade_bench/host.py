@@ -23,6 +23,16 @@ def read_numbers(numbers: Tensor, *, planned: Sequence[float]) -> list[float]:
     return numbers.tolist()
 
 
+def mask_of(attention_mask: Tensor, *, planned_lengths: Sequence[int]) -> Tensor | None:
+    """``attention_mask`` [N, L], into which transformers looks: one without a 0 it leaves out (its masking_utils.py).
+
+    On fake tensors it does not look, so in a plan that is decided here, by the texts' lengths.
+    """
+    if planned_device() and all(length == attention_mask.shape[1] for length in planned_lengths):
+        return None
+    return attention_mask
+
+
 def nonzero(matrix: Tensor, *, planned_share: float) -> tuple[Tensor, Tensor, list[int]]:
     """Row and column of each element of [R, C] that is not 0, by rows: int64 [N] both, and how many each row has.
 

@@ -26,6 +26,7 @@ from splade_bench.allocator import HeapTrimmer
 from splade_bench.config import MemoryConfig, MixedPrecision
 from splade_bench.data.batching import TextBatch, tokenize
 from splade_bench.errors import ConfigError
+from splade_bench.host import mask_of
 from splade_bench.model.gradients import takes_gradient_in_place
 from splade_bench.model.head import WINNERS_PAY_FROM, Pooled, pool, splade_max, splade_max_eager
 from splade_bench.model.lean import lean_operators, recipe_scope
@@ -175,7 +176,7 @@ class SpladeEncoder(nn.Module):
         backward.
         """
         with self._computing():
-            hidden = self.body(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits  # [N, L, H]
+            hidden = self._hidden(batch)
             decoder = self.decoder
             if self.memory.head == "eager":
                 return splade_max_eager(hidden, decoder.weight, decoder.bias, batch.attention_mask)
@@ -197,9 +198,15 @@ class SpladeEncoder(nn.Module):
         if self.memory.head == "eager":
             return Pooled(self(batch), None)
         with self._computing():
-            hidden = self.body(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits  # [N, L, H]
+            hidden = self._hidden(batch)
             decoder = self.decoder
             return pool(hidden, decoder.weight, decoder.bias, batch.attention_mask, keep_winners=self._keeps_winners)
+
+    def _hidden(self, batch: TextBatch) -> Tensor:
+        """What the decoder is given, [N, L, H]."""
+        mask = mask_of(batch.attention_mask, planned_lengths=batch.lengths)
+        hidden: Tensor = self.body(input_ids=batch.input_ids, attention_mask=mask).logits
+        return hidden
 
     @property
     def _keeps_winners(self) -> bool:

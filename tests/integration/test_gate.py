@@ -161,6 +161,7 @@ def test_a_planted_regression_is_caught_and_blamed(
     verdict = check(measure(plant.mode, plant.patch.replace("SIZE", str(size))), base, RULES)
 
     lines = verdict_lines(verdict)
+    print(*lines, sep="\n")  # `pytest -rP` shows what reports/GATE.md has in a table
     assert verdict.exit_code == 1, lines
     assert f"-{plant.mode}-seed42  {plant.expected[0]}  " in lines[0]
     if plant.expected[0] == "status":
@@ -223,6 +224,7 @@ build.evaluate = planted
 """,
     )
 
+    print(finished.stdout)
     assert finished.returncode == 1, finished.stdout
     assert "mrr@10" in finished.stdout.partition("REGRESSION")[2].splitlines()[0]
 
@@ -230,6 +232,7 @@ build.evaluate = planted
 def test_a_sweep_that_measures_nothing_fails(baseline: Path, tmp_path: Path) -> None:
     finished = run_sweep(tmp_path, "--memory-baseline", str(baseline), "-k", "no_such_cell")
 
+    print(finished.stdout)
     assert finished.returncode == 1, finished.stdout
     assert "tiny-cpu-b4-a1-memory-efficient-seed42  status  ok → missing" in finished.stdout
 
