@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import transformers
 from architectures import ARCHITECTURES, SIZES, make_model, wrap
 from tokenizers import Tokenizer
-from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertModel
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertModel, PreTrainedModel
 
 from splade_bench.config import MEMORY_MODES, MemoryConfig
 from splade_bench.data.batching import TextBatch, pad
@@ -264,3 +264,17 @@ def test_rare_words_start_with_more_weight(tokenizer: Tokenizer) -> None:
         reps = encoder(encoder.tokenize(["the parser"], max_length=8))[0]
 
     assert reps[rare] > 2 * reps[common]
+
+
+def test_checkpointing_under_the_names_of_older_transformers(
+    encoder: SpladeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to 5.20 there is ``gradient_checkpointing_enable`` and no ``activation_checkpointing_enable``."""
+    for name in ("activation_checkpointing_enable", "activation_checkpointing_disable", "is_activation_checkpointing"):
+        if hasattr(PreTrainedModel, name):
+            monkeypatch.setattr(PreTrainedModel, name.replace("activation", "gradient"), getattr(PreTrainedModel, name))
+            monkeypatch.delattr(PreTrainedModel, name)
+
+    for enabled in (True, False):
+        encoder.configure(MemoryConfig(activation_checkpointing=enabled))
+        assert encoder.body.is_gradient_checkpointing == enabled
