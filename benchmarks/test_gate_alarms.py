@@ -50,6 +50,7 @@ def test_unchanged_code_raises_no_alarm(pytestconfig: pytest.Config, tmp_path: P
         if verdict.exit_code != 0 or verdict.not_evaluated:
             alarms.append(verdict_lines(verdict))
     reports = pytestconfig.rootpath / pytestconfig.getoption("--reports")
+    reports.mkdir(parents=True, exist_ok=True)
     (reports / "gate-alarms.log").write_text("\n".join(log) + "\n")
 
     assert alarms == []

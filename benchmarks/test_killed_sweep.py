@@ -30,16 +30,24 @@ def test_killed_at_twenty_moments_a_sweep_loses_nothing_and_repeats_nothing(
 ) -> None:
     results_path = tmp_path / "killed.jsonl"
     log = []
-    for number, wait_s in enumerate(_moments(), 1):
+    kept = 0
+    for number, (new_cells, wait_s) in enumerate(_moments(), 1):
         before = _cells(results_path)
+        start_s = time.perf_counter()
         sweep = _start(results_path, tmp_path)
+        while sweep.poll() is None and len(_cells(results_path)) < len(before) + new_cells:
+            time.sleep(0.1)
         time.sleep(wait_s)
         over = sweep.poll() is not None
         sweep.send_signal(signal.SIGKILL)
         sweep.wait()
         after = _cells(results_path)
-        log.append(f"kill {number}: after {wait_s:.1f} s, {len(before)} cells recorded before, {len(after)} after")
+        killed_after_s = time.perf_counter() - start_s
+        log.append(
+            f"kill {number}: after {killed_after_s:.1f} s, {len(before)} cells recorded before, {len(after)} after"
+        )
         assert after[: len(before)] == before  # what was recorded stands
+        kept += len(after) > len(before)
         if over:
             break
     kills = len(log)
@@ -49,18 +57,20 @@ def test_killed_at_twenty_moments_a_sweep_loses_nothing_and_repeats_nothing(
     runs = Counter((cell.cell_id, cell.seed) for cell in cells)
     log.append(f"resumed to the end: {len(cells)} cells recorded, of {len(runs)} different grid points and seeds")
     reports = pytestconfig.rootpath / pytestconfig.getoption("--reports")
+    reports.mkdir(parents=True, exist_ok=True)
     (reports / "killed-sweep.log").write_text("\n".join(log) + "\n")
 
     assert kills == KILLS
+    assert kept >= KILLS / 2  # else these moments would say nothing of what is recorded
     assert len(runs) == CELLS
     assert set(runs.values()) == {1}
     assert {cell.status for cell in cells} == {"ok"}
 
 
-def _moments() -> list[float]:
-    """Seconds after which pytest is killed: between its start and a few cells later."""
+def _moments() -> list[tuple[int, float]]:
+    """When pytest is killed: after so many new cells, and seconds in which it starts, or is in the next of them."""
     generator = random.Random(5)
-    return [generator.uniform(0.5, 16.0) for _ in range(KILLS)]
+    return [(generator.choice((0, 1, 1, 2)), generator.uniform(0.2, 8.0)) for _ in range(KILLS)]
 
 
 def _start(results_path: Path, folder: Path) -> subprocess.Popen[bytes]:
