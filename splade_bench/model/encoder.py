@@ -278,7 +278,7 @@ def _refuse_custom_code(model_name: str) -> None:
 
 
 def _checkpointing(body: PreTrainedModel, name: str) -> Any:
-    """An attribute of transformers' activation checkpointing, which its releases up to 5.20 call by another name."""
+    """An attribute of transformers' activation checkpointing, which earlier releases (5.20) call by another name."""
     try:
         return getattr(body, name.format("activation"))
     except AttributeError:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from splade_bench.cell import OWN_TRAINER
+from splade_bench.report.markdown import escape
 from splade_bench.report.page import Block, Page, Table, Text
 from splade_bench.report.tables import MISSING, conditions, gib, number
 from splade_bench.results import CellResult, PlanResult
@@ -58,10 +59,10 @@ def _verdict(plans: Sequence[PlanResult]) -> str:
     explaining = [plan for plan in plans if explains(plan)]
     fitting = [plan for plan in plans if plan.failed_allocation_bytes is None]
     lines = [
-        f"**{plan.name}** fails as the article's run did: {as_mib(plan.failed_allocation_bytes or 0):.2f} MiB asked "
-        f"for in {plan.failed_phase}, with {gib(plan.reserved_bytes)} GiB reserved; the article reports "
-        f"{REPORTED_RESERVED_GIB}. The article does not say what its mask is made of, so this explains its figures "
-        "without proving it."
+        f"**{escape(plan.name)}** fails as the article's run did: {as_mib(plan.failed_allocation_bytes or 0):.2f} MiB "
+        f"asked for in {escape(plan.failed_phase or '?')}, with {gib(plan.reserved_bytes)} GiB reserved; the article "
+        f"reports {REPORTED_RESERVED_GIB}. The article does not say what its mask is made of, so this explains its "
+        "figures without proving it."
         for plan in explaining
     ]
     if not explaining:
@@ -69,7 +70,7 @@ def _verdict(plans: Sequence[PlanResult]) -> str:
     if fitting:
         least = min(fitting, key=lambda plan: plan.peak_bytes)
         lines.append(
-            f"{len(fitting)} of {len(plans)} fit; the least is {least.name} with {as_gib(least.peak_bytes):.2f} GiB."
+            f"{len(fitting)} of {len(plans)} fit; the least is {escape(least.name)} with {gib(least.peak_bytes)} GiB."
         )
     return "\n\n".join(lines) + "\n"
 

@@ -269,7 +269,7 @@ def test_rare_words_start_with_more_weight(tokenizer: Tokenizer) -> None:
 def test_checkpointing_under_the_names_of_older_transformers(
     encoder: SpladeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Up to 5.20 there is ``gradient_checkpointing_enable`` and no ``activation_checkpointing_enable``."""
+    """In 5.20 there is ``gradient_checkpointing_enable`` and no ``activation_checkpointing_enable``."""
     for name in ("activation_checkpointing_enable", "activation_checkpointing_disable", "is_activation_checkpointing"):
         if hasattr(PreTrainedModel, name):
             monkeypatch.setattr(PreTrainedModel, name.replace("activation", "gradient"), getattr(PreTrainedModel, name))

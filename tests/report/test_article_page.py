@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from report_results import make_result
+from report_results import HOSTILE, make_result
 
 from splade_bench.errors import DataError
 from splade_bench.report.article import article_page, explains
@@ -28,9 +28,9 @@ def make_plan(name: str = "memory-efficient", **changes: object) -> PlanResult:
     return PlanResult(**fields | changes)  # type: ignore[arg-type]
 
 
-def failing(*, reserved_gib: float = 26.8, asked_bytes: int = LOGITS_BYTES) -> PlanResult:
+def failing(*, name: str = "article", reserved_gib: float = 26.8, asked_bytes: int = LOGITS_BYTES) -> PlanResult:
     return make_plan(
-        "article",
+        name,
         peak_bytes=28 * GIB,
         failed_operator="aten.mul.Tensor",
         failed_phase="forward",
@@ -56,6 +56,12 @@ def test_the_page_says_what_explains_the_failure_and_what_fits() -> None:
     assert "476.91 MiB asked for in forward, with 26.80 GiB reserved" in page
     assert "1 of 2 fit; the least is memory-efficient with 2.00 GiB" in page
     assert "unexplained" not in page
+
+
+def test_a_hostile_name_stays_in_its_place() -> None:
+    page = text_of(failing(name=HOSTILE))
+
+    assert "<script>" not in page and "\x1b" not in page
 
 
 def test_the_page_says_that_nothing_explains_the_failure() -> None:
