@@ -37,7 +37,7 @@ def measure_as_for_a_gate(cell: Cell, cache: Path) -> dict[str, GatedCell]:
 
 
 @pytest.mark.takes_long
-def test_unchanged_code_raises_no_alarm(pytestconfig: pytest.Config, tmp_path: Path) -> None:
+def test_unchanged_code_raises_no_alarm(reports_folder: Path, tmp_path: Path) -> None:
     cell = next(cell for cell in PROFILES["gate"].cells() if cell.memory_mode == "memory-efficient")
     base = measure_as_for_a_gate(cell, tmp_path)
     (name,) = base
@@ -49,8 +49,6 @@ def test_unchanged_code_raises_no_alarm(pytestconfig: pytest.Config, tmp_path: P
         log.append(f"run {number}: exit code {verdict.exit_code}, {verdict.evaluated} checks: {figures}")
         if verdict.exit_code != 0 or verdict.not_evaluated:
             alarms.append(verdict_lines(verdict))
-    reports = pytestconfig.rootpath / pytestconfig.getoption("--reports")
-    reports.mkdir(parents=True, exist_ok=True)
-    (reports / "gate-alarms.log").write_text("\n".join(log) + "\n")
+    (reports_folder / "gate-alarms.log").write_text("\n".join(log) + "\n")
 
     assert alarms == []

@@ -26,7 +26,7 @@ CELLS = 48
 
 @pytest.mark.takes_long
 def test_killed_at_twenty_moments_a_sweep_loses_nothing_and_repeats_nothing(
-    pytestconfig: pytest.Config, tmp_path: Path
+    reports_folder: Path, tmp_path: Path
 ) -> None:
     results_path = tmp_path / "killed.jsonl"
     log = []
@@ -56,9 +56,7 @@ def test_killed_at_twenty_moments_a_sweep_loses_nothing_and_repeats_nothing(
     cells = _cells(results_path)
     runs = Counter((cell.cell_id, cell.seed) for cell in cells)
     log.append(f"resumed to the end: {len(cells)} cells recorded, of {len(runs)} different grid points and seeds")
-    reports = pytestconfig.rootpath / pytestconfig.getoption("--reports")
-    reports.mkdir(parents=True, exist_ok=True)
-    (reports / "killed-sweep.log").write_text("\n".join(log) + "\n")
+    (reports_folder / "killed-sweep.log").write_text("\n".join(log) + "\n")
 
     assert kills == KILLS
     assert kept >= KILLS / 2  # else these moments would say nothing of what is recorded

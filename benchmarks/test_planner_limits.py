@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -85,9 +86,8 @@ def line(planned_bytes: int, above: CellResult, below: CellResult) -> str:
 
 
 @pytest.mark.takes_long
-def test_a_run_survives_just_above_its_plan_and_not_just_below(pytestconfig: pytest.Config) -> None:
-    path = pytestconfig.rootpath / pytestconfig.getoption("--reports") / "planner-limits.log"
-    path.parent.mkdir(parents=True, exist_ok=True)
+def test_a_run_survives_just_above_its_plan_and_not_just_below(reports_folder: Path) -> None:
+    path = reports_folder / "planner-limits.log"
     lines, wrong = [], []
     for cell in configurations():
         planned_bytes = plan_of(cell)

@@ -219,6 +219,14 @@ def plan_article_run(pytestconfig: pytest.Config) -> Callable[[str], PlanResult]
     return open_session(pytestconfig).plan_article_run
 
 
+@pytest.fixture(scope="session")
+def reports_folder(pytestconfig: pytest.Config) -> Path:
+    """Where ``--reports`` says; it is there."""
+    folder = _reports(pytestconfig)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def _train_untimed(run: CellRun) -> None:
     """Outside pytest-benchmark's clock; the worker has its own."""
     run.wait_until_ready()

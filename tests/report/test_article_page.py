@@ -11,7 +11,7 @@ from splade_bench.report.document import write_report
 from splade_bench.report.markdown import page_markdown
 from splade_bench.results import CellResult, PlanResult, append_result, read_results
 
-MIB, GIB = 2**20, 2**30
+GIB = 2**30
 LOGITS_BYTES = 8 * 512 * 30522 * 4
 
 
