@@ -26,6 +26,7 @@ from splade_bench.planned import PlannedDevice
 from splade_bench.planner.device_models import device_model
 from splade_bench.planner.plan import MemoryPlan, plan, plan_rehearsal
 from splade_bench.planner.rehearsal import REHEARSED_STEPS, FakeBatches, Lengths, on_fake_tensors
+from splade_bench.planner.work import CountedWork
 from splade_bench.storages import LivePeak, LiveStorages, StorageListener
 
 DEVICE = "mps"
@@ -58,7 +59,7 @@ def plan_article(mask_dtype: torch.dtype) -> MemoryPlan:
         return live.peak()
 
     model = device_model(DEVICE, threads=1, budget_bytes=BUDGET_BYTES)
-    return plan_rehearsal(rehearsal, model, baseline_bytes=0, budget_bytes=BUDGET_BYTES)
+    return plan_rehearsal(rehearsal, model, baseline_bytes=0, budget_bytes=BUDGET_BYTES, counted=CountedWork())
 
 
 def plan_mode(memory_mode: str) -> MemoryPlan:

@@ -28,6 +28,7 @@ from splade_bench.data.batching import TextBatch, TripleBatch, TripleSource
 from splade_bench.losses import SpladeLoss
 from splade_bench.training.optimizer import make_optimizer
 from splade_bench.training.schedules import learning_rate_scale, regularizer_scale
+from splade_bench.training.step import Phase
 from splade_bench.training.trainer import StepLoss, TrainObserver, TrainResult, TrainState
 
 
@@ -82,20 +83,17 @@ class PeerTrainer:
             epoch += 1
 
     def _optimizer_step(self, batch: TripleBatch) -> float:
-        for observer in self._observers:
-            observer.on_phase("forward")
+        self._on_phase("forward")
         scale = regularizer_scale(self.config, self._state.global_step, self._state.max_steps)
         loss = self.peer.loss(batch, regularizer_scale=scale)
-        for observer in self._observers:
-            observer.on_phase("backward")
+        self._on_phase("backward")
         loss.backward()
         (number,) = host.read_numbers(loss.detach().reshape(1), planned=[math.nan])
         # As a function that returns would: what the loss still holds is gone before the optimizer's step.
         del loss
         if self.config.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm)
-        for observer in self._observers:
-            observer.on_phase("optimizer_step")
+        self._on_phase("optimizer_step")
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._scheduler.step()
@@ -104,6 +102,10 @@ class PeerTrainer:
         for observer in self._observers:
             observer.on_step_end(self._state, _total_only(number))
         return number
+
+    def _on_phase(self, phase: Phase) -> None:
+        for observer in self._observers:
+            observer.on_phase(phase)
 
 
 class ArticlePeer:

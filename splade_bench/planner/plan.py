@@ -136,13 +136,12 @@ def plan_rehearsal(
     *,
     baseline_bytes: int,
     budget_bytes: int | None = None,
+    counted: CountedWork,
     active_share: float = TRAINED_ACTIVE_SHARE,
-    counted: CountedWork | None = None,
 ) -> MemoryPlan:
     """The plan of whatever ``rehearsal`` runs on fake tensors; it is given the device and whom to tell of storages."""
     baseline_bytes = baseline_bytes if model.counts_runtime else 0
     fixed_bytes = baseline_bytes + model.workspace_bytes
-    counted = counted or CountedWork()
     watch = _Watch(model, counted, budget_bytes=None if budget_bytes is None else budget_bytes - fixed_bytes)
     live = rehearsal(PlannedDevice(model.type, model.allocator, counted), watch)
     peak_bytes = fixed_bytes + watch.peak_bytes
