@@ -5,8 +5,8 @@ messages to. It imports no torch and stays small, because the kernel's record of
 of whoever started it: a cell killed at any moment still has a peak, and it is the cell's.
 
 Does not spin: it sleeps until the worker ends, writes to standard error or a deadline comes. Under a memory limit it
-also reads the worker's resident memory, twenty-five times a second: that sees what no limit of the kernel counts
-(mapped files).
+also reads the worker's resident memory, twenty-five times a second: that sees what no data limit counts (mapped files).
+Where it may, it gives such a worker a control group, on which the worker sets the same limit.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Literal
 from typing_extensions import Self
 
 from splade_bench.bench.protocol import Event
+from splade_bench.measure.control_group import ControlGroup, oom_kills
 
 # Twice as often, parent and launcher of a cell took 1.3 % of a core.
 _WATCH_INTERVAL_S = 0.04
@@ -64,7 +65,8 @@ class Exit:
     max_rss_bytes: int
     """The kernel's high-water mark of its whole life."""
     oom_kills: int
-    """Processes that the kernel's out-of-memory killer ended meanwhile, as far as can be seen from here."""
+    """Processes that the kernel's out-of-memory killer ended meanwhile: of the worker's control group where it has one,
+    else as far as can be seen from here."""
     last_error_line: str
 
 
@@ -84,17 +86,23 @@ class Launcher:
         signal.signal(signal.SIGTERM, self._on_termination)
         signal.signal(signal.SIGINT, self._on_termination)
         oom_kills_before = _oom_kills()
+        control_group = None
         self._deadline_s = time.monotonic() + self._request.timeout_s
         # Standard input and output are the worker's alone from here on, until it has ended.
         self._worker = worker = subprocess.Popen(self._request.command, stderr=subprocess.PIPE, start_new_session=True)
+        if self._request.memory_limit_bytes:
+            control_group = ControlGroup.around(worker.pid)
         status, max_rss_bytes = self._wait(worker, wakeup)
         self._kill_group()  # what the worker started ends with it
+        kills = control_group.oom_kills() if control_group else _oom_kills() - oom_kills_before
+        if control_group:
+            control_group.remove()
         return Exit(
             exit_code=os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
             exit_signal=os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
             ended_by=self._ended_by,
             max_rss_bytes=max_rss_bytes,
-            oom_kills=_oom_kills() - oom_kills_before,
+            oom_kills=kills,
             last_error_line=_last_line(self._error_tail),
         )
 
@@ -215,16 +223,8 @@ class _ResidentMemory:
 
 def _oom_kills() -> int:
     """Processes that the kernel's out-of-memory killer has ended, as far as this process may see."""
-    for path in _OOM_COUNTERS:
-        try:
-            lines = path.read_text().splitlines()
-        except OSError:
-            continue
-        for line in lines:
-            name, _, count = line.partition(" ")
-            if name == "oom_kill":
-                return int(count)
-    return 0
+    counts = (oom_kills(path) for path in _OOM_COUNTERS)
+    return next((count for count in counts if count is not None), 0)
 
 
 def _last_line(text: bytes) -> str:

@@ -1,7 +1,8 @@
 """A smaller machine: limits on the memory of this process.
 
-Does not see: on Linux, file mappings, which ``RLIMIT_DATA`` does not count; whoever starts the process must watch its
-resident memory too. Elsewhere no limit of the kernel holds, and only that watch is left.
+Does not see: on Linux, file mappings, which ``RLIMIT_DATA`` does not count, except where whoever started the process
+gave it a control group; so its resident memory must be watched too. Elsewhere no limit of the kernel holds, and only
+that watch is left.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 from splade_bench.errors import ConfigError
+from splade_bench.measure.control_group import ControlGroup
 from splade_bench.measure.rss import current_rss_bytes, status_bytes
 from splade_bench.units import format_bytes
 
@@ -33,6 +35,8 @@ def limit_rss(limit_bytes: int) -> None:
         # VmData is what RLIMIT_DATA counts: private writable memory, touched or not.
         limit_data_bytes = status_bytes("VmData") + limit_bytes - resident_bytes
         resource.setrlimit(resource.RLIMIT_DATA, (limit_data_bytes, limit_data_bytes))
+        if group := ControlGroup.own():  # behind it, for what it does not count: it says nothing before it kills
+            group.limit(limit_bytes)
 
 
 def below_floor(limit_bytes: int, floor_bytes: int) -> str:

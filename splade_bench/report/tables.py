@@ -114,9 +114,12 @@ def queries_per_s(result: CellResult) -> float | None:
 
 
 def conditions(results: Sequence[Result]) -> list[Block]:
-    """What the results were taken on, and a warning where that is more than one machine."""
+    """What the results were taken on, and a warning where their times are no figures of one machine."""
     machines = dict.fromkeys(_machine_line(result) for result in results)
     rows = [["machine", line] for line in machines]
+    # What runs no tensors has no threads of torch.
+    threads = sorted({result.machine["threads"] for result in results if result.machine.get("threads")})
+    rows += [["threads", ", ".join(map(str, threads))]] if threads else []
     rows += [["versions", line] for line in dict.fromkeys(_versions_line(result) for result in results)]
     for name in ("commit", "source_tree", "corpus_sha256"):
         values = dict.fromkeys(getattr(result, name, None) for result in results)
@@ -126,6 +129,8 @@ def conditions(results: Sequence[Result]) -> list[Block]:
     blocks: list[Block] = [Table(name="conditions", headings=["taken on", ""], rows=rows)]
     if len(machines) > 1:
         blocks.append(Text("**These results were taken on more than one machine: do not compare their times.**"))
+    elif len(threads) > 1:
+        blocks.append(Text("**These results were taken with more or fewer threads: do not compare their times.**"))
     return blocks
 
 
@@ -158,8 +163,7 @@ def _machine_line(result: Result) -> str:
     memory = machine.get("memory_bytes")
     return (
         f"{machine.get('processor')}, {machine.get('logical_cores')} logical cores, "
-        f"{machine.get('threads', '?')} threads, {format_bytes(memory) if memory else '?'}, "
-        f"{machine.get('system')} {machine.get('architecture')}"
+        f"{format_bytes(memory) if memory else '?'}, {machine.get('system')} {machine.get('architecture')}"
     )
 
 

@@ -137,6 +137,17 @@ def test_results_of_different_machines_are_flagged(results: list[CellResult], tm
     assert "more than one machine" in write_report([*results, other], tmp_path)[0].read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(("threads", "flagged"), [(1, True), (2, False), (None, False)])
+def test_another_number_of_threads_is_flagged_and_none_is_not(
+    threads: int | None, flagged: bool, results: list[CellResult], tmp_path: Path
+) -> None:
+    other = replace(results[0], machine=MACHINE | {"threads": threads})
+
+    page = write_report([*results, other], tmp_path)[0].read_text(encoding="utf-8")
+
+    assert ("with more or fewer threads: do not compare their times" in page) == flagged
+
+
 def test_no_results_are_refused_with_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="pytest benchmarks"):
         write_report([], tmp_path)

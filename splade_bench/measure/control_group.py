@@ -1,0 +1,143 @@
+"""A control group of Linux around one process: a limit of the kernel on all that it and its children take.
+
+Counts what a data limit does not: mapped files, shared memory, children. Its interface has two versions (Linux,
+``Documentation/admin-guide/cgroup-v1/memory.rst`` and ``cgroup-v2.rst``); the second could be tried on a copy of its
+files only. What the process took before it was moved stays with the group it came from.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from typing_extensions import Self
+
+_PROC = Path("/proc")
+_NAME = "splade-bench-"
+_MEMBERS = "cgroup.procs"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Interface:
+    """The files of a group, by what they say."""
+
+    limit: str
+    no_swap: tuple[str, str | None]
+    """A file, and what to write for no swap beyond the limit; None: the limit itself."""
+    events: str
+
+
+_FIRST_VERSION = _Interface(
+    limit="memory.limit_in_bytes", no_swap=("memory.memsw.limit_in_bytes", None), events="memory.oom_control"
+)
+_SECOND_VERSION = _Interface(limit="memory.max", no_swap=("memory.swap.max", "0"), events="memory.events")
+
+
+@dataclass(frozen=True, slots=True)
+class ControlGroup:
+    """A group made for one process, and removed when that has ended."""
+
+    folder: Path
+    interface: _Interface
+
+    @classmethod
+    def around(cls, pid: int, proc: Path = _PROC) -> Self | None:
+        """A new group with process ``pid`` in it; None where this process may make none."""
+        for parent, interface in _places(proc):
+            _remove_left_over(parent, proc)
+            group = cls(parent / f"{_NAME}{os.getpid()}", interface)
+            try:
+                group.folder.mkdir()
+            except OSError:
+                continue
+            try:
+                if (group.folder / interface.limit).exists():  # else memory is not counted here
+                    (group.folder / _MEMBERS).write_text(str(pid))
+                    return group
+            except OSError:
+                pass
+            group.remove()
+        return None
+
+    @classmethod
+    def own(cls, proc: Path = _PROC) -> Self | None:
+        """The group that :meth:`around` put this process in; None: it did not."""
+        place = _own_place(proc)
+        return cls(*place) if place and place[0].name.startswith(_NAME) else None
+
+    def limit(self, limit_bytes: int) -> None:
+        """Let its processes take no more than this together, nothing of it swapped out: the kernel kills one that must.
+
+        Pages of files that can be read again are given up first.
+        """
+        file, text = self.interface.no_swap
+        with suppress(OSError):  # it takes more already, and another limit says so; or swap is not counted here
+            (self.folder / self.interface.limit).write_text(str(limit_bytes))
+            (self.folder / file).write_text(text or str(limit_bytes))
+
+    def oom_kills(self) -> int:
+        """Its processes that the kernel has ended for want of memory."""
+        return oom_kills(self.folder / self.interface.events) or 0
+
+    def remove(self) -> None:
+        """Remove it; one whose last process has not quite ended is left to the next :meth:`around`."""
+        with suppress(OSError):
+            self.folder.rmdir()
+
+
+def oom_kills(path: Path) -> int | None:
+    """The count of ``oom_kill`` in a file of counters; None: it is not there, or has none."""
+    with suppress(OSError):
+        for line in path.read_text().splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return None
+
+
+def _places(proc: Path) -> Iterator[tuple[Path, _Interface]]:
+    """Where a group may be made: below this process's own; beside it, where that escapes no limit.
+
+    In the second version a group with processes in it gives its children no memory controller.
+    """
+    place = _own_place(proc)
+    if place is None:
+        return
+    folder, interface = place
+    yield folder, interface
+    with suppress(OSError):
+        if interface is _SECOND_VERSION and (folder / interface.limit).read_text().strip() == "max":
+            yield folder.parent, interface
+
+
+def _own_place(proc: Path) -> tuple[Path, _Interface] | None:
+    """The folder of the group that counts this process's memory."""
+    try:
+        memberships = [line.split(":", 2) for line in (proc / "self/cgroup").read_text().splitlines()]
+        mounts = [line.split(" - ", 1) for line in (proc / "self/mountinfo").read_text().splitlines()]
+    except OSError:  # no Linux
+        return None
+    # The first version, where it has the memory: then the second has not.
+    for controller, interface in (("memory", _FIRST_VERSION), ("", _SECOND_VERSION)):
+        for _, controllers, path in memberships:
+            if controller not in controllers.split(","):
+                continue
+            for where, what in mounts:
+                kind, _, options = what.split(" ", 2)
+                if kind != ("cgroup" if controller else "cgroup2") or controller not in ["", *options.split(",")]:
+                    continue
+                root, mount_point = where.split(" ")[3:5]
+                with suppress(ValueError):  # a group outside what is mounted here
+                    return Path(mount_point) / Path(path).relative_to(root), interface
+    return None
+
+
+def _remove_left_over(parent: Path, proc: Path) -> None:
+    """Remove the empty groups of launchers that were killed."""
+    for folder in parent.glob(f"{_NAME}*"):
+        if not (proc / folder.name.removeprefix(_NAME)).exists():
+            with suppress(OSError):
+                folder.rmdir()
