@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -39,12 +40,16 @@ TOO_SMALL_BYTES = 1024 * MIB
 def test_the_memory_sampler_takes_at_most_one_percent(pytestconfig: pytest.Config) -> None:
     if pytestconfig.getoption("--profile") == "smoke":
         pytest.skip("smoke runs on machines that are busy with other things: it judges no times")
-    with MemorySampler() as sampler:
-        end_s = time.perf_counter() + 2.0
-        while time.perf_counter() < end_s:  # a busy interpreter, as in training
-            sum(range(10_000))
+    shares = []
+    for _ in range(5):
+        with MemorySampler() as sampler:
+            end_s = time.perf_counter() + 1.0
+            while time.perf_counter() < end_s:  # an interpreter that never waits: the worst case
+                sum(range(10_000))
+        shares.append(sampler.cpu_time_s / sampler.wall_time_s)
 
-    assert sampler.cpu_time_s <= 0.01 * sampler.wall_time_s
+    print("share of a core: " + ", ".join(f"{share:.2%}" for share in shares))
+    assert statistics.median(shares) <= 0.01
 
 
 @pytest.mark.takes_long

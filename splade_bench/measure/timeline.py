@@ -62,17 +62,19 @@ class MemorySampler:
         self.wall_time_s = 0.0
         self._phase = phase
         self._read = read
-        self._stop = threading.Event()
+        # Held until the end. An event says the same at more than twice the cost: it makes a lock for each wait.
+        self._running = threading.Lock()
         self._thread = threading.Thread(target=self._sample, name="memory-sampler", daemon=True)
 
     def __enter__(self) -> Self:
+        self._running.acquire()
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
+        self._running.release()
         self._thread.join()
 
     def _sample(self) -> None:
@@ -85,7 +87,7 @@ class MemorySampler:
                 self.timeline.add(Sample(now_s, read(), self._phase()))
                 self.cpu_time_s = time.thread_time()
                 self.wall_time_s = now_s
-                stopped = self._stop.wait(self.timeline.interval_s)
+                stopped = self._running.acquire(timeout=self.timeline.interval_s)
 
 
 def total_memory_bytes() -> int:
