@@ -137,13 +137,14 @@ def test_a_figure_is_the_same_in_every_process(memory_mode: str, record_cell: Ca
 @pytest.fixture(scope="module")
 def limited(record_cell: Callable[[Cell], CellResult]) -> tuple[list[CellResult], list[CellResult]]:
     """The large cell under a limit that is too small and under one that is just large enough, in turn."""
-    alone = record_cell(LARGE)
+    large = replace(LARGE, workload="memory-limit")
+    alone = record_cell(large)
     assert alone.peak_rss_bytes is not None, alone.error
     enough_bytes = round(1.05 * alone.peak_rss_bytes)
     failing, fitting = [], []
     for number in range(1, LIMITED_RUNS + 1):
-        failing.append(record_cell(replace(LARGE, memory_limit_bytes=TOO_SMALL_BYTES, round=number)))
-        fitting.append(record_cell(replace(LARGE, memory_limit_bytes=enough_bytes, round=number)))
+        failing.append(record_cell(replace(large, memory_limit_bytes=TOO_SMALL_BYTES, round=number)))
+        fitting.append(record_cell(replace(large, memory_limit_bytes=enough_bytes, round=number)))
     return failing, fitting
 
 

@@ -110,17 +110,20 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
             model_name="tiny", corpus="docstrings", max_length=48, queries=800, learning_rate=8e-4, memory_passes=()
         ),
         # Where the instruments are held to the same figure again and again, and cells to a memory limit.
-        "repeatability": Workload(
-            model_name="mini",
-            corpus="synthetic",
-            max_length=128,
-            queries=32,
-            learning_rate=1e-4,
-            ranked=False,
-            lengths="real",
-            dropout=0.1,
-            memory_passes=("heap", "live", "pinned"),
-        ),
+        **{
+            name: Workload(
+                model_name="mini",
+                corpus="synthetic",
+                max_length=128,
+                queries=32,
+                learning_rate=1e-4,
+                ranked=False,
+                lengths="real",
+                dropout=0.1,
+                memory_passes=passes,
+            )
+            for name, passes in (("repeatability", ("heap", "live", "pinned")), ("memory-limit", ()))
+        },
         # Where the planner is held against measurements: sizes and lengths, from few tokens to many.
         **{
             f"plan-{model_name}-{max_length}": Workload(

@@ -86,7 +86,7 @@ def write_report(results: Sequence[Result], folder: Path) -> list[Path]:
 def _page_of(result: CellResult) -> str:
     if result.workload in ablation.WORKLOADS_SHOWN:
         return ablation.PAGE_NAME
-    if result.workload == instruments.WORKLOAD_SHOWN:
+    if instruments.is_shown(result):
         return instruments.PAGE_NAME
     if planner.is_shown(result):
         return planner.PAGE_NAME

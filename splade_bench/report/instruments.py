@@ -13,7 +13,7 @@ from splade_bench.results import CALIBRATION, CallResult, CellResult, Measuremen
 from splade_bench.units import as_mib, format_bytes
 
 PAGE_NAME = "INSTRUMENTS"
-WORKLOAD_SHOWN = "repeatability"
+_REPEATED, _LIMITED = "repeatability", "memory-limit"  # workloads
 _INTRODUCTION = """\
 # The instruments
 
@@ -99,7 +99,7 @@ PROBES: Sequence[Probe] = (
 def is_shown(result: Result) -> bool:
     """Whether a result belongs on this page."""
     if isinstance(result, CellResult):
-        return result.workload == WORKLOAD_SHOWN
+        return result.workload in (_REPEATED, _LIMITED)
     return isinstance(result, CallResult) and result.name.startswith(CALIBRATION)
 
 
@@ -108,11 +108,10 @@ def instruments_page(results: Sequence[Measurement]) -> Page:
     blocks: list[Block] = [Text(_INTRODUCTION), *conditions(results)]
     calls = [result for result in results if isinstance(result, CallResult)]
     cells = [result for result in results if isinstance(result, CellResult)]
-    unlimited = [cell for cell in cells if cell.memory_limit_bytes is None]
-    limited = [cell for cell in cells if cell.memory_limit_bytes is not None]
+    limited = [cell for cell in cells if cell.workload == _LIMITED]
     if calls:
         blocks += [Text(_CALIBRATION), _calibration_table(calls)]
-    repeated = _repeatability_table(unlimited)
+    repeated = _repeatability_table([cell for cell in cells if cell.workload == _REPEATED])
     if repeated.rows:
         blocks += [Text(_REPEATABILITY), repeated]
     if limited:
@@ -172,7 +171,7 @@ def _limit_table(cells: Sequence[CellResult]) -> Table:
         rows.append(
             [
                 cell_id,
-                format_bytes(runs[0].memory_limit_bytes or 0),
+                "none" if runs[0].memory_limit_bytes is None else format_bytes(runs[0].memory_limit_bytes),
                 _counts([run.status for run in runs]),
                 _counts([run.phase for run in runs if run.phase is not None and run.status != "ok"]) or MISSING,
                 f"{mib(min(asked))} to {mib(max(asked))}" if asked else MISSING,

@@ -73,12 +73,18 @@ def test_a_calibration_shows_the_error_of_each_probe() -> None:
 
 def test_limits_show_how_every_run_ended() -> None:
     runs = [
-        make_run(1, memory_limit_bytes=1024 * MIB, status=status, phase="forward", failed_allocation_bytes=asked * MIB)
-        for status, asked in (("oom", 60), ("oom", 90), ("killed", 70))
+        make_run(1, workload="memory-limit", memory_limit_bytes=1024 * MIB, status=status, phase="forward", **asked)
+        for status, asked in (
+            ("oom", {"failed_allocation_bytes": 60 * MIB}),
+            ("oom", {"failed_allocation_bytes": 90 * MIB}),
+            ("killed", {}),
+        )
     ]
+    alone = make_run(1, workload="memory-limit", cell_id="alone", round=7)
 
-    page = instruments_text(runs)
+    page = instruments_text([alone, *runs])
 
+    assert cells_of(page, "| alone")[1:3] == ["none", "1 ok"]
     assert "| 1 killed, 2 oom" in page
     assert "| 3 forward" in page
     assert "| 60 to 90" in page
