@@ -15,13 +15,13 @@ import pytest
 from splade_bench.bench.known_blocks import touch_block
 from splade_bench.bench.run import CellRunner
 from splade_bench.cell import Cell
-from splade_bench.measure.timeline import MemorySampler
 from splade_bench.report.instruments import PROBES
 from splade_bench.results import CallResult, CellResult
 
 MIB = 2**20
 PROCESSES = 10
 LIMITED_RUNS = 20
+SAMPLED_RUNS = 3
 HOLD_S = 0.1
 LAUNCHER = "splade_bench.bench.launcher"
 # A cell that needs some 2 GiB, and the limit under which it must not run.
@@ -37,16 +37,19 @@ LARGE = Cell(
 TOO_SMALL_BYTES = 1024 * MIB
 
 
-def test_the_memory_sampler_takes_at_most_one_percent(pytestconfig: pytest.Config) -> None:
-    if pytestconfig.getoption("--profile") == "smoke":
-        pytest.skip("smoke runs on machines that are busy with other things: it judges no times")
+@pytest.mark.takes_long
+@pytest.mark.parametrize("memory_mode", ["standard", "memory-efficient"])
+def test_the_memory_sampler_takes_at_most_one_percent(memory_mode: str, tmp_path: Path) -> None:
+    """Of a core, while a cell trains."""
+    runner = CellRunner(cache=tmp_path, timeout_s=600, memory_passes=(), memory_timeline=True)
     shares = []
-    for _ in range(5):
-        with MemorySampler() as sampler:
-            end_s = time.perf_counter() + 1.0
-            while time.perf_counter() < end_s:  # an interpreter that never waits: the worst case
-                sum(range(10_000))
-        shares.append(sampler.cpu_time_s / sampler.wall_time_s)
+    for _ in range(SAMPLED_RUNS):
+        with runner.start(replace(LARGE, memory_mode=memory_mode)) as run:
+            run.wait_until_ready()
+            run.train()
+            result = run.finish()
+        assert result.sampler_cpu_time_s and result.wall_time_s, result.error
+        shares.append(result.sampler_cpu_time_s / result.wall_time_s)
 
     print("share of a core: " + ", ".join(f"{share:.2%}" for share in shares))
     assert statistics.median(shares) <= 0.01

@@ -72,6 +72,8 @@ class Measurement(Result):
     peak_rss_source: str | None = None
     sampled_peak_rss_bytes: int | None = None
     """The same by a thread that looks every 10 ms, where a timeline was asked for."""
+    sampler_cpu_time_s: float | None = None
+    """Of ``cpu_time_s``, that thread's."""
     memory_timeline: list[dict[str, Any]] | None = None
     """Resident memory over the measured part: time_s, rss_bytes and phase of each sample."""
     cpu_time_s: float | None = None
@@ -104,6 +106,11 @@ class Measurement(Result):
     """Where most of it was allocated: site, size_bytes, allocations."""
     pass_errors: dict[str, str] | None = None
     """Memory passes that failed, each with its status and why in one line: their figures are null for that."""
+
+    def figure(self, name: str) -> float | None:
+        """A figure by its field's name or, after training, that of a metric; None where it was not measured."""
+        value: float | None = getattr(self, name, None)
+        return (getattr(self, "metrics", None) or {}).get(name) if value is None else value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,8 +20,8 @@ from splade_bench.report.tables import (
     grid_point,
     in_mib,
     median_and_range,
-    metric,
     over_runs,
+    recorded,
 )
 from splade_bench.report.trade_plots import EffectBar, plot_effects
 from splade_bench.results import CellResult
@@ -172,7 +172,7 @@ def _summary(effects: Sequence[Effect]) -> _Summary:
         over_runs([with_it for with_it, _ in pairs], in_mib(above_baseline_bytes), ".0f"),
         median_and_range(saved_mib, "+.0f"),
         median_and_range(time_ratios, ".2f"),
-        median_and_range(differences(pairs, metric("mrr@10")), "+.3f"),
+        median_and_range(differences(pairs, recorded("mrr@10")), "+.3f"),
     ]
     return _Summary(technique=effects[0].technique, saved_mib=saved_mib, time_ratios=time_ratios, row=row)
 
@@ -196,7 +196,7 @@ def _quality_table(results: Sequence[CellResult]) -> Table:
             and setting != reference
             and _key(result, reference) in by_setting
         ]
-        mrr = differences(pairs, metric("mrr@10"))
+        mrr = differences(pairs, recorded("mrr@10"))
         if len({result.seed for result, _ in pairs}) < _FEWEST_SEEDS or len(mrr) < len(pairs):
             continue
         interval = interval_90(mrr)

@@ -169,7 +169,7 @@ def _together(name: str, runs: Sequence[Measurement]) -> GatedCell:
     bad = [run for run in runs if run.status != "ok"]
     figures: dict[str, float] = {}
     for metric in METRICS:
-        values = [value for run in runs if run.status == "ok" and (value := _figure(run, metric)) is not None]
+        values = [value for run in runs if run.status == "ok" and (value := run.figure(metric)) is not None]
         if values:
             figures[metric] = _OVER_RUNS.get(metric, min)(values)
             _refuse_absurd(name, metric, figures[metric])
@@ -213,13 +213,6 @@ _OVER_RUNS: Mapping[str, Callable[[Sequence[float]], float]] = {
     "final_loss": statistics.median,
     "mrr@10": statistics.median,
 }
-
-
-def _figure(run: Measurement, metric: str) -> float | None:
-    if metric == "mrr@10":
-        return (getattr(run, "metrics", None) or {}).get(metric)
-    value: float | None = getattr(run, metric, None)
-    return value
 
 
 def conditions_of(machine: Mapping[str, Any], versions: Mapping[str, str]) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from splade_bench.report.tables import (
     Figure,
     above_baseline_bytes,
     grid_point,
-    metric,
     queries_per_s,
+    recorded,
     step_time_s,
     wall_time_s,
 )
@@ -40,7 +40,7 @@ def accumulated_memory(results: Sequence[CellResult]) -> BySeed:
 
 def accumulated_mrr(results: Sequence[CellResult]) -> BySeed:
     """MRR@10 of small accumulated batches less that of one large batch."""
-    return _by_seed(accumulated_pairs(_standard(results)), lambda pairs: differences(pairs, metric("mrr@10")))
+    return _by_seed(accumulated_pairs(_standard(results)), lambda pairs: differences(pairs, recorded("mrr@10")))
 
 
 def time_per_accumulated_step(results: Sequence[CellResult]) -> BySeed:
@@ -108,14 +108,14 @@ def mode_mrr(results: Sequence[CellResult]) -> BySeed:
         if mode != REFERENCE_MODE and mode in MEMORY_MODES
         for pair in matched_pairs(results, mode)
     ]
-    return _by_seed(pairs, lambda of_seed: differences(of_seed, metric("mrr@10")))
+    return _by_seed(pairs, lambda of_seed: differences(of_seed, recorded("mrr@10")))
 
 
 def candidate_precision(results: Sequence[CellResult]) -> BySeed:
     """P@1 where each query ranks its own positive and negatives only."""
     found: dict[int, list[float]] = {}
     for result in _ok(results):
-        value = metric("candidate_p@1")(result)
+        value = result.figure("candidate_p@1")
         if value is not None:
             found.setdefault(result.seed, []).append(value)
     return found

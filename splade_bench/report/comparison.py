@@ -18,17 +18,8 @@ class Figure:
 
     name: str
     """As in a results file; a metric by its own name."""
-    value: Callable[[Measurement], float | None]
     text: Callable[[float], str]
     larger_is_worse: bool = True
-
-
-def _field(name: str) -> Callable[[Measurement], float | None]:
-    return lambda result: getattr(result, name, None)
-
-
-def _metric(name: str) -> Callable[[Measurement], float | None]:
-    return lambda result: (getattr(result, "metrics", None) or {}).get(name)
 
 
 def _seconds(value: float) -> str:
@@ -37,15 +28,15 @@ def _seconds(value: float) -> str:
 
 FIGURES: Sequence[Figure] = (
     *(
-        Figure(name=name, value=_field(name), text=format_bytes)
+        Figure(name=name, text=format_bytes)
         for name in (
             *("peak_rss_bytes", "pinned_peak_rss_bytes", "live_peak_bytes", "memray_peak_bytes"),
             *("device_peak_allocated_bytes", "device_peak_reserved_bytes"),
         )
     ),
-    *(Figure(name=name, value=_field(name), text=_seconds) for name in ("step_time_s", "wall_time_s")),
-    Figure(name="final_loss", value=_field("final_loss"), text=lambda value: f"{value:.4f}"),
-    Figure(name="mrr@10", value=_metric("mrr@10"), text=lambda value: f"{value:.4f}", larger_is_worse=False),
+    *(Figure(name=name, text=_seconds) for name in ("step_time_s", "wall_time_s")),
+    Figure(name="final_loss", text=lambda value: f"{value:.4f}"),
+    Figure(name="mrr@10", text=lambda value: f"{value:.4f}", larger_is_worse=False),
 )
 
 
@@ -125,7 +116,7 @@ def _by_name(results: Sequence[Result]) -> dict[str, list[Measurement]]:
 
 
 def _median(runs: Sequence[Measurement], figure: Figure) -> float | None:
-    values = [value for run in runs if run.status == "ok" and (value := figure.value(run)) is not None]
+    values = [value for run in runs if run.status == "ok" and (value := run.figure(figure.name)) is not None]
     return statistics.median(values) if values else None
 
 

@@ -8,7 +8,7 @@ from splade_bench.config import MEMORY_MODES
 from splade_bench.report.markdown import escape, markdown
 from splade_bench.report.modes import REFERENCE_MODE, compare_modes
 from splade_bench.report.page import Page
-from splade_bench.report.tables import above_baseline_bytes, median_and_range, metric, mib, number
+from splade_bench.report.tables import above_baseline_bytes, median_and_range, mib, number
 from splade_bench.results import CellResult, Result
 
 # GitHub refuses a step's summary above 1 MiB, and a comment above 65,536 characters.
@@ -49,7 +49,7 @@ def _row(result: CellResult) -> list[str]:
         mib(result.peak_rss_bytes),
         mib(above_baseline_bytes(result)),
         number(result.final_loss, ".3f"),
-        number(metric("mrr@10")(result), ".3f"),
+        number(result.figure("mrr@10"), ".3f"),
         result.error or "",
     ]
 

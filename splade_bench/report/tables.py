@@ -6,7 +6,6 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from operator import attrgetter
 from typing import Any
 
 from splade_bench.measure.device import UNTESTED_ON_HARDWARE
@@ -55,8 +54,8 @@ def figures(results: Iterable[CellResult], figure: Figure) -> list[float]:
 
 
 def recorded(name: str) -> Figure:
-    """A figure by the name of its field in a results file."""
-    return attrgetter(name)
+    """A figure by its name in a results file: a field, or a metric after training."""
+    return lambda result: result.figure(name)
 
 
 peak_rss_bytes, wall_time_s, step_time_s = map(recorded, ("peak_rss_bytes", "wall_time_s", "step_time_s"))
@@ -99,11 +98,6 @@ def above(peak_bytes: int | None, baseline_bytes: int | None) -> int | None:
 def above_baseline_bytes(result: CellResult) -> int | None:
     """What the cell itself added to its process's memory."""
     return above(result.peak_rss_bytes, result.baseline_rss_bytes)
-
-
-def metric(name: str) -> Figure:
-    """A retrieval figure after training, by its name."""
-    return lambda result: (result.metrics or {}).get(name)
 
 
 def queries_per_s(result: CellResult) -> float | None:

@@ -147,4 +147,5 @@ def test_a_timeline_is_recorded_where_it_is_asked_for(cache: Path) -> None:
     # Linux counts pages on each processor and adds them up now and then, so that two readings of one moment differ: on
     # a busy machine the largest sample was 352 KiB above the mark.
     assert 0.9 * result.peak_rss_bytes < result.sampled_peak_rss_bytes <= 1.01 * result.peak_rss_bytes
+    assert result.sampler_cpu_time_s and result.cpu_time_s and result.sampler_cpu_time_s < result.cpu_time_s
     assert result.memray_peak_bytes is None
