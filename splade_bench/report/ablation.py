@@ -10,7 +10,7 @@ from splade_bench.cell import WORKLOADS
 from splade_bench.config import MEMORY_MODES
 from splade_bench.report.drawing import svg_of
 from splade_bench.report.intervals import interval_90
-from splade_bench.report.markdown import code, escape
+from splade_bench.report.markdown import code
 from splade_bench.report.modes import differences, ratios
 from splade_bench.report.page import Block, Page, Picture, Table, Text, bullets
 from splade_bench.report.tables import (
@@ -21,6 +21,7 @@ from splade_bench.report.tables import (
     in_mib,
     median_and_range,
     over_runs,
+    problems,
     recorded,
 )
 from splade_bench.report.trade_plots import EffectBar, plot_effects
@@ -73,12 +74,8 @@ def ablation_page(results: Sequence[CellResult]) -> Page:
     quality = _quality_table(results)
     if quality.rows:
         blocks += [Text(_QUALITY), quality]
-    problems = dict.fromkeys(
-        f"{escape(result.cell_id)}: {result.status}: {escape(result.error or '')}"
-        for result in results
-        if result.status != "ok"
-    )
-    return Page(PAGE_NAME, [*blocks, *bullets(list(problems), heading="Not measured to the end:")])
+    missing = problems(results, lambda result: result.cell_id)
+    return Page(PAGE_NAME, [*blocks, *bullets(missing, heading="Not measured to the end:")])
 
 
 def _setting_blocks(workload: str, setting: str, effects: Sequence[Effect]) -> list[Block]:

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from splade_bench.report.drawing import svg_of
-from splade_bench.report.markdown import escape
 from splade_bench.report.page import Block, Page, Picture, Table, Text, bullets
 from splade_bench.report.plots import plot_planned_against_measured
-from splade_bench.report.tables import above, above_baseline_bytes, conditions, mib
+from splade_bench.report.tables import above, above_baseline_bytes, conditions, mib, problems
 from splade_bench.results import CellResult
 
 PAGE_NAME = "PLANNER"
@@ -103,8 +102,8 @@ def planner_page(results: Sequence[CellResult]) -> Page:
                 svg=svg_of(plot_planned_against_measured, pairs),
             ),
         ]
-    missing = [f"{escape(result.cell_id)}: {result.status}" for result in results if result.status != "ok"]
-    return Page(PAGE_NAME, [*blocks, *bullets(missing, heading="Not measured:")])
+    missing = problems(results, lambda result: result.cell_id)
+    return Page(PAGE_NAME, [*blocks, *bullets(missing, heading="Not measured to the end:")])
 
 
 def _verdicts(cells: Sequence[PlannedCell]) -> list[str]:

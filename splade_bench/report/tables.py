@@ -81,8 +81,8 @@ def problems(results: Iterable[Measurement], name: Callable[[Any], str]) -> list
     """A line for each run that did not end well, and for each of its memory passes that failed."""
     lines = []
     for result in results:
-        if result.error:
-            lines.append(f"{escape(name(result))}: {result.status}: {escape(result.error)}")
+        if result.status != "ok":
+            lines.append(": ".join([escape(name(result)), result.status, *filter(None, [escape(result.error or "")])]))
         lines += [
             f"{escape(name(result))}: {escape(memory_pass)} pass {escape(why)}"
             for memory_pass, why in (result.pass_errors or {}).items()
