@@ -65,7 +65,7 @@ def test_the_page_says_how_many_hold_and_how_low_the_lowest_is() -> None:
 def test_what_did_not_run_is_listed_and_judges_nothing() -> None:
     page = planner_text([make_result(status="oom", peak_rss_bytes=None)])
 
-    assert "Not measured:" in page
+    assert "Not measured to the end:" in page
     assert "plan-mini-128-cpu-b8-a1-standard: oom" in page
     assert "within" not in page.split("Not measured:")[1]
 
