@@ -40,7 +40,7 @@ TOO_SMALL_BYTES = 1024 * MIB
 @pytest.mark.takes_long
 @pytest.mark.parametrize("memory_mode", ["standard", "memory-efficient"])
 def test_the_memory_sampler_takes_at_most_one_percent(memory_mode: str, tmp_path: Path) -> None:
-    """Of the machine, while a cell trains; how much of a core, which is more than 1 % on some, is printed."""
+    """Of a core, while a cell trains. Not kept on every machine: ``reports/NEGATIVE.md``."""
     runner = CellRunner(cache=tmp_path, timeout_s=600, memory_passes=(), memory_timeline=True)
     shares = []
     for _ in range(SAMPLED_RUNS):
@@ -52,7 +52,7 @@ def test_the_memory_sampler_takes_at_most_one_percent(memory_mode: str, tmp_path
         shares.append(result.sampler_cpu_time_s / result.wall_time_s)
 
     print("share of a core: " + ", ".join(f"{share:.2%}" for share in shares))
-    assert statistics.median(shares) <= 0.01 * (os.cpu_count() or 1)
+    assert statistics.median(shares) <= 0.01
 
 
 @pytest.mark.takes_long

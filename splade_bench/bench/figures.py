@@ -60,7 +60,7 @@ class Probes:
             timeline = self._sampler.timeline
             fields["sampled_peak_rss_bytes"] = timeline.peak_bytes
             fields["sampler_cpu_time_s"] = self._sampler.cpu_time_s
-            fields["memory_timeline"] = [sample._asdict() for sample in timeline.samples]
+            fields["memory_timeline"] = [asdict(sample) for sample in timeline.samples]
         return fields
 
 

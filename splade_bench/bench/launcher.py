@@ -86,12 +86,10 @@ class Launcher:
         signal.signal(signal.SIGTERM, self._on_termination)
         signal.signal(signal.SIGINT, self._on_termination)
         oom_kills_before = _oom_kills()
-        control_group = None
         self._deadline_s = time.monotonic() + self._request.timeout_s
         # Standard input and output are the worker's alone from here on, until it has ended.
         self._worker = worker = subprocess.Popen(self._request.command, stderr=subprocess.PIPE, start_new_session=True)
-        if self._request.memory_limit_bytes:
-            control_group = ControlGroup.around(worker.pid)
+        control_group = ControlGroup.around(worker.pid) if self._request.memory_limit_bytes else None
         status, max_rss_bytes = self._wait(worker, wakeup)
         self._kill_group()  # what the worker started ends with it
         kills = control_group.oom_kills() if control_group else _oom_kills() - oom_kills_before

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -255,7 +255,7 @@ def _tracking(command: TrainCommand, sampler: MemorySampler) -> dict[str, Any]:
         "sampler_cpu_time_s": sampler.cpu_time_s,
         "sampler_wall_time_s": sampler.wall_time_s,
         "timeline": str(path),
-        "samples": [sample._asdict() for sample in sampler.timeline.samples],
+        "samples": [asdict(sample) for sample in sampler.timeline.samples],
     }
 
 

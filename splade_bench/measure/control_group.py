@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from typing_extensions import Self
@@ -22,8 +23,11 @@ _MEMBERS = "cgroup.procs"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Interface:
-    """The files of a group, by what they say."""
+    """A version: how it is mounted, and the files of a group by what they say."""
 
+    file_system: str
+    controller: str
+    """Of memory, as a membership names it."""
     limit: str
     no_swap: tuple[str, str | None]
     """A file, and what to write for no swap beyond the limit; None: the limit itself."""
@@ -31,9 +35,15 @@ class _Interface:
 
 
 _FIRST_VERSION = _Interface(
-    limit="memory.limit_in_bytes", no_swap=("memory.memsw.limit_in_bytes", None), events="memory.oom_control"
+    file_system="cgroup",
+    controller="memory",
+    limit="memory.limit_in_bytes",
+    no_swap=("memory.memsw.limit_in_bytes", None),
+    events="memory.oom_control",
 )
-_SECOND_VERSION = _Interface(limit="memory.max", no_swap=("memory.swap.max", "0"), events="memory.events")
+_SECOND_VERSION = _Interface(
+    file_system="cgroup2", controller="", limit="memory.max", no_swap=("memory.swap.max", "0"), events="memory.events"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,18 +131,19 @@ def _own_place(proc: Path) -> tuple[Path, _Interface] | None:
     except OSError:  # no Linux
         return None
     # The first version, where it has the memory: then the second has not.
-    for controller, interface in (("memory", _FIRST_VERSION), ("", _SECOND_VERSION)):
-        for _, controllers, path in memberships:
-            if controller not in controllers.split(","):
-                continue
-            for where, what in mounts:
-                kind, _, options = what.split(" ", 2)
-                if kind != ("cgroup" if controller else "cgroup2") or controller not in ["", *options.split(",")]:
-                    continue
-                root, mount_point = where.split(" ")[3:5]
-                with suppress(ValueError):  # a group outside what is mounted here
-                    return Path(mount_point) / Path(path).relative_to(root), interface
+    for interface in (_FIRST_VERSION, _SECOND_VERSION):
+        groups = [Path(path) for _, controllers, path in memberships if interface.controller in controllers.split(",")]
+        shown = [where.split(" ")[3:5] for where, what in mounts if _is_mount_of(interface, what)]
+        for group, (root, mount_point) in product(groups, shown):
+            if group.is_relative_to(root):  # else it is outside what is mounted here
+                return Path(mount_point) / group.relative_to(root), interface
     return None
+
+
+def _is_mount_of(interface: _Interface, what: str) -> bool:
+    """Whether the end of a line of ``mountinfo``, what is mounted there, is the interface's memory controller."""
+    kind, _, options = what.split(" ", 2)
+    return kind == interface.file_system and (not interface.controller or interface.controller in options.split(","))
 
 
 def _remove_left_over(parent: Path, proc: Path) -> None:

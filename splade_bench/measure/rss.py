@@ -65,14 +65,13 @@ class RssReader:
     def __init__(self) -> None:
         # psutil opens and parses the same file anew each time, ten times as slowly.
         self._statm = _STATM.open("rb", buffering=0) if sys.platform == "linux" else None
-        self._file = self._statm.fileno() if self._statm else -1
         self._page_bytes = os.sysconf("SC_PAGE_SIZE") if sys.platform == "linux" else 1
 
     def read(self) -> int:
         """Resident set size now, in bytes."""
         if self._statm is None:
             return current_rss_bytes()
-        return int(os.pread(self._file, 64, 0).split(None, 2)[1]) * self._page_bytes
+        return int(os.pread(self._statm.fileno(), 64, 0).split()[1]) * self._page_bytes
 
     def close(self) -> None:
         """Give the file back."""

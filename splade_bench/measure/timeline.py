@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import NamedTuple
 
 import psutil
 from typing_extensions import Self
@@ -23,8 +22,9 @@ INTERVAL_S = 0.01
 MAX_SAMPLES = 4096
 
 
-class Sample(NamedTuple):
-    """One reading. A plain tuple: between two of them training has emptied the processor's caches, and all is slow."""
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One reading."""
 
     time_s: float
     rss_bytes: int
@@ -63,32 +63,30 @@ class MemorySampler:
         self.wall_time_s = 0.0
         self._phase = phase
         self._read = read
-        # Held until the end. An event says the same at more than twice the cost: it makes a lock for each wait.
-        self._running = threading.Lock()
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="memory-sampler", daemon=True)
 
     def __enter__(self) -> Self:
-        self._running.acquire()
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._running.release()
+        self._stop.set()
         self._thread.join()
 
     def _sample(self) -> None:
         start_s = time.perf_counter()
-        timeline, phase, clock = self.timeline, self._phase, time.perf_counter
-        ended = self._running.acquire
         with closing(RssReader()) as rss:
             read = self._read or rss.read
-            while True:
-                timeline.add(Sample(clock() - start_s, read(), phase()))
-                if ended(timeout=timeline.interval_s):
-                    break
-        self.cpu_time_s, self.wall_time_s = time.thread_time(), clock() - start_s
+            stopped = False
+            while not stopped:
+                now_s = time.perf_counter() - start_s
+                self.timeline.add(Sample(now_s, read(), self._phase()))
+                self.cpu_time_s = time.thread_time()
+                self.wall_time_s = now_s
+                stopped = self._stop.wait(self.timeline.interval_s)
 
 
 def total_memory_bytes() -> int:

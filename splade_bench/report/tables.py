@@ -82,7 +82,8 @@ def problems(results: Iterable[Measurement], name: Callable[[Any], str]) -> list
     lines = []
     for result in results:
         if result.status != "ok":
-            lines.append(": ".join([escape(name(result)), result.status, *filter(None, [escape(result.error or "")])]))
+            why = f": {escape(result.error)}" if result.error else ""
+            lines.append(f"{escape(name(result))}: {result.status}{why}")
         lines += [
             f"{escape(name(result))}: {escape(memory_pass)} pass {escape(why)}"
             for memory_pass, why in (result.pass_errors or {}).items()

@@ -123,9 +123,7 @@ def test_where_none_may_be_made_there_is_none(memberships: str, proc: Callable[[
     assert ControlGroup.around(1234, tmp_path / "nowhere") is None
 
 
-def test_groups_of_launchers_that_were_killed_are_removed(
-    proc: Callable[[str], Path], tmp_path: Path, kernel_fills: Callable[..., None]
-) -> None:
+def test_groups_of_launchers_that_were_killed_are_removed(proc: Callable[[str], Path], tmp_path: Path) -> None:
     folder = proc(FIRST)
     own = tmp_path / "first/7"
     for pid in (70, 80):
