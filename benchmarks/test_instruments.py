@@ -15,7 +15,7 @@ import pytest
 from splade_bench.bench.known_blocks import touch_block
 from splade_bench.bench.run import CellRunner
 from splade_bench.cell import Cell
-from splade_bench.report.instruments import PROBES
+from splade_bench.report.probes import PROBES
 from splade_bench.results import CallResult, CellResult
 
 MIB = 2**20

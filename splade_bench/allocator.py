@@ -53,7 +53,8 @@ def trim_heap() -> bool:
     function (musl, macOS, Windows).
     """
     if planned := planned_device():
-        planned.allocator.trim()
+        if planned.type == "cpu":  # an accelerator's memory does not come from there
+            planned.allocator.trim()
         return True
     malloc_trim = _c_function("malloc_trim")
     return bool(malloc_trim and malloc_trim(0) == 1)

@@ -181,14 +181,28 @@ def memory_mode(name: str) -> MemoryConfig:
     Raises:
         ConfigError: there is no such mode or technique.
     """
+    row, change = _row_and_change(name)
+    return replace(row, **change)
+
+
+def fields_of_technique(name: str) -> frozenset[str]:
+    """The memory settings that a technique in a mode's name decides; none for a row by itself.
+
+    Raises:
+        ConfigError: there is no such mode or technique.
+    """
+    return frozenset(_row_and_change(name)[1])
+
+
+def _row_and_change(name: str) -> tuple[MemoryConfig, Mapping[str, Any]]:
     if name in MEMORY_MODES:
-        return MEMORY_MODES[name]
+        return MEMORY_MODES[name], {}
     for separator in ("+", "-without-"):
         mode, found, technique = name.partition(separator)
         if found and mode in MEMORY_MODES and technique in MEMORY_TECHNIQUES:
             switched_on = MEMORY_TECHNIQUES[technique]
             switched_off = {field_name: getattr(_STANDARD, field_name) for field_name in switched_on}
-            return replace(MEMORY_MODES[mode], **(switched_on if separator == "+" else switched_off))
+            return MEMORY_MODES[mode], switched_on if separator == "+" else switched_off
     raise ConfigError(
         f"--memory-mode {name}: no such mode; choose from {', '.join(MEMORY_MODES)}, or one of them followed by "
         f"+TECHNIQUE or -without-TECHNIQUE, from {', '.join(MEMORY_TECHNIQUES)}"

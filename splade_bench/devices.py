@@ -74,7 +74,7 @@ def empty_cache(device: torch.device) -> None:
     if planned and planned.type != "cpu":
         planned.allocator.trim()
     elif device.type != "cpu":
-        torch.accelerator.empty_cache()
+        torch.get_device_module(device).empty_cache()  # torch.accelerator's fails for MPS before torch 2.13
 
 
 def pad_to_multiple_of(memory: MemoryConfig, device: torch.device) -> int:

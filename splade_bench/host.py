@@ -8,6 +8,8 @@ in their place, and nothing else in ``model``, ``losses`` and ``training`` reads
 from __future__ import annotations
 
 import io
+import os
+import tempfile
 from collections.abc import Sequence
 
 import torch
@@ -59,6 +61,26 @@ def distinct(ordered: Tensor, *, at_most: int) -> tuple[Tensor, Tensor, list[int
         return torch.empty(most, dtype=torch.int64, device=ordered.device), torch.empty_like(ordered), counts
     numbers, which, counts = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)
     return numbers, which, counts.tolist()
+
+
+def reserved_file(folder: str, size_bytes: int) -> io.FileIO:
+    """A file without a name in ``folder``, made as large as it will be; in a plan, one that holds nothing.
+
+    Raises:
+        OSError: the folder cannot hold it.
+    """
+    if planned_device():
+        return io.FileIO(os.devnull, "r+")
+    file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
+    try:
+        if hasattr(os, "posix_fallocate") and size_bytes:
+            os.posix_fallocate(file.fileno(), 0, size_bytes)
+        else:
+            os.truncate(file.fileno(), size_bytes)
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def read_file(file: io.FileIO, offset: int, tensor: Tensor) -> bool:

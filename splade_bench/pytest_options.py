@@ -116,8 +116,17 @@ def require_followable(config: pytest.Config, options: MemoryOptions) -> None:
             read_results([options.results_path])
         except SpladeBenchError as error:
             raise pytest.UsageError(f"--memory-results: {error}") from error
-    measures = options.results_path or options.baseline_path
-    if measures and getattr(config.option, "numprocesses", None):
+    if options.results_path or options.baseline_path:
+        require_one_process(config)
+
+
+def require_one_process(config: pytest.Config) -> None:
+    """Refuse to measure in several processes of pytest-xdist.
+
+    Raises:
+        pytest.UsageError: tests are to run side by side.
+    """
+    if getattr(config.option, "numprocesses", None) or getattr(config.option, "tx", None):
         raise pytest.UsageError("-n: what is measured side by side disturbs each other; run without it")
 
 

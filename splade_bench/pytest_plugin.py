@@ -7,7 +7,7 @@ own prefixes (``--memory-``, ``--cell-``) and each is an ini key too, so that it
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     options = memory_options(config)
     require_followable(config, options)
-    if options.baseline_path is not None and not options.update_baseline:
+    runs = not (config.option.collectonly or config.option.help)
+    if runs and options.baseline_path is not None and not options.update_baseline:
         from splade_bench.pytest_gate import require_baseline
 
         require_baseline(options)
@@ -96,6 +97,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         raise pytest.UsageError(str(error)) from error
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Forget what an earlier attempt measured: a test that is run again is judged anew."""
+    item.stash[_PEAKS] = []
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     """Hold a test to its marker's limit."""
@@ -104,7 +111,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
         return (yield)
     from splade_bench.measure.growth import PeakGrowth
 
-    peaks = item.stash.setdefault(_PEAKS, [])
+    peaks = item.stash[_PEAKS]
     with PeakGrowth() as growth:
         result = yield
     if peaks:
@@ -157,7 +164,7 @@ def measure_memory(request: pytest.FixtureRequest) -> Callable[..., CallResult]:
     session = open_session(config)
 
     def measure(function: Callable[..., object], *arguments: Any, **keywords: Any) -> CallResult:
-        name = f"{request.node.nodeid}: {_call_text(function, arguments, keywords)}"
+        name = f"{request.node.nodeid}: {_stable(_call_text(function, arguments, keywords), request)}"
         try:
             result = session.measure_call(name, function, arguments, keywords, test_id=request.node.nodeid)
         except SpladeBenchError as error:
@@ -213,6 +220,14 @@ def _call_text(function: Callable[..., object], arguments: Sequence[Any], keywor
     return f"{getattr(function, '__qualname__', function)}({', '.join(written)})"
 
 
+def _stable(text: str, request: pytest.FixtureRequest) -> str:
+    """Without pytest's temporary folder, whose name is another each time and holds the user's."""
+    if not request.config.pluginmanager.has_plugin("tmpdir"):
+        return text
+    folder: Path = request.getfixturevalue("tmp_path_factory").getbasetemp()
+    return text.replace(str(folder), "tmp")
+
+
 def show_line(line: str, config: pytest.Config) -> None:
     """Write a line to the terminal from inside a test, past pytest's capture."""
     reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
@@ -232,7 +247,7 @@ def _note(request: pytest.FixtureRequest, result: Measurement, line: str) -> Non
     """Show a result, and keep its peak for the test's limit."""
     show_line(line, request.config)
     if result.peak_rss_bytes is not None:
-        request.node.stash.setdefault(_PEAKS, []).append(result.peak_rss_bytes)
+        request.node.stash[_PEAKS].append(result.peak_rss_bytes)
 
 
 _EXTRA_FIGURES = (
@@ -268,4 +283,7 @@ def _limit_bytes(item: pytest.Item) -> int | None:
 
 def _cache_folder(config: pytest.Config) -> Path:
     cache: Any = getattr(config, "cache", None)  # absent with -p no:cacheprovider
-    return Path(cache.mkdir("splade_bench")) if cache else config.rootpath / ".splade_bench_cache"
+    if cache:
+        with suppress(OSError):  # pytest only warns where it cannot write, and calls need no such folder
+            return Path(cache.mkdir("splade_bench"))
+    return config.rootpath / ".splade_bench_cache"

@@ -20,7 +20,7 @@ from splade_bench.bench.run import CellRun
 from splade_bench.cell import PROFILES, WORKLOADS, Cell, Sweep
 from splade_bench.config import MEMORY_MODES
 from splade_bench.errors import SpladeBenchError
-from splade_bench.pytest_options import memory_options
+from splade_bench.pytest_options import memory_options, require_one_process
 from splade_bench.pytest_plugin import open_session, show_line, shown_path
 from splade_bench.report.document import write_report
 from splade_bench.report.instruments import is_shown
@@ -62,6 +62,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Read the sweep; a device that is not here is a usage error before anything runs."""
+    require_one_process(config)
     config.addinivalue_line("markers", "takes_long: runs only where its file is named, or with --profile full")
     try:
         sweep = _read_sweep(config)

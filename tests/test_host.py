@@ -19,8 +19,8 @@ PACKAGE = Path(splade_bench.__file__).parent
 STEP = (
     *("losses.py", "data/mini_batches.py", "model/attention.py", "model/dropout.py", "model/encoder.py"),
     *("model/gradients.py", "model/head.py", "model/lean.py", "model/rng.py", "model/row_sums.py"),
-    *("training/clipping.py", "training/gradcache.py", "training/moments.py", "training/optimizer.py"),
-    *("training/schedules.py", "training/step.py", "training/trainer.py"),
+    *("training/clipping.py", "training/gradcache.py", "training/loss_scale.py", "training/moments.py"),
+    *("training/optimizer.py", "training/schedules.py", "training/step.py", "training/trainer.py"),
 )
 HOST_READS = re.compile(
     r"\.(item|tolist|numpy|nonzero|cpu|is_nonzero)\(|\btorch\.(equal|allclose|nonzero|argwhere|unique\w*|bincount)\("

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -15,7 +17,7 @@ from splade_bench.bench.peers import PeerTrainer, make_peer
 from splade_bench.cell import OWN_TRAINER, WORKLOADS, Cell
 from splade_bench.config import MODEL_PRESETS, TrainConfig
 from splade_bench.data.batching import SyntheticBatches, TripleBatch, TripleSource
-from splade_bench.data.embedded import PreparedCorpus, write_whole_file
+from splade_bench.data.embedded import PreparedCorpus
 from splade_bench.data.records import Corpus, sha256_of_texts
 from splade_bench.data.wordpiece import train_tokenizer
 from splade_bench.devices import resolve_device
@@ -25,6 +27,7 @@ from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.presets import TRAINED_ACTIVE_SHARE, build_preset, set_active_share
 from splade_bench.training.trainer import Trainer, TrainObserver, text_batches
 from splade_bench.training.validation import validation_loss
+from splade_bench.whole_file import write_whole_file
 
 _WARM_UP_STEPS = 2
 
@@ -72,9 +75,11 @@ class CellBuilder:
         documents = next(self._synthetic(encoder.vocab_size, 1, warm_up=False).batches(epoch=1)).documents[0]
         set_active_share(encoder, documents, TRAINED_ACTIVE_SHARE)
         # Whole or not at all: a folder that is there is taken as it is.
-        unfinished = self.model_folder.with_suffix(".unfinished")
-        encoder.save_pretrained(unfinished)
-        unfinished.rename(self.model_folder)
+        with tempfile.TemporaryDirectory(dir=self.model_folder.parent) as unfinished:
+            made = Path(unfinished) / self.model_folder.name
+            encoder.save_pretrained(made)
+            with suppress(OSError):  # another session was faster; its weights are the same
+                made.rename(self.model_folder)
 
     def trainer(self, observers: Sequence[TrainObserver]) -> Trainer | PeerTrainer:
         """Whoever trains the cell, with the model and the batches, ready to go."""

@@ -20,13 +20,12 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
 from typing_extensions import Self
 
 from splade_bench.bench.protocol import Event
-from splade_bench.measure.control_group import ControlGroup, oom_kills
+from splade_bench.measure.control_group import ControlGroup, oom_kills_around
 
 # Twice as often, parent and launcher of a cell took 1.3 % of a core.
 _WATCH_INTERVAL_S = 0.04
@@ -34,7 +33,6 @@ _WATCH_INTERVAL_S = 0.04
 _IDLE_INTERVAL_S = 1.0
 _STANDARD_ERROR_TAIL_BYTES = 4096
 _READ_BYTES = 2**16
-_OOM_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
@@ -66,7 +64,7 @@ class Exit:
     """The kernel's high-water mark of its whole life."""
     oom_kills: int
     """Processes that the kernel's out-of-memory killer ended meanwhile: of the worker's control group where it has one,
-    else as far as can be seen from here."""
+    else of the launcher's, else as far as can be seen from here."""
     last_error_line: str
 
 
@@ -85,14 +83,14 @@ class Launcher:
         wakeup = _wake_up_on(signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
         signal.signal(signal.SIGTERM, self._on_termination)
         signal.signal(signal.SIGINT, self._on_termination)
-        oom_kills_before = _oom_kills()
+        oom_kills_before = oom_kills_around()
         self._deadline_s = time.monotonic() + self._request.timeout_s
         # Standard input and output are the worker's alone from here on, until it has ended.
         self._worker = worker = subprocess.Popen(self._request.command, stderr=subprocess.PIPE, start_new_session=True)
         control_group = ControlGroup.around(worker.pid) if self._request.memory_limit_bytes else None
         status, max_rss_bytes = self._wait(worker, wakeup)
         self._kill_group()  # what the worker started ends with it
-        kills = control_group.oom_kills() if control_group else _oom_kills() - oom_kills_before
+        kills = control_group.oom_kills() if control_group else oom_kills_around() - oom_kills_before
         if control_group:
             control_group.remove()
         return Exit(
@@ -217,12 +215,6 @@ class _ResidentMemory:
             return int(psutil.Process(self._pid).memory_info().rss)
         except psutil.Error:
             return 0
-
-
-def _oom_kills() -> int:
-    """Processes that the kernel's out-of-memory killer has ended, as far as this process may see."""
-    counts = (oom_kills(path) for path in _OOM_COUNTERS)
-    return next((count for count in counts if count is not None), 0)
 
 
 def _last_line(text: bytes) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +11,17 @@ import tyro
 
 from splade_bench.cli.arguments import parse, print_json
 from splade_bench.errors import ConfigError, DataError
-from splade_bench.report.baseline import gated_cells, of_newest_sessions, read_baseline, write_baseline
+from splade_bench.report.baseline import (
+    gated_cells,
+    of_earlier_sessions,
+    of_newest_sessions,
+    read_baseline,
+    write_baseline,
+)
 from splade_bench.report.gate import check, verdict_lines
 from splade_bench.report.rules import DEFAULT_RULES, parse_rule
 from splade_bench.results import read_results
+from splade_bench.units import one_line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +51,8 @@ def run(arguments: Sequence[str]) -> int:
     paths = [path for given in command.results for path in given]
     if not paths:
         raise ConfigError("--results: name at least one results file")
-    head = gated_cells([result for path in paths for result in of_newest_sessions(read_results([path]))])
+    files = [(path, read_results([path])) for path in paths]
+    head = gated_cells([result for _, results in files for result in of_newest_sessions(results)])
     if not head:
         raise DataError(f"{', '.join(map(str, paths))}: no cell or call to check")
     if command.update_baseline:
@@ -53,6 +61,12 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     rules = [parse_rule(rule) for given in command.fail_on for rule in given] or DEFAULT_RULES
     verdict = check(head, read_baseline(command.baseline), rules)
+    earlier = [
+        f"{one_line(name)}: not measured in the newest session of {path}; an earlier one's counts"
+        for path, results in files
+        for name in of_earlier_sessions(results)
+    ]
+    verdict = replace(verdict, notes=[*verdict.notes, *earlier])
     if command.json:
         print_json(asdict(verdict) | {"exit_code": verdict.exit_code})
     else:

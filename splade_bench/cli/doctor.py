@@ -12,17 +12,24 @@ from splade_bench.bench.known_blocks import touch_block
 from splade_bench.bench.known_tensors import fill_tensor
 from splade_bench.cli.arguments import parse, print_json
 from splade_bench.devices import available_devices
+from splade_bench.measure.control_group import container_limit_bytes
 from splade_bench.measure.device import UNTESTED_ON_HARDWARE
-from splade_bench.measure.limits import container_limit_bytes
 from splade_bench.measure.machine import machine_info, versions
 from splade_bench.measure.usage import Usage
 from splade_bench.report.markdown import markdown
+from splade_bench.report.probes import PROBES
 from splade_bench.report.tables import MISSING
 from splade_bench.units import format_bytes
 
 _KNOWN_BYTES = 128 * 2**20
 _HOLD_S = 0.2
 _TIMEOUT_S = 120.0
+_SOURCES = {
+    "sampled_peak_rss_bytes": "resident memory every 10 ms",
+    "pinned_peak_rss_bytes": "the kernel's mark, allocator pinned",
+    "memray_peak_bytes": "memray",
+    "live_peak_bytes": "torch's operators",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,39 +98,20 @@ def calibrate() -> list[Reading]:
     tensor = CallRunner(timeout_s=_TIMEOUT_S, memory_passes=("live",)).measure(
         "tensor", fill_tensor, [_KNOWN_BYTES], {}
     )
+    absent = {
+        *(["pinned_peak_rss_bytes"] if platform.libc_ver()[0] != "glibc" else []),
+        *(["memray_peak_bytes"] if importlib.util.find_spec("memray") is None else []),
+    }
+    sources = _SOURCES | {"peak_rss_bytes": block.peak_rss_source or MISSING}
     return [
         Reading(
-            probe="peak_rss_bytes",
-            source=block.peak_rss_source or MISSING,
-            read_bytes=_above(block.peak_rss_bytes, block.baseline_rss_bytes),
-            allowed_error_ratio=0.01,
-        ),
-        Reading(
-            probe="sampled_peak_rss_bytes",
-            source="resident memory every 10 ms",
-            read_bytes=_above(block.sampled_peak_rss_bytes, block.baseline_rss_bytes),
-            allowed_error_ratio=0.02,
-        ),
-        Reading(
-            probe="pinned_peak_rss_bytes",
-            source="the kernel's mark, allocator pinned",
-            read_bytes=_above(block.pinned_peak_rss_bytes, block.pinned_baseline_rss_bytes),
-            allowed_error_ratio=0.01,
-            available=platform.libc_ver()[0] == "glibc",
-        ),
-        Reading(
-            probe="memray_peak_bytes",
-            source="memray",
-            read_bytes=block.memray_peak_bytes,
-            allowed_error_ratio=0.001,
-            available=importlib.util.find_spec("memray") is not None,
-        ),
-        Reading(
-            probe="live_peak_bytes",
-            source="torch's operators",
-            read_bytes=tensor.live_peak_bytes,
-            allowed_error_ratio=0.001,
-        ),
+            probe=probe.figure,
+            source=sources[probe.figure],
+            read_bytes=probe.read_bytes(tensor if probe.figure == "live_peak_bytes" else block),
+            allowed_error_ratio=probe.calibration_limit,
+            available=probe.figure not in absent,
+        )
+        for probe in PROBES
     ]
 
 
@@ -135,10 +123,6 @@ def not_available(readings: Sequence[Reading]) -> list[str]:
     if available_devices() == ["cpu"]:
         missing += ["device_peak_allocated_bytes", "device_peak_reserved_bytes"]
     return missing
-
-
-def _above(peak_bytes: int | None, baseline_bytes: int | None) -> int | None:
-    return None if peak_bytes is None or baseline_bytes is None else peak_bytes - baseline_bytes
 
 
 def _print(readings: Sequence[Reading]) -> None:

@@ -16,7 +16,7 @@ from splade_bench.data.embedded import PreparedCorpus
 from splade_bench.data.formats import read_triples, retrieval_dataset
 from splade_bench.data.records import RetrievalDataset
 from splade_bench.errors import ConfigError
-from splade_bench.evaluation.evaluator import ENCODE_BATCH_SIZE, evaluate, evaluate_bm25
+from splade_bench.evaluation.evaluator import evaluate, evaluate_bm25
 from splade_bench.measure.rss import PeakRss
 
 logger = logging.getLogger(__name__)
@@ -33,8 +33,8 @@ class EvaluateCommand:
     """A local model folder or a Hub id."""
     val_file: Path | None = None
     """A file as train's --train-file; by default the embedded corpus's test queries."""
-    batch_size: int = ENCODE_BATCH_SIZE
-    """Texts encoded at a time."""
+    batch_size: int | None = None
+    """Texts encoded at a time; by default 32, or fewer where --max-length is above 128."""
     max_length: int | None = None
     """Tokens after which a text is cut; by default what the model was trained with."""
     placement: Placement = field(default_factory=Placement)
@@ -43,7 +43,7 @@ class EvaluateCommand:
 def run(arguments: Sequence[str]) -> int:
     """Evaluate and print; the exit code."""
     command = parse(EvaluateCommand, arguments, verb="evaluate")
-    if command.batch_size < 1:
+    if command.batch_size is not None and command.batch_size < 1:
         raise ConfigError(f"--batch-size {command.batch_size}: must be at least 1")
     if command.max_length is not None and command.max_length < MIN_MAX_LENGTH:
         raise ConfigError(f"--max-length {command.max_length}: must be at least {MIN_MAX_LENGTH}")

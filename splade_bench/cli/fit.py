@@ -16,7 +16,7 @@ from splade_bench.cli.flags import flags_of
 from splade_bench.cli.models import planned_encoder
 from splade_bench.cli.plan import PlannedFlags
 from splade_bench.cli.train import TrainFlags, parse_train_command, train_defaults
-from splade_bench.config import TrainConfig
+from splade_bench.config import DEFAULT_MEMORY_MODE, TrainConfig, fields_of_technique
 from splade_bench.devices import available_devices
 from splade_bench.errors import ConfigError
 from splade_bench.measure.rss import current_rss_bytes
@@ -70,12 +70,17 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def given_fields(arguments: Sequence[str]) -> frozenset[str]:
-    """Which of the fields that are searched a command line names, whatever value it gives them."""
-    values = []
-    for probe in _PROBES:
-        started = parse_train_command(FitCommand, arguments, verb="fit", start=partial(_with, probe=probe))
-        values.append({name: _value(started.config, name) for name in SEARCHED_FIELDS})
-    return frozenset(name for name in SEARCHED_FIELDS if values[0][name] == values[1][name])
+    """Which of the fields that are searched a command line names, whatever value it gives them.
+
+    By a flag of their own, or by a technique in the memory mode's name.
+    """
+    commands = [
+        parse_train_command(FitCommand, arguments, verb="fit", start=partial(_with, probe=probe)) for probe in _PROBES
+    ]
+    values = [{name: _value(command.config, name) for name in SEARCHED_FIELDS} for command in commands]
+    flags = {name for name in SEARCHED_FIELDS if values[0][name] == values[1][name]}
+    technique = fields_of_technique(commands[0].placement.memory_mode or DEFAULT_MEMORY_MODE)
+    return frozenset(flags | (technique & SEARCHED_FIELDS))
 
 
 def make_fit(command: FitCommand, *, given: frozenset[str]) -> Fit:
@@ -92,7 +97,7 @@ def make_fit(command: FitCommand, *, given: frozenset[str]) -> Fit:
         made = plan(
             make_encoder,
             config,
-            lengths if candidate.splits == 1 else lengths.first(config.batch_size),
+            lengths if candidate.splits == 1 else lengths.longest(config.batch_size),
             device_model(device_type, threads=torch.get_num_threads(), budget_bytes=budget_bytes),
             baseline_bytes=baseline_bytes,
             budget_bytes=max(1, budget_bytes - kept_free_bytes(budget_bytes)),

@@ -55,10 +55,10 @@ class Placement:
         return resolve_device(self.device, force=self.force_device)
 
 
-def load_corpus(train_file: Path | None, val_file: Path | None) -> Corpus:
-    """The corpus of the given files, or the embedded one."""
+def load_corpus(train_file: Path | None, val_file: Path | None, *, need_negatives: bool) -> Corpus:
+    """The corpus of the given files, or the embedded one; ``need_negatives`` for each query of the first."""
     if train_file is not None:
-        return file_corpus(train_file, val_file)
+        return file_corpus(train_file, val_file, need_negatives=need_negatives)
     if val_file is not None:
         raise ConfigError("--val-file needs --train-file; without both, the embedded corpus is used")
     return PreparedCorpus.prepare(cache_folder(), []).load()

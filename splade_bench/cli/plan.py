@@ -16,7 +16,7 @@ from splade_bench.cli.train import TrainFlags, parse_train_command
 from splade_bench.config import DeviceName
 from splade_bench.devices import available_devices, memory_limit_bytes
 from splade_bench.errors import ConfigError
-from splade_bench.measure.limits import container_limit_bytes
+from splade_bench.measure.control_group import container_limit_bytes
 from splade_bench.measure.rss import current_rss_bytes
 from splade_bench.measure.timeline import total_memory_bytes
 from splade_bench.model.presets import TRAINED_ACTIVE_SHARE
@@ -71,7 +71,7 @@ class PlannedFlags(TrainFlags):
         """Tokens of the texts of the batch that is planned."""
         if self.lengths == "full":
             return Lengths.full(self.config)
-        corpus = load_corpus(self.train_file, self.val_file)
+        corpus = load_corpus(self.train_file, self.val_file, need_negatives=self.config.negatives_per_query > 0)
         tokenizer = load_tokenizer(self.model_name, corpus)
         device = torch.device(self.device_type)
         return Lengths.widest(tokenized_batches(corpus.triples, tokenizer, self.config, device))

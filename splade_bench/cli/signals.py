@@ -42,6 +42,7 @@ class StopSignals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._on_first = None  # a run that is over need not be kept for it
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._received is not None or self._on_first is None:

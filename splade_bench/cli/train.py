@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,6 @@ from splade_bench.cli.models import Placement, load_corpus, load_encoder
 from splade_bench.cli.progress import Progress, memory_line
 from splade_bench.cli.signals import StopSignals
 from splade_bench.config import MODEL_PRESETS, TrainConfig
-from splade_bench.data.embedded import write_whole_file
 from splade_bench.data.records import Corpus
 from splade_bench.devices import synchronize
 from splade_bench.errors import ConfigError, TrainingError
@@ -35,6 +35,7 @@ from splade_bench.results import finite_or_none
 from splade_bench.training.trainer import Trainer, TrainResult
 from splade_bench.training.validation import validation_loss
 from splade_bench.units import format_seconds
+from splade_bench.whole_file import write_whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,8 @@ class TrainFlags:
     model_name: str = "tiny"
     """A preset with random weights (tiny, mini, base), a local model folder, or a Hub id."""
     train_file: Path | None = None
-    """JSON list or JSON Lines of {"query", "positive_document", "negative_documents"}."""
+    """JSON list or JSON Lines of {"query", "positive_document", "negative_documents"}; the last may be left out with
+    --negatives-per-query 0."""
     val_file: Path | None = None
     """The same format; the trained model is evaluated on it."""
     output_dir: Path = Path("splade-output")
@@ -92,7 +94,7 @@ def run(arguments: Sequence[str]) -> int:
     device = command.placement.resolve()
     if command.auto_fit:
         command = replace(command, config=_fitted_config(arguments, device_type=device.type))
-    corpus = load_corpus(command.train_file, command.val_file)
+    corpus = load_corpus(command.train_file, command.val_file, need_negatives=command.config.negatives_per_query > 0)
     encoder = load_encoder(command.model_name, corpus, seed=command.config.seed).to(device)
     encoder.tokenizer.model_max_length = command.config.max_length
     sampler = None
@@ -167,7 +169,7 @@ def train_defaults(command: type[_Command], model_name: str, placement: Placemen
 
 def _prepare_output(command: TrainCommand) -> None:
     """Find out before the training that its result can be written, and that it replaces nothing unasked."""
-    if (command.output_dir / MODEL_FOLDER).exists() and not command.overwrite:
+    if os.path.lexists(command.output_dir / MODEL_FOLDER) and not command.overwrite:
         raise ConfigError(f"--output-dir {command.output_dir}: holds a {MODEL_FOLDER}; name another, or --overwrite")
     try:
         command.output_dir.mkdir(parents=True, exist_ok=True)
@@ -272,13 +274,16 @@ def _quality(command: TrainCommand, corpus: Corpus, encoder: SpladeEncoder) -> d
 
 
 def _save_model(command: TrainCommand, encoder: SpladeEncoder) -> None:
-    """Put the new model in the place of an old one only when it is whole."""
+    """Put the new model in the place of an old one, whatever that is, only when it is whole."""
     folder = command.output_dir / MODEL_FOLDER
     unfinished = command.output_dir / f".{MODEL_FOLDER}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     encoder.save_pretrained(unfinished)
-    shutil.rmtree(folder, ignore_errors=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{MODEL_FOLDER}.old-", dir=command.output_dir))
+    if os.path.lexists(folder):
+        folder.rename(aside / MODEL_FOLDER)  # moved, because what cannot be deleted would stand in the way
     unfinished.rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write_record(command: TrainCommand, record: Mapping[str, Any]) -> None:

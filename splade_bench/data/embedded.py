@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import sys
 import sysconfig
@@ -20,6 +19,7 @@ from splade_bench.data.docstrings import DocstringPair, Split, harvest, retrieva
 from splade_bench.data.records import Corpus, RetrievalDataset, Triple, held_out_triples, sha256_of_texts
 from splade_bench.data.wordpiece import train_tokenizer
 from splade_bench.errors import ConfigError
+from splade_bench.whole_file import write_whole_file
 
 # Part of the cache key: raise it when the harvest, the split, the negatives or the tokenizer change.
 PREPARATION_VERSION = 2
@@ -117,10 +117,3 @@ def _write_whole_folder(folder: Path, files: dict[str, str]) -> None:
             temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def write_whole_file(path: Path, text: str) -> None:
-    """Put a file in its place whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -1,13 +1,15 @@
 """Training files in, records out; every complaint names the file and the line or record.
 
 Two spellings of one record are read: a JSON list of them (the article's files) and JSON Lines. A record is
-``{"query": str, "positive_document": str, "negative_documents": [str | {"document": str}, ...]}``.
+``{"query": str, "positive_document": str, "negative_documents": [str | {"document": str}, ...]}``. A training with
+in-batch negatives alone needs no ``negative_documents``.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,23 @@ from splade_bench.data.records import Corpus, RetrievalDataset, Triple, held_out
 from splade_bench.errors import DataError
 
 
-def read_triples(path: Path) -> list[Triple]:
+def read_triples(path: Path, *, need_negatives: bool = False) -> list[Triple]:
     """The records of a JSON or JSON Lines file.
 
     Raises:
         DataError: the file is missing, not UTF-8, not JSON, empty, or has a record without a query, a positive
-            document or negative documents.
+            document or, where they are needed, negative documents.
     """
     text = _read_text(path)
     records = _records_of_list(path, text) if text.lstrip()[:1] == "[" else _records_of_lines(path, text)
-    triples = [_triple(where, record) for where, record in records]
+    triples = []
+    for where, record in records:
+        triple = _triple(where, record)
+        if need_negatives and not triple.negatives:
+            raise DataError(
+                f"{where}: negative_documents must be a list with at least one document, or --negatives-per-query 0"
+            )
+        triples.append(triple)
     if not triples:
         raise DataError(f"{path}: holds no records")
     return triples
@@ -33,14 +42,15 @@ def read_triples(path: Path) -> list[Triple]:
 def retrieval_dataset(triples: list[Triple]) -> RetrievalDataset:
     """Each different query of ``triples``, ranked against all their documents.
 
-    A query's candidates are its own positives and negatives (the article's protocol). Records that repeat a query add
-    to its judgements.
+    A query's candidates are its own positives and negatives (the article's protocol), where each record has negatives.
+    Records that repeat a query add to its judgements.
     """
     ids: dict[str, str] = {}
     queries: dict[str, str] = {}
     qrels: dict[str, dict[str, int]] = {}
     candidates: dict[str, dict[str, None]] = {}  # a dict, for order without repetition
     query_ids: dict[str, str] = {}
+    have_negatives = all(triple.negatives for triple in triples)
     for triple in triples:
         query_id = query_ids.setdefault(triple.query, f"q{len(query_ids)}")
         queries[query_id] = triple.query
@@ -54,20 +64,20 @@ def retrieval_dataset(triples: list[Triple]) -> RetrievalDataset:
         queries=queries,
         corpus={document_id: text for text, document_id in ids.items()},
         qrels=qrels,
-        candidates={query_id: list(names) for query_id, names in candidates.items()},
+        candidates={query_id: list(names) for query_id, names in candidates.items()} if have_negatives else {},
     )
 
 
-def file_corpus(train_file: Path, val_file: Path | None) -> Corpus:
+def file_corpus(train_file: Path, val_file: Path | None, *, need_negatives: bool = False) -> Corpus:
     """Training triples from one file, judged on another where there is one."""
-    triples = read_triples(train_file)
+    triples = read_triples(train_file, need_negatives=need_negatives)
     test = retrieval_dataset(read_triples(val_file)) if val_file else None
     return Corpus(
         triples=triples,
         test=test,
         test_triples=held_out_triples(test) if test else (),
         sha256=sha256_of_texts(
-            [[triple.query, triple.positive, triple.negatives] for triple in triples], test and test.queries
+            [[triple.query, triple.positive, triple.negatives] for triple in triples], test and asdict(test)
         ),
     )
 
@@ -106,9 +116,9 @@ def _records_of_lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
 def _triple(where: str, record: Any) -> Triple:
     if not isinstance(record, dict):
         raise DataError(f"{where}: is {type(record).__name__}, not an object with query and positive_document")
-    negatives = record.get("negative_documents")
-    if not isinstance(negatives, list) or not negatives:
-        raise DataError(f"{where}: negative_documents must be a list with at least one document")
+    negatives = record.get("negative_documents") or []
+    if not isinstance(negatives, list):
+        raise DataError(f"{where}: negative_documents must be a list of documents")
     return Triple(
         query=_text(where, "query", record.get("query")),
         positive=_text(where, "positive_document", record.get("positive_document")),

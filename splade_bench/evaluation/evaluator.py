@@ -12,13 +12,14 @@ from splade_bench.evaluation.metrics import RETRIEVAL_METRICS, RUN_DEPTH, evalua
 from splade_bench.evaluation.search import SparseReps, batched, encode, top_documents
 from splade_bench.model.encoder import SpladeEncoder
 
-ENCODE_BATCH_SIZE = 32
+_MAX_BATCH_SIZE = 32
+_MAX_BATCH_TOKENS = 4096
 
 
 def evaluate(
-    encoder: SpladeEncoder, dataset: RetrievalDataset, *, max_length: int, batch_size: int = ENCODE_BATCH_SIZE
+    encoder: SpladeEncoder, dataset: RetrievalDataset, *, max_length: int, batch_size: int | None = None
 ) -> dict[str, float]:
-    """Figures of ``encoder`` on ``dataset``, by name.
+    """Figures of ``encoder`` on ``dataset``, by name; ``batch_size`` texts at a time, by default 32 or fewer long ones.
 
     * ``mrr@10``, ``p@1`` ... ``recall@100``: every query ranked against the whole corpus;
     * ``candidate_mrr@10``, ``candidate_p@1``, ...: the article's protocol, each query ranked against its own positive
@@ -26,6 +27,8 @@ def evaluate(
     * ``query_active_dims``, ``document_active_dims``: mean number of entries above zero;
     * ``query_expansion_ratio``, ``document_expansion_ratio``: share of those that are not tokens of the text itself.
     """
+    # So many that a BERT-base keeps below what its training took: gradients and moments are gone by now.
+    batch_size = batch_size or max(1, min(_MAX_BATCH_SIZE, _MAX_BATCH_TOKENS // max_length))
     was_training = encoder.training
     encoder.eval()
     try:

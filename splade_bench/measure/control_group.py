@@ -1,8 +1,8 @@
-"""A control group of Linux around one process: a limit of the kernel on all that it and its children take.
+"""Control groups of Linux: the ones around this process, and one made around another to limit it and its children.
 
-Counts what a data limit does not: mapped files, shared memory, children. Its interface has two versions (Linux,
-``Documentation/admin-guide/cgroup-v1/memory.rst`` and ``cgroup-v2.rst``); the second could be tried on a copy of its
-files only. What the process took before it was moved stays with the group it came from.
+Such a limit counts what a data limit does not: mapped files, shared memory, children. Its interface has two versions
+(Linux, ``Documentation/admin-guide/cgroup-v1/memory.rst`` and ``cgroup-v2.rst``); the second could be tried on a copy
+of its files only. What the process took before it was moved stays with the group it came from.
 """
 
 from __future__ import annotations
@@ -98,6 +98,24 @@ class ControlGroup:
             self.folder.rmdir()
 
 
+def container_limit_bytes(proc: Path = _PROC) -> int | None:
+    """What the tightest group around this process lets it take; None where none has a limit, or nobody says."""
+    place = _own_place(proc)
+    if place is None:
+        return None
+    folder, interface = place
+    limits = (_limit_bytes(group / interface.limit) for group in (folder, *folder.parents))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def oom_kills_around(proc: Path = _PROC) -> int:
+    """Processes that the kernel has ended for want of memory: in this process's group, else as far as it may see."""
+    place = _own_place(proc)
+    files = [place[0] / place[1].events] if place else []
+    counts = (oom_kills(path) for path in (*files, proc / "vmstat"))
+    return next((count for count in counts if count is not None), 0)
+
+
 def oom_kills(path: Path) -> int | None:
     """The count of ``oom_kill`` in a file of counters; None: it is not there, or has none."""
     with suppress(OSError):
@@ -105,6 +123,15 @@ def oom_kills(path: Path) -> int | None:
             name, _, count = line.partition(" ")
             if name == "oom_kill":
                 return int(count)
+    return None
+
+
+def _limit_bytes(path: Path) -> int | None:
+    """The limit in a group's file; None: the file is not there, or says that there is none."""
+    with suppress(OSError):
+        text = path.read_text().strip()
+        # The first version writes a number near 2^63 for no limit, the second "max".
+        return int(text) if text.isdigit() and int(text) < 2**60 else None
     return None
 
 
@@ -126,8 +153,8 @@ def _places(proc: Path) -> Iterator[tuple[Path, _Interface]]:
 def _own_place(proc: Path) -> tuple[Path, _Interface] | None:
     """The folder of the group that counts this process's memory."""
     try:
-        memberships = [line.split(":", 2) for line in (proc / "self/cgroup").read_text().splitlines()]
-        mounts = [line.split(" - ", 1) for line in (proc / "self/mountinfo").read_text().splitlines()]
+        memberships = [line.split(":", 2) for line in _lines(proc / "self/cgroup")]
+        mounts = [line.split(" - ", 1) for line in _lines(proc / "self/mountinfo")]
     except OSError:  # no Linux
         return None
     # The first version, where it has the memory: then the second has not.
@@ -138,6 +165,11 @@ def _own_place(proc: Path) -> tuple[Path, _Interface] | None:
             if group.is_relative_to(root):  # else it is outside what is mounted here
                 return Path(mount_point) / group.relative_to(root), interface
     return None
+
+
+def _lines(path: Path) -> list[str]:
+    """Of a file that names folders: their names are bytes, and need not be text."""
+    return [line for line in os.fsdecode(path.read_bytes()).split("\n") if line]
 
 
 def _is_mount_of(interface: _Interface, what: str) -> bool:

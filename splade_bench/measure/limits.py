@@ -8,7 +8,6 @@ that watch is left.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from splade_bench.errors import ConfigError
 from splade_bench.measure.control_group import ControlGroup
@@ -45,15 +44,3 @@ def below_floor(limit_bytes: int, floor_bytes: int) -> str:
         f"--memory-limit {format_bytes(limit_bytes)}: imports and warm-up alone take {format_bytes(floor_bytes)} here; "
         "give more than that, and what is to be measured needs"
     )
-
-
-def container_limit_bytes() -> int | None:
-    """The memory that this process's control group may have; None where there is no limit, or nobody says."""
-    for path in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
-        try:
-            text = path.read_text().strip()
-        except OSError:
-            continue
-        # The first version writes a number near 2^63 for no limit.
-        return int(text) if text.isdigit() and int(text) < 2**60 else None
-    return None

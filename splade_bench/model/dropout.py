@@ -7,6 +7,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from splade_bench.model.rng import random_int16
+
 _LEVELS = 2**16
 
 
@@ -24,11 +26,8 @@ def compact_dropout(inputs: Tensor, probability: float) -> Tensor:
 
 def keep_mask(shape: torch.Size, probability: float, device: torch.device) -> Tensor:
     """Which elements stay: bool ``shape``, from the default generator of ``device``."""
-    elements = shape.numel()
-    # Four draws to a 64-bit integer: the generator's cost is by integer, not by bit.
-    bits = torch.empty(-(-elements // 4), dtype=torch.int64, device=device).random_(-(2**63), None)
     threshold = _dropped_levels(probability) - _LEVELS // 2
-    return bits.view(torch.int16)[:elements].ge(threshold).view(shape)
+    return random_int16(shape.numel(), device).ge(threshold).view(shape)
 
 
 def keep_scale(probability: float) -> float:

@@ -30,8 +30,11 @@ from splade_bench.host import mask_of
 from splade_bench.model.gradients import takes_gradient_in_place
 from splade_bench.model.head import WINNERS_PAY_FROM, Pooled, pool, splade_max, splade_max_eager
 from splade_bench.model.lean import lean_operators, recipe_scope
+from splade_bench.model.rng import RngState, capture_rng, restored_rng
 
 _DEFAULT_MAX_LENGTH = 512
+# From here on a tokenizer says nothing: transformers writes 10^30 for no limit.
+_NO_MAX_LENGTH = 2**31
 # What a folder that is no whole model makes transformers raise.
 _LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
 # Without trimming, 62 MiB more of BERT-base stay resident and a step takes 3 % less time (reports/NEGATIVE.md).
@@ -125,7 +128,8 @@ class SpladeEncoder(nn.Module):
     @property
     def max_length(self) -> int:
         """Tokens after which a text is cut, as saved with the tokenizer; at most the model's own positions."""
-        return min(self.tokenizer.model_max_length, self.position_limit or _DEFAULT_MAX_LENGTH)
+        limits = (self.tokenizer.model_max_length, self.position_limit)
+        return min((limit for limit in limits if limit and limit < _NO_MAX_LENGTH), default=_DEFAULT_MAX_LENGTH)
 
     @property
     def position_limit(self) -> int | None:
@@ -163,8 +167,12 @@ class SpladeEncoder(nn.Module):
         self._trimmer = trimmer = HeapTrimmer(_TRIM_INTERVAL_BYTES) if memory.trim_heap else None
         self.autocast_dtype = _AUTOCAST_DTYPES.get(mixed_precision)
         if memory.activation_checkpointing:
-            # A layer that is computed again in backward must take the same paths as the first time.
-            options = {"use_reentrant": False, "context_fn": lambda: (recipe_scope(), lean_operators(memory, trimmer))}
+            device = self.device
+            options = {
+                "use_reentrant": False,
+                "preserve_rng_state": False,  # torch leaves MPS's out
+                "context_fn": lambda: (recipe_scope(), _again(memory, trimmer, capture_rng(device))),
+            }
             _checkpointing(self.body, "{}_checkpointing_enable")(options)
         elif _checkpointing(self.body, "is_{}_checkpointing"):
             _checkpointing(self.body, "{}_checkpointing_disable")()
@@ -178,7 +186,8 @@ class SpladeEncoder(nn.Module):
         with self._computing():
             hidden = self._hidden(batch)
             decoder = self.decoder
-            if self.memory.head == "eager":
+            # For nothing but its result, as an evaluation is, a batch should not take more than in training.
+            if self.memory.head == "eager" and (self.training or torch.is_grad_enabled()):
                 return splade_max_eager(hidden, decoder.weight, decoder.bias, batch.attention_mask)
             return splade_max(
                 hidden,
@@ -234,8 +243,11 @@ class SpladeEncoder(nn.Module):
 
     def save_pretrained(self, folder: Path) -> None:
         """Write model and tokenizer so that ``AutoModelForMaskedLM.from_pretrained(folder)`` loads them."""
-        with self.whole_model() as model:
-            model.save_pretrained(folder)
+        try:
+            with self.whole_model() as model:
+                model.save_pretrained(folder)
+        except SafetensorError as error:  # a full disk, which is an error of the system's everywhere else
+            raise OSError(f"{folder}: {error}") from error
         self.tokenizer.save_pretrained(folder)
 
     @contextmanager
@@ -258,6 +270,13 @@ def load_config(model_name: str) -> PretrainedConfig:
         _refuse_custom_code(model_name)
         config: PretrainedConfig = AutoConfig.from_pretrained(model_name, trust_remote_code=False)
     return config
+
+
+@contextmanager
+def _again(memory: MemoryConfig, trimmer: HeapTrimmer | None, rng: RngState) -> Iterator[None]:
+    """A layer inside the block takes the same paths and random numbers as the first time."""
+    with restored_rng(rng), lean_operators(memory, trimmer):
+        yield
 
 
 @contextmanager

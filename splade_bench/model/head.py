@@ -57,7 +57,8 @@ def splade_max_eager(hidden: Tensor, weight: Tensor, bias: Tensor | None, attent
     """
     logits = F.linear(hidden, weight, bias)  # [B, L, V]
     activated = torch.log1p(torch.relu(logits)) * attention_mask.unsqueeze(-1).to(logits.dtype)
-    return activated.max(dim=1).values  # [B, V]
+    reps = activated.max(dim=1).values  # [B, V]
+    return reps.to(torch.promote_types(reps.dtype, torch.float32))  # autocast leaves them in its own type on the CPU
 
 
 def splade_max(

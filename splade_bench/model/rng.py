@@ -1,4 +1,4 @@
-"""The random numbers of a stretch of computation, so that it can be computed again with the same ones."""
+"""Random numbers: many at a low price, and those of a stretch of computation again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,21 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from splade_bench.devices import device_type
+
+
+def random_int16(elements: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
+    """Numbers drawn evenly from all of int16: [elements].
+
+    Four to a 64-bit integer, because the generator's cost is by integer and not by bit. MPS refuses to draw from the
+    whole range of a type (aten/src/ATen/native/mps/operations/Distributions.mm), so there each is drawn by itself.
+    """
+    if device_type(device) == "mps":
+        drawn = torch.randint(-(2**15), 2**15, (elements,), dtype=torch.int32, device=device, generator=generator)
+        return drawn.to(torch.int16)
+    fours = torch.empty(-(-elements // 4), dtype=torch.int64, device=device)
+    return fours.random_(-(2**63), None, generator=generator).view(torch.int16)[:elements]
 
 
 @dataclass(frozen=True, slots=True)

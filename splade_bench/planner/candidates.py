@@ -121,9 +121,16 @@ class Candidates:
                     yield chosen
 
     def splits(self) -> Iterator[int]:
-        """Numbers of equal batches that the wanted one can be cut into, where that is allowed."""
-        batch_size = self._asked.batch_size
-        return (splits for splits in range(2, batch_size + 1) if self.allow_inexact and batch_size % splits == 0)
+        """Numbers of equal batches that the wanted one can be cut into, where that is allowed.
+
+        Each keeps a negative for its queries: without one nothing is learnt.
+        """
+        batch_size, negatives = self._asked.batch_size, self._asked.negatives_per_query
+        if not self.allow_inexact:
+            return
+        for splits in range(2, batch_size + 1):
+            if batch_size % splits == 0 and (batch_size // splits > 1 or negatives):
+                yield splits
 
 
 def _doubled(below: int) -> Iterator[int]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from splade_bench.config import TrainConfig
+from splade_bench.errors import ConfigError
 from splade_bench.planner.candidates import Candidate, Candidates
 from splade_bench.planner.plan import MemoryPlan
 from splade_bench.planner.work import Work, moved_bytes, product_flops
@@ -114,8 +115,11 @@ class _Search:
     def run(self) -> None:
         sizes = self._candidates.sizes
         self._survey(self._try(Candidate(sizes[0])))
-        for technique in self._candidates.techniques:
-            self._try(Candidate(sizes[0], (technique,)))
+        for technique in tuple(self._candidates.techniques):
+            try:
+                self._try(Candidate(sizes[0], (technique,)))
+            except ConfigError:  # the model cannot have it
+                self._candidates.techniques.remove(technique)
         self._try_estimated()
         if best := self._best():
             self._grow(best)

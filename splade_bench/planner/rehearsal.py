@@ -42,9 +42,9 @@ class Lengths:
         widest = max(source.batches(epoch=0), key=lambda batch: batch.tokens)
         return cls(groups=widest.lengths)
 
-    def first(self, queries: int) -> Lengths:
-        """Those of a batch of so many queries, the first of each group."""
-        return Lengths(groups=tuple(group[:queries] for group in self.groups))
+    def longest(self, queries: int) -> Lengths:
+        """Those of a batch of so many queries, the longest of each group: any of its texts may come together."""
+        return Lengths(groups=tuple(tuple(sorted(group, reverse=True)[:queries]) for group in self.groups))
 
 
 def rehearse(

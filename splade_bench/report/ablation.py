@@ -20,9 +20,10 @@ from splade_bench.report.tables import (
     grid_point,
     in_mib,
     median_and_range,
+    mrr_at_10,
+    newest_alike,
     over_runs,
     problems,
-    recorded,
 )
 from splade_bench.report.trade_plots import EffectBar, plot_effects
 from splade_bench.results import CellResult
@@ -121,7 +122,11 @@ def effects_of(results: Sequence[CellResult]) -> list[Effect]:
                 without_it=without_it,
             )
         )
-    return [effect for effect in effects if effect.with_it.seed == effects[0].with_it.seed]
+    return newest_alike(
+        [effect for effect in effects if effect.with_it.seed == effects[0].with_it.seed],
+        key=lambda effect: (effect.workload, effect.setting, effect.technique),
+        run=lambda effect: effect.with_it,
+    )
 
 
 def _setting(result: CellResult) -> str:
@@ -169,7 +174,7 @@ def _summary(effects: Sequence[Effect]) -> _Summary:
         over_runs([with_it for with_it, _ in pairs], in_mib(above_baseline_bytes), ".0f"),
         median_and_range(saved_mib, "+.0f"),
         median_and_range(time_ratios, ".2f"),
-        median_and_range(differences(pairs, recorded("mrr@10")), "+.3f"),
+        median_and_range(differences(pairs, mrr_at_10), "+.3f"),
     ]
     return _Summary(technique=effects[0].technique, saved_mib=saved_mib, time_ratios=time_ratios, row=row)
 
@@ -193,9 +198,12 @@ def _quality_table(results: Sequence[CellResult]) -> Table:
             and setting != reference
             and _key(result, reference) in by_setting
         ]
-        mrr = differences(pairs, recorded("mrr@10"))
-        if len({result.seed for result, _ in pairs}) < _FEWEST_SEEDS or len(mrr) < len(pairs):
+        pairs = newest_alike(pairs, key=lambda pair: None, run=lambda pair: pair[0])
+        seeds = dict.fromkeys(result.seed for result, _ in pairs)
+        of_seeds = [differences([pair for pair in pairs if pair[0].seed == seed], mrr_at_10) for seed in seeds]
+        if len(seeds) < _FEWEST_SEEDS or not all(of_seeds):
             continue
+        mrr = [statistics.median(values) for values in of_seeds]  # equal runs of a seed are one of it
         interval = interval_90(mrr)
         is_equal = interval.low >= -MRR_EQUAL_WITHIN and interval.high <= MRR_EQUAL_WITHIN
         rows.append(
@@ -203,7 +211,7 @@ def _quality_table(results: Sequence[CellResult]) -> Table:
                 workload,
                 setting,
                 reference,
-                str(len(pairs)),
+                str(len(seeds)),
                 f"{interval.mean:+.4f}",
                 f"{interval.low:+.4f} to {interval.high:+.4f}",
                 f"equal within ± {MRR_EQUAL_WITHIN:g}" if is_equal else "not shown to be equal",

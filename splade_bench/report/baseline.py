@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +14,11 @@ from splade_bench.errors import DataError
 from splade_bench.report.rules import METRICS, Conditions
 from splade_bench.results import CallResult, CellResult, Measurement, Result, Status
 from splade_bench.units import one_line
+from splade_bench.whole_file import write_whole_file
 
 BASELINE_VERSION = 1
+UPDATE_FLAGS = "--update-baseline (pytest: --memory-update-baseline)"
+_MAKE_IT = f"make it with {UPDATE_FLAGS}"
 _ABSURD = 2**60
 _MEMORY_TOLERANCE = 0.01
 # How a cell of a baseline may have ended: running out of memory is known to happen, anything else is a fault.
@@ -82,13 +84,40 @@ def gated_cells(results: Sequence[Result]) -> dict[str, GatedCell]:
 
 
 def of_newest_sessions(results: Sequence[Result]) -> list[Result]:
-    """The results of one file without those that a later session measured anew: files are appended to."""
-    newest: dict[str | None, Result] = {}
+    """The results of one file without those that a later session measured anew: files are appended to.
+
+    A session that was cut off and gone on with counts as one: of each round of a cell the newest run is kept, if it is
+    of the same code as the cell's newest.
+    """
+    newest: dict[object, Result] = {}
     for result in results:
-        name = gate_name(result)
-        if name not in newest or (result.started_at or "") >= (newest[name].started_at or ""):
-            newest[name] = result
-    return [result for result in results if result.session == newest[gate_name(result)].session]
+        for key in (gate_name(result), _round_of(result)):
+            if key not in newest or (result.started_at or "") >= (newest[key].started_at or ""):
+                newest[key] = result
+    return [
+        result
+        for result in results
+        if result.session == newest[_round_of(result)].session
+        and _code_of(result) == _code_of(newest[gate_name(result)])
+    ]
+
+
+def of_earlier_sessions(results: Sequence[Result]) -> list[str]:
+    """Cells and calls of one file of which every result kept by :func:`of_newest_sessions` is of an earlier session."""
+    newest = max(results, key=lambda result: result.started_at or "", default=None)
+    sessions: dict[str, set[str | None]] = {}
+    for result in of_newest_sessions(results):
+        if (name := gate_name(result)) is not None:
+            sessions.setdefault(name, set()).add(result.session)
+    return [name for name, of_cell in sessions.items() if newest and newest.session not in of_cell]
+
+
+def _round_of(result: Result) -> object:
+    return gate_name(result), getattr(result, "round", None)
+
+
+def _code_of(result: Result) -> object:
+    return result.source_tree, result.versions
 
 
 def gate_name(result: Result) -> str | None:
@@ -107,17 +136,17 @@ def read_baseline(path: Path) -> dict[str, GatedCell]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: the baseline cannot be read: {error}; make it with --update-baseline") from error
+        raise DataError(f"{path}: the baseline cannot be read: {error}; {_MAKE_IT}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is no baseline: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("cells"), dict):
-        raise DataError(f"{path}: is no baseline (no cells); make it with --update-baseline")
+        raise DataError(f"{path}: is no baseline (no cells); {_MAKE_IT}")
     if record.get("baseline_version") != BASELINE_VERSION:
         raise DataError(
             f"{path}: has baseline_version {record.get('baseline_version')}, this version reads {BASELINE_VERSION}"
         )
     if not record["cells"]:
-        raise DataError(f"{path}: the baseline holds no cells; make it with --update-baseline")
+        raise DataError(f"{path}: the baseline holds no cells; {_MAKE_IT}")
     return {name: _parse_cell(path, name, cell) for name, cell in record["cells"].items()}
 
 
@@ -140,11 +169,9 @@ def write_baseline(path: Path, cells: Mapping[str, GatedCell]) -> None:
     kept = {name: {key: value for key, value in asdict(cell).items() if key in _KEPT} for name, cell in cells.items()}
     record = {"baseline_version": BASELINE_VERSION, "cells": kept}
     text = json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        write_whole_file(path, text)
     except OSError as error:
         raise DataError(f"{path}: the baseline cannot be written: {error.strerror}") from error
 
@@ -155,28 +182,32 @@ def _refuse_duplicate(name: str, result: Measurement, others: Sequence[Measureme
 
 
 def _refuse_mixture(name: str, runs: Sequence[Measurement]) -> None:
-    """Runs count as one only where they could have been one."""
-    for run in runs[1:]:
-        differing = [key for key, value in _conditions(run).items() if value != _conditions(runs[0])[key]] + [
-            "source_tree"
-        ] * (run.source_tree != runs[0].source_tree)
-        if differing:
-            raise DataError(f"{one_line(name)}: its runs differ in {', '.join(differing)}; pass results of one kind")
+    """Runs count as one only where they could have been one.
+
+    One that did not come to its end may not have said what it ran on.
+    """
+    taken_on = [_conditions(run) for run in runs if run.status == "ok"]
+    differing = [key for key in (taken_on or [{}])[0] if any(one[key] != taken_on[0][key] for one in taken_on)]
+    if any(run.source_tree != runs[0].source_tree for run in runs):
+        differing.append("source_tree")
+    if differing:
+        raise DataError(f"{one_line(name)}: its runs differ in {', '.join(differing)}; pass results of one kind")
 
 
 def _together(name: str, runs: Sequence[Measurement]) -> GatedCell:
     _refuse_mixture(name, runs)
+    ok = [run for run in runs if run.status == "ok"]
     bad = [run for run in runs if run.status != "ok"]
     figures: dict[str, float] = {}
     for metric in METRICS:
-        values = [value for run in runs if run.status == "ok" and (value := run.figure(metric)) is not None]
+        values = [value for run in ok if (value := run.figure(metric)) is not None]
         if values:
             figures[metric] = _OVER_RUNS.get(metric, min)(values)
             _refuse_absurd(name, metric, figures[metric])
     shown = max(runs, key=lambda run: run.live_peak_bytes or 0)
     return GatedCell(
         status=bad[0].status if bad else "ok",
-        conditions=_conditions(runs[0]),
+        conditions=_conditions((ok or runs)[0]),
         figures=figures,
         live_peak_by_category=shown.live_peak_by_category or {},
         live_peak_by_phase=shown.live_peak_by_phase or {},

@@ -1,7 +1,8 @@
 """What the memory-efficient step promises against its peers: data, with the figure that decides each promise.
 
-A ratio pairs medians of runs with the same workload, batch size, dropout, threads and machine. Where a peer has a size
-to choose, it stands at the one it was given all its rounds with, its best in a scan.
+A ratio pairs medians of runs with the same workload, batch size, dropout, threads, machine and source tree: whoever
+asks gives such runs alone. Where a peer has a size to choose, it stands at the one it was given all its rounds with,
+its best in a scan.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Bound:
     at_least: bool = False
 
     def measured(self, results: Sequence[CellResult]) -> float | None:
-        """The figure over ``results``, which are of one dropout; None if something it needs was not measured."""
+        """The figure over ``results``, of one dropout and taken alike; None if what it needs was not measured."""
         own = _median(self._chosen(results, self.mode, self.batch_size), self.figure)
         if self.peer is None or own is None:
             return own

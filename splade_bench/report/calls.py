@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from splade_bench.report.baseline import reproduce
 from splade_bench.report.page import Page, Table, Text, bullets
-from splade_bench.report.tables import above, conditions, median_and_range, problems, statuses
+from splade_bench.report.tables import above, conditions, median_and_range, newest_alike, problems, statuses
 from splade_bench.results import CALIBRATION, CallResult, Result
 from splade_bench.units import as_mib
 
@@ -36,6 +36,7 @@ def is_shown(result: Result) -> bool:
 
 def calls_page(results: Sequence[CallResult]) -> Page:
     """A row for each call, the largest first; then what did not end well."""
+    results = newest_alike(results, key=lambda result: result.name, run=lambda result: result)
     by_name: dict[str, list[CallResult]] = {}
     for result in results:
         by_name.setdefault(result.name, []).append(result)

@@ -16,6 +16,8 @@ from splade_bench.report.tables import (
     above_baseline_bytes,
     figures,
     in_mib,
+    metric,
+    mrr_at_10,
     number,
     over_runs,
     peak_rss_bytes,
@@ -92,7 +94,7 @@ def _figure(heading: str, figure: Figure, form: str, *, shown: Literal["always",
 
 def _mrr_change(point: GridPoint) -> str:
     before = over_runs(point.ok[:1], lambda result: (result.metrics_before or {}).get("mrr@10"), ".3f")
-    return f"{before} → {over_runs(point.ok, recorded('mrr@10'), '.3f')}"
+    return f"{before} → {over_runs(point.ok, mrr_at_10, '.3f')}"
 
 
 _COLUMNS = (
@@ -119,8 +121,8 @@ _COLUMNS = (
     _figure("final loss", recorded("final_loss"), ".3f"),
     _figure("validation loss", recorded("validation_loss"), ".3f"),
     Column("MRR@10", _mrr_change),
-    _figure("active dims, query", recorded("query_active_dims"), ".0f", shown="known"),
-    _figure("active dims, document", recorded("document_active_dims"), ".0f", shown="known"),
+    _figure("active dims, query", metric("query_active_dims"), ".0f", shown="known"),
+    _figure("active dims, document", metric("document_active_dims"), ".0f", shown="known"),
 )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from splade_bench.errors import ConfigError
-from splade_bench.report.baseline import CONDITIONS, GatedCell, is_same
+from splade_bench.report.baseline import CONDITIONS, UPDATE_FLAGS, GatedCell, is_same
 from splade_bench.report.rules import DEFAULT_RULES, Rule, rules_for
 from splade_bench.units import format_bytes, one_line
 
@@ -110,7 +110,7 @@ def check(head: Mapping[str, GatedCell], base: Mapping[str, GatedCell], rules: S
     return Verdict(regressions=regressions, evaluated=evaluated, not_evaluated=not_evaluated, notes=notes)
 
 
-_FOLLOW = "better than the limit is wide: --update-baseline keeps it"
+_FOLLOW = f"better than the limit is wide: {UPDATE_FLAGS} keeps it"
 
 
 def _ended_worse(name: str, before: GatedCell, after: GatedCell | None) -> Regression | None:

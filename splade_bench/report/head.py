@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from splade_bench.report.page import Page, Table, Text
-from splade_bench.report.tables import conditions, median_and_range, mib, number
+from splade_bench.report.tables import conditions, median_and_range, mib, newest_alike, number
 from splade_bench.results import HeadResult
 from splade_bench.units import as_mib
 
@@ -37,6 +37,9 @@ def multiples(result: HeadResult) -> list[float]:
 def head_page(results: Sequence[HeadResult]) -> Page:
     """Each head's times and memory, beside the limits."""
     rows = []
+    # The newest row of each: what it is held against was taken as it was.
+    results = newest_alike(results, key=lambda result: (result.head, *_inputs(result)), run=lambda result: result)
+    results = newest_alike(results, key=_inputs, run=lambda result: result)
     by_inputs = {(result.head, *_inputs(result)): result for result in results}
     for result in results:
         hidden_size, percent = _inputs(result)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from splade_bench.report.page import Block, Page, Table, Text
-from splade_bench.report.tables import MISSING, above, conditions, mib, number
+from splade_bench.report.probes import PROBES
+from splade_bench.report.tables import MISSING, conditions, mib, newest_alike, number
 from splade_bench.results import CALIBRATION, CallResult, CellResult, Measurement, Result
 from splade_bench.units import as_mib, format_bytes
 
@@ -38,62 +38,7 @@ _LIMIT = """\
 
 `--memory-limit` bounds resident memory, the runtime included.
 """
-
-
 _FEWEST_PROCESSES = 2
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Probe:
-    """A figure, and how near it must be."""
-
-    name: str
-    read_bytes: Callable[[Measurement], int | None]
-    calibration_limit: float
-    """Largest error of a known amount, relative."""
-    spread_limit: float | None = None
-    """Largest spread over fresh processes, relative to the median; None: reported only."""
-    spread_floor_bytes: int = 0
-    """A spread of so much is always allowed."""
-
-    def spread_holds(self, values: Sequence[int]) -> bool:
-        """Whether the largest and the smallest are as near as they must be."""
-        spread_bytes = max(values) - min(values)
-        assert self.spread_limit is not None
-        return spread_bytes <= max(self.spread_limit * statistics.median(values), self.spread_floor_bytes)
-
-
-PROBES: Sequence[Probe] = (
-    Probe(
-        name="RSS",
-        read_bytes=lambda result: above(result.peak_rss_bytes, result.baseline_rss_bytes),
-        calibration_limit=0.01,
-    ),
-    Probe(
-        name="sampled",
-        read_bytes=lambda result: above(result.sampled_peak_rss_bytes, result.baseline_rss_bytes),
-        calibration_limit=0.02,
-    ),
-    Probe(
-        name="pinned",
-        read_bytes=lambda result: above(result.pinned_peak_rss_bytes, result.pinned_baseline_rss_bytes),
-        calibration_limit=0.01,
-        spread_limit=0.01,
-        spread_floor_bytes=2 * 2**20,
-    ),
-    Probe(
-        name="memray",
-        read_bytes=lambda result: result.memray_peak_bytes,
-        calibration_limit=0.001,
-        spread_limit=0.001,
-    ),
-    Probe(
-        name="live tensors",
-        read_bytes=lambda result: result.live_peak_bytes,
-        calibration_limit=0.001,
-        spread_limit=0.001,
-    ),
-)
 
 
 def is_shown(result: Result) -> bool:
@@ -108,6 +53,7 @@ def instruments_page(results: Sequence[Measurement]) -> Page:
     blocks: list[Block] = [Text(_INTRODUCTION), *conditions(results)]
     calls = [result for result in results if isinstance(result, CallResult)]
     cells = [result for result in results if isinstance(result, CellResult)]
+    cells = newest_alike(cells, key=lambda cell: cell.cell_id, run=lambda cell: cell)
     limited = [cell for cell in cells if cell.workload == _LIMITED]
     if calls:
         blocks += [Text(_CALIBRATION), _calibration_table(calls)]
@@ -134,9 +80,8 @@ def _calibration_table(calls: Sequence[CallResult]) -> Table:
 
 def _repeatability_table(cells: Sequence[CellResult]) -> Table:
     rows = []
-    # Runs of another source tree are other runs.
-    for cell_id, source_tree in dict.fromkeys((cell.cell_id, cell.source_tree) for cell in cells):
-        runs = [cell for cell in cells if (cell.cell_id, cell.source_tree, cell.status) == (cell_id, source_tree, "ok")]
+    for cell_id in dict.fromkeys(cell.cell_id for cell in cells):
+        runs = [cell for cell in cells if (cell.cell_id, cell.status) == (cell_id, "ok")]
         for probe in PROBES:
             values = [value for run in runs if (value := probe.read_bytes(run)) is not None]
             if len(values) < _FEWEST_PROCESSES:

@@ -13,8 +13,8 @@ from splade_bench.report.tables import (
     above_baseline_bytes,
     grid_point,
     median_and_range,
+    mrr_at_10,
     peak_rss_bytes,
-    recorded,
     surroundings,
     wall_time_s,
 )
@@ -87,7 +87,7 @@ def compare_modes(results: Sequence[CellResult]) -> list[ModeComparison]:
                     peak_ratios=ratios(pairs, peak_rss_bytes),
                     above_baseline_ratios=ratios(pairs, above_baseline_bytes),
                     time_ratios=ratios(pairs, wall_time_s),
-                    mrr_differences=differences(pairs, recorded("mrr@10")),
+                    mrr_differences=differences(pairs, mrr_at_10),
                 )
             )
     return comparisons

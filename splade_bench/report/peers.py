@@ -12,6 +12,7 @@ from splade_bench.report.tables import (
     above_baseline_bytes,
     conditions,
     in_mib,
+    newest_alike,
     number,
     over_runs,
     peak_rss_bytes,
@@ -50,6 +51,7 @@ weights, gradients, moments and runtime and nothing else. A limit below it canno
 
 def peers_page(results: Sequence[CellResult]) -> Page:
     """Promises with their figures, then each workload's contenders."""
+    results = newest_alike(results, key=_group, run=lambda result: result)
     blocks: list[Block] = [Text(_INTRODUCTION), *conditions(results), Text(_PROMISES), _promises(results)]
     for key in dict.fromkeys(map(_group, results)):
         workload, dropout = key

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from splade_bench.report.drawing import svg_of
 from splade_bench.report.page import Block, Page, Picture, Table, Text, bullets
 from splade_bench.report.plots import plot_planned_against_measured
-from splade_bench.report.tables import above, above_baseline_bytes, conditions, mib, problems
+from splade_bench.report.tables import above, above_baseline_bytes, conditions, mib, newest_alike, problems
 from splade_bench.results import CellResult
 
 PAGE_NAME = "PLANNER"
@@ -61,6 +61,7 @@ def is_shown(result: CellResult) -> bool:
 def planned_cells(results: Sequence[CellResult]) -> list[PlannedCell]:
     """The configurations that were planned and ran to their end, in the order in which they come."""
     made = []
+    results = newest_alike(results, key=lambda result: result.cell_id, run=lambda result: result)
     for cell_id in dict.fromkeys(result.cell_id for result in results):
         runs = [result for result in results if result.cell_id == cell_id and result.status == "ok"]
         added = [value for run in runs if (value := above_baseline_bytes(run)) is not None]

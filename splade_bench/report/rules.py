@@ -104,7 +104,7 @@ def parse_rule(text: str) -> Rule:
     limit, _, cells = rest.partition(":")
     metric = METRICS.get(name)
     if metric is None:
-        raise ConfigError(f"--fail-on {text}: {name!r} is no figure to gate; choose from {', '.join(METRICS)}")
+        raise ConfigError(f"rule {text}: {name!r} is no figure to gate; choose from {', '.join(METRICS)}")
     amount: Callable[[str], float] = parse_bytes if metric.in_bytes else _number
     match = _RELATIVE.fullmatch(limit)
     try:
@@ -114,7 +114,7 @@ def parse_rule(text: str) -> Rule:
             ratio, floor = 0.0, amount(limit)
     except ValueError:
         example = "5%+16MiB" if metric.in_bytes else "0.03"
-        raise ConfigError(f"--fail-on {text}: {limit!r} is no limit for {name}; write it as 5% or {example}") from None
+        raise ConfigError(f"rule {text}: {limit!r} is no limit for {name}; write it as 5% or {example}") from None
     return Rule(text=text, metric=metric, ratio=ratio, floor=floor, cells=cells or "*")
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from operator import attrgetter
+from typing import Any, TypeVar
 
 from splade_bench.measure.device import UNTESTED_ON_HARDWARE
 from splade_bench.report.markdown import escape
@@ -18,6 +19,7 @@ MISSING = "—"
 # Within so much two MRR are taken for equal.
 MRR_EQUAL_WITHIN = 0.01
 Figure = Callable[[CellResult], float | None]
+Item = TypeVar("Item")
 
 
 def number(value: float | None, form: str = ".2f") -> str:
@@ -53,12 +55,19 @@ def figures(results: Iterable[CellResult], figure: Figure) -> list[float]:
     return [value for result in results if (value := figure(result)) is not None]
 
 
-def recorded(name: str) -> Figure:
-    """A figure by its name in a results file: a field, or a metric after training."""
-    return lambda result: result.figure(name)
+def recorded(field: str) -> Figure:
+    """A figure by its field's name in a results file."""
+    assert field in CellResult.__dataclass_fields__, field
+    return attrgetter(field)
+
+
+def metric(name: str) -> Figure:
+    """A metric after training, by its name in a results file."""
+    return lambda result: (result.metrics or {}).get(name)
 
 
 peak_rss_bytes, wall_time_s, step_time_s = map(recorded, ("peak_rss_bytes", "wall_time_s", "step_time_s"))
+mrr_at_10 = metric("mrr@10")
 
 
 def in_mib(figure: Figure) -> Figure:
@@ -144,6 +153,8 @@ def grid_point(result: CellResult) -> tuple[object, ...]:
 def surroundings(result: CellResult) -> tuple[object, ...]:
     """Of that: what is no axis of a sweep, and so has to be the same in all that is set side by side."""
     return (
+        result.trainer,
+        result.trainer_size,
         result.max_steps,
         result.attention_dropout,
         result.mixed_precision,
@@ -151,6 +162,31 @@ def surroundings(result: CellResult) -> tuple[object, ...]:
         result.source_tree,
         json.dumps(result.machine, sort_keys=True),
     )
+
+
+def newest_alike(
+    items: Sequence[Item], *, key: Callable[[Item], Hashable], run: Callable[[Item], Result]
+) -> list[Item]:
+    """Of each ``key`` what was taken as its newest item was: on one machine, with its threads and source tree.
+
+    For tables that put several runs into one figure.
+    """
+    newest: dict[Hashable, Result] = {}
+    for item in items:
+        kind, result = key(item), run(item)
+        if kind not in newest or (result.started_at or "") >= (newest[kind].started_at or ""):
+            newest[kind] = result
+    return [item for item in items if _is_alike(run(item), newest[key(item)])]
+
+
+def _is_alike(result: Result, other: Result) -> bool:
+    # A run that died without a word did not say how many threads it had.
+    threads = {one.machine["threads"] for one in (result, other) if "threads" in one.machine}
+    return len(threads) < 2 and _place(result) == _place(other)
+
+
+def _place(result: Result) -> tuple[object, ...]:
+    return _machine_line(result), result.source_tree
 
 
 def _machine_line(result: Result) -> str:

@@ -25,10 +25,10 @@ from splade_bench.report.tables import (
     figures,
     in_mib,
     median_and_range,
+    mrr_at_10,
     number,
     over_runs,
     queries_per_s,
-    recorded,
     surroundings,
     wall_time_s,
 )
@@ -132,7 +132,7 @@ def _ratio(trainers: _Trainers, heading: str, figure: Figure) -> list[str]:
 
 
 def _mrr_difference(trainers: _Trainers, mode: str) -> str:
-    return median_and_range(differences(matched_pairs(trainers.results, mode), recorded("mrr@10")), "+.3f")
+    return median_and_range(differences(matched_pairs(trainers.results, mode), mrr_at_10), "+.3f")
 
 
 def _accumulation(trainers: _Trainers, mode: str) -> str:
@@ -197,7 +197,7 @@ def _dominated(workload: str, trainers: _Trainers) -> list[str]:
             pairs = matched_pairs(trainers.results, other, mode)
             memory = ratios(pairs, above_baseline_bytes)
             time = ratios(pairs, wall_time_s)
-            mrr = differences(pairs, recorded("mrr@10"))
+            mrr = differences(pairs, mrr_at_10)
             is_better = memory and time and max(memory) < 1 - _EQUAL_WITHIN and max(time) < 1 - _EQUAL_WITHIN
             if other != mode and is_better and min(mrr, default=0.0) >= -MRR_EQUAL_WITHIN:
                 lines.append(

@@ -1,4 +1,4 @@
-"""Gradient clipping without temporaries of a gradient's size.
+"""Gradient clipping without temporaries of a gradient's size, in one pass with the loss scale's undoing.
 
 The same numbers as ``torch.nn.utils.clip_grad_norm_``, in two parts: between them the trainer reads the norm, together
 with everything else that it wants to know of an optimizer step.
@@ -24,8 +24,14 @@ def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def clip_gradients(parameters: Iterable[Tensor], *, norm: float, max_norm: float) -> None:
-    """Scale gradients of L2 norm ``norm`` down in place to ``max_norm``; 0: never. Nothing is scaled up."""
+def clip_gradients(parameters: Iterable[Tensor], *, norm: float, max_norm: float, loss_scale: float = 1.0) -> None:
+    """Divide gradients by ``loss_scale``, which makes their L2 norm ``norm``, and clip them to ``max_norm``, in place.
+
+    0: never. Nothing is scaled up.
+    """
+    factor = 1 / loss_scale
     if max_norm and norm > max_norm:
+        factor *= max_norm / (norm + 1e-6)
+    if factor != 1.0:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        torch._foreach_mul_(gradients, max_norm / (norm + 1e-6))
+        torch._foreach_mul_(gradients, factor)

@@ -6,7 +6,6 @@ being updated.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import weakref
 from collections.abc import Sequence
@@ -17,7 +16,8 @@ import torch
 from torch import Tensor
 
 from splade_bench.errors import ConfigError
-from splade_bench.host import read_file, write_file
+from splade_bench.host import read_file, reserved_file, write_file
+from splade_bench.model.rng import random_int16
 from splade_bench.units import format_bytes
 
 # Elements of a window: two moments of 4 MiB each in float32.
@@ -87,9 +87,8 @@ class DiskMoments:
         self._buffers: dict[torch.dtype, Tensor] = {}
         place = moments_folder(folder)
         try:
-            self._file = tempfile.TemporaryFile(dir=place, buffering=0)  # noqa: SIM115
+            self._file = reserved_file(place, size_bytes)
             weakref.finalize(self, self._file.close)
-            _reserve(self._file.fileno(), size_bytes)
         except OSError as error:
             raise ConfigError(
                 f"--optimizer-states disk: {format_bytes(size_bytes)} cannot be kept in {place}: {error.strerror}; "
@@ -136,17 +135,6 @@ def windows(elements: int) -> list[slice]:
 def round_at_random(numbers: Tensor, generator: torch.Generator) -> Tensor:
     """``numbers`` in bfloat16, each rounded to one of its two neighbours so that the mean is kept: [N] -> [N]."""
     bits = numbers.to(torch.float32, copy=True).view(torch.int32)
-    # Four draws of 16 bits to a 64-bit integer: the generator's cost is by integer, not by bit.
-    draws = torch.empty(-(-len(bits) // 4), dtype=torch.int64, device=bits.device)
-    draws.random_(-(2**63), None, generator=generator)
     # The draws are from -2^15 on; from 0 on, they carry into the upper half as often as the lower half says.
-    bits.add_(draws.view(torch.int16)[: len(bits)]).add_(2**15)
+    bits.add_(random_int16(len(bits), bits.device, generator)).add_(2**15)
     return (bits >> 16).to(torch.int16).view(torch.bfloat16)
-
-
-def _reserve(descriptor: int, size_bytes: int) -> None:
-    """Make the file as large as it will be, and find out now whether the disk has room for it."""
-    if hasattr(os, "posix_fallocate") and size_bytes:
-        os.posix_fallocate(descriptor, 0, size_bytes)
-    else:
-        os.truncate(descriptor, size_bytes)

@@ -10,6 +10,7 @@ import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from math import isfinite
 from typing import Protocol
 
 import torch
@@ -26,9 +27,11 @@ from splade_bench.errors import ConfigError, TrainingError
 from splade_bench.host import read_numbers
 from splade_bench.losses import LossTerms, SpladeLoss
 from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.model.gradients import release_gradients
 from splade_bench.planned import alike
 from splade_bench.training.clipping import clip_gradients, gradient_norm
 from splade_bench.training.gradcache import gradcache_step
+from splade_bench.training.loss_scale import LossScale
 from splade_bench.training.optimizer import make_optimizer
 from splade_bench.training.schedules import learning_rate_scale, regularizer_scale
 from splade_bench.training.step import BackwardStep, Phase, direct_step
@@ -118,11 +121,12 @@ class Trainer:
         self.backward_step: BackwardStep = gradcache_step if config.memory.gradient_caching else direct_step
         if config.memory.mmap_threshold_bytes:
             fix_mmap_threshold(config.memory.mmap_threshold_bytes)
+        self.loss_scale = LossScale.for_precision(config.mixed_precision)
         self.optimizer = make_optimizer(encoder.parameters(), config)
         self.scheduler = LambdaLR(self.optimizer, self._learning_rate_scale)
 
     def train(self) -> TrainResult:
-        """Run to ``max_steps`` or the end of the last epoch.
+        """Run to ``max_steps`` or the end of the last epoch; afterwards no gradient is kept.
 
         Raises:
             TrainingError: the loss or the gradient is no longer finite. The weights are then those of the last
@@ -131,10 +135,13 @@ class Trainer:
         torch.manual_seed(self.config.seed)
         self.encoder.train()
         losses = []
-        for window in self._windows():
-            losses.append(self._optimizer_step(window))
-            if self.state.stop_requested or self.state.global_step == self.state.max_steps:
-                break
+        try:
+            for window in self._windows():
+                losses.append(self._optimizer_step(window))
+                if self.state.stop_requested or self.state.global_step == self.state.max_steps:
+                    break
+        finally:
+            release_gradients(self.encoder.parameters())
         return TrainResult(
             losses=losses,
             global_step=self.state.global_step,
@@ -168,18 +175,29 @@ class Trainer:
         ]
         loss, norm = self._read(terms, gradient_norm(self.encoder.parameters()))
         self._refuse_not_finite("loss", loss.total)
-        self._refuse_not_finite("gradient norm", norm)
         self.encoder.active_share = loss.document_active_dims / self.encoder.vocab_size
-        clip_gradients(self.encoder.parameters(), norm=norm, max_norm=self.config.max_grad_norm)
-        self._on_phase("optimizer_step")
-        self.optimizer.step()
+        if isfinite(norm) or not self.loss_scale.lower():
+            self._update_weights(norm / self.loss_scale.factor)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scheduler.step()
         self.state.global_step += 1
         self.state.queries_seen += queries
         for observer in self.observers:
             observer.on_step_end(self.state, loss)
         return loss.total
+
+    def _update_weights(self, norm: float) -> None:
+        """Clip gradients of this norm, and let the optimizer have them."""
+        self._refuse_not_finite("gradient norm", norm)
+        clip_gradients(
+            self.encoder.parameters(),
+            norm=norm,
+            max_norm=self.config.max_grad_norm,
+            loss_scale=self.loss_scale.factor,
+        )
+        self._on_phase("optimizer_step")
+        self.optimizer.step()
+        self.scheduler.step()
+        self.loss_scale.on_step()
 
     def _micro_step(self, batch: TripleBatch, gradient_scale: float) -> LossTerms:
         if self.config.memory.gradient_caching:
@@ -189,7 +207,7 @@ class Trainer:
             batch.to(self.encoder.device),
             self.loss,
             regularizer_scale=regularizer_scale(self.config, self.state.global_step, self.state.max_steps),
-            gradient_scale=gradient_scale,
+            gradient_scale=gradient_scale * self.loss_scale.factor,
             on_phase=self._on_phase,
         )
         self.state.micro_step += 1
@@ -225,12 +243,14 @@ class Trainer:
         return learning_rate_scale(self.config, global_step, self.state.max_steps)
 
     def _refuse_not_finite(self, name: str, value: float) -> None:
-        if not abs(value) < float("inf"):
-            raise TrainingError(
-                f"optimizer step {self.state.global_step + 1}: the {name} is {value}; "
-                "try a lower --learning-rate or a --max-grad-norm of at most 1",
-                status="nan",
-            )
+        if isfinite(value):
+            return
+        advice = "try a lower --learning-rate or a --max-grad-norm of at most 1"
+        if self.loss_scale.adapts:
+            advice = "float16 has no larger numbers: try --mixed-precision bf16 or no"
+        raise TrainingError(
+            f"optimizer step {self.state.global_step + 1}: the {name} is {value}; {advice}", status="nan"
+        )
 
 
 def text_batches(triples: Sequence[Triple], encoder: SpladeEncoder, config: TrainConfig) -> TripleBatches:

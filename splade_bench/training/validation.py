@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from splade_bench.config import TrainConfig
+from splade_bench.data.batching import TripleBatch
+from splade_bench.data.mini_batches import cut_into_mini_batches
 from splade_bench.data.records import Triple
 from splade_bench.losses import SpladeLoss
 from splade_bench.model.encoder import SpladeEncoder
@@ -15,6 +18,7 @@ from splade_bench.training.trainer import text_batches
 
 BATCH_SIZE = 32
 MAX_BATCHES = 4
+_TOKENS_AT_A_TIME = 4096
 
 
 @torch.no_grad()
@@ -33,9 +37,17 @@ def validation_loss(encoder: SpladeEncoder, triples: Sequence[Triple], config: T
     totals = []
     try:
         for batch in text_batches(triples[: count * BATCH_SIZE], encoder, fixed).batches(epoch=0):
-            batch = batch.to(encoder.device)
-            document_reps = torch.cat([encoder(documents) for documents in batch.documents])
-            totals.append(loss(encoder(batch.queries), document_reps).total.item())
+            reps = _encoded(encoder, batch.to(encoder.device))
+            totals.append(loss(reps[: len(batch)], reps[len(batch) :]).total.item())
     finally:
         encoder.train(was_training)
     return sum(totals) / len(totals)
+
+
+def _encoded(encoder: SpladeEncoder, batch: TripleBatch) -> Tensor:
+    """The vectors of all texts [N, V], in the order of their groups, computed a few at a time."""
+    mini_batches = cut_into_mini_batches(
+        (batch.queries, *batch.documents), max_tokens=_TOKENS_AT_A_TIME, max_texts=BATCH_SIZE
+    )
+    rows = torch.cat([mini_batch.rows for mini_batch in mini_batches])
+    return torch.cat([encoder(mini_batch.texts) for mini_batch in mini_batches])[rows.argsort()]

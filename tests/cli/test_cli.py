@@ -205,6 +205,42 @@ def test_an_earlier_run_is_not_overwritten_unless_asked(
     assert (output / "run.json").read_bytes() != before
 
 
+@pytest.mark.parametrize("kind", ["link", "dangling link", "file"])
+def test_whatever_stands_in_the_models_place_is_replaced(kind: str, train_file: Path, tmp_path: Path) -> None:
+    output, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    output.mkdir()
+    place = output / "final_model"
+    if kind == "file":
+        place.write_text("old")
+    else:
+        place.symlink_to(elsewhere)
+    if kind == "link":
+        elsewhere.mkdir()
+        (elsewhere / "kept").write_text("kept")
+
+    assert main(train_arguments(train_file, output)) == 2, "not unasked"
+    assert main(train_arguments(train_file, output, "--overwrite")) == 0
+
+    assert (place / "model.safetensors").is_file()
+    assert not place.is_symlink()
+    assert kind != "link" or (elsewhere / "kept").read_text() == "kept"
+    assert [path.name for path in output.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_file_of_pairs_trains_with_in_batch_negatives_alone(train_file: Path, tmp_path: Path) -> None:
+    pairs = [
+        {name: value for name, value in record.items() if name != "negative_documents"}
+        for record in json.loads(train_file.read_text(encoding="utf-8"))
+    ]
+    train_file.write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8")
+
+    assert main(train_arguments(train_file, tmp_path / "run")) == 2
+    assert main(train_arguments(train_file, tmp_path / "run", "--negatives-per-query", "0")) == 0
+    figures = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert "mrr@10" in figures["metrics"]
+    assert not any(name.startswith("candidate_") for name in figures["metrics"])
+
+
 def test_a_bad_file_leaves_an_earlier_run_alone(train_file: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     main(train_arguments(train_file, output))

@@ -107,6 +107,9 @@ def test_work_takes_the_place_of_time_where_the_device_is_not_here(capsys: pytes
         (["--optimizer-states", "float32", "--mini-batch-tokens=256"], {"optimizer_states", "mini_batch_tokens"}),
         (["--mixed_precision", "no", "--attention-dropout"], {"mixed_precision", "attention_dropout"}),
         (["--memory-mode", "minimal-memory"], set()),
+        (["--memory-mode", "memory-efficient+optimizer-states-disk"], {"optimizer_states"}),
+        (["--memory-mode", "memory-efficient-without-selective-recomputation"], {"selective_recomputation"}),
+        (["--memory-mode", "memory-efficient+length-buckets"], set()),
     ],
 )
 def test_what_a_command_line_names_is_known_even_where_it_names_the_default(flags: list[str], given: set[str]) -> None:

@@ -52,16 +52,34 @@ def test_both_spellings_are_read(tmp_path: Path, content: str) -> None:
         ("[" * 100_000, r"train.json:1: is not JSON"),
         ("[1" + "0" * 5000 + "]", r"train.json:1: is not JSON"),
         (json.dumps([{"query": "q", "negative_documents": ["n"]}]), r"positive_document is missing"),
-        (json.dumps([{**GOOD, "negative_documents": []}]), r"negative_documents must be a list with at least one"),
+        (
+            json.dumps([{**GOOD, "negative_documents": []}]),
+            r"record 1: negative_documents must be a list with at least",
+        ),
+        (
+            json.dumps([{"query": "q", "positive_document": "p"}]),
+            r"record 1: negative_documents .*negatives-per-query 0",
+        ),
         (json.dumps([{**GOOD, "negative_documents": "n"}]), r"negative_documents must be a list"),
         (json.dumps([{**GOOD, "negative_documents": [{"text": "n"}]}]), r"negative_documents\[0\] is missing"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_place(tmp_path: Path, content: str | bytes, complaint: str) -> None:
     with pytest.raises(DataError, match=complaint) as caught:
-        read_triples(write(tmp_path / "train.json", content))
+        read_triples(write(tmp_path / "train.json", content), need_negatives=True)
 
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("without", [{}, {"negative_documents": []}, {"negative_documents": None}])
+def test_pairs_are_enough_where_no_negatives_are_needed(tmp_path: Path, without: dict[str, Any]) -> None:
+    pair = {"query": "q", "positive_document": "p", **without}
+    path = write(tmp_path / "train.json", json.dumps([pair]))
+
+    assert read_triples(path) == [Triple(query="q", positive="p")]
+    dataset = retrieval_dataset(read_triples(path))
+    assert dataset.qrels == {"q0": {"d0": 1}}
+    assert not dataset.candidates, "a query ranked against its own positive alone says nothing"
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
@@ -113,3 +131,5 @@ def test_the_hash_names_the_texts(tmp_path: Path) -> None:
     assert file_corpus(first, None).sha256 == file_corpus(same, None).sha256
     assert file_corpus(first, None).sha256 != file_corpus(other, None).sha256
     assert file_corpus(first, None).sha256 != file_corpus(first, other).sha256
+    judged = write(tmp_path / "d.json", json.dumps([{**GOOD, "positive_document": "another"}]))
+    assert file_corpus(first, first).sha256 != file_corpus(first, judged).sha256

@@ -11,9 +11,13 @@ import sys
 import zipfile
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from splade_bench.pytest_options import require_one_process
+from splade_bench.pytest_plugin import _cache_folder
 from splade_bench.results import CallResult, read_results
 
 ROOT = Path(__file__).parent.parent.parent
@@ -166,6 +170,85 @@ def test_an_option_that_cannot_be_followed_is_a_usage_error(
 
     assert finished.returncode == 4
     assert complaint in finished.stderr
+
+
+def test_a_call_has_the_same_name_whatever_pytests_temporary_folder(project: Path, tmp_path: Path) -> None:
+    (project / "test_blocks.py").write_text(
+        "import os.path\n"
+        "def test_it(measure_memory, tmp_path):\n"
+        "    assert measure_memory(os.path.basename, str(tmp_path / 'index')).value == 'index'\n"
+    )
+    names = set()
+    for number in range(2):
+        finished = run_pytest(
+            project,
+            *["-p", "splade_bench.pytest_plugin", f"--basetemp={tmp_path / str(number)}"],
+            *["--memory-results", f"{number}.jsonl"],
+            environment={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        )
+        assert finished.returncode == 0, finished.stdout
+        names |= {getattr(result, "name", None) for result in read_results([project / f"{number}.jsonl"])}
+
+    assert names == {"test_blocks.py::test_it: basename('tmp/test_it0/index')"}
+
+
+def test_a_test_that_is_run_again_is_judged_anew(project: Path) -> None:
+    (project / "conftest.py").write_text(
+        "from _pytest.runner import runtestprotocol\n"
+        "def pytest_runtest_protocol(item, nextitem):\n"
+        "    runtestprotocol(item, nextitem=nextitem, log=False)\n"
+        "    item._initrequest()\n"
+        "    runtestprotocol(item, nextitem=nextitem, log=True)\n"
+        "    return True\n"
+    )
+    (project / "test_blocks.py").write_text(
+        "import pytest\n"
+        "from work.blocks import touch\n"
+        "attempts = []\n"
+        "@pytest.mark.limit_peak_memory('160MiB')\n"
+        "def test_it(measure_memory):\n"
+        "    attempts.append(1)\n"
+        "    measure_memory(touch, 256 if len(attempts) == 1 else 1)\n"
+        "    assert len(attempts) == 2\n"
+    )
+
+    finished = run_pytest(
+        project,
+        *["-p", "splade_bench.pytest_plugin"],
+        environment={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )
+
+    assert finished.returncode == 0, finished.stdout
+
+
+def test_what_only_collects_needs_no_baseline(project: Path) -> None:
+    arguments = ["-p", "splade_bench.pytest_plugin", "--memory-baseline", "nothing.json"]
+    environment = {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+
+    assert run_pytest(project, *arguments, "--collect-only", environment=environment).returncode == 0
+    finished = run_pytest(project, *arguments, environment=environment)
+    assert finished.returncode == 4
+    assert "make it with --update-baseline (pytest: --memory-update-baseline)" in finished.stderr
+
+
+def test_a_cache_that_cannot_be_written_stops_no_measurement(tmp_path: Path) -> None:
+    class Cache:
+        def mkdir(self, name: str) -> Path:
+            raise PermissionError(name)
+
+    config: Any = SimpleNamespace(cache=Cache(), rootpath=tmp_path)
+
+    assert _cache_folder(config) == tmp_path / ".splade_bench_cache"
+
+
+@pytest.mark.parametrize("option", [{"numprocesses": 2}, {"numprocesses": None, "tx": ["2*popen"]}])
+def test_measuring_side_by_side_is_a_usage_error(option: dict[str, object]) -> None:
+    config: Any = SimpleNamespace(option=SimpleNamespace(**option))
+
+    with pytest.raises(pytest.UsageError, match="-n: what is measured side by side disturbs each other"):
+        require_one_process(config)
+    config.option = SimpleNamespace()
+    require_one_process(config)
 
 
 def test_a_marker_that_cannot_be_read_is_a_usage_error(project: Path) -> None:

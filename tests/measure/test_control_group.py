@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from splade_bench.measure.control_group import ControlGroup, oom_kills
+from splade_bench.measure.control_group import ControlGroup, container_limit_bytes, oom_kills, oom_kills_around
 
 MIB = 2**20
 FIRST = "9:name=systemd:/\n4:memory:/jobs/7\n0::/\n"
@@ -107,6 +107,17 @@ def test_the_second_version_makes_a_group_beside_its_own_where_that_escapes_no_l
     assert (group.folder / "memory.swap.max").read_text() == "0"
 
 
+def test_names_of_folders_need_not_be_text(proc: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = proc("4:memory:/jobs/7/splade-bench-99\n")
+    mounts = folder / "self/mountinfo"
+    mounts.write_bytes(b"19 1 0:1 / /media/Zubeh\xf6r rw - ext4 /dev/sda1 rw\n" + mounts.read_bytes())
+
+    group = ControlGroup.own(folder)
+
+    assert group is not None
+    assert group.folder == tmp_path / "first/7/splade-bench-99"
+
+
 def test_a_process_knows_the_group_that_was_made_for_it(proc: Callable[[str], Path], tmp_path: Path) -> None:
     folder = proc("4:memory:/jobs/7/splade-bench-99\n0::/\n")
 
@@ -133,6 +144,47 @@ def test_groups_of_launchers_that_were_killed_are_removed(proc: Callable[[str], 
     ControlGroup.around(1234, folder)
 
     assert [path.name for path in own.glob("splade-bench-?0")] == ["splade-bench-80"]
+
+
+def test_the_tightest_group_around_a_process_is_its_limit(proc: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = proc(SECOND)
+    own = tmp_path / "second/user.slice/terminal.scope"
+    own.mkdir(parents=True)
+    assert container_limit_bytes(folder) is None, "no group says anything"
+
+    (own / "memory.max").write_text("max\n")
+    assert container_limit_bytes(folder) is None
+
+    (own.parent / "memory.max").write_text(f"{512 * MIB}\n")
+    assert container_limit_bytes(folder) == 512 * MIB
+
+    (own / "memory.max").write_text(f"{256 * MIB}\n")
+    assert container_limit_bytes(folder) == 256 * MIB
+
+
+def test_the_first_version_writes_a_large_number_for_no_limit(proc: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = proc(FIRST)
+    limit = tmp_path / "first/7/memory.limit_in_bytes"
+    limit.parent.mkdir(parents=True)
+
+    limit.write_text("9223372036854771712\n")
+    assert container_limit_bytes(folder) is None
+
+    limit.write_text(f"{512 * MIB}\n")
+    assert container_limit_bytes(folder) == 512 * MIB
+    assert container_limit_bytes(tmp_path / "nowhere") is None
+
+
+def test_kills_are_those_of_the_own_group_where_it_counts_them(proc: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = proc(FIRST)
+    assert oom_kills_around(folder) == 0, "nobody counts"
+
+    (folder / "vmstat").write_text("pgfault 7\noom_kill 5\n")
+    assert oom_kills_around(folder) == 5
+
+    (tmp_path / "first/7").mkdir(parents=True)
+    (tmp_path / "first/7/memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
+    assert oom_kills_around(folder) == 2
 
 
 def test_a_file_without_the_counter_has_no_count(tmp_path: Path) -> None:

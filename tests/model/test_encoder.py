@@ -160,6 +160,41 @@ def test_the_limit_of_positions_is_that_of_the_architecture(
     assert SpladeEncoder(make_model(architecture), wrap(tokenizer)).position_limit == limit
 
 
+@pytest.mark.parametrize(
+    ("architecture", "saved", "limit"),
+    [
+        ("bert", 12, 12),
+        ("bert", 512, 40),
+        ("bert", int(1e30), 40),
+        ("modernbert", 1024, 1024),
+        ("modernbert", int(1e30), 512),
+    ],
+)
+def test_texts_are_cut_at_the_saved_length_where_the_model_has_the_positions(
+    architecture: str, saved: int, limit: int, tokenizer: Tokenizer
+) -> None:
+    encoder = SpladeEncoder(make_model(architecture), wrap(tokenizer))
+    encoder.tokenizer.model_max_length = saved
+
+    assert encoder.max_length == limit
+
+
+def test_an_evaluation_makes_no_logits_in_any_mode(encoder: SpladeEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = encoder.tokenize(["who opens the parser", "a socket"], max_length=12)
+    encoder.eval().configure(MEMORY_MODES["standard"])
+    plain = encoder(texts)
+    assert "LogBackward" in " ".join(node_names(plain)) or plain.requires_grad
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("logits")
+
+    monkeypatch.setattr("splade_bench.model.encoder.splade_max_eager", refuse)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(texts), plain.detach())
+        with pytest.raises(AssertionError, match="logits"):
+            encoder.train()(texts)
+
+
 def test_the_saved_folder_is_an_ordinary_masked_language_model(encoder: SpladeEncoder, tmp_path: Path) -> None:
     texts = encoder.tokenize(["who opens the parser"], max_length=16)
     encoder.save_pretrained(tmp_path)

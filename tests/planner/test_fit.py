@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from splade_bench.config import MemoryConfig, TrainConfig, memory_mode
+from splade_bench.errors import ConfigError
 from splade_bench.planner.candidates import SEARCHED_FIELDS, TECHNIQUES, Candidate, Candidates
 from splade_bench.planner.fit import Fit, Trial, fit
 from splade_bench.planner.plan import MemoryPlan
@@ -34,8 +35,12 @@ def figures(candidate: Candidate) -> tuple[float, float, float]:
     return standing, passing / candidate.splits, seconds * (0.75 if candidate.splits > 1 else 1)
 
 
-def run(budget: float, *, allow_inexact: bool = False, given: Collection[str] = (), **asked: Any) -> Fit:
+def run(
+    budget: float, *, allow_inexact: bool = False, given: Collection[str] = (), without: str = "", **asked: Any
+) -> Fit:
     def plan_one(candidate: Candidate, config: TrainConfig) -> Trial:
+        if without in (technique.name for technique in candidate.techniques) or without == "as configured":
+            raise ConfigError("the model cannot have it")
         standing, passing, seconds = figures(candidate)
         made = MemoryPlan(
             device="cpu",
@@ -131,6 +136,26 @@ def test_a_batch_is_cut_only_where_nothing_else_fits() -> None:
     assert cut.chosen.candidate.splits == 2
     assert cut.chosen.candidate.inexact[-1] == "accumulation of 2 batches in place of one"
     assert run(10, allow_inexact=True).chosen is None
+
+
+def test_a_technique_that_the_model_cannot_have_is_left_out() -> None:
+    found = run(68, without="activation checkpointing")
+
+    assert found.chosen is not None
+    assert all(
+        technique.name != "activation checkpointing"
+        for trial in found.trials
+        for technique in trial.candidate.techniques
+    )
+    with pytest.raises(ConfigError, match="cannot have it"):
+        run(68, without="as configured")
+
+
+@pytest.mark.parametrize(("negatives", "splits"), [(0, [2, 4]), (1, [2, 4, 8])])
+def test_a_part_of_a_batch_has_a_negative_for_each_query(negatives: int, splits: list[int]) -> None:
+    asked = TrainConfig(batch_size=8, max_length=32, negatives_per_query=negatives)
+
+    assert list(Candidates(asked, given=(), device="cpu", allow_inexact=True).splits()) == splits
 
 
 def test_the_batch_and_what_was_named_are_kept() -> None:

@@ -13,6 +13,7 @@ import torch
 from architectures import ARCHITECTURES, make_model, wrap
 from tokenizers import Tokenizer
 
+from splade_bench.allocator import trim_heap
 from splade_bench.config import MEMORY_MODES, MEMORY_TECHNIQUES, TrainConfig, memory_mode
 from splade_bench.data.batching import TextBatch, TripleBatch, pad
 from splade_bench.model import SpladeEncoder
@@ -224,6 +225,31 @@ def test_a_plan_makes_no_tensor(make_encoder: MakeEncoder) -> None:
 
     assert peak.peak_bytes > 20 * 2**20
     assert sum(size for size in sizes if size > 0) < 2**20
+
+
+def test_a_plan_takes_nothing_of_the_disk(make_encoder: MakeEncoder) -> None:
+    memory = replace(MEMORY_MODES["minimal-memory"], optimizer_states="disk", optimizer_states_dir="/nowhere")
+
+    assert planned(make_encoder, make_config(memory=memory), 0.1).peak_bytes
+
+
+def test_a_part_of_a_batch_may_hold_its_longest_texts() -> None:
+    assert Lengths(groups=((3, 9, 5, 7), (2, 2, 8, 1))).longest(2) == Lengths(groups=((9, 7), (8, 2)))
+
+
+@pytest.mark.parametrize(("device", "trims"), [("cpu", 1), ("cuda", 0), ("mps", 0)])
+def test_trimming_the_heap_is_nothing_to_an_accelerators_pool(device: str, trims: int) -> None:
+    class Counting(LiveAllocator):
+        trims = 0
+
+        def trim(self) -> None:
+            self.trims += 1
+
+    allocator = Counting()
+    with planning_for(PlannedDevice(device, allocator)):
+        trim_heap()
+
+    assert allocator.trims == trims
 
 
 def test_more_active_entries_take_more(make_encoder: MakeEncoder) -> None:

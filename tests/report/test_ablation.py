@@ -94,6 +94,18 @@ def test_quality_is_judged_from_five_seeds_on(difference: float, verdict: str) -
     assert "equal" not in ablation_text(results[:8])
 
 
+def test_equal_runs_of_a_seed_are_one_of_its_interval() -> None:
+    results = [
+        make_run(mode, added_mib=1, wall_time_s=1.0, mrr=0.3 + shift * (seed - 3), seed=seed, round=number)
+        for number in (1, 2, 3)
+        for seed in range(1, 6)
+        for mode, shift in (("standard", 0.0), ("memory-efficient", 0.008))
+    ]
+
+    (row,) = [line for line in ablation_text(results).splitlines() if "not shown to be equal" in line]
+    assert [cell.strip() for cell in row.split("|")][4] == "5"
+
+
 def test_the_interval_is_students() -> None:
     interval = interval_90([0.0, 0.01, 0.02, 0.03, 0.04])
 

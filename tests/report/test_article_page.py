@@ -70,11 +70,12 @@ def test_the_page_says_that_nothing_explains_the_failure() -> None:
 
 def test_times_are_those_of_the_same_mode_and_batch() -> None:
     cells = [
-        make_result("memory-efficient", workload="base-512", **changes)
+        make_result("memory-efficient", workload="base-512", **{"attention_dropout": 0.1} | changes)
         for changes in (
             {"batch_size": 8, "step_time_s": 80.0},
             {"batch_size": 8, "step_time_s": 82.0},
             {"batch_size": 2, "step_time_s": 10.0},
+            {"batch_size": 8, "step_time_s": 7.0, "attention_dropout": 0.0},
             {"batch_size": 8, "step_time_s": 5.0, "trainer": "SpladeLoss"},
         )
     ]

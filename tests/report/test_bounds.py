@@ -129,6 +129,19 @@ def test_the_page_judges_runs_without_attention_dropout_and_shows_the_others_bes
     assert "## `mini-256`, attention dropout 0.1" in page
 
 
+def test_a_ratio_never_spans_two_machines(results: list[CellResult]) -> None:
+    ours = [result for result in results if result.trainer == "splade-bench"]
+    peers = [replace(result, machine={"processor": "faster"}) for result in results if result not in ours]
+    newer = [replace(result, started_at="2026-02-01") for result in ours]
+
+    page = peers_text([*newer, *peers])
+
+    assert "CachedSpladeLoss |" not in page
+    assert "not measured" in next(
+        line for line in page.splitlines() if "mini-256, batch 8" in line and "time ÷" in line
+    )
+
+
 def test_the_page_shows_the_scan_and_what_failed(results: list[CellResult]) -> None:
     failed = make_run("article", step_time_s=1.0, status="oom", error="no | memory\nleft")
 

@@ -11,8 +11,9 @@ import pytest
 
 from splade_bench.cell import Cell
 from splade_bench.report.document import write_report
-from splade_bench.report.instruments import PROBES, instruments_page, is_shown
+from splade_bench.report.instruments import instruments_page, is_shown
 from splade_bench.report.markdown import page_markdown
+from splade_bench.report.probes import PROBES
 from splade_bench.results import CallResult, CellResult, Measurement
 
 MIB = 2**20

@@ -170,6 +170,12 @@ def test_the_summary_begins_with_what_failed_and_keeps_within_its_limit() -> Non
     assert "<script>" not in text
 
 
+def test_a_peer_is_not_taken_for_the_standard_mode() -> None:
+    peer = make_result("standard", trainer="SpladeLoss")
+
+    assert "**memory-efficient**" not in summary([make_result("memory-efficient"), peer], [], limit_bytes=COMMENT_BYTES)
+
+
 def test_a_summary_with_room_for_all_says_nothing_of_more() -> None:
     text = summary(make_sweep(), make_pages(make_sweep()), limit_bytes=COMMENT_BYTES)
 

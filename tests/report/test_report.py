@@ -16,7 +16,7 @@ from splade_bench.report.markdown import escape, markdown
 from splade_bench.report.modes import compare_modes
 from splade_bench.report.page import Table
 from splade_bench.report.plots import plot_timeline, step_at_peak
-from splade_bench.report.tables import MISSING, conditions
+from splade_bench.report.tables import MISSING, conditions, newest_alike
 from splade_bench.results import CellResult
 
 MIB = 2**20
@@ -84,6 +84,26 @@ def test_cells_of_another_machine_or_source_tree_are_no_partners(
     standard = [replace(result, **changes) if result.memory_mode == "standard" else result for result in results]
 
     assert [comparison.memory_mode for comparison in compare_modes(standard)] == ["standard"]
+
+
+def test_runs_of_another_machine_or_tree_are_not_put_into_one_figure() -> None:
+    newest = [
+        make_result("standard", added_mib=1, wall_time_s=1.0, started_at=f"2026-02-0{n}", round=n) for n in (1, 2)
+    ]
+    first = replace(newest[0], started_at="2026-01-01", round=0)
+    died = replace(first, status="killed", machine={name: MACHINE[name] for name in MACHINE if name != "threads"})
+    unlike = [
+        replace(first, machine=MACHINE | {"processor": "Other"}),
+        replace(first, machine=MACHINE | {"threads": 1}),
+        replace(first, source_tree="other"),
+    ]
+
+    def kept(results: list[CellResult]) -> list[CellResult]:
+        return newest_alike(results, key=lambda result: result.cell_id, run=lambda result: result)
+
+    assert kept([*unlike, died, first, *newest]) == [died, first, *newest]
+    other = replace(unlike[0], cell_id="another cell")
+    assert kept([other, *newest]) == [other, *newest]
 
 
 def test_the_page_holds_every_cell_and_the_comparison(results: list[CellResult], tmp_path: Path) -> None:

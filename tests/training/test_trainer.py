@@ -13,7 +13,7 @@ from splade_bench.config import MEMORY_MODES, TrainConfig
 from splade_bench.data.batching import TextBatch, TripleBatch
 from splade_bench.data.records import Triple
 from splade_bench.errors import ConfigError, TrainingError
-from splade_bench.model import SpladeEncoder
+from splade_bench.model import SpladeEncoder, gradients
 from splade_bench.training import Trainer
 from splade_bench.training.schedules import regularizer_scale
 from splade_bench.training.trainer import StepLoss, TrainState, text_batches
@@ -300,6 +300,15 @@ def test_a_number_that_is_not_finite_stops_before_the_weights_change(
 
     assert caught.value.status == "nan"
     assert torch.equal(parameter, before)
+
+
+def test_no_gradient_is_kept_when_training_is_over(encoder: SpladeEncoder, triples: Sequence[Triple]) -> None:
+    config = make_config(max_steps=2, memory=MEMORY_MODES["memory-efficient"])
+
+    Trainer(encoder, triples, config).train()
+
+    assert all(parameter.grad is None for parameter in encoder.parameters())
+    assert not any(parameter in gradients._buffers for parameter in encoder.parameters())
 
 
 def test_gradients_above_the_limit_are_scaled_down(encoder: SpladeEncoder, triples: Sequence[Triple]) -> None:

@@ -1,0 +1,51 @@
+"""Loss scaling (Micikevicius et al., 2018, "Mixed precision training"): float16 keeps small gradients from vanishing.
+
+As ``torch.amp.GradScaler`` and with its numbers. But the norm that the trainer reads anyway says whether a gradient
+overflowed: no further pass over the gradients is needed, and no further wait for the device.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+from typing_extensions import Self
+
+from splade_bench.config import MixedPrecision
+
+logger = logging.getLogger(__name__)
+
+_FIRST_FACTOR = 2.0**16
+_DOUBLED_AFTER_STEPS = 2000
+
+
+@dataclass(slots=True)
+class LossScale:
+    """What the loss is multiplied with, and so every gradient; 1 for precisions whose range is float32's."""
+
+    factor: float = 1.0
+    adapts: bool = False
+    _steps: int = field(default=0, init=False)
+    """Optimizer steps since the factor last changed."""
+
+    @classmethod
+    def for_precision(cls, mixed_precision: MixedPrecision) -> Self:
+        return cls(_FIRST_FACTOR, adapts=True) if mixed_precision == "fp16" else cls()
+
+    def lower(self) -> bool:
+        """Halve it after a gradient that was not finite; False where that can be no help: the loss is not scaled."""
+        if not self.adapts or self.factor <= 1.0:
+            return False
+        self.factor /= 2
+        self._steps = 0
+        logger.info(
+            "a gradient overflowed float16: the optimizer step is left out, the loss scale is now %g", self.factor
+        )
+        return True
+
+    def on_step(self) -> None:
+        """An optimizer step was taken: after many of them a larger factor is tried."""
+        self._steps += 1
+        if self.adapts and self._steps == _DOUBLED_AFTER_STEPS:
+            self.factor *= 2
+            self._steps = 0
