@@ -142,4 +142,4 @@ def test_inexact_techniques_have_a_verdict_of_their_own(
 ) -> None:
     differences, _ = mrr_differences(workload, setting, REFERENCE, record_cell)
 
-    assert len(differences) == len(SEEDS)
+    assert any(differences), "what changes nothing was not switched on"

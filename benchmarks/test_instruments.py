@@ -116,6 +116,7 @@ def test_a_known_amount_is_read_back(kind: str, size_mib: int, calibrate: Callab
 
     assert result.status == "ok", result.error
     assert result.value == size_mib * MIB
+    assert expected <= {probe.name for probe in PROBES}
     for probe in PROBES:
         if probe.name in expected:
             read_bytes = probe.read_bytes(result)
@@ -130,6 +131,7 @@ def test_a_figure_is_the_same_in_every_process(memory_mode: str, record_cell: Ca
     results = [record_cell(replace(cell, round=number)) for number in range(1, PROCESSES + 1)]
 
     assert [result.status for result in results] == ["ok"] * PROCESSES
+    assert sum(probe.spread_limit is not None for probe in PROBES) == 3
     for probe in PROBES:
         if probe.spread_limit is not None:
             values = [value for result in results if (value := probe.read_bytes(result)) is not None]

@@ -7,8 +7,10 @@ in their place, and nothing else in ``model``, ``losses`` and ``training`` reads
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 
@@ -64,12 +66,16 @@ def distinct(ordered: Tensor, *, at_most: int) -> tuple[Tensor, Tensor, list[int
 
 
 def reserved_file(folder: str, size_bytes: int) -> io.FileIO:
-    """A file without a name in ``folder``, made as large as it will be; in a plan, one that holds nothing.
+    """A file without a name in ``folder``, made as large as it will be.
+
+    In a plan, one that holds nothing; where it is for the CPU, and so for this machine, the folder is asked for room.
 
     Raises:
         OSError: the folder cannot hold it.
     """
-    if planned_device():
+    if planned := planned_device():
+        if planned.type == "cpu" and shutil.disk_usage(folder).free < size_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return io.FileIO(os.devnull, "r+")
     file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
     try:

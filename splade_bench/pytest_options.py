@@ -165,7 +165,10 @@ def _parse_passes(text: str) -> Sequence[str]:
 
 
 def _parse_timeout(text: str) -> float:
-    timeout_s = float(text)
+    try:
+        timeout_s = float(text)
+    except ValueError:
+        timeout_s = 0.0
     if not 0 < timeout_s < float("inf"):
-        raise ValueError(f"{text} is no number of seconds above 0")
+        raise ValueError(f"{text} is no number of seconds above 0; write it as 600")
     return timeout_s

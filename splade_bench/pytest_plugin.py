@@ -221,11 +221,12 @@ def _call_text(function: Callable[..., object], arguments: Sequence[Any], keywor
 
 
 def _stable(text: str, request: pytest.FixtureRequest) -> str:
-    """Without pytest's temporary folder, whose name is another each time and holds the user's."""
-    if not request.config.pluginmanager.has_plugin("tmpdir"):
-        return text
-    folder: Path = request.getfixturevalue("tmp_path_factory").getbasetemp()
-    return text.replace(str(folder), "tmp")
+    """Without pytest's temporary folders, whose names are others each time and hold the user's."""
+    if "tmp_path" in request.fixturenames:
+        text = text.replace(str(request.getfixturevalue("tmp_path")), "tmp_path")
+    if "tmp_path_factory" in request.fixturenames:
+        text = text.replace(str(request.getfixturevalue("tmp_path_factory").getbasetemp()), "tmp")
+    return text
 
 
 def show_line(line: str, config: pytest.Config) -> None:

@@ -43,7 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--max-steps", type=int, help="optimizer steps of each cell, in place of the workload's queries")
     group.addoption("--seeds", help="one run of each cell for each seed, with commas")
     group.addoption(
-        "--profile", default="default", choices=list(PROFILES), help="smoke: a minute; default: minutes; full: hours"
+        "--profile", default="default", choices=list(PROFILES), help="smoke: two minutes; default: eight; full: hours"
     )
     group.addoption(
         "--rounds",
@@ -63,11 +63,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Read the sweep; a device that is not here is a usage error before anything runs."""
     require_one_process(config)
+    _require_one_package(Path.cwd() / "splade_bench", Path(__file__).parent)
+    if config.getoption("--resume") and memory_options(config).results_path is None:
+        raise pytest.UsageError("--resume: name the file to go on with, --memory-results FILE")
     config.addinivalue_line("markers", "takes_long: runs only where its file is named, or with --profile full")
     try:
         sweep = _read_sweep(config)
     except SpladeBenchError as error:
-        raise pytest.UsageError(str(error)) from error
+        # What train calls --memory-mode is a list of them here.
+        raise pytest.UsageError(str(error).replace("--memory-mode ", "--memory-modes ")) from error
     _require_devices(sweep)
     config.stash[_SWEEP] = sweep
     started = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
@@ -260,6 +264,14 @@ def _read_sweep(config: pytest.Config) -> Sweep:
         if config.getoption(flag) is not None:
             changes[field] = config.getoption(flag)
     return replace(sweep, **changes)
+
+
+def _require_one_package(here: Path, imported: Path) -> None:
+    """Refuse to measure where this process and its workers, which start in its folder, would import different code."""
+    if here.is_dir() and not here.samefile(imported):
+        raise pytest.UsageError(
+            f"{imported}: is not the package of this checkout, which its workers would take; pip install --editable ."
+        )
 
 
 def _require_devices(sweep: Sweep) -> None:

@@ -53,9 +53,12 @@ def test_a_line_that_another_process_is_writing_is_not_taken_for_a_torn_one(tmp_
     )
     with slow:
         assert slow.stdin and slow.stdout and slow.stdout.readline() == "half\n"
-        script = "import sys; from pathlib import Path; from splade_bench.json_lines import append_line\n"
+        script = "import sys; from pathlib import Path; from splade_bench.json_lines import append_line; print('up')\n"
         script += 'append_line(Path(sys.argv[1]), \'{"writer": "other", "number": 0}\')'
-        other = subprocess.Popen([sys.executable, "-c", script, str(path)])
+        other = subprocess.Popen([sys.executable, "-uc", script, str(path)], stdout=subprocess.PIPE, text=True)
+        assert other.stdout is not None
+        with other.stdout as said:
+            assert said.readline() == "up\n"
         with pytest.raises(subprocess.TimeoutExpired):  # it waits, for as long as it takes
             other.wait(1.0)
         assert list(read_lines(path)) == []  # a reader does not wait

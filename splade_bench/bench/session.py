@@ -58,7 +58,6 @@ class MeasuringSession:
         self._resume = resume
         self._elapsed_s = 0.0
         self._call_floors_bytes: dict[str, int] = {}
-        self._name = uuid4().hex
 
     def measure(self, cell: Cell, timed: Callable[[CellRun], object], *, test_id: str | None = None) -> CellResult:
         """Run ``cell``; ``timed`` waits until the run is ready and trains it, under whatever clock it likes.
@@ -197,6 +196,12 @@ class MeasuringSession:
         if self.results_path is not None:
             append_result(self.results_path, result)
         return result
+
+    @cached_property
+    def _name(self) -> str:
+        """What its results are marked with: where it goes on with another session, as that one's."""
+        newest = max(self._earlier, key=lambda result: result.started_at or "", default=None)
+        return (newest and newest.session) or uuid4().hex
 
     @cached_property
     def _earlier(self) -> list[Result]:

@@ -30,7 +30,7 @@ class Placement:
     """The flags that say where and how to compute, common to train and evaluate."""
 
     device: DeviceName = "auto"
-    """auto: mps, then cuda, then cpu. A missing one falls back, warned of (the article: ignored unless forced)."""
+    """auto: mps, then cuda, then cpu. In place of a missing one the best that is there is taken, with a warning."""
     force_device: bool = False
     """Make a missing --device an error."""
     memory_mode: str | None = None

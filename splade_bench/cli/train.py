@@ -204,7 +204,7 @@ def _train(
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise _out_of_memory(error, progress.phase) from error
+        raise _out_of_memory(command, error, progress.phase) from error
     finally:
         progress.close()
     wall_time_s = time.perf_counter() - start_s
@@ -219,13 +219,15 @@ def _train(
     return record, sampler
 
 
-def _out_of_memory(error: BaseException, phase: str) -> TrainingError:
+def _out_of_memory(command: TrainCommand, error: BaseException, phase: str) -> TrainingError:
     reason = " ".join(str(error).split())[:200]
-    return TrainingError(
-        f"out of memory during {phase}: {reason}; try --memory-efficient, then a smaller --batch-size with more "
-        "--gradient-accumulation-steps, or a smaller --max-length",
-        status="oom",
+    advice = (
+        "leave --memory-mode out: the default makes no logits"
+        if command.config.memory.head == "eager"
+        else "splade-bench fit with these flags and a --budget says what fits; by hand: --optimizer-states disk, "
+        "--activation-checkpointing, a smaller --max-length, a smaller --batch-size"
     )
+    return TrainingError(f"out of memory during {phase}: {reason}; {advice}", status="oom")
 
 
 def _record(command: TrainCommand, corpus: Corpus, encoder: SpladeEncoder, result: TrainResult) -> dict[str, Any]:
@@ -279,11 +281,14 @@ def _save_model(command: TrainCommand, encoder: SpladeEncoder) -> None:
     unfinished = command.output_dir / f".{MODEL_FOLDER}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     encoder.save_pretrained(unfinished)
-    aside = Path(tempfile.mkdtemp(prefix=f".{MODEL_FOLDER}.old-", dir=command.output_dir))
+    old = command.output_dir / f".{MODEL_FOLDER}.old-{os.getpid()}"
     if os.path.lexists(folder):
-        folder.rename(aside / MODEL_FOLDER)  # moved, because what cannot be deleted would stand in the way
+        folder.rename(old)  # not deleted first: what cannot be would stand in the way
     unfinished.rename(folder)
-    shutil.rmtree(aside, ignore_errors=True)
+    if old.is_dir() and not old.is_symlink():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        old.unlink(missing_ok=True)
 
 
 def _write_record(command: TrainCommand, record: Mapping[str, Any]) -> None:

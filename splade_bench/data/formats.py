@@ -42,7 +42,7 @@ def read_triples(path: Path, *, need_negatives: bool = False) -> list[Triple]:
 def retrieval_dataset(triples: list[Triple]) -> RetrievalDataset:
     """Each different query of ``triples``, ranked against all their documents.
 
-    A query's candidates are its own positives and negatives (the article's protocol), where each record has negatives.
+    A query's candidates are its own positives and negatives (the article's protocol); one without negatives has none.
     Records that repeat a query add to its judgements.
     """
     ids: dict[str, str] = {}
@@ -50,10 +50,12 @@ def retrieval_dataset(triples: list[Triple]) -> RetrievalDataset:
     qrels: dict[str, dict[str, int]] = {}
     candidates: dict[str, dict[str, None]] = {}  # a dict, for order without repetition
     query_ids: dict[str, str] = {}
-    have_negatives = all(triple.negatives for triple in triples)
+    with_negatives: set[str] = set()
     for triple in triples:
         query_id = query_ids.setdefault(triple.query, f"q{len(query_ids)}")
         queries[query_id] = triple.query
+        if triple.negatives:
+            with_negatives.add(query_id)
         for relevance, texts in ((1, (triple.positive,)), (0, triple.negatives)):
             for text in texts:
                 document_id = ids.setdefault(text, f"d{len(ids)}")
@@ -64,7 +66,7 @@ def retrieval_dataset(triples: list[Triple]) -> RetrievalDataset:
         queries=queries,
         corpus={document_id: text for text, document_id in ids.items()},
         qrels=qrels,
-        candidates={query_id: list(names) for query_id, names in candidates.items()} if have_negatives else {},
+        candidates={query_id: list(names) for query_id, names in candidates.items() if query_id in with_negatives},
     )
 
 
@@ -116,7 +118,9 @@ def _records_of_lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
 def _triple(where: str, record: Any) -> Triple:
     if not isinstance(record, dict):
         raise DataError(f"{where}: is {type(record).__name__}, not an object with query and positive_document")
-    negatives = record.get("negative_documents") or []
+    negatives = record.get("negative_documents")
+    if negatives is None:
+        negatives = []
     if not isinstance(negatives, list):
         raise DataError(f"{where}: negative_documents must be a list of documents")
     return Triple(

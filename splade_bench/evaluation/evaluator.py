@@ -23,7 +23,7 @@ def evaluate(
 
     * ``mrr@10``, ``p@1`` ... ``recall@100``: every query ranked against the whole corpus;
     * ``candidate_mrr@10``, ``candidate_p@1``, ...: the article's protocol, each query ranked against its own positive
-      and negatives only, which is much easier;
+      and negatives only, which is much easier; of the queries that have negatives;
     * ``query_active_dims``, ``document_active_dims``: mean number of entries above zero;
     * ``query_expansion_ratio``, ``document_expansion_ratio``: share of those that are not tokens of the text itself.
     """
@@ -41,7 +41,7 @@ def evaluate(
     figures = evaluate_run(_full_ranking(queries, documents, query_ids, document_ids), dataset.qrels)
     if dataset.candidates:
         candidate_run = _candidate_ranking(queries, documents, query_ids, document_ids, dataset)
-        candidate_figures = evaluate_run(candidate_run, dataset.qrels)
+        candidate_figures = evaluate_run(candidate_run, {name: dataset.qrels[name] for name in candidate_run})
         figures |= {f"candidate_{name}": value for name, value in candidate_figures.items()}
     return figures | {
         "query_active_dims": queries.active_dims().double().mean().item(),
@@ -104,8 +104,10 @@ def _candidate_ranking(
     row_of = {document_id: row for row, document_id in enumerate(document_ids)}
     run: dict[str, dict[str, float]] = {}
     for row, query_id in enumerate(query_ids):
+        if query_id not in dataset.candidates:
+            continue
         query = queries.dense(row, row + 1)[0]
-        candidates = dataset.candidates.get(query_id, ())
+        candidates = dataset.candidates[query_id]
         blocks = [documents.dense(row_of[name], row_of[name] + 1)[0] for name in candidates]
         run[query_id] = {name: float(query @ block) for name, block in zip(candidates, blocks, strict=True)}
     return run

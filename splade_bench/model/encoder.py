@@ -167,10 +167,9 @@ class SpladeEncoder(nn.Module):
         self._trimmer = trimmer = HeapTrimmer(_TRIM_INTERVAL_BYTES) if memory.trim_heap else None
         self.autocast_dtype = _AUTOCAST_DTYPES.get(mixed_precision)
         if memory.activation_checkpointing:
-            device = self.device
+            device = self.device  # whose generator torch keeps for a layer's second time only if it is CUDA's
             options = {
                 "use_reentrant": False,
-                "preserve_rng_state": False,  # torch leaves MPS's out
                 "context_fn": lambda: (recipe_scope(), _again(memory, trimmer, capture_rng(device))),
             }
             _checkpointing(self.body, "{}_checkpointing_enable")(options)

@@ -36,7 +36,9 @@ class RngState:
 
 def capture_rng(device: torch.device) -> RngState:
     """The generators as they are now, for computations on ``device``."""
-    on_device = None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
+    on_device = None
+    if device.type != "cpu":
+        on_device = torch.get_device_module(device).get_rng_state(*_which(device))
     return RngState(torch.get_rng_state(), device, on_device)
 
 
@@ -44,7 +46,12 @@ def restore_rng(state: RngState) -> None:
     """Put the generators back to ``state``; the effect is global."""
     torch.set_rng_state(state.cpu)
     if state.on_device is not None:
-        torch.get_device_module(state.device).set_rng_state(state.on_device, state.device)
+        torch.get_device_module(state.device).set_rng_state(state.on_device, *_which(state.device))
+
+
+def _which(device: torch.device) -> tuple[torch.device, ...]:
+    """MPS has one device, and not every release of torch lets it be named."""
+    return () if device.type == "mps" else (device,)
 
 
 @contextmanager

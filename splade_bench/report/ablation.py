@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -122,8 +123,11 @@ def effects_of(results: Sequence[CellResult]) -> list[Effect]:
                 without_it=without_it,
             )
         )
+    if not effects:
+        return []
+    ((seed, _),) = Counter(effect.with_it.seed for effect in effects).most_common(1)
     return newest_alike(
-        [effect for effect in effects if effect.with_it.seed == effects[0].with_it.seed],
+        [effect for effect in effects if effect.with_it.seed == seed],
         key=lambda effect: (effect.workload, effect.setting, effect.technique),
         run=lambda effect: effect.with_it,
     )

@@ -21,6 +21,8 @@ UPDATE_FLAGS = "--update-baseline (pytest: --memory-update-baseline)"
 _MAKE_IT = f"make it with {UPDATE_FLAGS}"
 _ABSURD = 2**60
 _MEMORY_TOLERANCE = 0.01
+# What a session that goes on with another does not take for known.
+_TRIED_AGAIN = ("killed", "error")
 # How a cell of a baseline may have ended: running out of memory is known to happen, anything else is a fault.
 _MAY_BE_KEPT = ("ok", "oom")
 # What two runs must share for a figure to be held against another, by where that figure may be compared.
@@ -86,38 +88,33 @@ def gated_cells(results: Sequence[Result]) -> dict[str, GatedCell]:
 def of_newest_sessions(results: Sequence[Result]) -> list[Result]:
     """The results of one file without those that a later session measured anew: files are appended to.
 
-    A session that was cut off and gone on with counts as one: of each round of a cell the newest run is kept, if it is
-    of the same code as the cell's newest.
+    A session that goes on with another is one with it; of what it tried again, how it ended last counts.
     """
-    newest: dict[object, Result] = {}
-    for result in results:
-        for key in (gate_name(result), _round_of(result)):
-            if key not in newest or (result.started_at or "") >= (newest[key].started_at or ""):
-                newest[key] = result
+    by_time = sorted(results, key=_start)
+    session_of = {gate_name(result): result.session for result in by_time}
+    last = {_run_of(result): result for result in by_time}
     return [
         result
         for result in results
-        if result.session == newest[_round_of(result)].session
-        and _code_of(result) == _code_of(newest[gate_name(result)])
+        if result.session == session_of[gate_name(result)]
+        and (result is last[_run_of(result)] or getattr(result, "status", None) not in _TRIED_AGAIN)
     ]
 
 
 def of_earlier_sessions(results: Sequence[Result]) -> list[str]:
-    """Cells and calls of one file of which every result kept by :func:`of_newest_sessions` is of an earlier session."""
-    newest = max(results, key=lambda result: result.started_at or "", default=None)
-    sessions: dict[str, set[str | None]] = {}
-    for result in of_newest_sessions(results):
-        if (name := gate_name(result)) is not None:
-            sessions.setdefault(name, set()).add(result.session)
-    return [name for name, of_cell in sessions.items() if newest and newest.session not in of_cell]
+    """Cells and calls of one file that its newest session did not measure."""
+    session_of = {gate_name(result): result.session for result in sorted(results, key=_start)}
+    newest = max(results, key=_start, default=None)
+    return [name for name, session in session_of.items() if name and newest and session != newest.session]
 
 
-def _round_of(result: Result) -> object:
-    return gate_name(result), getattr(result, "round", None)
+def _start(result: Result) -> str:
+    return result.started_at or ""
 
 
-def _code_of(result: Result) -> object:
-    return result.source_tree, result.versions
+def _run_of(result: Result) -> tuple[object, ...]:
+    """What tells a run from every other of its session."""
+    return gate_name(result), result.session, getattr(result, "round", None)
 
 
 def gate_name(result: Result) -> str | None:

@@ -36,7 +36,7 @@ _SINGLE_TECHNIQUES = frozenset(f"{REFERENCE_MODE}+{technique}" for technique in 
 
 
 def accumulated_memory(results: Sequence[CellResult]) -> BySeed:
-    """Memory above the runtime of small accumulated batches over that of one large batch."""
+    """Memory above the baseline of small accumulated batches over that of one large batch."""
     return _ratios_by_seed(accumulated_pairs(_standard(results)), above_baseline_bytes)
 
 
@@ -98,7 +98,7 @@ def leaner_is_slower(results: Sequence[CellResult]) -> BySeed:
 
 
 def article_memory(results: Sequence[CellResult]) -> BySeed:
-    """Memory above the runtime of the article's mode over that of the standard one."""
+    """Memory above the baseline of the article's mode over that of the standard one."""
     return _ratios_by_seed(matched_pairs(results, "article"), above_baseline_bytes)
 
 

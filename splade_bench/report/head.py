@@ -37,11 +37,9 @@ def multiples(result: HeadResult) -> list[float]:
 def head_page(results: Sequence[HeadResult]) -> Page:
     """Each head's times and memory, beside the limits."""
     rows = []
-    # The newest row of each: what it is held against was taken as it was.
-    results = newest_alike(results, key=lambda result: (result.head, *_inputs(result)), run=lambda result: result)
-    results = newest_alike(results, key=_inputs, run=lambda result: result)
-    by_inputs = {(result.head, *_inputs(result)): result for result in results}
-    for result in results:
+    alike = newest_alike(results, key=_inputs, run=lambda result: result)
+    by_inputs = {(result.head, *_inputs(result)): result for result in alike}  # the last of each
+    for result in by_inputs.values():
         hidden_size, percent = _inputs(result)
         median = statistics.median(multiples(result))
         eager = by_inputs.get(("eager", hidden_size, percent))

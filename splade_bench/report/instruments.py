@@ -50,10 +50,10 @@ def is_shown(result: Result) -> bool:
 
 def instruments_page(results: Sequence[Measurement]) -> Page:
     """Known amounts read back, equal cells again and again, cells under a limit: what there are results of."""
-    blocks: list[Block] = [Text(_INTRODUCTION), *conditions(results)]
     calls = [result for result in results if isinstance(result, CallResult)]
     cells = [result for result in results if isinstance(result, CellResult)]
     cells = newest_alike(cells, key=lambda cell: cell.cell_id, run=lambda cell: cell)
+    blocks: list[Block] = [Text(_INTRODUCTION), *conditions([*calls, *cells])]
     limited = [cell for cell in cells if cell.workload == _LIMITED]
     if calls:
         blocks += [Text(_CALIBRATION), _calibration_table(calls)]

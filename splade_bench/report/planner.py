@@ -61,7 +61,6 @@ def is_shown(result: CellResult) -> bool:
 def planned_cells(results: Sequence[CellResult]) -> list[PlannedCell]:
     """The configurations that were planned and ran to their end, in the order in which they come."""
     made = []
-    results = newest_alike(results, key=lambda result: result.cell_id, run=lambda result: result)
     for cell_id in dict.fromkeys(result.cell_id for result in results):
         runs = [result for result in results if result.cell_id == cell_id and result.status == "ok"]
         added = [value for run in runs if (value := above_baseline_bytes(run)) is not None]
@@ -90,6 +89,7 @@ def planned_cells(results: Sequence[CellResult]) -> list[PlannedCell]:
 
 def planner_page(results: Sequence[CellResult]) -> Page:
     """Each configuration's plan beside its measurement, and how many are near enough."""
+    results = newest_alike(results, key=lambda result: result.cell_id, run=lambda result: result)
     cells = planned_cells(results)
     blocks: list[Block] = [Text(_INTRODUCTION), *conditions(results)]
     if cells:

@@ -57,7 +57,7 @@ def _row(result: CellResult) -> list[str]:
 def _mode_lines(cells: Sequence[CellResult]) -> list[str]:
     lines = [
         f"- **{escape(comparison.memory_mode)}**: "
-        f"{median_and_range(comparison.above_baseline_ratios, '.2f')} times the memory above the runtime and "
+        f"{median_and_range(comparison.above_baseline_ratios, '.2f')} times the memory above the baseline and "
         f"{median_and_range(comparison.time_ratios, '.2f')} times the time of {REFERENCE_MODE}"
         for comparison in compare_modes(cells)
         if comparison.memory_mode in MEMORY_MODES and comparison.memory_mode != REFERENCE_MODE

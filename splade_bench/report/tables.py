@@ -167,26 +167,29 @@ def surroundings(result: CellResult) -> tuple[object, ...]:
 def newest_alike(
     items: Sequence[Item], *, key: Callable[[Item], Hashable], run: Callable[[Item], Result]
 ) -> list[Item]:
-    """Of each ``key`` what was taken as its newest item was: on one machine, with its threads and source tree.
+    """Of each ``key`` what was taken as its newest item was: on one machine and device, with its threads and its code.
 
     For tables that put several runs into one figure.
     """
-    newest: dict[Hashable, Result] = {}
-    for item in items:
-        kind, result = key(item), run(item)
-        if kind not in newest or (result.started_at or "") >= (newest[kind].started_at or ""):
-            newest[kind] = result
-    return [item for item in items if _is_alike(run(item), newest[key(item)])]
+    newest: dict[Hashable, tuple[object, dict[str, Any]]] = {}
+    for item in sorted(items, key=lambda item: run(item).started_at or ""):
+        place, told = _place(run(item)), _told(run(item))
+        before = newest.get(key(item))
+        newest[key(item)] = place, before[1] | told if before and before[0] == place else told
+    return [
+        item
+        for item in items
+        if _place(run(item)) == newest[key(item)][0] and _told(run(item)).items() <= newest[key(item)][1].items()
+    ]
 
 
-def _is_alike(result: Result, other: Result) -> bool:
-    # A run that died without a word did not say how many threads it had.
-    threads = {one.machine["threads"] for one in (result, other) if "threads" in one.machine}
-    return len(threads) < 2 and _place(result) == _place(other)
+def _place(result: Result) -> object:
+    return _machine_line(result), _versions_line(result), result.source_tree
 
 
-def _place(result: Result) -> tuple[object, ...]:
-    return _machine_line(result), result.source_tree
+def _told(result: Result) -> dict[str, Any]:
+    """What only a worker knows: one that died without a word did not say it."""
+    return {name: result.machine[name] for name in ("threads", "device") if name in result.machine}
 
 
 def _machine_line(result: Result) -> str:

@@ -70,11 +70,11 @@ def trainers_table(results: Sequence[CellResult], *, name: str) -> Table:
     where = f"batch {trainers.batch_size} × {trainers.accumulation}"
     rows = [
         _absolute(trainers, f"memory: peak RSS, MiB, {where}", in_mib(lambda result: result.peak_rss_bytes), ".0f"),
-        _ratio(trainers, f"memory above the runtime ÷ {REFERENCE_MODE}", above_baseline_bytes),
+        _ratio(trainers, f"memory above the baseline ÷ {REFERENCE_MODE}", above_baseline_bytes),
         _absolute(trainers, f"training speed: queries/s, {where}", queries_per_s, ".1f"),
         _ratio(trainers, f"training time ÷ {REFERENCE_MODE}", wall_time_s),
         _each(trainers, f"retrieval quality: MRR@10 − {REFERENCE_MODE}", _mrr_difference),
-        _each(trainers, "gradient accumulation: memory above the runtime ÷ that of one batch as large", _accumulation),
+        _each(trainers, "gradient accumulation: memory above the baseline ÷ that of one batch as large", _accumulation),
         _each(trainers, "device selection: measured here on", _devices),
         _each(trainers, "memory tracking", lambda trainers, mode: "--memory-tracking"),
         _each(trainers, "advanced memory optimisations", lambda trainers, mode: _techniques(mode)),

@@ -38,9 +38,7 @@ class LossScale:
             return False
         self.factor /= 2
         self._steps = 0
-        logger.info(
-            "a gradient overflowed float16: the optimizer step is left out, the loss scale is now %g", self.factor
-        )
+        logger.info("a gradient overflowed float16: its batches are left out, the loss scale is now %g", self.factor)
         return True
 
     def on_step(self) -> None:

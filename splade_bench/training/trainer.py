@@ -137,7 +137,9 @@ class Trainer:
         losses = []
         try:
             for window in self._windows():
-                losses.append(self._optimizer_step(window))
+                loss = self._optimizer_step(window)
+                if loss is not None:
+                    losses.append(loss)
                 if self.state.stop_requested or self.state.global_step == self.state.max_steps:
                     break
         finally:
@@ -166,7 +168,8 @@ class Trainer:
         self._on_phase("batching")
         return list(islice(batches, self.config.gradient_accumulation_steps))
 
-    def _optimizer_step(self, window: list[TripleBatch]) -> float:
+    def _optimizer_step(self, window: list[TripleBatch]) -> float | None:
+        """The loss of a step; None where the gradient overflowed and none was taken: other batches make up for it."""
         queries = sum(len(batch) for batch in window)
         # In a plan the second batch stands for all behind it: it finds what they do, the gradients of one before.
         terms = [
@@ -176,9 +179,10 @@ class Trainer:
         loss, norm = self._read(terms, gradient_norm(self.encoder.parameters()))
         self._refuse_not_finite("loss", loss.total)
         self.encoder.active_share = loss.document_active_dims / self.encoder.vocab_size
-        if isfinite(norm) or not self.loss_scale.lower():
-            self._update_weights(norm / self.loss_scale.factor)
-        self.optimizer.zero_grad(set_to_none=True)
+        if not isfinite(norm) and self.loss_scale.lower():
+            self.optimizer.zero_grad(set_to_none=True)
+            return None
+        self._update_weights(norm / self.loss_scale.factor)
         self.state.global_step += 1
         self.state.queries_seen += queries
         for observer in self.observers:
@@ -196,6 +200,7 @@ class Trainer:
         )
         self._on_phase("optimizer_step")
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         self.scheduler.step()
         self.loss_scale.on_step()
 

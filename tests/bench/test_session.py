@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from dataclasses import replace
@@ -21,6 +22,10 @@ from splade_bench.measure.machine import taken_on
 from splade_bench.results import CellResult, append_result, read_results
 
 CELL = Cell(workload="head", device="cpu", batch_size=1, gradient_accumulation_steps=1, memory_mode="standard")
+
+
+def surroundings() -> list[str]:
+    return [os.environ["PYTHONHASHSEED"], sys.stdin.read()]
 
 
 def make_session(folder: Path, **changes: Any) -> MeasuringSession:
@@ -61,6 +66,19 @@ def test_results_of_something_else_do_not_count(tmp_path: Path, changes: dict[st
     record(tmp_path, **changes)
 
     assert make_session(tmp_path, resume=True).resumed(CELL) is None
+
+
+def test_a_session_that_goes_on_with_another_is_one_with_it(tmp_path: Path) -> None:
+    first = make_session(tmp_path).measure_call("a call", touch_block, [1], {})
+
+    assert make_session(tmp_path, resume=True).measure_call("b", touch_block, [1], {}).session == first.session
+    assert make_session(tmp_path).measure_call("c", touch_block, [1], {}).session != first.session
+
+
+def test_a_call_has_no_input_and_hashes_as_every_other(tmp_path: Path) -> None:
+    result = make_session(tmp_path).measure_call("a call", surroundings, [], {})
+
+    assert result.value == ["0", ""]
 
 
 def test_a_call_is_recorded_with_what_measured_it(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,42 @@ def test_an_output_folder_that_cannot_be_written_is_found_out_before_training(
     assert "training" not in error
 
 
+@pytest.mark.parametrize(
+    ("mode", "advice"), [("standard", "leave --memory-mode out"), ("memory-efficient", "splade-bench fit with these")]
+)
+def test_training_without_memory_says_where_and_what_helps(
+    mode: str,
+    advice: str,
+    train_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def without_memory(*_: Any, **__: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("splade_bench.model.encoder.SpladeEncoder.forward", without_memory)
+
+    assert main(train_arguments(train_file, tmp_path / "run", "--memory-mode", mode)) == 1
+
+    complaint = capsys.readouterr().err.splitlines()[-1]
+    assert f"out of memory during forward: DefaultCPUAllocator: can't allocate memory; {advice}" in complaint
+
+
+def test_auto_fit_trains_nothing_where_nothing_fits(
+    train_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = json.dumps({"fits": False, "verdict": "nothing fits in 1 GiB"})
+    monkeypatch.setattr(
+        "splade_bench.cli.train.subprocess.run", lambda *_, **__: subprocess.CompletedProcess([], 1, answer, "")
+    )
+
+    assert main(train_arguments(train_file, tmp_path / "run", "--auto-fit", "--budget", "1GiB")) == 1
+
+    assert "nothing fits in 1 GiB" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
 def test_the_model_is_saved_before_an_evaluation_that_fails(
     train_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,9 +191,9 @@ def test_train_writes_a_model_that_loads_a_record_and_a_timeline(
     assert record["config"]["memory"]["head"] == "streaming"
     assert record["peak_rss_bytes"] >= record["baseline_rss_bytes"] > 0
     assert record["metrics"]["candidate_mrr@10"] > 0.9
-    assert {sample["phase"] for sample in record["memory_tracking"]["samples"]} <= {
-        *["setup", "batching", "forward", "loss", "backward", "optimizer_step"]
-    }
+    phases = {sample["phase"] for sample in record["memory_tracking"]["samples"]}
+    assert phases
+    assert phases <= {*["setup", "batching", "forward", "loss", "backward", "optimizer_step"]}
     assert (output / "memory-timeline.svg").stat().st_size > 1000
     _, loading = AutoModelForMaskedLM.from_pretrained(output / "final_model", output_loading_info=True)
     assert not loading["missing_keys"]

@@ -38,6 +38,16 @@ def test_every_probe_of_this_machine_reads_a_known_amount_back(findings: dict[st
     assert findings["exit_code"] == 0
 
 
+def test_a_probe_that_reads_something_else_is_an_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = Reading(probe="peak_rss_bytes", source="y", read_bytes=1, allowed_error_ratio=0.01)
+    monkeypatch.setattr("splade_bench.cli.doctor.calibrate", lambda: [wrong])
+
+    assert main(["doctor"]) == 1
+    assert "DOES NOT HOLD" in capsys.readouterr().out
+
+
 def test_devices_that_were_never_measured_are_said_to_be_so(findings: dict[str, object]) -> None:
     assert findings["untested_on_hardware"] == ["cuda", "mps"]
     if findings["devices"] == ["cpu"]:

@@ -39,10 +39,11 @@ def test_the_plan_says_how_much_of_what_when_and_by_whom(capsys: pytest.CaptureF
 
 
 def test_a_mode_with_logits_takes_more(capsys: pytest.CaptureFixture[str]) -> None:
-    eager, streaming = (plan_json(capsys, "--memory-mode", mode) for mode in ("standard", "memory-efficient"))
+    wide = ("--max-length", "128", "--batch-size", "64")
+    eager, streaming = (plan_json(capsys, *wide, "--memory-mode", mode) for mode in ("standard", "memory-efficient"))
 
     assert eager["by_category"]["logits"] > 0
-    assert "logits" not in streaming["by_category"] or streaming["live_peak_bytes"] < eager["live_peak_bytes"]
+    assert streaming["live_peak_bytes"] < eager["live_peak_bytes"] - eager["by_category"]["logits"] // 2
 
 
 def test_what_does_not_fit_names_the_first_allocation_without_room(capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,6 +69,22 @@ def test_each_query_has_its_positive_and_k_negatives(encoder: SpladeEncoder, tri
         assert all(len(documents.lengths) == len(batch) for documents in batch.documents)
 
 
+def test_positives_and_negatives_are_the_querys_own(encoder: SpladeEncoder, triples: Sequence[Triple]) -> None:
+    def ids(text: str) -> list[int]:
+        return list(encoder.tokenizer([text], truncation=True, max_length=16)["input_ids"][0])
+
+    triple_of = {tuple(ids(triple.query)): triple for triple in triples}
+    for batch in batches_of(encoder, triples, epoch=0, negatives_per_query=2):
+        for row in range(len(batch)):
+            query, positive, *negatives = (
+                group.input_ids[row, : group.lengths[row]].tolist() for group in (batch.queries, *batch.documents)
+            )
+            own = triple_of.pop(tuple(query))
+            assert positive == ids(own.positive)
+            assert sorted(negatives) == sorted(map(ids, own.negatives)), "both, and neither twice"
+    assert not triple_of
+
+
 def test_synthetic_batches_are_full_length_and_repeatable() -> None:
     source = SyntheticBatches(
         batch_size=3, max_length=8, vocab_size=50, negatives_per_query=1, batches_per_epoch=2, seed=0

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splade_bench.data.formats import file_corpus, read_triples, retrieval_dataset
@@ -42,6 +42,8 @@ def test_both_spellings_are_read(tmp_path: Path, content: str) -> None:
         (json.dumps([GOOD])[:-5], r"train.json:1: is not JSON"),
         (json.dumps(GOOD) + "\n{oops", r"train.json:2: is not JSON"),
         (json.dumps(GOOD).encode() + b"\n\xff\xfe", r"train.json:2: is not UTF-8"),
+        (json.dumps(GOOD) + "\n\n" + json.dumps({**GOOD, "query": ""}), r"train.json:3: query is empty"),
+        (json.dumps(GOOD) + "\n[3]\n", r"train.json:2: is list, not an object"),
         ("", r"train.json: holds no records"),
         ("[]", r"train.json: holds no records"),
         ("[3]", r"train.json: record 1: is int, not an object"),
@@ -87,6 +89,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         read_triples(tmp_path / "nothing.json")
 
 
+@settings(deadline=None, derandomize=True)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.floats() | st.text(),

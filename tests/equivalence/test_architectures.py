@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,11 +16,15 @@ from splade_bench.config import MEMORY_MODES, MemoryConfig
 from splade_bench.data.batching import TextBatch, TripleBatch, pad
 from splade_bench.errors import ConfigError
 from splade_bench.losses import SpladeLoss
-from splade_bench.model import SpladeEncoder
+from splade_bench.model import SpladeEncoder, lean
 from splade_bench.training.gradcache import gradcache_step
 from splade_bench.training.step import direct_step
 
 WITHOUT_CHECKPOINTING = {"mpnet", "albert"}
+# Multiply attention's parts themselves, dropout between them: there is no one function to stream.
+OWN_ATTENTION = {"mpnet", "deberta-v2"}
+# Drops nothing, but takes the paths of dropout.
+NEGLIGIBLE = 1e-9
 QUERY_LENGTHS, DOCUMENT_LENGTHS = (3, 5, 2, 7), (9, 4, 12, 6)
 
 
@@ -36,8 +42,8 @@ def make_batch(pad_token_id: int) -> TripleBatch:
     return TripleBatch(queries, (positives, negatives))
 
 
-def step_gradients(architecture: str, tokenizer: Tokenizer, memory: MemoryConfig) -> Gradients:
-    model = make_model(architecture, dropout=0.0)
+def step_gradients(architecture: str, tokenizer: Tokenizer, memory: MemoryConfig, *, dropout: float = 0.0) -> Gradients:
+    model = make_model(architecture, dropout=dropout)
     # In training: transformers checkpoints no layer otherwise.
     encoder = SpladeEncoder(model, wrap(tokenizer)).double().train()
     encoder.configure(memory)
@@ -71,6 +77,33 @@ def test_gradients_of_both_memory_modes_equal_those_of_the_standard_mode(
         ours = step_gradients(architecture, tokenizer, memory_of(mode, architecture))
 
         assert_gradients_are_near(ours, plain, FP64)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_paths_with_dropout_make_the_gradient_of_those_without(
+    architecture: str, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = Counter[str]()
+
+    def counted(name: str) -> None:
+        original = getattr(lean, name)
+
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            taken[name] += 1
+            return original(*arguments, **keywords)
+
+        monkeypatch.setattr(lean, name, call)
+
+    counted("compact_dropout")
+    counted("streaming_attention")
+    plain = step_gradients(architecture, tokenizer, MEMORY_MODES["standard"])
+    assert not taken
+
+    ours = step_gradients(architecture, tokenizer, memory_of("memory-efficient", architecture), dropout=NEGLIGIBLE)
+
+    assert_gradients_are_near(ours, plain, FP64)
+    assert taken["compact_dropout"], "no dropout on hidden states"
+    assert taken["streaming_attention"] or architecture in OWN_ATTENTION
 
 
 @pytest.mark.parametrize("architecture", sorted(WITHOUT_CHECKPOINTING))

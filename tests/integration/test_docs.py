@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from splade_bench.cli.arguments import parse
-from splade_bench.cli.train import parse_train_command
+from splade_bench.cli.train import TrainCommand, parse_train_command
+from splade_bench.config import MEMORY_TECHNIQUES, memory_mode
 from splade_bench.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -146,6 +147,16 @@ def test_every_command_in_a_block_of_code_could_be_run(document: Path, pytest_fl
     }
 
     assert not {command: reason for command, reason in found.items() if reason}
+
+
+def test_each_technique_has_the_flag_that_the_guide_says() -> None:
+    text = (ROOT / "docs/memory-optimization.md").read_text(encoding="utf-8")
+    flags = dict(re.findall(r"^\| `([a-z0-9-]+)` \| `(--[^`]+)` \|", text, re.MULTILINE))
+
+    assert flags.keys() == MEMORY_TECHNIQUES.keys()
+    for technique, flag in flags.items():
+        command = parse_train_command(TrainCommand, ["--memory-mode", "standard", *flag.split()], verb="train")
+        assert command.config.memory == memory_mode(f"standard+{technique}"), technique
 
 
 def test_the_guides_have_commands_of_every_kind() -> None:

@@ -6,14 +6,17 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from splade_bench.pytest_options import require_one_process
@@ -153,7 +156,7 @@ def test_the_plugin_imports_no_torch(project: Path) -> None:
     [
         (["--memory-limit", "8GB"], "--memory-limit: '8GB' is no size; write it as 8GiB"),
         (["--memory-passes", "heap,rss"], "--memory-passes: 'rss' is no memory pass; choose from heap, live, pinned"),
-        (["--cell-timeout", "soon"], "--cell-timeout: could not convert"),
+        (["--cell-timeout", "soon"], "--cell-timeout: soon is no number of seconds above 0; write it as 600"),
         (["--cell-timeout", "-1"], "--cell-timeout: -1 is no number of seconds above 0"),
         (["--memory-baseline", ""], "--memory-baseline: is empty"),
         (["--memory-fail-on", "live_peak_bytes:1%"], "--memory-fail-on: name the file with --memory-baseline"),
@@ -189,7 +192,7 @@ def test_a_call_has_the_same_name_whatever_pytests_temporary_folder(project: Pat
         assert finished.returncode == 0, finished.stdout
         names |= {getattr(result, "name", None) for result in read_results([project / f"{number}.jsonl"])}
 
-    assert names == {"test_blocks.py::test_it: basename('tmp/test_it0/index')"}
+    assert names == {"test_blocks.py::test_it: basename('tmp_path/index')"}
 
 
 def test_a_test_that_is_run_again_is_judged_anew(project: Path) -> None:
@@ -219,6 +222,50 @@ def test_a_test_that_is_run_again_is_judged_anew(project: Path) -> None:
     )
 
     assert finished.returncode == 0, finished.stdout
+
+
+def test_an_interrupt_keeps_what_was_measured_and_leaves_no_process(project: Path) -> None:
+    (project / "work" / "waits.py").write_text(
+        "import os, time\n"
+        "from pathlib import Path\n"
+        "def wait(path):\n"
+        "    Path(path).with_suffix('.new').write_text(str(os.getpid()))\n"
+        "    Path(path).with_suffix('.new').rename(path)\n"
+        "    time.sleep(120)\n"
+    )
+    (project / "test_blocks.py").write_text(
+        "from work.blocks import touch\n"
+        "from work.waits import wait\n"
+        "def test_first(measure_memory):\n"
+        "    measure_memory(touch, 1)\n"
+        "def test_second(measure_memory):\n"
+        "    measure_memory(wait, 'pid')\n"
+        "def test_third(measure_memory):\n"
+        "    measure_memory(touch, 1)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-p", "splade_bench.pytest_plugin", "-p", "no:cacheprovider"],
+        cwd=project,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        stdout=subprocess.DEVNULL,
+        # A shell's job in the background ignores it, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    with process:
+        for _ in range(1200):
+            if (project / "pid").exists():
+                break
+            time.sleep(0.05)
+        worker = int((project / "pid").read_text())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == pytest.ExitCode.INTERRUPTED
+
+    assert [result.status for result in read_results([project / "memory.jsonl"])] == ["ok"]
+    for _ in range(100):
+        if not psutil.pid_exists(worker):
+            break
+        time.sleep(0.05)
+    assert not psutil.pid_exists(worker)
 
 
 def test_what_only_collects_needs_no_baseline(project: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from splade_bench.cli.signals import StopSignals
 from splade_bench.data.records import Triple
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
@@ -29,6 +30,30 @@ def command(tmp_path: Path, triples: Sequence[Triple]) -> list[str]:
         *[sys.executable, "-m", "splade_bench", "train", "--train-file", str(path), "--model-name", "toy"],
         *["--device", "cpu", "--max-steps", "100000", "--output-dir", str(tmp_path / "run")],
     ]
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    stopped = []
+
+    with StopSignals() as signals:
+        signals.on_first(lambda: stopped.append(True))
+        signal.raise_signal(signal.SIGTERM)
+        assert stopped == [True]
+        assert signals.exit_code == 143
+        with pytest.raises(SystemExit) as ending:
+            signal.raise_signal(signal.SIGINT)
+
+    assert ending.value.code == 130
+    assert stopped == [True]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_signal_before_training_ends_at_once() -> None:
+    with pytest.raises(SystemExit) as ending, StopSignals():
+        signal.raise_signal(signal.SIGTERM)
+
+    assert ending.value.code == 143
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from splade_bench.pytest_sweep import _require_one_package
 from splade_bench.results import read_results
 
 ROOT = Path(__file__).parent.parent.parent
@@ -46,8 +47,9 @@ def test_a_device_that_is_not_here_is_a_usage_error(device: str) -> None:
     [
         (["--batch-sizes", "2,x"], "--batch-sizes 2,x: write whole numbers"),
         (["--workload", "huge"], "--workload huge: no such workload"),
-        (["--memory-modes", "fast"], "--memory-mode fast: no such mode"),
+        (["--memory-modes", "fast"], "--memory-modes fast: no such mode"),
         (["--max-steps", "0"], "--max-steps 0"),
+        (["--resume"], "--resume: name the file to go on with, --memory-results FILE"),
     ],
 )
 def test_axes_that_cannot_be_run_are_usage_errors(arguments: list[str], complaint: str) -> None:
@@ -55,6 +57,15 @@ def test_axes_that_cannot_be_run_are_usage_errors(arguments: list[str], complain
 
     assert finished.returncode == 4
     assert complaint in finished.stderr
+
+
+def test_figures_of_one_checkout_are_not_taken_with_the_code_of_another(tmp_path: Path) -> None:
+    (tmp_path / "splade_bench").mkdir()
+
+    with pytest.raises(pytest.UsageError, match=r"is not the package of this checkout.*pip install --editable \."):
+        _require_one_package(tmp_path / "splade_bench", ROOT / "splade_bench")
+    _require_one_package(ROOT / "splade_bench", ROOT / "splade_bench")
+    _require_one_package(tmp_path / "elsewhere", ROOT / "splade_bench")
 
 
 def test_a_file_that_holds_something_else_is_not_appended_to(tmp_path: Path) -> None:

@@ -38,7 +38,6 @@ def test_the_sampler_knows_its_own_cost() -> None:
         time.sleep(0.3)
 
     assert 0 < sampler.cpu_time_s < sampler.wall_time_s
-    assert sampler.wall_time_s == pytest.approx(0.3, abs=0.2)
 
 
 def test_a_long_run_keeps_its_peak_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:

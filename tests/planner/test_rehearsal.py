@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +17,8 @@ from tokenizers import Tokenizer
 
 from splade_bench.allocator import trim_heap
 from splade_bench.config import MEMORY_MODES, MEMORY_TECHNIQUES, TrainConfig, memory_mode
-from splade_bench.data.batching import TextBatch, TripleBatch, pad
+from splade_bench.data.batching import TextBatch, TripleBatch, pad, round_up
+from splade_bench.errors import ConfigError
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.presets import build_preset
 from splade_bench.planned import PlannedDevice, planned_device, planning_for
@@ -54,7 +57,9 @@ class Batches:
     def batches(self, epoch: int) -> Iterator[TripleBatch]:
         small = tuple((8,) for _ in self.planned)
         for groups in [small] * self.config.gradient_accumulation_steps + [self.planned] * self.batches_per_epoch:
-            widths = [16 if self.config.memory.padding == "max_length" else max(lengths) for lengths in groups]
+            memory = self.config.memory
+            longest = [round_up(max(lengths), memory.pad_to_multiple_of or 1, at_most=16) for lengths in groups]
+            widths = [16] * len(groups) if memory.padding == "max_length" else longest
             queries, *documents = map(texts, groups, widths)
             yield TripleBatch(queries, tuple(documents))
 
@@ -105,7 +110,7 @@ def test_live_bytes_of_every_mode(make_encoder: MakeEncoder, mode: str, accumula
 def test_live_bytes_with_every_technique(make_encoder: MakeEncoder, change: str, technique: str) -> None:
     config = make_config(change + technique)
     if config.memory.pad_to_multiple_of:
-        config = replace(config, memory=replace(config.memory, pad_to_multiple_of=1))  # Batches has no such rounding
+        config = replace(config, memory=replace(config.memory, pad_to_multiple_of=5))  # on texts of up to 16
     assert_plan_is_true(make_encoder, config)
 
 
@@ -218,6 +223,10 @@ def test_a_plan_makes_no_tensor(make_encoder: MakeEncoder) -> None:
             yield sizes
         sizes += [event.self_cpu_memory_usage for event in profile.events() or ()]
 
+    with watched() as real:
+        torch.ones(2**20)
+    assert sum(size for size in real if size > 0) >= 4 * 2**20
+
     config = make_config("standard", batch_size=64)
     lengths = Lengths.full(config)
     with watched() as sizes:
@@ -227,10 +236,22 @@ def test_a_plan_makes_no_tensor(make_encoder: MakeEncoder) -> None:
     assert sum(size for size in sizes if size > 0) < 2**20
 
 
-def test_a_plan_takes_nothing_of_the_disk(make_encoder: MakeEncoder) -> None:
-    memory = replace(MEMORY_MODES["minimal-memory"], optimizer_states="disk", optimizer_states_dir="/nowhere")
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_plan_takes_nothing_of_the_disk_and_asks_that_of_its_own_machine_for_room(
+    device: str, make_encoder: MakeEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a plan makes no file")
 
-    assert planned(make_encoder, make_config(memory=memory), 0.1).peak_bytes
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    memory = replace(MEMORY_MODES["minimal-memory"], optimizer_states="disk", optimizer_states_dir=str(tmp_path))
+    config = make_config(memory=memory)
+    lengths, planned_for = Lengths.full(config), PlannedDevice(device, LiveAllocator())
+
+    assert rehearse(make_encoder, config, lengths, device=planned_for, active_share=0.1).peak_bytes
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(ConfigError, match="No space left") if device == "cpu" else nullcontext():
+        rehearse(make_encoder, config, lengths, device=planned_for, active_share=0.1)
 
 
 def test_a_part_of_a_batch_may_hold_its_longest_texts() -> None:

@@ -176,4 +176,4 @@ def test_every_kind_of_work_has_a_rate() -> None:
 def test_the_price_of_a_call_comes_from_a_real_step(make_encoder: Any) -> None:
     rates = calibrated_rates(make_encoder, torch.device("cpu"))
 
-    assert 0 < rates.seconds(Counter({Passes("call"): 1})) < 0.1
+    assert 0 <= rates.seconds(Counter({Passes("call"): 1})) < 0.1

@@ -94,15 +94,16 @@ def test_of_a_file_that_was_appended_to_the_newest_session_of_each_cell_counts()
     assert of_earlier_sessions([*old, other, *new]) == ["only then"]
 
 
-def test_a_session_that_was_cut_off_counts_with_the_one_that_went_on() -> None:
-    cut_off = [make_result(session="a", started_at="2026-01-01", round=1, status="nan")]
-    went_on = [make_result(session="b", started_at=f"2026-01-0{n}", round=n) for n in (2, 3)]
+def test_of_what_a_session_tried_again_the_last_try_counts() -> None:
+    bad = make_result(session="a", started_at="2026-01-01", round=1, status="nan")
+    killed = make_result(session="a", started_at="2026-01-02", round=2, status="killed")
+    again = [make_result(session="a", started_at=f"2026-01-0{n}", round=n - 1) for n in (3, 4)]
 
-    assert of_newest_sessions([*cut_off, *went_on]) == [*cut_off, *went_on]
-    assert gated_cells(of_newest_sessions([*cut_off, *went_on]))[NAME].status == "nan"
-    assert of_earlier_sessions([*cut_off, *went_on]) == []
-    changed = [replace(result, source_tree="changed") for result in went_on]
-    assert of_newest_sessions([*cut_off, *changed]) == changed, "of other code nothing is mixed in"
+    assert of_newest_sessions([bad, killed, *again]) == [bad, *again]
+    assert gated_cells(of_newest_sessions([bad, killed, *again]))[NAME].status == "nan", "not made up for"
+    assert of_newest_sessions([bad, killed]) == [bad, killed]
+    call = CallResult(name="twice in a test", status="ok", session="a", started_at="2026-01-01")
+    assert of_newest_sessions([call, replace(call, started_at="2026-01-02")])[0] == call, "both are runs of it"
 
 
 def test_a_run_that_died_without_a_word_is_held_against_nothing_it_did_not_say() -> None:

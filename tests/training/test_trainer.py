@@ -15,7 +15,7 @@ from splade_bench.data.records import Triple
 from splade_bench.errors import ConfigError, TrainingError
 from splade_bench.model import SpladeEncoder, gradients
 from splade_bench.training import Trainer
-from splade_bench.training.schedules import regularizer_scale
+from splade_bench.training.schedules import learning_rate_scale, regularizer_scale
 from splade_bench.training.trainer import StepLoss, TrainState, text_batches
 
 
@@ -236,8 +236,14 @@ def test_schedules_count_optimizer_steps_whatever_the_accumulation(
 
     assert rates[0] == rates[1]
     scales = rates[0][0]
-    assert max(scales) == scales[1] or max(scales) == scales[0]
-    assert scales[4] == 0.0
+    assert scales == pytest.approx([1 / 1.4, 3 / 3.6, 2 / 3.6, 1 / 3.6, 0.0])
+
+
+def test_the_learning_rate_rises_and_falls_in_straight_lines() -> None:
+    config = make_config(warmup_ratio=0.2)
+    scales = [learning_rate_scale(config, step, 10) for step in range(11)]
+
+    assert scales == pytest.approx([1 / 3, 2 / 3, *(part / 8 for part in range(8, -1, -1))])
 
 
 def test_the_regularizers_rise_quadratically_to_their_weights() -> None:
