@@ -66,21 +66,19 @@ def distinct(ordered: Tensor, *, at_most: int) -> tuple[Tensor, Tensor, list[int
 
 
 def reserved_file(folder: str, size_bytes: int) -> io.FileIO:
-    """A file without a name in ``folder``, made as large as it will be.
-
-    In a plan, one that holds nothing; where it is for the CPU, and so for this machine, the folder is asked for room.
+    """A file without a name in ``folder``, made as large as it will be; in a plan, one that holds nothing.
 
     Raises:
         OSError: the folder cannot hold it.
     """
-    if planned := planned_device():
-        if planned.type == "cpu" and shutil.disk_usage(folder).free < size_bytes:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if planned_device():
         return io.FileIO(os.devnull, "r+")
     file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
     try:
         if hasattr(os, "posix_fallocate") and size_bytes:
             os.posix_fallocate(file.fileno(), 0, size_bytes)
+        elif shutil.disk_usage(folder).free < size_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         else:
             os.truncate(file.fileno(), size_bytes)
     except OSError:

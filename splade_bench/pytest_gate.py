@@ -11,7 +11,14 @@ from splade_bench.bench.session import MeasuringSession
 from splade_bench.errors import SpladeBenchError
 from splade_bench.measure.machine import machine_info, versions
 from splade_bench.pytest_options import MemoryOptions
-from splade_bench.report.baseline import GatedCell, conditions_of, gated_cells, read_baseline, write_baseline
+from splade_bench.report.baseline import (
+    GatedCell,
+    conditions_of,
+    gated_cells,
+    of_newest_sessions,
+    read_baseline,
+    write_baseline,
+)
 from splade_bench.report.gate import check, require_comparable, verdict_lines
 from splade_bench.report.rules import DEFAULT_RULES, Rule, parse_rule
 from splade_bench.units import one_line
@@ -36,7 +43,7 @@ def judge(measuring: MeasuringSession | None, options: MemoryOptions, *, ended_w
     Everything that was measured, or passed over because it is known, is held against the baseline or written to it.
     """
     try:
-        head = gated_cells([*measuring.passed_over, *measuring.finished] if measuring else [])
+        head = gated_cells(of_newest_sessions([*measuring.passed_over, *measuring.finished] if measuring else []))
         if options.update_baseline:
             return _update(head, options.baseline_path, ended_well=ended_well)
         verdict = check(head, *_baseline_and_rules(options))

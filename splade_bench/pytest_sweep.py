@@ -63,7 +63,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Read the sweep; a device that is not here is a usage error before anything runs."""
     require_one_process(config)
-    _require_one_package(Path.cwd() / "splade_bench", Path(__file__).parent)
     if config.getoption("--resume") and memory_options(config).results_path is None:
         raise pytest.UsageError("--resume: name the file to go on with, --memory-results FILE")
     config.addinivalue_line("markers", "takes_long: runs only where its file is named, or with --profile full")
@@ -127,6 +126,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Count the cells that will run, for the time that is left, and refuse a limit that none of them could keep."""
+    if not session.config.option.collectonly and any("benchmarks" in item.path.parts for item in session.items):
+        _require_one_package(Path.cwd() / "splade_bench", Path(__file__).parent)
     fixture_names = (getattr(item, "fixturenames", ()) for item in session.items)
     measuring = open_session(session.config)
     measuring.planned_cells = sum("measure_cell" in names for names in fixture_names)
@@ -268,7 +269,7 @@ def _read_sweep(config: pytest.Config) -> Sweep:
 
 def _require_one_package(here: Path, imported: Path) -> None:
     """Refuse to measure where this process and its workers, which start in its folder, would import different code."""
-    if here.is_dir() and not here.samefile(imported):
+    if (here / "__init__.py").is_file() and not here.samefile(imported):
         raise pytest.UsageError(
             f"{imported}: is not the package of this checkout, which its workers would take; pip install --editable ."
         )

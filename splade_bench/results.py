@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -23,6 +23,8 @@ from splade_bench.record_fields import known_fields
 SCHEMA_VERSION = 1
 
 Status = Literal["ok", "oom", "killed", "timeout", "nan", "error", "skipped"]
+# What another run would give again. A run that was killed, or failed in a way that nobody foresaw, is tried again.
+SETTLED: Sequence[Status] = ("ok", "oom", "nan", "timeout")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,6 +20,7 @@ from splade_bench.measure.limits import below_floor
 from splade_bench.measure.machine import taken_on, utc_now
 from splade_bench.results import (
     CALIBRATION,
+    SETTLED,
     CallResult,
     CellResult,
     HeadResult,
@@ -32,8 +33,6 @@ from splade_bench.results import (
 from splade_bench.units import format_bytes, format_seconds, one_line
 
 Recorded = TypeVar("Recorded", bound=Result)
-# What another run would give again. A cell that was killed, or failed in a way that nobody foresaw, is tried again.
-_SETTLED = ("ok", "oom", "nan", "timeout")
 
 
 class MeasuringSession:
@@ -200,12 +199,11 @@ class MeasuringSession:
     @cached_property
     def _name(self) -> str:
         """What its results are marked with: where it goes on with another session, as that one's."""
-        newest = max(self._earlier, key=lambda result: result.started_at or "", default=None)
-        return (newest and newest.session) or uuid4().hex
+        return (self._earlier and self._earlier[0].session) or uuid4().hex
 
     @cached_property
     def _earlier(self) -> list[Result]:
-        """What the results file held at the start, as far as it was taken on what this session runs on."""
+        """What the newest session in the results file had measured, as far as it ran on what this one runs on."""
         if not self._resume or self.results_path is None or not self.results_path.is_file():
             return []
         own = taken_on()
@@ -222,12 +220,13 @@ class MeasuringSession:
                 if result.corpus_sha256 != corpora[result.workload]:
                     continue
             found.append(result)
-        return found
+        newest = max(found, key=lambda result: result.started_at or "", default=None)
+        return [result for result in found if newest and result.session == newest.session]
 
 
 def _settled(cell: Cell, results: Iterable[Result]) -> CellResult | None:
     for result in results:
-        if isinstance(result, CellResult) and result.status in _SETTLED and result.cell == cell:
+        if isinstance(result, CellResult) and result.status in SETTLED and result.cell == cell:
             return result
     return None
 

@@ -27,6 +27,7 @@ from splade_bench.planner.overhead import calibrated_rates
 from splade_bench.planner.plan import plan
 from splade_bench.planner.rates import Rates
 from splade_bench.planner.work import CountedWork, product_flops
+from splade_bench.training.moments import require_room
 from splade_bench.units import format_bytes, format_seconds
 
 NOTHING_FITS = 1
@@ -104,6 +105,8 @@ def make_fit(command: FitCommand, *, given: frozenset[str]) -> Fit:
             active_share=command.active_share,
             counted=counted,
         )
+        if rates and config.memory.optimizer_states == "disk":  # a plan asks no disk, but this one is to be written to
+            require_room(config.memory.optimizer_states_dir, 2 * made.by_category["parameters"])
         step_time_s = rates.seconds(counted.work) if rates else None
         return Trial(candidate=candidate, config=config, plan=made, work=counted.work, step_time_s=step_time_s)
 

@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from splade_bench.cli.arguments import parse, print_json
 from splade_bench.cli.models import Placement, load_corpus, load_encoder
@@ -222,7 +223,7 @@ def _train(
 def _out_of_memory(command: TrainCommand, error: BaseException, phase: str) -> TrainingError:
     reason = " ".join(str(error).split())[:200]
     advice = (
-        "leave --memory-mode out: the default makes no logits"
+        "leave --memory-mode and --head out: the default makes no logits"
         if command.config.memory.head == "eager"
         else "splade-bench fit with these flags and a --budget says what fits; by hand: --optimizer-states disk, "
         "--activation-checkpointing, a smaller --max-length, a smaller --batch-size"
@@ -281,7 +282,7 @@ def _save_model(command: TrainCommand, encoder: SpladeEncoder) -> None:
     unfinished = command.output_dir / f".{MODEL_FOLDER}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     encoder.save_pretrained(unfinished)
-    old = command.output_dir / f".{MODEL_FOLDER}.old-{os.getpid()}"
+    old = command.output_dir / f".{MODEL_FOLDER}.old-{uuid4().hex}"
     if os.path.lexists(folder):
         folder.rename(old)  # not deleted first: what cannot be would stand in the way
     unfinished.rename(folder)

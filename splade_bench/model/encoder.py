@@ -70,7 +70,8 @@ class SpladeEncoder(nn.Module):
         self.body = model
         self.tokenizer = tokenizer
         self.active_share = 0.0
-        self.configure(MemoryConfig())
+        # autograd's own way for whoever calls backward; a Trainer may have gradients summed in place.
+        self.configure(MemoryConfig(in_place_gradients=False))
 
     @classmethod
     def from_pretrained(cls, model_name: str) -> Self:

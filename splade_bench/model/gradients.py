@@ -47,11 +47,15 @@ def existing_grad(parameter: Tensor) -> Tensor:
     """``parameter.grad``, made of zeros where there is none yet; a parameter that nothing reaches keeps None."""
     if parameter.grad is None:
         buffer = _buffers.get(parameter)
-        if buffer is not None and (buffer.dtype, buffer.device) == (parameter.dtype, parameter.device):
+        if buffer is not None and _alike(buffer, parameter):
             parameter.grad = buffer.zero_()
         else:
             parameter.grad = _buffers[parameter] = torch.zeros_like(parameter)
     return parameter.grad
+
+
+def _alike(buffer: Tensor, parameter: Tensor) -> bool:
+    return (buffer.dtype, buffer.device, buffer.shape) == (parameter.dtype, parameter.device, parameter.shape)
 
 
 def release_gradients(parameters: Iterable[Tensor]) -> None:

@@ -155,8 +155,10 @@ class _SpladeMax(torch.autograd.Function):
             position = winners[text, entry].long()
         token = text * hidden.shape[1] + position
         flat_hidden = hidden.reshape(-1, hidden.shape[-1]).to(weight.dtype)  # [B * L, H]
-        grad_hidden = weighted_rows(weight, entry, values, into=token, rows=len(flat_hidden))
-        grad_hidden = grad_hidden.view(hidden.shape).to(hidden.dtype)
+        grad_hidden = None
+        if ctx.needs_input_grad[0]:
+            grad_hidden = weighted_rows(weight, entry, values, into=token, rows=len(flat_hidden))
+            grad_hidden = grad_hidden.view(hidden.shape).to(hidden.dtype)
         grad_weight = grad_bias = None
         if ctx.parameters:
             weight, bias = ctx.parameters

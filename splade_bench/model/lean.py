@@ -90,7 +90,7 @@ class _LeanOperators(TorchFunctionMode):
         return result
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        recipe = _valid_recipe(input)
+        recipe = _valid_recipe(input) if weight.requires_grad else None  # a frozen one needs no inputs in backward
         in_place = self._memory.in_place_gradients and takes_gradient_in_place(weight, bias)
         if not torch.is_grad_enabled():
             return F.linear(input, weight, bias)

@@ -118,7 +118,7 @@ class _Search:
         for technique in tuple(self._candidates.techniques):
             try:
                 self._try(Candidate(sizes[0], (technique,)))
-            except ConfigError:  # the model cannot have it
+            except ConfigError:  # the model or this machine cannot have it
                 self._candidates.techniques.remove(technique)
         self._try_estimated()
         if best := self._best():

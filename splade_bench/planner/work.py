@@ -157,13 +157,13 @@ def _product(left: Tensor, right: Tensor, *, adds: bool = False) -> Product:
     return Product(prod(batch), rows, inner, right.shape[-1], left.dtype, adds)
 
 
-def _attention(query: Tensor, key: Tensor, *, passes: int) -> Sequence[_Task]:
+def _attention(query: Tensor, key: Tensor, *, into_scores: int, out_of_scores: int) -> Sequence[_Task]:
     """Fused attention, as the products that it is made of and the exponentials between them."""
     *batch, length, size = query.shape
     heads = prod(batch)
     return [
-        Product(passes * heads, length, size, key.shape[-2], query.dtype),
-        Product(passes * heads, length, key.shape[-2], size, query.dtype),
+        Product(into_scores * heads, length, size, key.shape[-2], query.dtype),
+        Product(out_of_scores * heads, length, key.shape[-2], size, query.dtype),
         ("function", heads * length * key.shape[-2] * query.itemsize),
     ]
 
@@ -175,10 +175,12 @@ _PRODUCTS: Mapping[Any, Callable[..., Sequence[_Task]]] = {
     _aten.addmm: lambda addend, left, right, *_: [_product(left, right)],
     _aten.addmm_: lambda addend, left, right, *_: [_product(left, right, adds=True)],
     _aten.baddbmm: lambda addend, left, right, *_: [_product(left, right)],
-    # Forward: two products. Backward: the first again, and two for each of the two.
-    _aten._scaled_dot_product_flash_attention_for_cpu: lambda query, key, *_: _attention(query, key, passes=1),
+    _aten._scaled_dot_product_flash_attention_for_cpu: (
+        lambda query, key, *_: _attention(query, key, into_scores=1, out_of_scores=1)
+    ),
+    # The scores again, and the gradients of the weights on them, of values, queries and keys.
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda grad, query, key, *_: _attention(query, key, passes=2)
+        lambda grad, query, key, *_: _attention(query, key, into_scores=2, out_of_scores=3)
     ),
 }
 # Where what is read or written is not of the result's size.

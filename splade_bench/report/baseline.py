@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from splade_bench.errors import DataError
 from splade_bench.report.rules import METRICS, Conditions
-from splade_bench.results import CallResult, CellResult, Measurement, Result, Status
+from splade_bench.results import SETTLED, CallResult, CellResult, Measurement, Result, Status
 from splade_bench.units import one_line
 from splade_bench.whole_file import write_whole_file
 
@@ -21,8 +21,6 @@ UPDATE_FLAGS = "--update-baseline (pytest: --memory-update-baseline)"
 _MAKE_IT = f"make it with {UPDATE_FLAGS}"
 _ABSURD = 2**60
 _MEMORY_TOLERANCE = 0.01
-# What a session that goes on with another does not take for known.
-_TRIED_AGAIN = ("killed", "error")
 # How a cell of a baseline may have ended: running out of memory is known to happen, anything else is a fault.
 _MAY_BE_KEPT = ("ok", "oom")
 # What two runs must share for a figure to be held against another, by where that figure may be compared.
@@ -88,7 +86,7 @@ def gated_cells(results: Sequence[Result]) -> dict[str, GatedCell]:
 def of_newest_sessions(results: Sequence[Result]) -> list[Result]:
     """The results of one file without those that a later session measured anew: files are appended to.
 
-    A session that goes on with another is one with it; of what it tried again, how it ended last counts.
+    A session that goes on with another is one with it; of what was tried again, how it ended last counts.
     """
     by_time = sorted(results, key=_start)
     session_of = {gate_name(result): result.session for result in by_time}
@@ -97,7 +95,7 @@ def of_newest_sessions(results: Sequence[Result]) -> list[Result]:
         result
         for result in results
         if result.session == session_of[gate_name(result)]
-        and (result is last[_run_of(result)] or getattr(result, "status", None) not in _TRIED_AGAIN)
+        and (result is last[_run_of(result)] or getattr(result, "status", None) in SETTLED)
     ]
 
 

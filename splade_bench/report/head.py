@@ -37,8 +37,9 @@ def multiples(result: HeadResult) -> list[float]:
 def head_page(results: Sequence[HeadResult]) -> Page:
     """Each head's times and memory, beside the limits."""
     rows = []
+    results = sorted(results, key=lambda result: result.started_at or "")
     alike = newest_alike(results, key=_inputs, run=lambda result: result)
-    by_inputs = {(result.head, *_inputs(result)): result for result in alike}  # the last of each
+    by_inputs = {(result.head, *_inputs(result)): result for result in alike}  # the newest of each
     for result in by_inputs.values():
         hidden_size, percent = _inputs(result)
         median = statistics.median(multiples(result))
@@ -63,7 +64,8 @@ def head_page(results: Sequence[HeadResult]) -> Page:
         )
     headings = ["H", "active", "head", "time ÷ product", "limit", "eager ÷ it", "limit", "extra, MiB", "limit"]
     return Page(
-        PAGE_NAME, [Text(_INTRODUCTION), *conditions(results), Table(name="head", headings=headings, rows=rows)]
+        PAGE_NAME,
+        [Text(_INTRODUCTION), *conditions([*by_inputs.values()]), Table(name="head", headings=headings, rows=rows)],
     )
 
 

@@ -171,15 +171,16 @@ def newest_alike(
 
     For tables that put several runs into one figure.
     """
-    newest: dict[Hashable, tuple[object, dict[str, Any]]] = {}
+    place_of: dict[Hashable, object] = {}
+    told_at: dict[tuple[Hashable, object], dict[str, Any]] = {}
     for item in sorted(items, key=lambda item: run(item).started_at or ""):
-        place, told = _place(run(item)), _told(run(item))
-        before = newest.get(key(item))
-        newest[key(item)] = place, before[1] | told if before and before[0] == place else told
+        place = place_of[key(item)] = _place(run(item))
+        told_at[key(item), place] = told_at.get((key(item), place), {}) | _told(run(item))
     return [
         item
         for item in items
-        if _place(run(item)) == newest[key(item)][0] and _told(run(item)).items() <= newest[key(item)][1].items()
+        if _place(run(item)) == place_of[key(item)]
+        and _told(run(item)).items() <= told_at[key(item), place_of[key(item)]].items()
     ]
 
 

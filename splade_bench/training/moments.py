@@ -6,6 +6,7 @@ being updated.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import weakref
 from collections.abc import Sequence
@@ -90,10 +91,7 @@ class DiskMoments:
             self._file = reserved_file(place, size_bytes)
             weakref.finalize(self, self._file.close)
         except OSError as error:
-            raise ConfigError(
-                f"--optimizer-states disk: {format_bytes(size_bytes)} cannot be kept in {place}: {error.strerror}; "
-                "name another folder with --optimizer-states-dir"
-            ) from error
+            raise _refusal(place, size_bytes, error.strerror) from error
 
     def load(self, parameter: Tensor, window: slice) -> tuple[Tensor, Tensor]:
         moments = self._buffer(parameter, window)
@@ -124,6 +122,24 @@ class DiskMoments:
 def moments_folder(named: str | None) -> str:
     """Where moments on disk lie: the folder that was named, or the system's for large temporary files."""
     return named or (str(_DISK_FOLDER) if _DISK_FOLDER.is_dir() else tempfile.gettempdir())
+
+
+def require_room(folder: str | None, size_bytes: int) -> None:
+    """Raise a :class:`ConfigError` if the folder that is named, or taken, has no room for moments of this size."""
+    place = moments_folder(folder)
+    try:
+        free_bytes = shutil.disk_usage(place).free
+    except OSError as error:
+        raise _refusal(place, size_bytes, error.strerror) from error
+    if free_bytes < size_bytes:
+        raise _refusal(place, size_bytes, f"{format_bytes(free_bytes)} are free")
+
+
+def _refusal(place: str, size_bytes: int, reason: str | None) -> ConfigError:
+    return ConfigError(
+        f"--optimizer-states disk: {format_bytes(size_bytes)} cannot be kept in {place}: {reason}; "
+        "name another folder with --optimizer-states-dir"
+    )
 
 
 def windows(elements: int) -> list[slice]:

@@ -111,7 +111,8 @@ def test_an_output_folder_that_cannot_be_written_is_found_out_before_training(
 
 
 @pytest.mark.parametrize(
-    ("mode", "advice"), [("standard", "leave --memory-mode out"), ("memory-efficient", "splade-bench fit with these")]
+    ("mode", "advice"),
+    [("standard", "leave --memory-mode and --head out"), ("memory-efficient", "splade-bench fit with these")],
 )
 def test_training_without_memory_says_where_and_what_helps(
     mode: str,

@@ -56,6 +56,19 @@ def test_expansion_is_the_share_of_entries_that_are_no_token_of_the_text(
     assert every_entry["query_active_dims"] == encoder.vocab_size
 
 
+def test_a_query_without_negatives_has_no_part_in_the_candidates_figures(
+    encoder: SpladeEncoder, triples: Sequence[Triple], dataset: RetrievalDataset
+) -> None:
+    with_a_pair = retrieval_dataset([*triples, Triple(query="a query", positive="which has no negatives")])
+
+    alone, beside = (evaluate(encoder, each, max_length=16) for each in (dataset, with_a_pair))
+
+    names = [name for name in alone if name.startswith("candidate_")]
+    assert names
+    assert {name: beside[name] for name in names} == pytest.approx({name: alone[name] for name in names})
+    assert len(with_a_pair.candidates) == len(with_a_pair.queries) - 1
+
+
 def test_figures_do_not_depend_on_the_batch_size(encoder: SpladeEncoder, dataset: RetrievalDataset) -> None:
     one, many = (evaluate(encoder, dataset, max_length=16, batch_size=size) for size in (1, 50))
 

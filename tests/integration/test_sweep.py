@@ -61,6 +61,8 @@ def test_axes_that_cannot_be_run_are_usage_errors(arguments: list[str], complain
 
 def test_figures_of_one_checkout_are_not_taken_with_the_code_of_another(tmp_path: Path) -> None:
     (tmp_path / "splade_bench").mkdir()
+    _require_one_package(tmp_path / "splade_bench", ROOT / "splade_bench")  # no package, but a clone of that name
+    (tmp_path / "splade_bench" / "__init__.py").touch()
 
     with pytest.raises(pytest.UsageError, match=r"is not the package of this checkout.*pip install --editable \."):
         _require_one_package(tmp_path / "splade_bench", ROOT / "splade_bench")

@@ -179,6 +179,22 @@ def test_texts_are_cut_at_the_saved_length_where_the_model_has_the_positions(
     assert encoder.max_length == limit
 
 
+def test_outside_a_trainer_gradients_are_autograds(encoder: SpladeEncoder) -> None:
+    texts = encoder.tokenize(["who opens the parser"], max_length=12)
+    weights = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+    loss = encoder.train()(texts).square().sum()
+
+    first = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+    assert all(weight.grad is None for weight in weights)
+    loss.backward()
+
+    for weight, gradient in zip(weights, first, strict=True):
+        assert (weight.grad is None) == (gradient is None)
+        if gradient is not None:
+            torch.testing.assert_close(weight.grad, gradient)
+    assert sum(gradient is not None for gradient in first) > 10
+
+
 def test_an_evaluation_makes_no_logits_in_any_mode(encoder: SpladeEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = encoder.tokenize(["who opens the parser", "a socket"], max_length=12)
     encoder.eval().configure(MEMORY_MODES["standard"])

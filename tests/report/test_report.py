@@ -102,7 +102,9 @@ def test_runs_of_another_machine_or_tree_are_not_put_into_one_figure() -> None:
         return newest_alike(results, key=lambda result: result.cell_id, run=lambda result: result)
 
     assert kept([*unlike, died, first, *newest]) == [died, first, *newest]
-    assert kept([*unlike, *newest, replace(died, started_at="2026-03-01")])[:-1] == newest, "it says less, and no other"
+    died_last = replace(died, started_at="2026-03-02")
+    between = replace(unlike[2], started_at="2026-03-01")
+    assert kept([*unlike, *newest, between, died_last]) == [*newest, died_last], "it says less, and no other"
     other = replace(unlike[0], cell_id="another cell")
     assert kept([other, *newest]) == [other, *newest]
 

@@ -13,8 +13,9 @@ from torch.optim import AdamW, Optimizer
 
 from splade_bench.config import MemoryConfig, TrainConfig
 from splade_bench.errors import ConfigError
+from splade_bench.host import reserved_file
 from splade_bench.training import moments
-from splade_bench.training.moments import Bfloat16Moments, round_at_random, windows
+from splade_bench.training.moments import Bfloat16Moments, require_room, round_at_random, windows
 from splade_bench.training.optimizer import WindowedAdamW, make_optimizer
 
 
@@ -145,6 +146,20 @@ def test_a_disk_without_room_is_found_out_before_training(monkeypatch: pytest.Mo
 
     with pytest.raises(ConfigError, match="No space left on device"):
         make_optimizer(make_parameters(), TrainConfig(memory=memory))
+
+
+def test_room_for_the_states_is_asked_for_without_taking_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    require_room(str(tmp_path), 1)
+    with pytest.raises(ConfigError, match=r"--optimizer-states disk: .* are free; name another folder"):
+        require_room(str(tmp_path), 2**60)
+    with pytest.raises(ConfigError, match="No such file"):
+        require_room(str(tmp_path / "missing"), 1)
+
+    monkeypatch.delattr("os.posix_fallocate")  # macOS has none
+    with reserved_file(str(tmp_path), 7) as file:
+        assert file.readall() == bytes(7)
+    with pytest.raises(OSError, match="No space left"):
+        reserved_file(str(tmp_path), 2**60)
 
 
 @pytest.mark.usefixtures("small_windows")
