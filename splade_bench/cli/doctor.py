@@ -98,9 +98,9 @@ def calibrate() -> list[Reading]:
     tensor = CallRunner(timeout_s=_TIMEOUT_S, memory_passes=("live",)).measure(
         "tensor", fill_tensor, [_KNOWN_BYTES], {}
     )
-    absent = {
-        *(["pinned_peak_rss_bytes"] if platform.libc_ver()[0] != "glibc" else []),
-        *(["memray_peak_bytes"] if importlib.util.find_spec("memray") is None else []),
+    available = {
+        "pinned_peak_rss_bytes": platform.libc_ver()[0] == "glibc",
+        "memray_peak_bytes": importlib.util.find_spec("memray") is not None,
     }
     sources = _SOURCES | {"peak_rss_bytes": block.peak_rss_source or MISSING}
     return [
@@ -109,7 +109,7 @@ def calibrate() -> list[Reading]:
             source=sources[probe.figure],
             read_bytes=probe.read_bytes(tensor if probe.figure == "live_peak_bytes" else block),
             allowed_error_ratio=probe.calibration_limit,
-            available=probe.figure not in absent,
+            available=available.get(probe.figure, True),
         )
         for probe in PROBES
     ]

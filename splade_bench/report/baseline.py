@@ -88,9 +88,8 @@ def of_newest_sessions(results: Sequence[Result]) -> list[Result]:
 
     A session that goes on with another is one with it; of what was tried again, how it ended last counts.
     """
-    by_time = sorted(results, key=_start)
-    session_of = {gate_name(result): result.session for result in by_time}
-    last = {_run_of(result): result for result in by_time}
+    session_of = _newest_sessions(results)
+    last = {_run_of(result): result for result in sorted(results, key=_start)}
     return [
         result
         for result in results
@@ -101,9 +100,15 @@ def of_newest_sessions(results: Sequence[Result]) -> list[Result]:
 
 def of_earlier_sessions(results: Sequence[Result]) -> list[str]:
     """Cells and calls of one file that its newest session did not measure."""
-    session_of = {gate_name(result): result.session for result in sorted(results, key=_start)}
     newest = max(results, key=_start, default=None)
-    return [name for name, session in session_of.items() if name and newest and session != newest.session]
+    return [
+        name for name, session in _newest_sessions(results).items() if name and newest and session != newest.session
+    ]
+
+
+def _newest_sessions(results: Sequence[Result]) -> dict[str | None, str | None]:
+    """The session that last measured each cell and call."""
+    return {gate_name(result): result.session for result in sorted(results, key=_start)}
 
 
 def _start(result: Result) -> str:

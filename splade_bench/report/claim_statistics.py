@@ -109,8 +109,9 @@ def mode_mrr(results: Sequence[CellResult]) -> BySeed:
         if mode != REFERENCE_MODE and mode in MEMORY_MODES:
             by_seed = _by_seed(matched_pairs(results, mode), lambda pairs: differences(pairs, mrr_at_10))
             for seed, values in by_seed.items():
-                found.setdefault(seed, []).extend([statistics.median(values)] if values else [])
-    return {seed: [min(medians)] for seed, medians in found.items() if medians}
+                if values:
+                    found.setdefault(seed, []).append(statistics.median(values))
+    return {seed: [min(medians)] for seed, medians in found.items()}
 
 
 def candidate_precision(results: Sequence[CellResult]) -> BySeed:

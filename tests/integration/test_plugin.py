@@ -25,6 +25,9 @@ from splade_bench.results import CallResult, read_results
 
 ROOT = Path(__file__).parent.parent.parent
 FOREIGN = ROOT / "tests" / "support" / "foreign_project"
+# With the plugin of this checkout, named on the command line, and no other.
+PLUGIN = ("-p", "splade_bench.pytest_plugin")
+CHECKOUT = {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 FAILING = {"test_over_the_limit_in_its_own_process", "test_over_the_limit_in_this_process"}
 
 
@@ -77,11 +80,7 @@ def assert_works(finished: subprocess.CompletedProcess[str]) -> None:
 
 
 def test_a_plain_checkout_serves_a_foreign_project(project: Path) -> None:
-    finished = run_pytest(
-        project,
-        *["-p", "splade_bench.pytest_plugin"],
-        environment={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-    )
+    finished = run_pytest(project, *PLUGIN, environment=CHECKOUT)
 
     assert_works(finished)
     assert "limit_peak_memory: the growth of this process's memory is" in finished.stdout
@@ -119,15 +118,14 @@ def test_pytest_memray_works_beside_it(project: Path) -> None:
     finished = run_pytest(
         project,
         *[
-            "-p",
-            "splade_bench.pytest_plugin",
+            *PLUGIN,
             "-p",
             "pytest_memray.plugin",
             "--memray",
             "-k",
             "process_of_its_own or within",
         ],
-        environment={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        environment=CHECKOUT,
     )
 
     assert finished.returncode == 0, finished.stdout
@@ -142,11 +140,7 @@ def test_the_plugin_imports_no_torch(project: Path) -> None:
         "    assert not {'torch', 'transformers', 'psutil'} & set(sys.modules)\n"
     )
 
-    finished = run_pytest(
-        project,
-        *["-p", "splade_bench.pytest_plugin"],
-        environment={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-    )
+    finished = run_pytest(project, *PLUGIN, environment=CHECKOUT)
 
     assert finished.returncode == 0, finished.stdout
 
@@ -167,8 +161,9 @@ def test_an_option_that_cannot_be_followed_is_a_usage_error(
 ) -> None:
     finished = run_pytest(
         project,
-        *["-p", "splade_bench.pytest_plugin", *arguments],
-        environment={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        *PLUGIN,
+        *arguments,
+        environment=CHECKOUT,
     )
 
     assert finished.returncode == 4
@@ -185,9 +180,10 @@ def test_a_call_has_the_same_name_whatever_pytests_temporary_folder(project: Pat
     for number in range(2):
         finished = run_pytest(
             project,
-            *["-p", "splade_bench.pytest_plugin", f"--basetemp={tmp_path / str(number)}"],
+            *PLUGIN,
+            f"--basetemp={tmp_path / str(number)}",
             *["--memory-results", f"{number}.jsonl"],
-            environment={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+            environment=CHECKOUT,
         )
         assert finished.returncode == 0, finished.stdout
         names |= {getattr(result, "name", None) for result in read_results([project / f"{number}.jsonl"])}
@@ -215,11 +211,7 @@ def test_a_test_that_is_run_again_is_judged_anew(project: Path) -> None:
         "    assert len(attempts) == 2\n"
     )
 
-    finished = run_pytest(
-        project,
-        *["-p", "splade_bench.pytest_plugin"],
-        environment={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-    )
+    finished = run_pytest(project, *PLUGIN, environment=CHECKOUT)
 
     assert finished.returncode == 0, finished.stdout
 
@@ -244,9 +236,9 @@ def test_an_interrupt_keeps_what_was_measured_and_leaves_no_process(project: Pat
         "    measure_memory(touch, 1)\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-p", "splade_bench.pytest_plugin", "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", *PLUGIN, "-p", "no:cacheprovider"],
         cwd=project,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        env=os.environ | CHECKOUT,
         stdout=subprocess.DEVNULL,
         # A shell's job in the background ignores it, and so would its children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -269,11 +261,10 @@ def test_an_interrupt_keeps_what_was_measured_and_leaves_no_process(project: Pat
 
 
 def test_what_only_collects_needs_no_baseline(project: Path) -> None:
-    arguments = ["-p", "splade_bench.pytest_plugin", "--memory-baseline", "nothing.json"]
-    environment = {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    arguments = [*PLUGIN, "--memory-baseline", "nothing.json"]
 
-    assert run_pytest(project, *arguments, "--collect-only", environment=environment).returncode == 0
-    finished = run_pytest(project, *arguments, environment=environment)
+    assert run_pytest(project, *arguments, "--collect-only", environment=CHECKOUT).returncode == 0
+    finished = run_pytest(project, *arguments, environment=CHECKOUT)
     assert finished.returncode == 4
     assert "make it with --update-baseline (pytest: --memory-update-baseline)" in finished.stderr
 
@@ -303,11 +294,7 @@ def test_a_marker_that_cannot_be_read_is_a_usage_error(project: Path) -> None:
         "import pytest\n@pytest.mark.limit_peak_memory(512)\ndef test_nothing():\n    pass\n"
     )
 
-    finished = run_pytest(
-        project,
-        *["-p", "splade_bench.pytest_plugin"],
-        environment={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-    )
+    finished = run_pytest(project, *PLUGIN, environment=CHECKOUT)
 
     assert finished.returncode == 4
     assert "limit_peak_memory takes one size" in finished.stderr
@@ -319,11 +306,7 @@ def test_a_results_file_that_is_none_is_a_usage_error(project: Path) -> None:
         "from work.blocks import touch\ndef test_it(measure_memory):\n    measure_memory(touch, 1)\n"
     )
 
-    finished = run_pytest(
-        project,
-        *["-p", "splade_bench.pytest_plugin"],
-        environment={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-    )
+    finished = run_pytest(project, *PLUGIN, environment=CHECKOUT)
 
     assert finished.returncode == 4
     assert "--memory-results: " in finished.stderr
@@ -333,8 +316,10 @@ def test_a_results_file_that_is_none_is_a_usage_error(project: Path) -> None:
 def test_a_limit_below_what_any_call_takes_is_a_usage_error_that_says_how_much(project: Path) -> None:
     finished = run_pytest(
         project,
-        *["-p", "splade_bench.pytest_plugin", "--memory-limit", "8MiB"],
-        environment={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        *PLUGIN,
+        "--memory-limit",
+        "8MiB",
+        environment=CHECKOUT,
     )
 
     assert finished.returncode == 4
@@ -352,8 +337,10 @@ def test_a_limit_below_what_the_functions_own_imports_take_fails_the_test_with_t
 
     finished = run_pytest(
         project,
-        *["-p", "splade_bench.pytest_plugin", "--memory-limit", "128MiB"],
-        environment={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        *PLUGIN,
+        "--memory-limit",
+        "128MiB",
+        environment=CHECKOUT,
     )
 
     assert finished.returncode == 1
@@ -372,8 +359,10 @@ def test_a_limit_makes_a_call_fail_as_on_a_smaller_machine(project: Path) -> Non
 
     finished = run_pytest(
         project,
-        *["-p", "splade_bench.pytest_plugin", "--memory-limit", "256MiB"],
-        environment={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        *PLUGIN,
+        "--memory-limit",
+        "256MiB",
+        environment=CHECKOUT,
     )
 
     assert finished.returncode == 0, finished.stdout
