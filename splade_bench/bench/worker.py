@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import transformers
 
+from splade_bench.allocator import trim_heap
 from splade_bench.bench.build import CellBuilder, WidestBatch
 from splade_bench.bench.figures import Probes, heap_fields, live_fields, pinned_fields
 from splade_bench.bench.flops import gemm_flops_per_s
@@ -123,6 +124,7 @@ class Worker:
         Trainer(encoder, source, config).train()
         del encoder, source  # the toy must be gone before the baseline is taken
         gc.collect()
+        trim_heap()  # and no holes be left that what is measured would fill first
 
     def _time_pass(self, builder: CellBuilder) -> None:
         """Train under the clock and the kernel's high-water mark, then evaluate outside both."""

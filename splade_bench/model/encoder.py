@@ -127,6 +127,11 @@ class SpladeEncoder(nn.Module):
         return self.decoder.out_features
 
     @property
+    def reps_dtype(self) -> torch.dtype:
+        """Of the sparse vectors, which autocast leaves wide."""
+        return torch.promote_types(self.decoder.weight.dtype, torch.float32)
+
+    @property
     def max_length(self) -> int:
         """Tokens after which a text is cut, as saved with the tokenizer; at most the model's own positions."""
         limits = (self.tokenizer.model_max_length, self.position_limit)
@@ -183,6 +188,8 @@ class SpladeEncoder(nn.Module):
         With ``pooled``, the result of :meth:`pool` for the same batch and random numbers, the head only prepares its
         backward.
         """
+        if self._trimmer and torch.is_grad_enabled():
+            self._trimmer.begin_pass()
         with self._computing():
             hidden = self._hidden(batch)
             decoder = self.decoder

@@ -43,10 +43,6 @@ class Pooled:
     """Position of the token that won each entry, int32 [B, V]. None: to be found in backward, for the entries that
     get a gradient."""
 
-    def copy(self) -> Pooled:
-        """The same in memory of its own."""
-        return Pooled(self.reps.clone(), None if self.winners is None else self.winners.clone())
-
 
 def splade_max_eager(hidden: Tensor, weight: Tensor, bias: Tensor | None, attention_mask: Tensor) -> Tensor:
     """SPLADE max pooling as the papers write it: [B, L, H] -> [B, V].

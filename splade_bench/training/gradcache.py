@@ -43,7 +43,7 @@ class _CachedMiniBatch:
     """A mini-batch after the first pass, with what the second needs to be the same."""
 
     mini_batch: MiniBatch
-    pooled: Pooled
+    winners: Tensor | None
     rng: RngState
 
 
@@ -59,7 +59,7 @@ def gradcache_step(
     """Same contract as :func:`splade_bench.training.step.direct_step`; sizes come from ``encoder.memory``.
 
     Memory: the activations of one mini-batch, and the vectors of the whole batch with their gradient (8 bytes an
-    entry).
+    entry, 12 where the head keeps its winners).
     """
     on_phase("forward")
     *earlier, last = cut_into_mini_batches(
@@ -68,16 +68,19 @@ def gradcache_step(
         max_texts=encoder.memory.mini_batch_size,
         pad_to_multiple_of=pad_to_multiple_of(encoder.memory, encoder.device),
     )
-    cached = _first_passes(encoder, earlier)
+    texts = len(batch) * (1 + len(batch.documents))
+    reps = torch.empty(texts, encoder.vocab_size, dtype=encoder.reps_dtype, device=encoder.device)  # in batch order
+    cached = _first_passes(encoder, earlier, into=reps)
     last_reps = encoder(last.texts)
-    reps = _gathered(cached, last, last_reps)
+    reps[last.rows] = last_reps.detach()
+    reps.requires_grad_()
     on_phase("loss")
     terms = loss(reps[: len(batch)], reps[len(batch) :], regularizer_scale=regularizer_scale)
     on_phase("backward")
     (grad_reps,) = torch.autograd.grad(terms.total * gradient_scale, reps)
     last_reps.backward(grad_reps[last.rows])
     for entry in alike(_taken_from(cached), key=lambda entry: entry.mini_batch.texts.input_ids.shape):
-        _second_pass(encoder, entry, grad_reps, on_phase)
+        _second_pass(encoder, entry, reps, grad_reps, on_phase)
     return terms.detach()
 
 
@@ -86,24 +89,25 @@ def default_mini_batch_tokens(encoder: SpladeEncoder) -> int:
     return max(_MIN_TOKENS, _KEPT_BYTES // (_KEPT_BYTES_PER_BODY_ELEMENT * encoder.body_size))
 
 
-def _first_passes(encoder: SpladeEncoder, mini_batches: Sequence[MiniBatch]) -> list[_CachedMiniBatch]:
+def _first_passes(encoder: SpladeEncoder, mini_batches: Sequence[MiniBatch], *, into: Tensor) -> list[_CachedMiniBatch]:
+    """Write the vectors to their rows of ``into``, and keep the rest."""
+
+    def winners_of(mini_batch: MiniBatch) -> Tensor | None:
+        pooled = encoder.pool(mini_batch.texts)
+        into[mini_batch.rows] = pooled.reps
+        return pooled.winners
+
     cached: list[_CachedMiniBatch] = []
     # In a plan texts of one shape have one result: what counts is that each takes its memory.
-    pool = recalled(encoder.pool, key=lambda texts: texts.input_ids.shape, copy=Pooled.copy)
+    winners = recalled(winners_of, key=lambda mini_batch: mini_batch.texts.input_ids.shape, copy=_copy)
     for mini_batch in mini_batches:
         rng = capture_rng(encoder.device)
-        cached.append(_CachedMiniBatch(mini_batch, pool(mini_batch.texts), rng))
+        cached.append(_CachedMiniBatch(mini_batch, winners(mini_batch), rng))
     return cached
 
 
-def _gathered(cached: Sequence[_CachedMiniBatch], last: MiniBatch, last_reps: Tensor) -> Tensor:
-    """The vectors of the whole batch [N, V], a leaf, in the order of its groups."""
-    rows = torch.cat([*(entry.mini_batch.rows for entry in cached), last.rows])
-    reps = last_reps.new_empty(len(rows), last_reps.shape[1])
-    for entry in cached:
-        reps[entry.mini_batch.rows] = entry.pooled.reps
-    reps[last.rows] = last_reps.detach()
-    return reps.requires_grad_()
+def _copy(winners: Tensor | None) -> Tensor | None:
+    return None if winners is None else winners.clone()
 
 
 def _taken_from(cached: list[_CachedMiniBatch]) -> Iterator[_CachedMiniBatch]:
@@ -112,9 +116,12 @@ def _taken_from(cached: list[_CachedMiniBatch]) -> Iterator[_CachedMiniBatch]:
         yield cached.pop()
 
 
-def _second_pass(encoder: SpladeEncoder, cached: _CachedMiniBatch, grad_reps: Tensor, on_phase: PhaseListener) -> None:
+def _second_pass(
+    encoder: SpladeEncoder, cached: _CachedMiniBatch, reps: Tensor, grad_reps: Tensor, on_phase: PhaseListener
+) -> None:
     on_phase("forward")
+    rows = cached.mini_batch.rows
     with restored_rng(cached.rng):
-        reps = encoder(cached.mini_batch.texts, pooled=cached.pooled)
+        again = encoder(cached.mini_batch.texts, pooled=Pooled(reps.detach()[rows], cached.winners))
     on_phase("backward")
-    reps.backward(grad_reps[cached.mini_batch.rows])
+    again.backward(grad_reps[rows])

@@ -12,6 +12,7 @@ import pytest
 import torch
 from architectures import ARCHITECTURES, make_model, wrap
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from splade_bench.allocator import trim_heap
 from splade_bench.config import MEMORY_MODES, MEMORY_TECHNIQUES, TrainConfig, memory_mode
@@ -150,10 +151,13 @@ def test_live_bytes_of_texts_without_padding(tokenizer: Tokenizer) -> None:
 
 def retain_reps(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[Any] = []
-    gathered = gradcache._gathered
-    monkeypatch.setattr(
-        gradcache, "_gathered", lambda *given: kept.append(gathered(*given).clone()) or gathered(*given)
-    )
+    first_passes = gradcache._first_passes
+
+    def retaining(*given: Any, into: Tensor) -> Any:
+        kept.append(into.clone())
+        return first_passes(*given, into=into)
+
+    monkeypatch.setattr(gradcache, "_first_passes", retaining)
 
 
 def drop_checkpointing(monkeypatch: pytest.MonkeyPatch) -> None:
