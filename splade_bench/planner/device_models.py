@@ -9,9 +9,11 @@ from splade_bench.devices import MPS_HIGH_WATERMARK_RATIO
 from splade_bench.planner.allocators import Allocator, CudaCachingAllocator, LiveAllocator, MpsHeapAllocator
 from splade_bench.planner.glibc import GlibcAllocator
 
-# What MKL keeps for its packed operands, by thread, once products of a BERT-base's size have run: 2.6 MiB after
-# 256 x 384 x 1536 and 12.6 after 512 x 768 x 3072 with two threads (torch 2.13, AVX2).
-_PRODUCT_WORKSPACE_BYTES = 6 * 2**20
+# What MKL keeps for packed operands once a product has run grows with the square root of its right matrix, up to a
+# bound. With two threads (torch 2.13, AVX2): 0.6 MiB for a matrix of 0.25 MiB, 2.1 for 1.5, 2.6 for 2.25, 5.1 for 9, 6.5
+# for 15 and 9.8 for 45 or 89; the number of rows makes no difference.
+_PACKED_BYTES_BY_THREAD = 0.85 * 2**20
+_MAX_PACKED_BYTES_BY_THREAD = 5 * 2**20
 # From so many times Metal's recommended working set on MPS is careful (aten/src/ATen/mps/MPSAllocator.h,
 # default_low_watermark_ratio).
 _MPS_LOW_WATERMARK_RATIO = 1.4
@@ -27,8 +29,14 @@ class DeviceModel:
     """Whether what is limited there holds the process's runtime too."""
     releases_cache: bool
     """Whether its allocator gives back what it keeps for later before it gives up."""
-    workspace_bytes: int = 0
+    packing_threads: int = 0
+    """Those for which a library keeps the packed operands of products."""
     calibrated: bool = False
+
+    def workspace_bytes(self, largest_operand_bytes: int) -> int:
+        """What libraries keep for themselves once a product with a right matrix of this size has run."""
+        packed_bytes = _PACKED_BYTES_BY_THREAD * (largest_operand_bytes / 2**20) ** 0.5
+        return self.packing_threads * int(min(packed_bytes, _MAX_PACKED_BYTES_BY_THREAD))
 
 
 def device_model(device_type: str, *, threads: int, budget_bytes: int | None = None) -> DeviceModel:
@@ -48,6 +56,6 @@ def device_model(device_type: str, *, threads: int, budget_bytes: int | None = N
         allocator=GlibcAllocator() if is_glibc else LiveAllocator(),
         counts_runtime=True,
         releases_cache=False,
-        workspace_bytes=threads * _PRODUCT_WORKSPACE_BYTES,
+        packing_threads=threads,
         calibrated=is_glibc,
     )

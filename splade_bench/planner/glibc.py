@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from splade_bench.planner.blocks import Block, FreeBlocks, join, round_up, split
 
 _PAGE_BYTES = 4096
@@ -18,8 +20,12 @@ class GlibcAllocator:
     threshold of it is free; holes stay resident until the heap is trimmed. The mapping threshold starts at 128 KiB and
     rises to each freed mapping of at most 32 MiB, the trim threshold to twice that, unless it has been fixed.
 
-    Everything that is allocated is taken to be written to. Does not see: Python's own objects, workspaces inside
-    operators, and holes that were there before.
+    With a storage come small objects of C++ and Python, which no operator shows: one of them is taken to lie behind it
+    in the heap, and to be there for a while after it has gone. So a storage's hole seldom has room for another of its
+    size, and the heap's end seldom moves back. How small and for how long is calibrated (reports/NEGATIVE.md).
+
+    Everything that is allocated is taken to be written to. Does not see: workspaces inside operators, and holes that
+    were there before.
     """
 
     name = "glibc"
@@ -28,6 +34,8 @@ class GlibcAllocator:
     _SEARCH_BYTES = 64 + 32
     _TOP_PAD_BYTES = 128 * _KIB
     _MAX_MMAP_THRESHOLD_BYTES = 32 * _MIB
+    _SMALL_BYTES = 64
+    _SMALL_OUTLIVES = 50  # storages that come to the heap
 
     def __init__(self) -> None:
         self._mmap_threshold_bytes = self._trim_threshold_bytes = 128 * _KIB
@@ -35,6 +43,9 @@ class GlibcAllocator:
         self._mapped: dict[int, int] = {}
         self._mapped_bytes = 0
         self._used: dict[int, Block] = {}
+        self._came = 0  # storages, to the heap, so far
+        self._small: dict[int, Block] = {}  # by the storage that each lies behind
+        self._outliving: deque[tuple[int, Block]] = deque()  # those whose storage has gone, and when they go
         self._holes = FreeBlocks()
         self._end = Block(0)  # free memory behind the last chunk
         self._resident_bytes = 0
@@ -61,9 +72,13 @@ class GlibcAllocator:
             block = self._from_end(size_bytes)
         elif block.size_bytes - size_bytes >= self._ALIGNMENT_BYTES:
             self._holes.add(split(block, size_bytes))
-        self._resident_bytes += block.size_bytes - block.resident_bytes
-        block.resident_bytes = block.size_bytes
+        self._write(block)
         self._used[storage] = block
+        if small := self._small_behind(block):
+            self._small[storage] = small
+        self._came += 1
+        while self._outliving and self._outliving[0][0] <= self._came:
+            self._free_block(self._outliving.popleft()[1])
 
     def free(self, storage: int) -> None:
         """Take the room of a storage back."""
@@ -74,7 +89,19 @@ class GlibcAllocator:
             if rises and not self._threshold_is_fixed:
                 self._mmap_threshold_bytes, self._trim_threshold_bytes = mapped_bytes, 2 * mapped_bytes
             return
-        block = self._used.pop(storage)
+        self._free_block(self._used.pop(storage))
+        if small := self._small.pop(storage, None):
+            self._outliving.append((self._came + self._SMALL_OUTLIVES, small))
+
+    def trim(self) -> None:
+        """As ``malloc_trim(0)``: the whole pages of every hole, and the end."""
+        for hole in self._holes:
+            kept_bytes = min(hole.resident_bytes, _PAGE_BYTES)  # half a page at either side
+            self._resident_bytes -= hole.resident_bytes - kept_bytes
+            hole.resident_bytes = kept_bytes
+        self._shorten(0)
+
+    def _free_block(self, block: Block) -> None:
         if block.before and block.before.is_free:
             self._holes.remove(block.before)
             block = join(block.before, block)
@@ -88,24 +115,40 @@ class GlibcAllocator:
             block = join(block, block.after)
         self._holes.add(block)
 
-    def trim(self) -> None:
-        """As ``malloc_trim(0)``: the whole pages of every hole, and the end."""
-        for hole in self._holes:
-            kept_bytes = min(hole.resident_bytes, _PAGE_BYTES)  # half a page at either side
-            self._resident_bytes -= hole.resident_bytes - kept_bytes
-            hole.resident_bytes = kept_bytes
-        self._shorten(0)
+    def _small_behind(self, block: Block) -> Block | None:
+        """A small object in the free memory behind ``block``; None where there is too little."""
+        behind = block.after
+        if behind is None or behind.size_bytes < self._SMALL_BYTES:
+            return None
+        if behind is self._end:
+            return self._cut_end(self._SMALL_BYTES)
+        if not behind.is_free:
+            return None
+        self._holes.remove(behind)
+        if behind.size_bytes > 2 * self._SMALL_BYTES:
+            self._holes.add(split(behind, self._SMALL_BYTES))
+        self._write(behind)
+        return behind
+
+    def _write(self, block: Block) -> None:
+        self._resident_bytes += block.size_bytes - block.resident_bytes
+        block.resident_bytes = block.size_bytes
 
     def _from_end(self, size_bytes: int) -> Block:
         """A chunk cut from the heap's end, which grows where it is too short."""
         if self._end.size_bytes < size_bytes + self._SEARCH_BYTES:
             missing_bytes = size_bytes + self._SEARCH_BYTES + self._TOP_PAD_BYTES - self._end.size_bytes
             self._end.size_bytes += round_up(missing_bytes, _PAGE_BYTES)
+        return self._cut_end(size_bytes)
+
+    def _cut_end(self, size_bytes: int) -> Block:
+        """The front of the heap's end, written to."""
         block = self._end
         written_bytes = block.resident_bytes  # of the end, what lies in front has been written to
         self._end = split(block, size_bytes)
         block.resident_bytes = min(size_bytes, written_bytes)
         self._end.resident_bytes = written_bytes - block.resident_bytes
+        self._write(block)
         return block
 
     def _shorten(self, kept_bytes: int) -> None:

@@ -141,24 +141,20 @@ def plan_rehearsal(
 ) -> MemoryPlan:
     """The plan of whatever ``rehearsal`` runs on fake tensors; it is given the device and whom to tell of storages."""
     baseline_bytes = baseline_bytes if model.counts_runtime else 0
-    fixed_bytes = baseline_bytes + model.workspace_bytes
-    watch = _Watch(model, counted, budget_bytes=None if budget_bytes is None else budget_bytes - fixed_bytes)
+    watch = _Watch(model, counted, baseline_bytes=baseline_bytes, budget_bytes=budget_bytes)
     live = rehearsal(PlannedDevice(model.type, model.allocator, counted), watch)
-    peak_bytes = fixed_bytes + watch.peak_bytes
     return MemoryPlan(
         device=model.type,
         allocator=model.allocator.name,
         calibrated=model.calibrated,
-        peak_bytes=peak_bytes,
+        peak_bytes=watch.peak_bytes,
         baseline_bytes=baseline_bytes,
-        workspace_bytes=model.workspace_bytes,
+        workspace_bytes=watch.workspace_bytes,
         live_peak_bytes=live.peak_bytes,
         by_category=live.by_category,
         peak_phase=live.phase,
         peak_op=live.operator,
-        timeline=[
-            PhasePeak(phase=stretch.phase, peak_bytes=stretch.peak_bytes + fixed_bytes) for stretch in watch.last_step
-        ],
+        timeline=watch.last_step,
         budget_bytes=budget_bytes,
         fits=None if budget_bytes is None else watch.first_failure is None,
         first_failure=watch.first_failure,
@@ -167,12 +163,15 @@ def plan_rehearsal(
 
 
 class _Watch:
-    """Tells a device's allocator of every storage, and notes what it reserves for them."""
+    """Tells a device's allocator of every storage, and notes what is taken then."""
 
-    def __init__(self, model: DeviceModel, counted: CountedWork, *, budget_bytes: int | None) -> None:
+    def __init__(
+        self, model: DeviceModel, counted: CountedWork, *, baseline_bytes: int, budget_bytes: int | None
+    ) -> None:
+        self._model = model
         self._allocator = model.allocator
         self._counted = counted
-        self._releases_cache = model.releases_cache
+        self._baseline_bytes = baseline_bytes
         self._budget_bytes = budget_bytes
         self._stretches: list[PhasePeak] = []
         self._phase = "setup"
@@ -181,7 +180,7 @@ class _Watch:
 
     def on_phase(self, phase: str) -> None:
         self._phase = phase
-        self._stretches.append(PhasePeak(phase=phase, peak_bytes=self._allocator.reserved_bytes))
+        self._stretches.append(PhasePeak(phase=phase, peak_bytes=self._taken_bytes))
 
     def on_allocate(self, storage: int, size_bytes: int, operator: str) -> None:
         reserved_bytes = self._allocator.reserved_bytes
@@ -189,16 +188,16 @@ class _Watch:
         if (fresh_bytes := self._allocator.reserved_bytes - reserved_bytes) > 0:
             self._counted.add("fault", fresh_bytes)
         if self._exceeds_budget():
-            if self._releases_cache:
+            if self._model.releases_cache:
                 self._allocator.trim()
             if self._exceeds_budget():
                 self.first_failure = PlannedAllocation(
                     operator=operator, phase=self._phase, size_bytes=size_bytes, reserved_bytes=reserved_bytes
                 )
-        reserved_bytes = self._allocator.reserved_bytes
-        if self._stretches and reserved_bytes > self._stretches[-1].peak_bytes:
-            self._stretches[-1] = PhasePeak(phase=self._phase, peak_bytes=reserved_bytes)
-        self.peak_bytes = max(self.peak_bytes, reserved_bytes)
+        taken_bytes = self._taken_bytes
+        if self._stretches and taken_bytes > self._stretches[-1].peak_bytes:
+            self._stretches[-1] = PhasePeak(phase=self._phase, peak_bytes=taken_bytes)
+        self.peak_bytes = max(self.peak_bytes, taken_bytes)
 
     def on_free(self, storage: int) -> None:
         self._allocator.free(storage)
@@ -209,6 +208,14 @@ class _Watch:
         starts = [number for number, stretch in enumerate(self._stretches) if stretch.phase == "batching"]
         return self._stretches[starts[-1] :] if starts else self._stretches
 
+    @property
+    def workspace_bytes(self) -> int:
+        return self._model.workspace_bytes(self._counted.largest_operand_bytes)
+
+    @property
+    def _taken_bytes(self) -> int:
+        return self._baseline_bytes + self.workspace_bytes + self._allocator.reserved_bytes
+
     def _exceeds_budget(self) -> bool:
-        over = self._budget_bytes is not None and self._allocator.reserved_bytes > self._budget_bytes
+        over = self._budget_bytes is not None and self._taken_bytes > self._budget_bytes
         return over and self.first_failure is None

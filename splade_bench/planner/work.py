@@ -36,6 +36,11 @@ class Product:
     def flops(self) -> int:
         return 2 * self.batch * self.rows * self.inner * self.columns
 
+    @property
+    def right_bytes(self) -> int:
+        """Of one matrix [inner, columns]."""
+        return self.inner * self.columns * self.dtype.itemsize
+
 
 @dataclass(frozen=True, slots=True)
 class Passes:
@@ -74,6 +79,8 @@ class CountedWork:
 
     def __init__(self) -> None:
         self._rounds: list[Work] = [Counter()]
+        self.largest_operand_bytes = 0
+        """Of any product's right matrix, in any step."""
 
     @property
     def work(self) -> Work:
@@ -117,6 +124,7 @@ class CountedWork:
         for task in _tasks(operator, args, kwargs, results):
             if isinstance(task, Product):
                 self._rounds[-1][task] += 1
+                self.largest_operand_bytes = max(self.largest_operand_bytes, task.right_bytes)
             else:
                 self.add(*task)
 

@@ -150,6 +150,22 @@ def test_glibc_does_not_fill_a_hole_of_just_the_size_with_an_aligned_request() -
     assert allocator.reserved_bytes >= 4 * 64 * KIB
 
 
+def test_a_small_object_keeps_a_heap_from_ending_earlier_until_more_has_come() -> None:
+    allocator = GlibcAllocator()
+    allocator.fix_mmap_threshold(4 * MIB)
+    for storage in (0, 1):
+        allocator.allocate(storage, 2 * MIB)
+
+    for storage in (1, 0):
+        allocator.free(storage)
+    assert allocator.reserved_bytes >= 4 * MIB  # what lay behind them outlives them
+
+    for storage in range(2, 60):
+        allocator.allocate(storage, KIB)
+        allocator.free(storage)
+    assert allocator.reserved_bytes <= 3 * MIB
+
+
 def test_trimming_glibc_returns_holes_and_the_end() -> None:
     allocator = GlibcAllocator()
     for storage in range(100):
