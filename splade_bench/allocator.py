@@ -10,6 +10,7 @@ from functools import cache
 from splade_bench.planned import planned_device
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
+_after_trim: list[Callable[[], object]] = []
 
 
 def fix_mmap_threshold(threshold_bytes: int) -> bool:
@@ -62,7 +63,15 @@ def trim_heap() -> bool:
             planned.allocator.trim()
         return True
     malloc_trim = _c_function("malloc_trim")
-    return bool(malloc_trim and malloc_trim(0) == 1)
+    trimmed = bool(malloc_trim and malloc_trim(0) == 1)
+    for call in _after_trim:
+        call()
+    return trimmed
+
+
+def after_trim(call: Callable[[], object]) -> None:
+    """Have this called from now on whenever the heap has been trimmed: it keeps its addresses, but not their pages."""
+    _after_trim.append(call)
 
 
 @cache

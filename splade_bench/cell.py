@@ -234,7 +234,7 @@ class Sweep:
         if self.workload not in WORKLOADS:
             raise ConfigError(f"--workload {self.workload}: no such workload; choose from {', '.join(WORKLOADS)}")
         for name in self.memory_modes:
-            memory_mode(name)
+            memory_mode(name, option="--memory-modes")
         for flag, value in (("--max-steps", self.max_steps), ("--rounds", self.rounds)):
             if value is not None and value < 1:
                 raise ConfigError(f"{flag} {value}: must be at least 1")

@@ -172,8 +172,8 @@ MEMORY_TECHNIQUES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 
 
-def memory_mode(name: str) -> MemoryConfig:
-    """The memory settings called ``name``.
+def memory_mode(name: str, *, option: str = "--memory-mode") -> MemoryConfig:
+    """The memory settings called ``name``, which ``option`` was given.
 
     A row of :data:`MEMORY_MODES`, or one with a technique of :data:`MEMORY_TECHNIQUES` added or left out:
     ``standard+streaming-head``, ``memory-efficient-without-streaming-head``.
@@ -181,7 +181,7 @@ def memory_mode(name: str) -> MemoryConfig:
     Raises:
         ConfigError: there is no such mode or technique.
     """
-    row, change = _row_and_change(name)
+    row, change = _row_and_change(name, option=option)
     return replace(row, **change)
 
 
@@ -194,7 +194,7 @@ def fields_of_technique(name: str) -> frozenset[str]:
     return frozenset(_row_and_change(name)[1])
 
 
-def _row_and_change(name: str) -> tuple[MemoryConfig, Mapping[str, Any]]:
+def _row_and_change(name: str, *, option: str = "--memory-mode") -> tuple[MemoryConfig, Mapping[str, Any]]:
     if name in MEMORY_MODES:
         return MEMORY_MODES[name], {}
     for separator in ("+", "-without-"):
@@ -204,7 +204,7 @@ def _row_and_change(name: str) -> tuple[MemoryConfig, Mapping[str, Any]]:
             switched_off = {field_name: getattr(_STANDARD, field_name) for field_name in switched_on}
             return MEMORY_MODES[mode], switched_on if separator == "+" else switched_off
     raise ConfigError(
-        f"--memory-mode {name}: no such mode; choose from {', '.join(MEMORY_MODES)}, or one of them followed by "
+        f"{option} {name}: no such mode; choose from {', '.join(MEMORY_MODES)}, or one of them followed by "
         f"+TECHNIQUE or -without-TECHNIQUE, from {', '.join(MEMORY_TECHNIQUES)}"
     )
 

@@ -69,8 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         sweep = _read_sweep(config)
     except SpladeBenchError as error:
-        # What train calls --memory-mode is a list of them here.
-        raise pytest.UsageError(str(error).replace("--memory-mode ", "--memory-modes ")) from error
+        raise pytest.UsageError(str(error)) from error
     _require_devices(sweep)
     config.stash[_SWEEP] = sweep
     started = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")

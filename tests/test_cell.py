@@ -53,7 +53,7 @@ def test_every_profile_is_runnable_and_treats_its_cells_alike(profile: str) -> N
     ("changes", "complaint"),
     [
         ({"workload": "huge"}, "--workload huge"),
-        ({"memory_modes": ["standard", "fast"]}, "--memory-mode fast"),
+        ({"memory_modes": ["standard", "fast"]}, "--memory-modes fast"),
         ({"batch_sizes": [0]}, "--batch-sizes 0"),
         ({"gradient_accumulation_steps": [1, -1]}, "--gradient-accumulation-steps -1"),
         ({"max_steps": 0}, "--max-steps 0"),

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -27,7 +25,7 @@ from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.presets import TRAINED_ACTIVE_SHARE, build_preset, set_active_share
 from splade_bench.training.trainer import Trainer, TrainObserver, text_batches
 from splade_bench.training.validation import validation_loss
-from splade_bench.whole_file import write_whole_file
+from splade_bench.whole_file import whole_folder, write_whole_file
 
 _WARM_UP_STEPS = 2
 
@@ -74,12 +72,8 @@ class CellBuilder:
         encoder = self._new_encoder().to(self.device)
         documents = next(self._synthetic(encoder.vocab_size, 1, warm_up=False).batches(epoch=1)).documents[0]
         set_active_share(encoder, documents, TRAINED_ACTIVE_SHARE)
-        # Whole or not at all: a folder that is there is taken as it is.
-        with tempfile.TemporaryDirectory(dir=self.model_folder.parent) as unfinished:
-            made = Path(unfinished) / self.model_folder.name
-            encoder.save_pretrained(made)
-            with suppress(OSError):  # another session was faster; its weights are the same
-                made.rename(self.model_folder)
+        with whole_folder(self.model_folder) as folder:  # one that is there is taken as it is
+            encoder.save_pretrained(folder)
 
     def trainer(self, observers: Sequence[TrainObserver]) -> Trainer | PeerTrainer:
         """Whoever trains the cell, with the model and the batches, ready to go."""
@@ -154,6 +148,7 @@ class CellBuilder:
             batches_per_epoch=max(1, batches_per_epoch),
             seed=self.cell.seed,
             lengths=self.workload.lengths,
+            padding=self.config.memory.padding,
             warm_up=warm_up,
         )
 

@@ -179,6 +179,7 @@ class SyntheticBatches:
     seed: int
     lengths: Literal["full", "real"] = "full"
     """All texts at max_length; or queries of 4 to 20 tokens and documents log-normal around 75."""
+    padding: Literal["max_length", "longest"] = "longest"
     warm_up: bool = False
     """Whether one more batch, of a single query and a few tokens, comes first in each epoch."""
 
@@ -196,7 +197,9 @@ class SyntheticBatches:
 
     def _texts(self, lengths: Sequence[int], rng: random.Random) -> TextBatch:
         # 0-4: special tokens
-        return pad([[rng.randrange(5, self.vocab_size) for _ in range(length)] for length in lengths], pad_token_id=0)
+        sequences = [[rng.randrange(5, self.vocab_size) for _ in range(length)] for length in lengths]
+        width = self.max_length if self.padding == "max_length" else None
+        return pad(sequences, pad_token_id=0, width=width)
 
     def _query_lengths(self, rng: random.Random) -> list[int]:
         low, high = (self.max_length, self.max_length) if self.lengths == "full" else _QUERY_LENGTHS

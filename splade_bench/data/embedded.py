@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shutil
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +16,9 @@ from splade_bench.data.docstrings import DocstringPair, Split, harvest, retrieva
 from splade_bench.data.records import Corpus, RetrievalDataset, Triple, held_out_triples, sha256_of_texts
 from splade_bench.data.wordpiece import train_tokenizer
 from splade_bench.errors import ConfigError
-from splade_bench.whole_file import write_whole_file
+from splade_bench.whole_file import whole_folder, write_whole_file
+
+_CORPUS_NAME = "corpus.json"
 
 # Part of the cache key: raise it when the harvest, the split, the negatives or the tokenizer change.
 PREPARATION_VERSION = 2
@@ -60,7 +59,13 @@ class PreparedCorpus:
         key = sha256_of_texts(PREPARATION_VERSION, sys.version, sysconfig.get_path("stdlib"))[:16]
         prepared = cls(cache / f"docstrings-{key}")
         if not prepared._corpus_path.is_file():
-            _write_whole_folder(prepared.folder, {"corpus.json": _to_json(embedded_corpus())})
+            try:
+                with whole_folder(prepared.folder) as folder:
+                    (folder / _CORPUS_NAME).write_text(_to_json(embedded_corpus()), encoding="utf-8")
+            except OSError as error:
+                raise ConfigError(
+                    f"{cache}: the embedded corpus cannot be kept there ({error.strerror}); set SPLADE_BENCH_CACHE"
+                ) from error
             if not prepared._corpus_path.is_file():
                 raise ConfigError(f"{cache}: the embedded corpus cannot be kept there; set SPLADE_BENCH_CACHE")
         for vocab_size in vocab_sizes:
@@ -72,7 +77,7 @@ class PreparedCorpus:
 
     @property
     def _corpus_path(self) -> Path:
-        return self.folder / "corpus.json"
+        return self.folder / _CORPUS_NAME
 
     def tokenizer_path(self, vocab_size: int) -> Path:
         return self.folder / f"tokenizer-{vocab_size}.json"
@@ -100,20 +105,3 @@ def _from_json(text: str) -> Corpus:
         test_triples=triples("test_triples"),
         sha256=record["sha256"],
     )
-
-
-def _write_whole_folder(folder: Path, files: dict[str, str]) -> None:
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".preparing-", dir=folder.parent))
-    except OSError as error:
-        raise ConfigError(
-            f"{folder.parent}: the embedded corpus cannot be kept there ({error.strerror}); set SPLADE_BENCH_CACHE"
-        ) from error
-    try:
-        for name, text in files.items():
-            (temporary / name).write_text(text, encoding="utf-8")
-        with contextlib.suppress(OSError):  # another process was faster; its corpus is the same
-            temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

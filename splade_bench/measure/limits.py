@@ -8,7 +8,9 @@ that watch is left.
 from __future__ import annotations
 
 import sys
+from functools import partial
 
+from splade_bench.allocator import after_trim
 from splade_bench.errors import ConfigError
 from splade_bench.measure.control_group import ControlGroup
 from splade_bench.measure.rss import current_rss_bytes, status_bytes
@@ -20,7 +22,7 @@ def limit_rss(limit_bytes: int) -> None:
 
     Call it after the imports and a warm-up: before them it would hit the mapping of libraries, which no allocator
     reports. What the process has now stays; private memory may grow by what is left. The limit holds for the process
-    and its children, and cannot be raised again without rights.
+    and its children.
 
     Raises:
         ConfigError: the process takes more than that already.
@@ -29,13 +31,23 @@ def limit_rss(limit_bytes: int) -> None:
     if limit_bytes <= resident_bytes:
         raise ConfigError(below_floor(limit_bytes, resident_bytes))
     if sys.platform == "linux":
-        import resource  # Unix only
-
-        # VmData is what RLIMIT_DATA counts: private writable memory, touched or not.
-        limit_data_bytes = status_bytes("VmData") + limit_bytes - resident_bytes
-        resource.setrlimit(resource.RLIMIT_DATA, (limit_data_bytes, limit_data_bytes))
+        _limit_private_memory(limit_bytes)
+        after_trim(partial(_limit_private_memory, limit_bytes))
         if group := ControlGroup.own():  # behind it, for what it does not count: it says nothing before it kills
             group.limit(limit_bytes)
+
+
+def _limit_private_memory(limit_bytes: int) -> None:
+    """Let it grow by what is left of the limit.
+
+    ``RLIMIT_DATA`` counts ``VmData``: private writable memory, touched or not, so also what trimming the heap has given
+    back. What is touched again there it does not count; whoever watches resident memory does.
+    """
+    import resource  # Unix only
+
+    room_bytes = max(0, limit_bytes - current_rss_bytes())
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (status_bytes("VmData") + room_bytes, hard_limit))
 
 
 def below_floor(limit_bytes: int, floor_bytes: int) -> str:

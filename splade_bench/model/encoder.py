@@ -78,8 +78,8 @@ class SpladeEncoder(nn.Module):
         """Load a masked-language model and its tokenizer from a local folder or, when named so, the Hub.
 
         Raises:
-            ConfigError: the name leads nowhere, to a model without a trained MLM head, or to one that needs its own
-                code.
+            ConfigError: the name leads nowhere, to a model without a trained MLM head, to one that needs its own
+                code, or to a tokenizer of another model.
         """
         tokenizer = cls.load_tokenizer(model_name)
         with _loading(model_name):
@@ -94,6 +94,12 @@ class SpladeEncoder(nn.Module):
             missing = ", ".join(sorted(loading["missing_keys"])[:3])
             raise ConfigError(
                 f"--model-name {model_name}: has no masked-language-model head (no weights for {missing})"
+            )
+        embeddings = len(model.get_input_embeddings().weight)
+        if len(tokenizer) > embeddings:
+            raise ConfigError(
+                f"--model-name {model_name}: its tokenizer has {len(tokenizer)} tokens, its embeddings are of "
+                f"{embeddings}; save the two together, after resize_token_embeddings"
             )
         return cls(model, tokenizer)
 

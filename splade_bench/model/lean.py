@@ -116,6 +116,9 @@ class _LeanOperators(TorchFunctionMode):
         return F.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
 
     def _dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        # Attention that a model multiplies itself, as MPNet and DeBERTa do: [B, heads, L, L], and nothing else is.
+        if input.dim() == 4 and not self._memory.attention_dropout:
+            p = 0.0
         on_cpu = device_type(input.device) == "cpu"
         if self._memory.compact_dropout and 0 < p < 1 and training and not inplace and on_cpu:
             return compact_dropout(input, p)

@@ -10,8 +10,8 @@ from splade_bench.planner.allocators import Allocator, CudaCachingAllocator, Liv
 from splade_bench.planner.glibc import GlibcAllocator
 
 # What MKL keeps for packed operands once a product has run grows with the square root of its right matrix, up to a
-# bound. With two threads (torch 2.13, AVX2): 0.6 MiB for a matrix of 0.25 MiB, 2.1 for 1.5, 2.6 for 2.25, 5.1 for 9, 6.5
-# for 15 and 9.8 for 45 or 89; the number of rows makes no difference.
+# bound. With two threads (torch 2.13, AVX2): 0.6 MiB for a matrix of 0.25 MiB, 2.1 for 1.5, 2.6 for 2.25, 5.1 for 9,
+# 6.5 for 15 and 9.8 for 45 or 89; the number of rows makes no difference.
 _PACKED_BYTES_BY_THREAD = 0.85 * 2**20
 _MAX_PACKED_BYTES_BY_THREAD = 5 * 2**20
 # From so many times Metal's recommended working set on MPS is careful (aten/src/ATen/mps/MPSAllocator.h,

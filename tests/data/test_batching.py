@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -117,6 +118,17 @@ def test_synthetic_texts_of_real_lengths_are_short_queries_and_longer_documents(
     assert len(documents) == 800
     assert max(documents) == 256  # cut
     assert 70 <= sorted(documents)[400] <= 80
+
+
+def test_synthetic_texts_of_real_lengths_are_padded_as_any_others() -> None:
+    longest = SyntheticBatches(
+        batch_size=4, max_length=256, vocab_size=50, negatives_per_query=1, batches_per_epoch=1, seed=0, lengths="real"
+    )
+    (by_longest,), (by_limit,) = (source.batches(0) for source in (longest, replace(longest, padding="max_length")))
+
+    assert by_longest.queries.input_ids.shape[1] == max(by_longest.queries.lengths)
+    assert by_limit.queries.input_ids.shape[1] == 256
+    assert by_limit.lengths == by_longest.lengths
 
 
 def test_a_warm_up_batch_of_few_tokens_comes_before_the_others() -> None:

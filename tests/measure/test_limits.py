@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 
@@ -39,6 +40,37 @@ def test_what_fits_below_the_limit_is_allocated_and_what_does_not_fails(room_mib
     )
 
     assert json.loads(finished.stdout) == {"50": "ok", "90": "ok", "110": "MemoryError", "200": "MemoryError"}
+
+
+TRIMMED = """
+import json, sys
+import torch
+from splade_bench.allocator import trim_heap
+from splade_bench.measure.limits import limit_rss
+from splade_bench.measure.rss import current_rss_bytes
+
+MIB = 2**20
+blocks = [torch.ones(2**16, dtype=torch.uint8) for _ in range(2048)]  # 128 MiB of heap
+limit_rss(current_rss_bytes() + 32 * MIB)
+del blocks[::2]  # 64 of them in holes
+trim_heap()
+outcome = {}
+for size_mib in (80, 128):  # of the 96 that are there now
+    try:
+        block = bytearray(size_mib * MIB)
+        outcome[size_mib] = "ok"
+        del block
+    except MemoryError:
+        outcome[size_mib] = "MemoryError"
+print(json.dumps(outcome))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="trimming is glibc's")
+def test_what_trimming_gave_back_is_there_again() -> None:
+    finished = subprocess.run([sys.executable, "-c", TRIMMED], check=True, capture_output=True, text=True)
+
+    assert json.loads(finished.stdout) == {"80": "ok", "128": "MemoryError"}
 
 
 def test_a_limit_below_what_the_process_has_is_refused_with_the_floor() -> None:

@@ -24,11 +24,11 @@ from splade_bench.model.presets import build_preset
 def test_every_architecture_gives_the_pooled_logits_of_its_own_model(
     architecture: str, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    model = make_model(architecture)
-    texts = SpladeEncoder(make_model(architecture), wrap(tokenizer)).tokenize(
+    vocab_size = len(wrap(tokenizer))
+    model = make_model(architecture, vocab_size=vocab_size)
+    texts = SpladeEncoder(make_model(architecture, vocab_size=vocab_size), wrap(tokenizer)).tokenize(
         ["who opens the parser", "who"], max_length=12
     )
-    texts.input_ids.clamp_(max=119)
     with torch.no_grad():
         logits = model(input_ids=texts.input_ids, attention_mask=texts.attention_mask).logits
         activated = torch.log1p(torch.relu(logits)) * texts.attention_mask.unsqueeze(-1)
@@ -238,6 +238,24 @@ def test_saving_leaves_the_encoder_as_it_was(encoder: SpladeEncoder, tmp_path: P
     assert torch.equal(encoder(texts), before)
 
 
+# ModernBERT's is on the output of attention too, where it stays.
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "modernbert"])
+def test_attention_dropout_is_left_out_of_every_architecture(architecture: str, tokenizer: Tokenizer) -> None:
+    """Also of those that multiply attention themselves."""
+    model = make_model(architecture, dropout=0.0, attention_dropout=0.5)
+    encoder = SpladeEncoder(model, wrap(tokenizer)).train()
+    texts = encoder.tokenize(["who opens the parser", "who"], max_length=12)
+    texts.input_ids.clamp_(max=119)
+
+    encoder.configure(MemoryConfig())
+    dropped = encoder(texts)
+    encoder.configure(MemoryConfig(attention_dropout=False))
+    without = encoder(texts)
+
+    assert not torch.equal(dropped, encoder.eval()(texts))
+    torch.testing.assert_close(without, encoder(texts))
+
+
 def test_the_tied_weight_is_one_parameter(encoder: SpladeEncoder) -> None:
     assert encoder.body.get_input_embeddings().weight is encoder.decoder.weight
     assert sum(parameter is encoder.decoder.weight for parameter in encoder.parameters()) == 1
@@ -248,6 +266,17 @@ def test_a_model_without_a_masked_language_model_head_is_refused(tmp_path: Path,
     wrap(tokenizer).save_pretrained(tmp_path)
 
     with pytest.raises(ConfigError, match="has no masked-language-model head"):
+        SpladeEncoder.from_pretrained(str(tmp_path))
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    wrapped = wrap(tokenizer)
+    wrapped.save_pretrained(tmp_path)
+    make_model("bert", vocab_size=len(wrapped)).save_pretrained(tmp_path)
+    SpladeEncoder.from_pretrained(str(tmp_path))
+
+    make_model("bert", vocab_size=len(wrapped) - 1).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=f"tokenizer has {len(wrapped)} tokens, its embeddings are of"):
         SpladeEncoder.from_pretrained(str(tmp_path))
 
 

@@ -39,13 +39,21 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
-def make_model(architecture: str, *, dropout: float | None = None, **sizes: int) -> Any:
-    """With seeded random weights, in eval mode; ``dropout`` takes the place of each probability it has for it."""
+def make_model(
+    architecture: str, *, dropout: float | None = None, attention_dropout: float | None = None, **sizes: int
+) -> Any:
+    """With seeded random weights, in eval mode; ``dropout`` takes the place of each probability it has for it.
+
+    ``attention_dropout`` takes that of the probability for attention alone.
+    """
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(architecture, **ARCHITECTURES[architecture] | sizes)
     for name, value in config.to_dict().items():
-        if dropout is not None and "dropout" in name and isinstance(value, float):
-            setattr(config, name, dropout)
+        if "dropout" not in name or not isinstance(value, float):
+            continue
+        wanted = attention_dropout if "attention" in name and attention_dropout is not None else dropout
+        if wanted is not None:
+            setattr(config, name, wanted)
     return AutoModelForMaskedLM.from_config(config).eval()
 
 
