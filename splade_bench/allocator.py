@@ -29,7 +29,7 @@ def fix_mmap_threshold(threshold_bytes: int) -> bool:
 
 
 class HeapTrimmer:
-    """Trims the heap when a forward pass begins, and in it as often as so many bytes have been kept for backward.
+    """Trims the heap between the mini-batches of a step, and in them as often as so many bytes were kept for backward.
 
     Whatever is freed between tensors that are kept leaves a hole, and glibc's aligned allocations do not fill a hole of
     just their size: without trimming, the forward pass of a BERT-base leaves 80 MiB of them, and its backward more.
@@ -39,8 +39,8 @@ class HeapTrimmer:
         self._interval_bytes = interval_bytes
         self._kept_bytes = 0
 
-    def begin_pass(self) -> None:
-        """A forward pass begins: the holes of the backward pass before it go."""
+    def begin_again(self) -> None:
+        """A forward pass begins after the backward of another, whose holes go."""
         self._kept_bytes = 0
         trim_heap()
 

@@ -98,7 +98,7 @@ class MemoryConfig:
     empty_cache_interval: int = 0
     """CUDA and MPS: batches between two returns of unused cached memory to the system; 0: never."""
     trim_heap: bool = True
-    """Linux: give free heap pages back to the system before each pass, and in it for each 64 MiB kept for backward."""
+    """Linux: give free heap pages back between mini-batches, and in them for each 64 MiB kept for backward."""
     mmap_threshold_bytes: int | None = 4 * 2**20
     """Linux: tensors of at least this size go back to the system when they are freed. None: as glibc decides."""
 

@@ -194,8 +194,8 @@ class SpladeEncoder(nn.Module):
         With ``pooled``, the result of :meth:`pool` for the same batch and random numbers, the head only prepares its
         backward.
         """
-        if self._trimmer and torch.is_grad_enabled():
-            self._trimmer.begin_pass()
+        if self._trimmer and pooled is not None:
+            self._trimmer.begin_again()
         with self._computing():
             hidden = self._hidden(batch)
             decoder = self.decoder
