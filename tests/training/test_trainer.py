@@ -343,3 +343,21 @@ def test_garbage_is_collected_every_fifth_batch_in_article_mode_only(
         counts[name] = len(calls)
 
     assert counts == {"standard": 0, "article": 2, "memory-efficient": 0, "minimal-memory": 0}
+
+
+@pytest.mark.parametrize(("mini_batch_size", "trims"), [(12, 0), (4, 2)])
+def test_the_heap_is_trimmed_between_mini_batches(
+    encoder: SpladeEncoder,
+    triples: Sequence[Triple],
+    mini_batch_size: int,
+    trims: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And not for a step that is one of them, which would pay for it and gain nothing."""
+    calls: list[None] = []
+    monkeypatch.setattr("splade_bench.allocator.trim_heap", lambda: calls.append(None))
+    memory = replace(MEMORY_MODES["memory-efficient"], mini_batch_size=mini_batch_size, mini_batch_tokens=10_000)
+
+    Trainer(encoder, triples[:4], make_config(batch_size=4, memory=memory)).train()
+
+    assert len(calls) == trims
