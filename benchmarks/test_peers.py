@@ -52,8 +52,8 @@ class Comparison:
         return replace(cell, **changes)  # type: ignore[arg-type]
 
     def peer(self, trainer: str, size: int | None = None) -> Cell:
-        # A peer's memory mode says only how its batches are padded.
-        return self.cell(trainer=trainer, trainer_size=size, memory_mode="standard")
+        # A peer's mode says only how its batches are padded; the article's algorithm pads them to the full width.
+        return self.cell(trainer=trainer, trainer_size=size, memory_mode="standard+dynamic-padding")
 
 
 COMPARISONS = (

@@ -156,12 +156,12 @@ class LiveStorages(TorchDispatchMode):
         kwargs = kwargs or {}
         results = func(*args, **kwargs)
         leaves = tree_leaves(results)
+        if self._operators:  # first: what it takes for itself is there when its results are
+            self._operators.on_operator(func, args, kwargs, leaves)
         for result in leaves:
             if isinstance(result, Tensor):
                 self._count(result, None, func)
         self._note_peak(func)
-        if self._operators:
-            self._operators.on_operator(func, args, kwargs, leaves)
         return results
 
     def _count(self, tensor: Tensor, category: Category | None, operator: object = "") -> None:

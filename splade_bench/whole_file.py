@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -34,5 +34,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         made = Path(unfinished) / folder.name
         made.mkdir()
         yield made
-        with suppress(OSError):
+        try:
             made.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise

@@ -40,6 +40,15 @@ def test_a_block_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_stands_in_a_folders_place_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_text("a file")
+
+    with pytest.raises(OSError, match="weights"), whole_folder(tmp_path / "weights"):
+        pass
+
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
+
+
 def test_who_was_faster_stays(tmp_path: Path) -> None:
     with whole_folder(tmp_path / "weights") as slow:
         (slow / "a").write_text("slow")

@@ -70,7 +70,8 @@ class CellBuilder:
         """Make the folder from which every trainer of this workload loads the same weights."""
         assert self.model_folder is not None
         encoder = self._new_encoder().to(self.device)
-        documents = next(self._synthetic(encoder.vocab_size, 1, warm_up=False).batches(epoch=1)).documents[0]
+        source = replace(self._synthetic(encoder.vocab_size, 1, warm_up=False), padding="longest")  # whatever the mode
+        documents = next(source.batches(epoch=1)).documents[0]
         set_active_share(encoder, documents, TRAINED_ACTIVE_SHARE)
         with whole_folder(self.model_folder) as folder:  # one that is there is taken as it is
             encoder.save_pretrained(folder)

@@ -43,6 +43,7 @@ def gradient_error(cell: Cell) -> float:
         batches_per_epoch=1,
         seed=cell.seed,
         lengths="real",
+        padding=config.memory.padding,
     )
     with TemporaryDirectory() as name:
         folder = Path(name)

@@ -1,8 +1,8 @@
 """A smaller machine: limits on the memory of this process.
 
-Does not see: on Linux, file mappings, which ``RLIMIT_DATA`` does not count, except where whoever started the process
-gave it a control group; so its resident memory must be watched too. Elsewhere no limit of the kernel holds, and only
-that watch is left.
+Does not see: on Linux, what ``RLIMIT_DATA`` does not count: file mappings, and pages of a trimmed heap that are touched
+again. A control group does, where whoever started the process gave it one; so its resident memory must be watched too.
+Elsewhere no limit of the kernel holds, and only that watch is left.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from splade_bench.units import format_bytes
 
 
 def limit_rss(limit_bytes: int) -> None:
-    """Let allocations fail that would bring resident memory over ``limit_bytes``, the runtime included.
+    """Let private memory that would bring the resident over ``limit_bytes`` be refused, the runtime included.
 
     Call it after the imports and a warm-up: before them it would hit the mapping of libraries, which no allocator
     reports. What the process has now stays; private memory may grow by what is left. The limit holds for the process
@@ -41,13 +41,16 @@ def _limit_private_memory(limit_bytes: int) -> None:
     """Let it grow by what is left of the limit.
 
     ``RLIMIT_DATA`` counts ``VmData``: private writable memory, touched or not, so also what trimming the heap has given
-    back. What is touched again there it does not count; whoever watches resident memory does.
+    back: it is reckoned anew after each trim.
     """
     import resource  # Unix only
 
     room_bytes = max(0, limit_bytes - current_rss_bytes())
     _, hard_limit = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (status_bytes("VmData") + room_bytes, hard_limit))
+    data_bytes = status_bytes("VmData") + room_bytes
+    if hard_limit != resource.RLIM_INFINITY:
+        data_bytes = min(data_bytes, hard_limit)
+    resource.setrlimit(resource.RLIMIT_DATA, (data_bytes, hard_limit))
 
 
 def below_floor(limit_bytes: int, floor_bytes: int) -> str:

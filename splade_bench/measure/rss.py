@@ -110,6 +110,7 @@ class PeakRss:
         source, peak_bytes = _lifetime_peak()
         if not self._reset:
             source = f"{source} of the process's whole life"
+        peak_bytes = max(peak_bytes, self._baseline_bytes)  # the kernel's own counts may lag by some pages a thread
         return PeakMemory(source=source, baseline_bytes=self._baseline_bytes, peak_bytes=peak_bytes)
 
 

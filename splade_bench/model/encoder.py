@@ -25,6 +25,7 @@ from typing_extensions import Self
 from splade_bench.allocator import HeapTrimmer
 from splade_bench.config import MemoryConfig, MixedPrecision
 from splade_bench.data.batching import TextBatch, tokenize
+from splade_bench.devices import device_type
 from splade_bench.errors import ConfigError
 from splade_bench.host import mask_of
 from splade_bench.model.gradients import takes_gradient_in_place
@@ -105,7 +106,11 @@ class SpladeEncoder(nn.Module):
 
     @staticmethod
     def load_tokenizer(model_name: str) -> PreTrainedTokenizerBase:
-        """The tokenizer of :meth:`from_pretrained` by itself; it raises the same."""
+        """The tokenizer of :meth:`from_pretrained` by itself.
+
+        Raises:
+            ConfigError: the name leads nowhere, or to one that needs its own code.
+        """
         with _loading(model_name):
             _refuse_custom_code(model_name)
             # Without the explicit no, transformers asks on a terminal whether a Hub model's own code may run.
@@ -194,7 +199,7 @@ class SpladeEncoder(nn.Module):
         With ``pooled``, the result of :meth:`pool` for the same batch and random numbers, the head only prepares its
         backward.
         """
-        if self._trimmer and pooled is not None:
+        if self._trimmer and pooled is not None and device_type(self.device) == "cpu":
             self._trimmer.begin_again()
         with self._computing():
             hidden = self._hidden(batch)

@@ -25,6 +25,7 @@ from splade_bench.devices import device_type
 from splade_bench.model.attention import streaming_attention
 from splade_bench.model.dropout import compact_dropout
 from splade_bench.model.gradients import Recipe, embedding, linear, takes_gradient_in_place
+from splade_bench.planned import planned_device
 
 _Call = Callable[..., Any]
 # Cheap to compute again from their inputs, which their own backward keeps anyway.
@@ -135,7 +136,9 @@ class _LeanOperators(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        if not self._memory.attention_dropout:
+        planned = planned_device()
+        # Fused attention on CUDA draws dropout itself, without a tensor for it: a plan's, on a CPU, is to have none.
+        if not self._memory.attention_dropout or (planned and planned.type == "cuda"):
             dropout_p = 0.0
         unfused = device_type(query.device) in ("cpu", "mps") and query.dim() == 4 and not is_causal and not enable_gqa
         trains_mask = attn_mask is not None and attn_mask.requires_grad  # as a learned position bias does

@@ -12,7 +12,7 @@ from splade_bench.planner.glibc import GlibcAllocator
 # What MKL keeps for packed operands once a product has run grows with the square root of its right matrix, up to a
 # bound. With two threads (torch 2.13, AVX2): 0.6 MiB for a matrix of 0.25 MiB, 2.1 for 1.5, 2.6 for 2.25, 5.1 for 9,
 # 6.5 for 15 and 9.8 for 45 or 89; the number of rows makes no difference.
-_PACKED_BYTES_BY_THREAD = 0.85 * 2**20
+_PACKED_BYTES_PER_ROOT_BY_THREAD = 870
 _MAX_PACKED_BYTES_BY_THREAD = 5 * 2**20
 # From so many times Metal's recommended working set on MPS is careful (aten/src/ATen/mps/MPSAllocator.h,
 # default_low_watermark_ratio).
@@ -35,7 +35,7 @@ class DeviceModel:
 
     def workspace_bytes(self, largest_operand_bytes: int) -> int:
         """What libraries keep for themselves once a product with a right matrix of this size has run."""
-        packed_bytes = _PACKED_BYTES_BY_THREAD * (largest_operand_bytes / 2**20) ** 0.5
+        packed_bytes = _PACKED_BYTES_PER_ROOT_BY_THREAD * largest_operand_bytes**0.5
         return self.packing_threads * int(min(packed_bytes, _MAX_PACKED_BYTES_BY_THREAD))
 
 

@@ -35,7 +35,7 @@ class GlibcAllocator:
     _TOP_PAD_BYTES = 128 * _KIB
     _MAX_MMAP_THRESHOLD_BYTES = 32 * _MIB
     _SMALL_BYTES = 64
-    _SMALL_OUTLIVES = 50  # storages that come to the heap
+    _SMALL_OUTLIVES_STORAGES = 50  # that come to the heap
 
     def __init__(self) -> None:
         self._mmap_threshold_bytes = self._trim_threshold_bytes = 128 * _KIB
@@ -43,7 +43,7 @@ class GlibcAllocator:
         self._mapped: dict[int, int] = {}
         self._mapped_bytes = 0
         self._used: dict[int, Block] = {}
-        self._came = 0  # storages, to the heap, so far
+        self._heap_storages = 0  # storages, to the heap, so far
         self._small: dict[int, Block] = {}  # by the storage that each lies behind
         self._outliving: deque[tuple[int, Block]] = deque()  # those whose storage has gone, and when they go
         self._holes = FreeBlocks()
@@ -76,8 +76,8 @@ class GlibcAllocator:
         self._used[storage] = block
         if small := self._small_behind(block):
             self._small[storage] = small
-        self._came += 1
-        while self._outliving and self._outliving[0][0] <= self._came:
+        self._heap_storages += 1
+        while self._outliving and self._outliving[0][0] <= self._heap_storages:
             self._free_block(self._outliving.popleft()[1])
 
     def free(self, storage: int) -> None:
@@ -91,7 +91,7 @@ class GlibcAllocator:
             return
         self._free_block(self._used.pop(storage))
         if small := self._small.pop(storage, None):
-            self._outliving.append((self._came + self._SMALL_OUTLIVES, small))
+            self._outliving.append((self._heap_storages + self._SMALL_OUTLIVES_STORAGES, small))
 
     def trim(self) -> None:
         """As ``malloc_trim(0)``: the whole pages of every hole, and the end."""

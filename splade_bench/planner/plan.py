@@ -175,7 +175,7 @@ class _Watch:
         self._budget_bytes = budget_bytes
         self._stretches: list[PhasePeak] = []
         self._phase = "setup"
-        self.peak_bytes = 0
+        self.peak_bytes = self.workspace_bytes = 0
         self.first_failure: PlannedAllocation | None = None
 
     def on_phase(self, phase: str) -> None:
@@ -197,7 +197,8 @@ class _Watch:
         taken_bytes = self._taken_bytes
         if self._stretches and taken_bytes > self._stretches[-1].peak_bytes:
             self._stretches[-1] = PhasePeak(phase=self._phase, peak_bytes=taken_bytes)
-        self.peak_bytes = max(self.peak_bytes, taken_bytes)
+        if taken_bytes > self.peak_bytes:
+            self.peak_bytes, self.workspace_bytes = taken_bytes, self._packed_bytes
 
     def on_free(self, storage: int) -> None:
         self._allocator.free(storage)
@@ -209,12 +210,12 @@ class _Watch:
         return self._stretches[starts[-1] :] if starts else self._stretches
 
     @property
-    def workspace_bytes(self) -> int:
+    def _packed_bytes(self) -> int:
         return self._model.workspace_bytes(self._counted.largest_operand_bytes)
 
     @property
     def _taken_bytes(self) -> int:
-        return self._baseline_bytes + self.workspace_bytes + self._allocator.reserved_bytes
+        return self._baseline_bytes + self._packed_bytes + self._allocator.reserved_bytes
 
     def _exceeds_budget(self) -> bool:
         over = self._budget_bytes is not None and self._taken_bytes > self._budget_bytes

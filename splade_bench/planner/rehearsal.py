@@ -66,11 +66,7 @@ def rehearse(
     Raises:
         ConfigError: the model cannot take texts of ``max_length``, or be trained with this configuration.
     """
-    memory = config.memory
-    if device.type == "cuda":
-        # Its fused attention draws dropout itself, without a tensor for it.
-        memory = replace(memory, attention_dropout=False)
-    config = replace(config, memory=memory, max_steps=REHEARSED_STEPS)
+    config = replace(config, max_steps=REHEARSED_STEPS)
     with on_fake_tensors(device):
         encoder = make_encoder()
         encoder.require_positions(config.max_length)

@@ -58,8 +58,8 @@ def gradcache_step(
 ) -> LossTerms:
     """Same contract as :func:`splade_bench.training.step.direct_step`; sizes come from ``encoder.memory``.
 
-    Memory: the activations of one mini-batch, and the vectors of the whole batch with their gradient (8 bytes an
-    entry, 12 where the head keeps its winners).
+    Memory: the activations of one mini-batch, the vectors of the whole batch with their gradient (8 bytes an entry, 12
+    where the head keeps its winners), and those of one mini-batch again.
     """
     on_phase("forward")
     *earlier, last = cut_into_mini_batches(
@@ -69,7 +69,7 @@ def gradcache_step(
         pad_to_multiple_of=pad_to_multiple_of(encoder.memory, encoder.device),
     )
     texts = len(batch) * (1 + len(batch.documents))
-    reps = torch.empty(texts, encoder.vocab_size, dtype=encoder.reps_dtype, device=encoder.device)  # in batch order
+    reps = torch.empty(texts, encoder.vocab_size, dtype=encoder.reps_dtype, device=encoder.device)  # [N, V]
     cached = _first_passes(encoder, earlier, into=reps)
     last_reps = encoder(last.texts)
     reps[last.rows] = last_reps.detach()
@@ -79,6 +79,7 @@ def gradcache_step(
     on_phase("backward")
     (grad_reps,) = torch.autograd.grad(terms.total * gradient_scale, reps)
     last_reps.backward(grad_reps[last.rows])
+    del last_reps
     for entry in alike(_taken_from(cached), key=lambda entry: entry.mini_batch.texts.input_ids.shape):
         _second_pass(encoder, entry, reps, grad_reps, on_phase)
     return terms.detach()
@@ -99,10 +100,10 @@ def _first_passes(encoder: SpladeEncoder, mini_batches: Sequence[MiniBatch], *, 
 
     cached: list[_CachedMiniBatch] = []
     # In a plan texts of one shape have one result: what counts is that each takes its memory.
-    winners = recalled(winners_of, key=lambda mini_batch: mini_batch.texts.input_ids.shape, copy=_copy)
+    first_pass = recalled(winners_of, key=lambda mini_batch: mini_batch.texts.input_ids.shape, copy=_copy)
     for mini_batch in mini_batches:
         rng = capture_rng(encoder.device)
-        cached.append(_CachedMiniBatch(mini_batch, winners(mini_batch), rng))
+        cached.append(_CachedMiniBatch(mini_batch, first_pass(mini_batch), rng))
     return cached
 
 

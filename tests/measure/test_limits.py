@@ -42,6 +42,16 @@ def test_what_fits_below_the_limit_is_allocated_and_what_does_not_fails(room_mib
     assert json.loads(finished.stdout) == {"50": "ok", "90": "ok", "110": "MemoryError", "200": "MemoryError"}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts private memory on Linux only")
+def test_a_limit_that_is_there_already_is_not_raised() -> None:
+    command = ["bash", "-c", 'ulimit -d 2000000 && exec "$@"', "bash", sys.executable, "-c", SCRIPT]
+    roomier = subprocess.run([*command, str(4096 * MIB)], check=True, capture_output=True, text=True)
+    tighter = subprocess.run([*command, str(64 * MIB)], check=True, capture_output=True, text=True)
+
+    assert json.loads(roomier.stdout) == dict.fromkeys(("50", "90", "110", "200"), "MemoryError")
+    assert json.loads(tighter.stdout) == {"50": "ok", "90": "ok", "110": "MemoryError", "200": "MemoryError"}
+
+
 TRIMMED = """
 import json, sys
 import torch

@@ -240,7 +240,7 @@ def test_saving_leaves_the_encoder_as_it_was(encoder: SpladeEncoder, tmp_path: P
 
 # ModernBERT's is on the output of attention too, where it stays.
 @pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "modernbert"])
-def test_attention_dropout_is_left_out_of_every_architecture(architecture: str, tokenizer: Tokenizer) -> None:
+def test_attention_dropout_is_left_out_of_an_architecture(architecture: str, tokenizer: Tokenizer) -> None:
     """Also of those that multiply attention themselves."""
     model = make_model(architecture, dropout=0.0, attention_dropout=0.5)
     encoder = SpladeEncoder(model, wrap(tokenizer)).train()

@@ -22,6 +22,8 @@ from splade_bench.model.presets import build_preset
 from splade_bench.planned import PlannedDevice, planned_device, planning_for
 from splade_bench.planner import rehearsal
 from splade_bench.planner.allocators import LiveAllocator
+from splade_bench.planner.device_models import device_model
+from splade_bench.planner.plan import plan
 from splade_bench.planner.rehearsal import Lengths, rehearse
 from splade_bench.storages import LivePeak, LiveStorages
 from splade_bench.training import Trainer, gradcache
@@ -283,6 +285,35 @@ def test_an_accelerator_takes_its_own_paths(make_encoder: MakeEncoder) -> None:
     }
 
     assert peaks["cuda"] < peaks["mps"]
+
+
+def test_attention_that_a_model_multiplies_itself_is_fused_nowhere(tokenizer: Tokenizer) -> None:
+    """MPNet drops probabilities on CUDA too, into a tensor of their size."""
+    model = make_model("mpnet", dropout=0.1)
+    config = make_config("standard", batch_size=8)
+    with_dropout, without = (
+        rehearse(
+            lambda: SpladeEncoder.from_config(model.config, wrap(tokenizer)),
+            replace(config, memory=replace(config.memory, attention_dropout=attention_dropout)),
+            Lengths.full(config),
+            device=PlannedDevice("cuda", LiveAllocator()),
+            active_share=0.1,
+        ).by_phase["loss"]
+        for attention_dropout in (True, False)
+    )
+
+    assert with_dropout > without
+
+
+def test_a_plan_counts_what_products_pack(make_encoder: MakeEncoder) -> None:
+    config = make_config()
+    model = device_model("cpu", threads=2)
+
+    made = plan(make_encoder, config, Lengths.full(config), model, baseline_bytes=1000)
+
+    weight = make_encoder().decoder.weight
+    assert made.workspace_bytes >= model.workspace_bytes(weight.shape[1] * weight.shape[1] * 4) > 0
+    assert made.peak_bytes >= 1000 + made.workspace_bytes + made.live_peak_bytes
 
 
 def test_planning_ends_with_its_block() -> None:

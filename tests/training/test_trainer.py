@@ -353,7 +353,7 @@ def test_the_heap_is_trimmed_between_mini_batches(
     trims: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """And not for a step that is one of them, which would pay for it and gain nothing."""
+    """Before a step that is one of them it would cost time and gain nothing."""
     calls: list[None] = []
     monkeypatch.setattr("splade_bench.allocator.trim_heap", lambda: calls.append(None))
     memory = replace(MEMORY_MODES["memory-efficient"], mini_batch_size=mini_batch_size, mini_batch_tokens=10_000)
