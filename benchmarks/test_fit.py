@@ -71,6 +71,14 @@ def train(
     return record["peak_rss_bytes"], record["wall_time_s"] / steps
 
 
+def outcome(found: Any, peak_bytes: int, step_time_s: float) -> str:
+    """What fit says of its choice, beside what was measured."""
+    return (
+        f"{found['settings']}: planned {found['peak_bytes'] / 2**20:.0f} MiB, measured {peak_bytes / 2**20:.0f}; "
+        f"predicted {found['predicted_step_time_s']:.2f} s, measured {step_time_s:.2f}"
+    )
+
+
 @pytest.fixture(scope="module")
 def log(reports_folder: Path) -> Iterator[Log]:
     """Writes a line of what came out to a file, which a first line empties."""
@@ -99,12 +107,7 @@ def test_the_choice_keeps_to_its_budget_and_is_nearly_the_fastest(
         for row in found["runner_ups"][:ALTERNATIVES]
     ]
 
-    log(
-        "fit.log",
-        f"{name} {budget}: {found['settings']}: planned {found['peak_bytes'] / 2**20:.0f} MiB, "
-        f"measured {peak_bytes / 2**20:.0f}; predicted {found['predicted_step_time_s']:.2f} s, "
-        f"measured {step_time_s:.2f}",
-    )
+    log("fit.log", f"{name} {budget}: {outcome(found, peak_bytes, step_time_s)}")
     for settings, other_bytes, other_s in alternatives:
         log("fit.log", f"  {settings}: {other_bytes / 2**20:.0f} MiB, {other_s:.2f} s")
     assert alternatives or budget == WORKLOADS[name][1][0], "only the tightest budget may leave nothing to choose"
@@ -126,10 +129,5 @@ def test_the_choice_runs_where_there_is_no_more_than_its_budget(
         found["train_arguments"], tmp_path / "out", steps=LIMITED_STEPS, limit_bytes=parse_bytes(budget)
     )
 
-    log(
-        "fit-limits.log",
-        f"{name} under {budget}: {found['settings']}: planned {found['peak_bytes'] / 2**20:.0f} MiB, "
-        f"measured {peak_bytes / 2**20:.0f}; predicted {found['predicted_step_time_s']:.2f} s, "
-        f"measured {step_time_s:.2f}",
-    )
+    log("fit-limits.log", f"{name} under {budget}: {outcome(found, peak_bytes, step_time_s)}")
     assert peak_bytes <= parse_bytes(budget)

@@ -180,7 +180,7 @@ class SyntheticBatches:
     lengths: Literal["full", "real"] = "full"
     """All texts at max_length; or queries of 4 to 20 tokens and documents log-normal around 75."""
     padding: Literal["max_length", "longest"] = "longest"
-    """Width of a batch."""
+    """Of each group: to max_length, or to its longest text."""
     warm_up: bool = False
     """Whether one more batch, of a single query and a few tokens, comes first in each epoch."""
 

@@ -121,12 +121,13 @@ class GlibcAllocator:
         if behind is None or behind.size_bytes < self._SMALL_BYTES:
             return None
         if behind is self._end:
-            return self._cut_end(self._SMALL_BYTES)
-        if not behind.is_free:
+            behind = self._cut_end(self._SMALL_BYTES)
+        elif behind.is_free:
+            self._holes.remove(behind)
+            if behind.size_bytes > 2 * self._SMALL_BYTES:
+                self._holes.add(split(behind, self._SMALL_BYTES))
+        else:
             return None
-        self._holes.remove(behind)
-        if behind.size_bytes > 2 * self._SMALL_BYTES:
-            self._holes.add(split(behind, self._SMALL_BYTES))
         self._write(behind)
         return behind
 
@@ -142,13 +143,12 @@ class GlibcAllocator:
         return self._cut_end(size_bytes)
 
     def _cut_end(self, size_bytes: int) -> Block:
-        """The front of the heap's end, written to."""
+        """The front of the heap's end."""
         block = self._end
         written_bytes = block.resident_bytes  # of the end, what lies in front has been written to
         self._end = split(block, size_bytes)
         block.resident_bytes = min(size_bytes, written_bytes)
         self._end.resident_bytes = written_bytes - block.resident_bytes
-        self._write(block)
         return block
 
     def _shorten(self, kept_bytes: int) -> None:
