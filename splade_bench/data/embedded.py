@@ -58,22 +58,29 @@ class PreparedCorpus:
         """The prepared corpus of this interpreter below ``cache``, made if it is not there yet."""
         key = sha256_of_texts(PREPARATION_VERSION, sys.version, sysconfig.get_path("stdlib"))[:16]
         prepared = cls(cache / f"docstrings-{key}")
-        if not prepared._corpus_path.is_file():
-            try:
-                with whole_folder(prepared.folder) as folder:
-                    (folder / _CORPUS_NAME).write_text(_to_json(embedded_corpus()), encoding="utf-8")
-            except OSError as error:
-                raise ConfigError(
-                    f"{cache}: the embedded corpus cannot be kept there ({error.strerror}); set SPLADE_BENCH_CACHE"
-                ) from error
-            if not prepared._corpus_path.is_file():
-                raise ConfigError(f"{cache}: the embedded corpus cannot be kept there; set SPLADE_BENCH_CACHE")
-        for vocab_size in vocab_sizes:
-            path = prepared.tokenizer_path(vocab_size)
-            if not path.is_file():
-                tokenizer = train_tokenizer(prepared.load().training_texts, vocab_size=vocab_size)
-                write_whole_file(path, tokenizer.to_str())
+        try:
+            prepared._make(vocab_sizes)
+        except OSError as error:
+            raise ConfigError(
+                f"{cache}: the embedded corpus cannot be kept there ({error.strerror}); set SPLADE_BENCH_CACHE"
+            ) from error
         return prepared
+
+    def _make(self, vocab_sizes: Sequence[int]) -> None:
+        """Whatever is not there yet.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if not self._corpus_path.is_file():
+            with whole_folder(self.folder) as folder:
+                (folder / _CORPUS_NAME).write_text(_to_json(embedded_corpus()), encoding="utf-8")
+            self._corpus_path.stat()  # not there: a folder of this name was, and is somebody else's
+        for vocab_size in vocab_sizes:
+            path = self.tokenizer_path(vocab_size)
+            if not path.is_file():
+                tokenizer = train_tokenizer(self.load().training_texts, vocab_size=vocab_size)
+                write_whole_file(path, tokenizer.to_str())
 
     @property
     def _corpus_path(self) -> Path:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +10,7 @@ from splade_bench.data import embedded
 from splade_bench.data.docstrings import DocstringPair, harvest
 from splade_bench.data.embedded import PreparedCorpus, embedded_corpus
 from splade_bench.data.wordpiece import inverse_document_frequencies, train_tokenizer
+from splade_bench.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,27 @@ def test_a_prepared_corpus_is_not_made_again(prepared: PreparedCorpus, monkeypat
     monkeypatch.setattr(embedded, "train_tokenizer", lambda *_, **__: pytest.fail("trained again"))
 
     assert PreparedCorpus.prepare(prepared.folder.parent, [600]).folder == prepared.folder
+
+
+def test_a_place_that_keeps_nothing_is_one_line(prepared: PreparedCorpus, tmp_path: Path) -> None:
+    a_file = tmp_path / "file"
+    a_file.touch()
+    (tmp_path / prepared.folder.name / "something").mkdir(parents=True)
+
+    for cache, reason in ((a_file, "File exists"), (tmp_path, "No such file")):
+        with pytest.raises(ConfigError, match=f"{cache}: .*{reason}.*SPLADE_BENCH_CACHE"):
+            PreparedCorpus.prepare(cache, [])
+
+
+def test_a_tokenizer_that_cannot_be_kept_is_one_line(prepared: PreparedCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(embedded, "write_whole_file", full)
+    cache = prepared.folder.parent
+
+    with pytest.raises(ConfigError, match=r"No space left on device.*SPLADE_BENCH_CACHE"):
+        PreparedCorpus.prepare(cache, [500])
 
 
 def test_nothing_unfinished_is_left_behind(prepared: PreparedCorpus) -> None:
