@@ -59,8 +59,7 @@ def trim_heap() -> bool:
     function (musl, macOS, Windows).
     """
     if planned := planned_device():
-        if planned.type == "cpu":  # an accelerator's memory does not come from there
-            planned.allocator.trim()
+        planned.allocator.trim()
         return True
     malloc_trim = _c_function("malloc_trim")
     trimmed = bool(malloc_trim and malloc_trim(0) == 1)

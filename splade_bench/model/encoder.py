@@ -172,6 +172,8 @@ class SpladeEncoder(nn.Module):
     def configure(self, memory: MemoryConfig, *, mixed_precision: MixedPrecision = "no") -> None:
         """Choose how forward and backward are computed from now on; weights and results stay as they are.
 
+        The encoder is on the device that it is to compute on by then.
+
         Raises:
             ConfigError: transformers has no activation checkpointing for this architecture.
         """
@@ -181,7 +183,8 @@ class SpladeEncoder(nn.Module):
                 "use --no-activation-checkpointing"
             )
         self.memory = memory
-        self._trimmer = trimmer = HeapTrimmer(_TRIM_INTERVAL_BYTES) if memory.trim_heap else None
+        trims = memory.trim_heap and device_type(self.device) == "cpu"  # an accelerator's memory is not of the heap
+        self._trimmer = trimmer = HeapTrimmer(_TRIM_INTERVAL_BYTES) if trims else None
         self.autocast_dtype = _AUTOCAST_DTYPES.get(mixed_precision)
         if memory.activation_checkpointing:
             device = self.device  # whose generator torch keeps for a layer's second time only if it is CUDA's
@@ -199,7 +202,7 @@ class SpladeEncoder(nn.Module):
         With ``pooled``, the result of :meth:`pool` for the same batch and random numbers, the head only prepares its
         backward.
         """
-        if self._trimmer and pooled is not None and device_type(self.device) == "cpu":
+        if self._trimmer and pooled is not None:
             self._trimmer.begin_again()
         with self._computing():
             hidden = self._hidden(batch)
