@@ -258,11 +258,11 @@ def claims_details(judged: Judged) -> list[Block]:
                     part.what,
                     part.wanted,
                     finding.effect,
-                    f"{finding.seeds} of {FEWEST_SEEDS}",
+                    str(finding.seeds),
                     finding.verdict,
                 ]
             )
         if not claim.parts:
             rows.append([str(claim.number), claim.decided_by, *[MISSING] * 4, "not measured here"])
-    headings = ["", "decided by", "statistic", "the claim needs", "found", "seeds", "verdict"]
+    headings = ["", "decided by", "statistic", "the claim needs", "found", f"seeds (≥ {FEWEST_SEEDS})", "verdict"]
     return [Text("### What decides them"), Table(name="claims-parts", headings=headings, rows=rows)]

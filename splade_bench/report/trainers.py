@@ -200,10 +200,10 @@ def _dominated(workload: str, trainers: _Trainers) -> list[str]:
             mrr = differences(pairs, mrr_at_10)
             is_better = memory and time and max(memory) < 1 - _EQUAL_WITHIN and max(time) < 1 - _EQUAL_WITHIN
             if other != mode and is_better and min(mrr, default=0.0) >= -MRR_EQUAL_WITHIN:
+                quality = f"lost no more than {MRR_EQUAL_WITHIN:g} in MRR@10" if mrr else "MRR@10 was not measured"
                 lines.append(
                     f"{code(workload)}: nothing speaks for **{mode}** where **{other}** can be had: it took less "
-                    f"memory and less time wherever both were run (matched pairs: {len(pairs)}), and lost no more than "
-                    f"{MRR_EQUAL_WITHIN:g} in MRR@10."
+                    f"memory and less time wherever both were run (matched pairs: {len(pairs)}), and {quality}."
                 )
                 break
     return lines

@@ -14,9 +14,10 @@ from splade_bench.report.cells import cell_table, grid_points
 from splade_bench.report.document import write_report
 from splade_bench.report.markdown import escape, markdown
 from splade_bench.report.modes import compare_modes
-from splade_bench.report.page import Table
+from splade_bench.report.page import Table, Text
 from splade_bench.report.plots import plot_timeline, step_at_peak
 from splade_bench.report.tables import MISSING, conditions, newest_alike
+from splade_bench.report.trainers import advice
 from splade_bench.results import CellResult
 
 MIB = 2**20
@@ -238,3 +239,16 @@ def test_an_empty_timeline_is_drawn_too(tmp_path: Path) -> None:
     plot_timeline(Timeline(), tmp_path / "timeline.svg")
 
     assert (tmp_path / "timeline.svg").is_file()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "quality"),
+    [({"mrr@10": 0.3}, "lost no more than 0.01 in MRR@10"), ({}, "MRR@10 was not measured")],
+)
+def test_advice_speaks_of_quality_only_where_it_was_measured(
+    metrics: dict[str, float], quality: str, results: list[CellResult]
+) -> None:
+    notes = advice([replace(result, metrics=metrics) for result in results])[-1]
+
+    assert isinstance(notes, Text)
+    assert notes.markdown.endswith(f"and {quality}.")
