@@ -52,6 +52,12 @@ def colours_of(modes: Iterable[str]) -> dict[str, str]:
     return {mode: named.get(mode) or next(others) for mode in dict.fromkeys(modes)}
 
 
+def markers_of(modes: Iterable[str]) -> dict[str, str]:
+    """A shape for each mode: dots for those that have a name of their own; the others share colours, not shapes."""
+    others = cycle("s^DvP")
+    return {mode: "o" if mode in MEMORY_MODES else next(others) for mode in dict.fromkeys(modes)}
+
+
 def pareto_front(points: Iterable[TradePoint]) -> list[TradePoint]:
     """Those that no other beats in time and memory at once, fastest first."""
     front: list[TradePoint] = []
@@ -62,7 +68,7 @@ def pareto_front(points: Iterable[TradePoint]) -> list[TradePoint]:
 
 
 def plot_memory_against_time(points: Sequence[TradePoint], target: Target) -> None:
-    """Seconds of training against memory above the baseline, coloured by mode, with the front that none beats."""
+    """Seconds of training against memory above the baseline, modes told apart, with the front that none beats."""
     with drawing(target) as (axes,):
         front = pareto_front(points)
         axes.step(
@@ -73,9 +79,12 @@ def plot_memory_against_time(points: Sequence[TradePoint], target: Target) -> No
             linewidth=0.8,
             label="none is better in both",
         )
-        for mode, colour in colours_of(point.mode for point in points).items():
+        modes = [point.mode for point in points]
+        markers = markers_of(modes)
+        for mode, colour in colours_of(modes).items():
             of_mode = [(point.time_s, as_mib(point.added_bytes), point) for point in points if point.mode == mode]
-            axes.scatter([x for x, _, _ in of_mode], [y for _, y, _ in of_mode], color=colour, label=label(mode), s=36)
+            xs, ys = [x for x, _, _ in of_mode], [y for _, y, _ in of_mode]
+            axes.scatter(xs, ys, color=colour, marker=markers[mode], label=label(mode), s=36)
             for x, y, point in of_mode:
                 axes.annotate(label(point.label), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7)
         axes.set_xlabel("training time, s")

@@ -63,7 +63,9 @@ workload is named after.
 def tradeoffs_page(results: Sequence[CellResult]) -> Page:
     """The page of all workloads that have one here."""
     by_length = [result for result in results if result.workload.startswith(LENGTH_PREFIX)]
-    others = [result for result in results if not result.workload.startswith(LENGTH_PREFIX)]
+    others = sorted(
+        (result for result in results if not result.workload.startswith(LENGTH_PREFIX)), key=_place_of_workload
+    )
     blocks: list[Block] = [Text(_INTRODUCTION), *conditions(results)]
     blocks += [Text("## When to use which"), *trainers.advice(others)]
     for workload in dict.fromkeys(result.workload for result in others):
@@ -72,6 +74,12 @@ def tradeoffs_page(results: Sequence[CellResult]) -> Page:
     judged = claims.judge_all(results)
     blocks += [Text(claims.INTRODUCTION), claims.claims_table(judged), *claims.claims_details(judged)]
     return Page(PAGE_NAME, [*blocks, Text("## Read with care"), *bullets(caveats.caveats(results))])
+
+
+def _place_of_workload(result: CellResult) -> int:
+    """The small models first, as they are registered; what is unknown here comes last."""
+    names = list(WORKLOADS)
+    return names.index(result.workload) if result.workload in names else len(names)
 
 
 def _workload_blocks(workload: str, results: Sequence[CellResult]) -> list[Block]:

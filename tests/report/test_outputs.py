@@ -16,6 +16,7 @@ import pytest
 from report_results import HOSTILE, make_result, make_sweep
 
 from splade_bench.cli import main
+from splade_bench.config import MEMORY_MODES, MEMORY_TECHNIQUES
 from splade_bench.errors import DataError
 from splade_bench.measure.timeline import Sample
 from splade_bench.report.document import make_pages, write_report
@@ -24,7 +25,7 @@ from splade_bench.report.insertions import update_document
 from splade_bench.report.markdown import page_markdown
 from splade_bench.report.page import Page, Table, file_name
 from splade_bench.report.summary import COMMENT_BYTES, summary
-from splade_bench.report.trade_plots import TradePoint, colours_of, pareto_front, smoothed
+from splade_bench.report.trade_plots import TradePoint, colours_of, markers_of, pareto_front, smoothed
 from splade_bench.report.webpage import webpage
 from splade_bench.results import CallResult, CellResult, append_result
 
@@ -291,6 +292,13 @@ def test_a_mode_has_the_same_colour_in_every_picture() -> None:
 
     assert few["minimal-memory"] == many["minimal-memory"]
     assert len(set(many.values())) == 4
+
+
+def test_no_two_modes_look_alike_where_colours_run_out() -> None:
+    modes = [*MEMORY_MODES, *(f"standard+{technique}" for technique in list(MEMORY_TECHNIQUES)[:8])]
+    colours, markers = colours_of(modes), markers_of(modes)
+
+    assert len({(colours[mode], markers[mode]) for mode in modes}) == len(modes)
 
 
 def test_a_smoothed_series_keeps_its_mean_and_its_order() -> None:

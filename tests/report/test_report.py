@@ -17,6 +17,7 @@ from splade_bench.report.modes import compare_modes
 from splade_bench.report.page import Table, Text
 from splade_bench.report.plots import plot_timeline, step_at_peak
 from splade_bench.report.tables import MISSING, conditions, newest_alike
+from splade_bench.report.tradeoffs import tradeoffs_page
 from splade_bench.report.trainers import advice
 from splade_bench.results import CellResult
 
@@ -239,6 +240,15 @@ def test_an_empty_timeline_is_drawn_too(tmp_path: Path) -> None:
     plot_timeline(Timeline(), tmp_path / "timeline.svg")
 
     assert (tmp_path / "timeline.svg").is_file()
+
+
+def test_small_models_come_first_and_unknown_workloads_last(results: list[CellResult]) -> None:
+    workloads = ["unheard-of", "head", "base", "tiny"]
+    page = tradeoffs_page([replace(result, workload=workload) for workload in workloads for result in results])
+
+    titles = [block.markdown for block in page.blocks if isinstance(block, Text)]
+    shown = [title.removeprefix("## Workload ") for title in titles if title.startswith("## Workload ")]
+    assert shown == ["`tiny`", "`base`", "`head`", "`unheard-of`"]
 
 
 @pytest.mark.parametrize(
