@@ -9,4 +9,4 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # By the name of its entry point, so that pytest takes them for one where the package is installed.
-pytest_plugins = ["splade_bench.pytest_plugin", "splade_bench.pytest_sweep"]
+pytest_plugins = ["splade_bench.pytest_plugin", "splade_bench.pytest_plugin.sweep"]

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from splade_bench.cell import Cell
 from splade_bench.config import MEMORY_MODES, MEMORY_TECHNIQUES, MemoryConfig
-from splade_bench.pytest_sweep import ROUNDS
+from splade_bench.grid.cell import Cell
+from splade_bench.pytest_plugin.sweep import ROUNDS
 from splade_bench.report.intervals import interval_90
-from splade_bench.results import CellResult
+from splade_bench.results.records import CellResult
 
 SEEDS = (1, 2, 3, 4, 5)
 REFERENCE = "memory-efficient"

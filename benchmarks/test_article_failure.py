@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from splade_bench.report.article import explains
-from splade_bench.results import PlanResult
+from splade_bench.results.records import PlanResult
 
 INTEGER_MASK, FLOAT_MASK = (f"the article's algorithm, mask of {kind}" for kind in ("integers", "floats"))
 MODES = ("standard", "memory-efficient", "minimal-memory")

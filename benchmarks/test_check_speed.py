@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from splade_bench.cell import Cell
-from splade_bench.json_lines import append_line
-from splade_bench.report.baseline import gated_cells, write_baseline
-from splade_bench.results import CellResult
+from splade_bench.files import append_line
+from splade_bench.gate.baseline import gated_cells, write_baseline
+from splade_bench.grid.cell import Cell
+from splade_bench.results.records import CellResult
 
 CELLS = 1000
 RUNS = 5

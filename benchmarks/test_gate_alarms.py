@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from splade_bench.bench.cells import CellRunner
 from splade_bench.bench.protocol import MemoryPass
-from splade_bench.bench.run import CellRunner
-from splade_bench.cell import PROFILES, Cell
-from splade_bench.report.baseline import GatedCell, gated_cells
-from splade_bench.report.gate import check, verdict_lines
-from splade_bench.report.rules import DEFAULT_RULES
-from splade_bench.results import CellResult
+from splade_bench.gate.baseline import GatedCell, gated_cells
+from splade_bench.gate.rules import DEFAULT_RULES
+from splade_bench.gate.verdict import check, verdict_lines
+from splade_bench.grid.cell import Cell
+from splade_bench.grid.sweep import PROFILES
+from splade_bench.results.records import CellResult
 
 RUNS = 100
 PROCESSES = 3

@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 import pytest
 
-from splade_bench.cell import Cell, Sweep
-from splade_bench.results import CellResult, HeadResult
+from splade_bench.grid.cell import Cell
+from splade_bench.grid.sweep import Sweep
+from splade_bench.results.records import CellResult, HeadResult
 
 MODES = ("standard", "memory-efficient")
 

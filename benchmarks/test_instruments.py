@@ -12,11 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from splade_bench.bench.cells import CellRunner
 from splade_bench.bench.known_blocks import touch_block
-from splade_bench.bench.run import CellRunner
-from splade_bench.cell import Cell
+from splade_bench.grid.cell import Cell
 from splade_bench.report.probes import PROBES
-from splade_bench.results import CallResult, CellResult
+from splade_bench.results.records import CallResult, CellResult
 
 MIB = 2**20
 PROCESSES = 10
@@ -109,7 +109,7 @@ def test_a_known_amount_is_read_back(kind: str, size_mib: int, calibrate: Callab
         result = calibrate(touch_block, size_mib * MIB, HOLD_S)
         expected = {"RSS", "sampled", "pinned", "memray"}
     else:
-        from splade_bench.bench.known_tensors import fill_tensor
+        from splade_bench.worker.known_tensors import fill_tensor
 
         result = calibrate(fill_tensor, size_mib * MIB)
         expected = {"RSS", "pinned", "memray", "live tensors"}

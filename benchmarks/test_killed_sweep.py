@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from splade_bench.results import CellResult, read_results
+from splade_bench.results.records import CellResult, read_results
 
 KILLS = 20
 # Cells of a second each, but for the start of their process: 48 of them.

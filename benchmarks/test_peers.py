@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from splade_bench.cell import OWN_TRAINER, Cell
-from splade_bench.pytest_sweep import ROUNDS
-from splade_bench.results import CellResult
+from splade_bench.grid.cell import OWN_TRAINER, Cell
+from splade_bench.pytest_plugin.sweep import ROUNDS
+from splade_bench.results.records import CellResult
 
 # A size within this of the fastest counts as fast: of those, the one with the smallest peak is taken.
 AS_FAST_WITHIN = 1.05

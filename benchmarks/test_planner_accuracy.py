@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from splade_bench.cell import Cell
+from splade_bench.grid.cell import Cell
 from splade_bench.report.planner import (
     LIVE_LIMIT,
     RSS_BELOW_LIMIT,
@@ -19,7 +19,7 @@ from splade_bench.report.planner import (
     PlannedCell,
     planned_cells,
 )
-from splade_bench.results import CellResult
+from splade_bench.results.records import CellResult
 
 
 def make_cell(workload: str, batch_size: int, memory_mode: str, **changes: Any) -> Cell:

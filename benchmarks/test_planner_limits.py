@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from splade_bench.bench.cells import CellRun
 from splade_bench.bench.isolate import CellError, WorkerProcess, figures_of_passes
 from splade_bench.bench.protocol import CellRequest
-from splade_bench.bench.run import CellRun
-from splade_bench.cell import Cell
-from splade_bench.results import CellResult
+from splade_bench.grid.cell import Cell
+from splade_bench.results.records import CellResult
 from splade_bench.units import format_bytes
 
 CONFIGURATIONS = 40

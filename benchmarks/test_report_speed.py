@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from splade_bench.cell import Cell
-from splade_bench.results import CellResult
+from splade_bench.grid.cell import Cell
+from splade_bench.results.records import CellResult
 
 CELLS = 1000
 LIMIT_S = 10.0

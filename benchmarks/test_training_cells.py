@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from splade_bench.cell import WORKLOADS, Cell, Sweep
-from splade_bench.results import CellResult
+from splade_bench.grid.cell import Cell
+from splade_bench.grid.sweep import Sweep
+from splade_bench.grid.workloads import WORKLOADS
+from splade_bench.results.records import CellResult
 
 # With fewer queries a batch there are too few negatives to learn from reliably (reports/NEGATIVE.md).
 LEARNING_BATCH_SIZE = 8

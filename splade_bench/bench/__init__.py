@@ -1,1 +1,1 @@
-"""Cells in, recorded results out: each cell in a fresh process."""
+"""Outside a measured process: what is asked of it, how it is started, and how it ended. Imports no torch."""

@@ -12,7 +12,7 @@ from splade_bench.bench.isolate import CellError, WorkerProcess, figures_of_pass
 from splade_bench.bench.protocol import CallRequest, MemoryPass
 from splade_bench.errors import ConfigError
 from splade_bench.measure.machine import taken_on, utc_now
-from splade_bench.results import CallResult
+from splade_bench.results.records import CallResult
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

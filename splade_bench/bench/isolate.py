@@ -27,7 +27,7 @@ from splade_bench.bench.protocol import (
     Request,
 )
 from splade_bench.errors import ConfigError
-from splade_bench.results import Status
+from splade_bench.results.records import Status
 from splade_bench.units import format_bytes
 
 # glibc moves its thresholds as it goes, and the peak moves with them. Fixed, each tensor of 256 KiB or more has a

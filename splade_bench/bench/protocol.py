@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, get_args
 
 from typing_extensions import Self
 
-from splade_bench.cell import Cell
+from splade_bench.grid.cell import Cell
 
 EventName = Literal["ready", "done", "result", "failed", "exit"]
 MemoryPass = Literal["heap", "live", "pinned", "plan"]
@@ -57,7 +57,7 @@ class CellRequest:
 
     @property
     def worker(self) -> str:
-        return "splade_bench.bench.worker"
+        return "splade_bench.worker.cell_worker"
 
     @property
     def memory_limit_bytes(self) -> int | None:
@@ -102,7 +102,7 @@ class CallRequest:
 
     @property
     def worker(self) -> str:
-        return "splade_bench.bench.call_worker"
+        return "splade_bench.worker.call_worker"
 
     @property
     def rss_limit_bytes(self) -> int | None:

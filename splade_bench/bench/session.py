@@ -11,14 +11,15 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from splade_bench.bench.calls import CallRunner
+from splade_bench.bench.cells import CellRun, CellRunner
 from splade_bench.bench.isolate import CellError, run_figures_process
 from splade_bench.bench.protocol import MEMORY_PASSES
-from splade_bench.bench.run import CellRun, CellRunner
-from splade_bench.cell import WORKLOADS, Cell
 from splade_bench.errors import ConfigError
+from splade_bench.grid.cell import Cell
+from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.measure.limits import below_floor
 from splade_bench.measure.machine import taken_on, utc_now
-from splade_bench.results import (
+from splade_bench.results.records import (
     CALIBRATION,
     SETTLED,
     CallResult,
@@ -121,14 +122,14 @@ class MeasuringSession:
         """Measure one head in a fresh process and record it."""
         started_at = utc_now()
         figures = run_figures_process(
-            "splade_bench.bench.head", head=head, hidden_size=hidden_size, active_share=active_share
+            "splade_bench.worker.head_alone", head=head, hidden_size=hidden_size, active_share=active_share
         )
         return self._record(HeadResult(**(taken_on() | figures), started_at=started_at))
 
     def plan_article_run(self, name: str) -> PlanResult:
         """Plan one way to train what the article could not, in a fresh process, and record it."""
         started_at = utc_now()
-        figures = run_figures_process("splade_bench.bench.article", name=name)
+        figures = run_figures_process("splade_bench.worker.article_plan", name=name)
         return self._record(PlanResult(**(taken_on() | figures), started_at=started_at))
 
     def require_room(self, cell: Cell) -> None:
@@ -166,7 +167,7 @@ class MeasuringSession:
             raise ConfigError(below_floor(limit_bytes, self._call_floors_bytes[module]))
 
     def gradient_error(self, cell: Cell) -> float:
-        """See :meth:`splade_bench.bench.run.CellRunner.gradient_error`."""
+        """See :meth:`splade_bench.bench.cells.CellRunner.gradient_error`."""
         return self._cells.gradient_error(cell)
 
     def line(self, result: Measurement) -> str:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import tyro
 
 from splade_bench.errors import ConfigError
-from splade_bench.results import finite_or_none
+from splade_bench.results.records import finite_or_none
 
 Command = TypeVar("Command")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")

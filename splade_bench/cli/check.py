@@ -11,16 +11,16 @@ import tyro
 
 from splade_bench.cli.arguments import parse, print_json
 from splade_bench.errors import ConfigError, DataError
-from splade_bench.report.baseline import (
+from splade_bench.gate.baseline import (
     gated_cells,
     of_earlier_sessions,
     of_newest_sessions,
     read_baseline,
     write_baseline,
 )
-from splade_bench.report.gate import check, verdict_lines
-from splade_bench.report.rules import DEFAULT_RULES, parse_rule
-from splade_bench.results import read_results
+from splade_bench.gate.rules import DEFAULT_RULES, parse_rule
+from splade_bench.gate.verdict import check, verdict_lines
+from splade_bench.results.records import read_results
 from splade_bench.units import one_line
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,8 +11,10 @@ import tyro
 
 from splade_bench.cli.arguments import parse, print_json
 from splade_bench.errors import DataError
-from splade_bench.report.comparison import change_table, compare
-from splade_bench.results import read_results
+from splade_bench.gate.comparison import Change, compare
+from splade_bench.report.markdown import markdown
+from splade_bench.report.tables import MISSING
+from splade_bench.results.records import read_results
 from splade_bench.units import one_line
 
 
@@ -60,7 +62,22 @@ def run(arguments: Sequence[str]) -> int:
         )
     else:
         if comparison.changes:
-            print(change_table(comparison.changes))
+            print(_change_table(comparison.changes))
         for difference in comparison.differences:
             print(one_line(f"- {difference}"))
     return 0 if comparison.changes else NOTHING_TO_COMPARE
+
+
+def _change_table(changes: Iterable[Change]) -> str:
+    """A row a change, in the order given."""
+    rows = [
+        [
+            change.cell,
+            change.figure.name,
+            change.figure.text(change.before),
+            change.figure.text(change.after),
+            f"{change.ratio - 1:+.1%}" if change.ratio < float("inf") else MISSING,
+        ]
+        for change in changes
+    ]
+    return markdown(["cell", "figure", "before", "after", "change"], rows)

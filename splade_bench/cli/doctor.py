@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass
 
 from splade_bench.bench.calls import CallRunner
 from splade_bench.bench.known_blocks import touch_block
-from splade_bench.bench.known_tensors import fill_tensor
 from splade_bench.cli.arguments import parse, print_json
-from splade_bench.devices import available_devices
+from splade_bench.device.devices import available_devices
 from splade_bench.measure.control_group import container_limit_bytes
 from splade_bench.measure.device import UNTESTED_ON_HARDWARE
 from splade_bench.measure.machine import machine_info, versions
@@ -20,6 +19,7 @@ from splade_bench.report.markdown import markdown
 from splade_bench.report.probes import PROBES
 from splade_bench.report.tables import MISSING
 from splade_bench.units import format_bytes
+from splade_bench.worker.known_tensors import fill_tensor
 
 _KNOWN_BYTES = 128 * 2**20
 _HOLD_S = 0.2

@@ -17,13 +17,13 @@ from splade_bench.cli.models import planned_encoder
 from splade_bench.cli.plan import PlannedFlags
 from splade_bench.cli.train import TrainFlags, parse_train_command, train_defaults
 from splade_bench.config import DEFAULT_MEMORY_MODE, TrainConfig, fields_of_technique
-from splade_bench.devices import available_devices
+from splade_bench.device.devices import available_devices
 from splade_bench.errors import ConfigError
 from splade_bench.measure.rss import current_rss_bytes
+from splade_bench.planner.calibration import calibrated_rates
 from splade_bench.planner.candidates import SEARCHED_FIELDS, Candidate, Candidates
 from splade_bench.planner.device_models import device_model
 from splade_bench.planner.fit import Fit, Trial, fit, kept_free_bytes
-from splade_bench.planner.overhead import calibrated_rates
 from splade_bench.planner.plan import plan
 from splade_bench.planner.rates import Rates
 from splade_bench.planner.work import CountedWork, product_flops

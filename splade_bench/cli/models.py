@@ -16,7 +16,7 @@ from splade_bench.data.embedded import PreparedCorpus
 from splade_bench.data.formats import file_corpus
 from splade_bench.data.records import Corpus
 from splade_bench.data.wordpiece import inverse_document_frequencies, train_tokenizer
-from splade_bench.devices import resolve_device
+from splade_bench.device.devices import resolve_device
 from splade_bench.errors import ConfigError
 from splade_bench.model.encoder import SpladeEncoder, load_config
 from splade_bench.model.presets import build_preset, wrap_tokenizer

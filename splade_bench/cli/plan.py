@@ -14,7 +14,7 @@ from splade_bench.cli.arguments import print_json
 from splade_bench.cli.models import load_corpus, load_tokenizer, planned_encoder
 from splade_bench.cli.train import TrainFlags, parse_train_command
 from splade_bench.config import DeviceName
-from splade_bench.devices import available_devices, memory_limit_bytes
+from splade_bench.device.devices import available_devices, memory_limit_bytes
 from splade_bench.errors import ConfigError
 from splade_bench.measure.control_group import container_limit_bytes
 from splade_bench.measure.rss import current_rss_bytes

@@ -17,7 +17,7 @@ from splade_bench.report.export import to_csv, write_tables
 from splade_bench.report.insertions import update_document
 from splade_bench.report.page import Page
 from splade_bench.report.summary import COMMENT_BYTES, GITHUB_SUMMARY_BYTES, summary
-from splade_bench.results import Result, read_results
+from splade_bench.results.records import Result, read_results
 
 # A flag that is given again adds to the earlier one.
 _Paths = Annotated[tuple[tuple[Path, ...], ...], tyro.conf.UseAppendAction]

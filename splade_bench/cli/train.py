@@ -23,20 +23,20 @@ from splade_bench.cli.progress import Progress, memory_line
 from splade_bench.cli.signals import StopSignals
 from splade_bench.config import MODEL_PRESETS, TrainConfig
 from splade_bench.data.records import Corpus
-from splade_bench.devices import synchronize
+from splade_bench.device.devices import synchronize
+from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.errors import ConfigError, TrainingError
 from splade_bench.evaluation.evaluator import evaluate, evaluate_bm25
+from splade_bench.files import write_whole_file
 from splade_bench.measure.machine import commit, machine_info, source_tree, versions
 from splade_bench.measure.rss import PeakRss
 from splade_bench.measure.timeline import MemorySampler
 from splade_bench.model.encoder import SpladeEncoder
-from splade_bench.out_of_memory import is_out_of_memory
 from splade_bench.report.plots import plot_timeline
-from splade_bench.results import finite_or_none
+from splade_bench.results.records import finite_or_none
 from splade_bench.training.trainer import Trainer, TrainResult
 from splade_bench.training.validation import validation_loss
 from splade_bench.units import format_seconds
-from splade_bench.whole_file import write_whole_file
 
 logger = logging.getLogger(__name__)
 

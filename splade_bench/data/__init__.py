@@ -1,1 +1,1 @@
-"""Texts in, batches out. Only :mod:`splade_bench.data.batching` needs torch."""
+"""Texts in, records out. Imports no torch."""

@@ -16,7 +16,7 @@ from splade_bench.data.docstrings import DocstringPair, Split, harvest, retrieva
 from splade_bench.data.records import Corpus, RetrievalDataset, Triple, held_out_triples, sha256_of_texts
 from splade_bench.data.wordpiece import train_tokenizer
 from splade_bench.errors import ConfigError
-from splade_bench.whole_file import whole_folder, write_whole_file
+from splade_bench.files import whole_folder, write_whole_file
 
 _CORPUS_NAME = "corpus.json"
 

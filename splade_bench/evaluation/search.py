@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from splade_bench.data.batching import TextBatch
+from splade_bench.batching.batches import TextBatch
 
 ROWS_PER_BLOCK = 512
 

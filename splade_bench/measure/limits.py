@@ -8,9 +8,7 @@ Elsewhere no limit of the kernel holds, and only that watch is left.
 from __future__ import annotations
 
 import sys
-from functools import partial
 
-from splade_bench.allocator import after_trim
 from splade_bench.errors import ConfigError
 from splade_bench.measure.control_group import ControlGroup
 from splade_bench.measure.rss import current_rss_bytes, status_bytes
@@ -24,6 +22,8 @@ def limit_rss(limit_bytes: int) -> None:
     reports. What the process has now stays; private memory may grow by what is left. The limit holds for the process
     and its children.
 
+    Call :func:`renew_limit` whenever the heap has been trimmed.
+
     Raises:
         ConfigError: the process takes more than that already.
     """
@@ -31,18 +31,19 @@ def limit_rss(limit_bytes: int) -> None:
     if limit_bytes <= resident_bytes:
         raise ConfigError(below_floor(limit_bytes, resident_bytes))
     if sys.platform == "linux":
-        _limit_private_memory(limit_bytes)
-        after_trim(partial(_limit_private_memory, limit_bytes))
+        renew_limit(limit_bytes)
         if group := ControlGroup.own():  # behind it, for what it does not count: it says nothing before it kills
             group.limit(limit_bytes)
 
 
-def _limit_private_memory(limit_bytes: int) -> None:
-    """Let it grow by what is left of the limit.
+def renew_limit(limit_bytes: int) -> None:
+    """Let private memory grow by what is left of the limit; does nothing where the kernel holds no such limit.
 
-    ``RLIMIT_DATA`` counts ``VmData``: private writable memory, touched or not, so also what trimming the heap has given
-    back: it is reckoned anew after each trim.
+    ``RLIMIT_DATA`` counts ``VmData``: private writable memory, touched or not. Trimming the heap gives pages back and
+    leaves ``VmData`` as it is, so the limit is computed anew after each trim.
     """
+    if sys.platform != "linux":
+        return
     import resource  # Unix only
 
     room_bytes = max(0, limit_bytes - current_rss_bytes())

@@ -15,9 +15,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from splade_bench.device.planned import alike
 from splade_bench.model.dropout import keep_mask, keep_scale
 from splade_bench.model.rng import capture_rng, restored_rng
-from splade_bench.planned import alike
 
 # Scores at a time: 2 MiB of float32, so that the passes over them find them in cache.
 _SCORES_AT_A_TIME = 2**19

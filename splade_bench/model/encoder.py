@@ -22,12 +22,12 @@ from transformers import (
 from transformers.initialization import no_init_weights
 from typing_extensions import Self
 
-from splade_bench.allocator import HeapTrimmer
+from splade_bench.batching.batches import TextBatch, tokenize
 from splade_bench.config import MemoryConfig, MixedPrecision
-from splade_bench.data.batching import TextBatch, tokenize
-from splade_bench.devices import device_type
+from splade_bench.device.devices import device_type
+from splade_bench.device.heap import HeapTrimmer
+from splade_bench.device.reads import mask_of
 from splade_bench.errors import ConfigError
-from splade_bench.host import mask_of
 from splade_bench.model.gradients import takes_gradient_in_place
 from splade_bench.model.head import WINNERS_PAY_FROM, Pooled, pool, splade_max, splade_max_eager
 from splade_bench.model.lean import lean_operators, recipe_scope

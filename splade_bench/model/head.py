@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from splade_bench.host import nonzero
+from splade_bench.device.planned import alike
+from splade_bench.device.reads import nonzero
 from splade_bench.model.gradients import existing_grad
 from splade_bench.model.row_sums import ROWS_AT_A_TIME, add_weighted_rows_, weighted_rows
-from splade_bench.planned import alike
 
 # A tile of logits is 4 MiB: it stays in cache between the product that writes it and the maximum that reads it, and
 # the product is large enough to run at full speed (measured in benchmarks/test_head.py).

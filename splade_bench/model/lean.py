@@ -19,13 +19,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.weak import WeakIdKeyDictionary
 
-from splade_bench.allocator import HeapTrimmer
 from splade_bench.config import MemoryConfig
-from splade_bench.devices import device_type
+from splade_bench.device.devices import device_type
+from splade_bench.device.heap import HeapTrimmer
+from splade_bench.device.planned import planned_device
 from splade_bench.model.attention import streaming_attention
 from splade_bench.model.dropout import compact_dropout
 from splade_bench.model.gradients import Recipe, embedding, linear, takes_gradient_in_place
-from splade_bench.planned import planned_device
 
 _Call = Callable[..., Any]
 # Cheap to compute again from their inputs, which their own backward keeps anyway.

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
+from splade_bench.batching.batches import TextBatch
 from splade_bench.config import MODEL_PRESETS, ModelPreset
-from splade_bench.data.batching import TextBatch
 from splade_bench.model.encoder import SpladeEncoder
 
 # Share of a document's entries that are active in a trained SPLADE model, roughly: some 300 of 30,522.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from splade_bench.devices import device_type
+from splade_bench.device.devices import device_type
 
 
 def random_int16(elements: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from splade_bench.devices import device_type
-from splade_bench.host import distinct
-from splade_bench.planned import alike
+from splade_bench.device.devices import device_type
+from splade_bench.device.planned import alike
+from splade_bench.device.reads import distinct
 
 # Rows gathered or summed at a time: bounds the temporaries at 1024 * H elements.
 ROWS_AT_A_TIME = 1024

@@ -10,7 +10,7 @@ from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from splade_bench.planned import PlannedAllocator
+from splade_bench.device.planned import PlannedAllocator
 from splade_bench.planner.blocks import Block, FreeBlocks, join, round_up, split
 
 _MIB = 2**20

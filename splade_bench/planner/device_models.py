@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from splade_bench.devices import MPS_HIGH_WATERMARK_RATIO
+from splade_bench.device.devices import MPS_HIGH_WATERMARK_RATIO
 from splade_bench.planner.allocators import Allocator, CudaCachingAllocator, LiveAllocator, MpsHeapAllocator
 from splade_bench.planner.glibc import GlibcAllocator
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from splade_bench.config import TrainConfig
+from splade_bench.device.planned import PlannedDevice
+from splade_bench.device.storages import Category, LivePeak, StorageListener
 from splade_bench.errors import ConfigError
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.presets import TRAINED_ACTIVE_SHARE
-from splade_bench.planned import PlannedDevice
 from splade_bench.planner.device_models import DeviceModel
 from splade_bench.planner.rehearsal import Lengths, rehearse
 from splade_bench.planner.work import CountedWork
-from splade_bench.storages import Category, LivePeak, StorageListener
 from splade_bench.units import format_bytes
 
 # What stays whatever the batch is.

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from splade_bench.devices import synchronize
+from splade_bench.device.devices import synchronize
 from splade_bench.planner.work import Kind, Passes, Product, Work, calls
 from splade_bench.training.moments import moments_folder
 

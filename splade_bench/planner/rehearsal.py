@@ -10,13 +10,13 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from splade_bench.batching.batches import TextBatch, TripleBatch, TripleSource, round_up
 from splade_bench.config import TrainConfig
-from splade_bench.data.batching import TextBatch, TripleBatch, TripleSource, round_up
-from splade_bench.devices import pad_to_multiple_of
+from splade_bench.device.devices import pad_to_multiple_of
+from splade_bench.device.planned import PlannedDevice, planning_for
+from splade_bench.device.storages import LivePeak, LiveStorages, StorageListener
 from splade_bench.model.encoder import SpladeEncoder
-from splade_bench.planned import PlannedDevice, planning_for
 from splade_bench.planner.work import CountedWork
-from splade_bench.storages import LivePeak, LiveStorages, StorageListener
 from splade_bench.training.trainer import Trainer, TrainObserver
 
 # Tokens of each text in the first optimizer step, after which AdamW's moments are there.
@@ -60,8 +60,8 @@ def rehearse(
     """Two optimizer steps, the first on a few tokens: live bytes at their peak.
 
     The step is that of :class:`splade_bench.training.trainer.Trainer`. Where it asks its tensors for numbers, those of
-    :mod:`splade_bench.host` stand in. ``make_encoder`` is called where tensors are fake; ``counted``, which ``device``
-    then has to name too, is left with the work of the second step.
+    :mod:`splade_bench.device.reads` stand in. ``make_encoder`` is called where tensors are fake; ``counted``, which
+    ``device`` then has to name too, is left with the work of the second step.
 
     Raises:
         ConfigError: the model cannot take texts of ``max_length``, or be trained with this configuration.

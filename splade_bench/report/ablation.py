@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from splade_bench.cell import WORKLOADS
 from splade_bench.config import MEMORY_MODES
+from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.report.drawing import svg_of
 from splade_bench.report.intervals import interval_90
 from splade_bench.report.markdown import code
@@ -27,7 +27,7 @@ from splade_bench.report.tables import (
     problems,
 )
 from splade_bench.report.trade_plots import EffectBar, plot_effects
-from splade_bench.results import CellResult
+from splade_bench.results.records import CellResult
 
 PAGE_NAME = "ABLATION"
 WORKLOADS_SHOWN = ("ablation-mini", "ablation", "quality")

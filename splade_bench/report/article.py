@@ -5,11 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from splade_bench.cell import OWN_TRAINER
+from splade_bench.grid.cell import OWN_TRAINER
 from splade_bench.report.markdown import escape
 from splade_bench.report.page import Block, Page, Table, Text
 from splade_bench.report.tables import MISSING, conditions, figures, gib, newest_alike, number, step_time_s
-from splade_bench.results import CellResult, PlanResult
+from splade_bench.results.records import CellResult, PlanResult
 from splade_bench.units import as_gib, as_mib
 
 PAGE_NAME = "ARTICLE"

@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from splade_bench.cell import OWN_TRAINER
+from splade_bench.grid.cell import OWN_TRAINER
 from splade_bench.report.tables import (
     above_baseline_bytes,
     peak_rss_bytes,
     step_time_s,
 )
-from splade_bench.results import CellResult
+from splade_bench.results.records import CellResult
 
 Figure = Callable[[CellResult], float | None]
 MODE, MINIMAL = "memory-efficient", "minimal-memory"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 
-from splade_bench.report.baseline import reproduce
 from splade_bench.report.page import Page, Table, Text, bullets
 from splade_bench.report.tables import above, conditions, median_and_range, newest_alike, problems, statuses
-from splade_bench.results import CALIBRATION, CallResult, Result
+from splade_bench.results.records import CALIBRATION, CallResult, Result
+from splade_bench.results.reproduce import reproduce
 from splade_bench.units import as_mib
 
 PAGE_NAME = "CALLS"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from splade_bench.results import CellResult
+from splade_bench.results.records import CellResult
 
 _Applies = Callable[[Sequence[CellResult]], bool]
 

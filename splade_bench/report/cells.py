@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from splade_bench.report.baseline import reproduce
 from splade_bench.report.modes import modes_of
 from splade_bench.report.page import Table
 from splade_bench.report.tables import (
@@ -27,7 +26,8 @@ from splade_bench.report.tables import (
     surroundings,
     wall_time_s,
 )
-from splade_bench.results import CellResult
+from splade_bench.results.records import CellResult
+from splade_bench.results.reproduce import reproduce
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from splade_bench.cell import WORKLOADS
 from splade_bench.config import MEMORY_MODES, MEMORY_TECHNIQUES
+from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.report.modes import (
     REFERENCE_MODE,
     Pair,
@@ -26,7 +26,7 @@ from splade_bench.report.tables import (
     step_time_s,
     wall_time_s,
 )
-from splade_bench.results import CellResult
+from splade_bench.results.records import CellResult
 
 BySeed = Mapping[int, Sequence[float]]
 _GIB = 2**30

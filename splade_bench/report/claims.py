@@ -18,7 +18,7 @@ from splade_bench.report.tables import (
     MISSING,
     MRR_EQUAL_WITHIN,
 )
-from splade_bench.results import CellResult
+from splade_bench.results.records import CellResult
 
 FEWEST_SEEDS = 3
 INTRODUCTION = f"""\

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from splade_bench.cell import WORKLOADS
 from splade_bench.errors import DataError
+from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.report import ablation, article, calls, head, instruments, peers, planner, tradeoffs
 from splade_bench.report.markdown import PLOTS, page_markdown
 from splade_bench.report.page import Page, file_name
 from splade_bench.report.webpage import WEBPAGE_NAME, webpage
-from splade_bench.results import CallResult, CellResult, HeadResult, Measurement, PlanResult, Result
+from splade_bench.results.records import CallResult, CellResult, HeadResult, Measurement, PlanResult, Result
 
 _CELL_PAGES: Mapping[str, Callable[[Sequence[CellResult]], Page]] = {
     tradeoffs.PAGE_NAME: tradeoffs.tradeoffs_page,

@@ -13,7 +13,7 @@ from typing import Any
 
 from splade_bench.errors import DataError
 from splade_bench.report.page import Page, file_name
-from splade_bench.results import Result
+from splade_bench.results.records import Result
 from splade_bench.units import one_line
 
 # As in ``+0.010`` and ``-3.1% (-4.0% to +1.0%)``.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from splade_bench.report.page import Page, Table, Text
 from splade_bench.report.tables import conditions, median_and_range, mib, newest_alike, number
-from splade_bench.results import HeadResult
+from splade_bench.results.records import HeadResult
 from splade_bench.units import as_mib
 
 PAGE_NAME = "HEAD"

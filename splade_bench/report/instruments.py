@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from splade_bench.report.page import Block, Page, Table, Text
 from splade_bench.report.probes import PROBES
 from splade_bench.report.tables import MISSING, conditions, mib, newest_alike, number
-from splade_bench.results import CALIBRATION, CallResult, CellResult, Measurement, Result
+from splade_bench.results.records import CALIBRATION, CallResult, CellResult, Measurement, Result
 from splade_bench.units import as_mib, format_bytes
 
 PAGE_NAME = "INSTRUMENTS"

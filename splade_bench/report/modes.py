@@ -18,7 +18,7 @@ from splade_bench.report.tables import (
     surroundings,
     wall_time_s,
 )
-from splade_bench.results import CellResult
+from splade_bench.results.records import CellResult
 
 REFERENCE_MODE = "standard"
 Pair = tuple[CellResult, CellResult]

@@ -20,7 +20,7 @@ from splade_bench.report.tables import (
     recorded,
     step_time_s,
 )
-from splade_bench.results import CellResult
+from splade_bench.results.records import CellResult
 
 PAGE_NAME = "PEERS"
 _JUDGED_DROPOUT = 0.0

@@ -10,7 +10,7 @@ from splade_bench.report.drawing import svg_of
 from splade_bench.report.page import Block, Page, Picture, Table, Text, bullets
 from splade_bench.report.plots import plot_planned_against_measured
 from splade_bench.report.tables import above, above_baseline_bytes, conditions, mib, newest_alike, problems
-from splade_bench.results import CellResult
+from splade_bench.results.records import CellResult
 
 PAGE_NAME = "PLANNER"
 WORKLOAD_PREFIX = "plan-"

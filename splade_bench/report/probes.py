@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from splade_bench.report.tables import above
-from splade_bench.results import Measurement
+from splade_bench.results.records import Measurement
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,7 @@ from splade_bench.report.markdown import escape, markdown
 from splade_bench.report.modes import REFERENCE_MODE, compare_modes
 from splade_bench.report.page import Page
 from splade_bench.report.tables import above_baseline_bytes, median_and_range, mib, number
-from splade_bench.results import CellResult, Result
+from splade_bench.results.records import CellResult, Result
 
 # GitHub refuses a step's summary above 1 MiB, and a comment above 65,536 characters.
 GITHUB_SUMMARY_BYTES = 2**20

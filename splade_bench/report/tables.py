@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from splade_bench.measure.device import UNTESTED_ON_HARDWARE
 from splade_bench.report.markdown import escape
 from splade_bench.report.page import Block, Table, Text
-from splade_bench.results import CellResult, Measurement, Result
+from splade_bench.results.records import CellResult, Measurement, Result
 from splade_bench.units import as_gib, as_mib, format_bytes
 
 MISSING = "—"

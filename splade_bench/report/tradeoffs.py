@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from splade_bench.cell import WORKLOADS
+from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.measure.timeline import Sample
-from splade_bench.report import caveats, claims, trainers
+from splade_bench.report import caveats, claims, mode_overview
 from splade_bench.report.cells import Column, GridPoint, cell_table, grid_points
 from splade_bench.report.drawing import svg_of
 from splade_bench.report.markdown import code, escape
@@ -36,7 +36,7 @@ from splade_bench.report.trade_plots import (
     plot_timelines,
     smoothed,
 )
-from splade_bench.results import CellResult
+from splade_bench.results.records import CellResult
 
 PAGE_NAME = "TRADEOFFS"
 _INTRODUCTION = """\
@@ -67,7 +67,7 @@ def tradeoffs_page(results: Sequence[CellResult]) -> Page:
         (result for result in results if not result.workload.startswith(LENGTH_PREFIX)), key=_place_of_workload
     )
     blocks: list[Block] = [Text(_INTRODUCTION), *conditions(results)]
-    blocks += [Text("## When to use which"), *trainers.advice(others)]
+    blocks += [Text("## When to use which"), *mode_overview.advice(others)]
     for workload in dict.fromkeys(result.workload for result in others):
         blocks += _workload_blocks(workload, [result for result in others if result.workload == workload])
     blocks += _length_blocks(by_length)
@@ -87,7 +87,7 @@ def _workload_blocks(workload: str, results: Sequence[CellResult]) -> list[Block
     comparisons = compare_modes(results)
     blocks: list[Block] = [Text(f"## Workload {code(workload)}")]
     if any(comparison.memory_mode != REFERENCE_MODE for comparison in comparisons):
-        side_by_side = trainers.trainers_table(results, name=f"trainers-{workload}")
+        side_by_side = mode_overview.trainers_table(results, name=f"trainers-{workload}")
         if side_by_side.rows:
             blocks += [Text("### The trainers side by side"), side_by_side]
         blocks += [

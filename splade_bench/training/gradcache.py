@@ -20,14 +20,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from splade_bench.data.batching import TripleBatch
-from splade_bench.data.mini_batches import MiniBatch, cut_into_mini_batches
-from splade_bench.devices import pad_to_multiple_of
-from splade_bench.losses import LossTerms, SpladeLoss
+from splade_bench.batching.batches import TripleBatch
+from splade_bench.batching.mini_batches import MiniBatch, cut_into_mini_batches
+from splade_bench.device.devices import pad_to_multiple_of
+from splade_bench.device.planned import alike, recalled
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.head import Pooled
 from splade_bench.model.rng import RngState, capture_rng, restored_rng
-from splade_bench.planned import alike, recalled
+from splade_bench.training.losses import LossTerms, SpladeLoss
 from splade_bench.training.step import PhaseListener
 
 # Without a size from the user, a mini-batch has as many tokens as keep about 48 MiB for backward: a layer keeps about

@@ -16,8 +16,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from splade_bench.device.reads import read_file, reserved_file, write_file
 from splade_bench.errors import ConfigError
-from splade_bench.host import read_file, reserved_file, write_file
 from splade_bench.model.rng import random_int16
 from splade_bench.units import format_bytes
 

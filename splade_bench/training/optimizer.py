@@ -11,7 +11,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.adamw import adamw
 
 from splade_bench.config import TrainConfig
-from splade_bench.planned import alike
+from splade_bench.device.planned import alike
 from splade_bench.training.moments import Bfloat16Moments, DiskMoments, Moments, windows
 
 

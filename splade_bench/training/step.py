@@ -6,9 +6,9 @@ from typing import Literal, Protocol
 
 import torch
 
-from splade_bench.data.batching import TripleBatch
-from splade_bench.losses import LossTerms, SpladeLoss
+from splade_bench.batching.batches import TripleBatch
 from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.training.losses import LossTerms, SpladeLoss
 
 Phase = Literal["batching", "forward", "loss", "backward", "optimizer_step"]
 

@@ -17,21 +17,21 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from splade_bench.allocator import fix_mmap_threshold
+from splade_bench.batching.batches import TextTokenizer, TripleBatch, TripleBatches, TripleSource
+from splade_bench.batching.mini_batches import require_right_padding
 from splade_bench.config import TrainConfig
-from splade_bench.data.batching import TextTokenizer, TripleBatch, TripleBatches, TripleSource
-from splade_bench.data.mini_batches import require_right_padding
 from splade_bench.data.records import Triple
-from splade_bench.devices import empty_cache, pad_to_multiple_of
+from splade_bench.device.devices import empty_cache, pad_to_multiple_of
+from splade_bench.device.heap import fix_mmap_threshold
+from splade_bench.device.planned import alike
+from splade_bench.device.reads import read_numbers
 from splade_bench.errors import ConfigError, TrainingError
-from splade_bench.host import read_numbers
-from splade_bench.losses import LossTerms, SpladeLoss
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.gradients import release_gradients
-from splade_bench.planned import alike
 from splade_bench.training.clipping import clip_gradients, gradient_norm
 from splade_bench.training.gradcache import gradcache_step
 from splade_bench.training.loss_scale import LossScale
+from splade_bench.training.losses import LossTerms, SpladeLoss
 from splade_bench.training.optimizer import make_optimizer
 from splade_bench.training.schedules import learning_rate_scale, regularizer_scale
 from splade_bench.training.step import BackwardStep, Phase, direct_step

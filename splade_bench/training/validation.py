@@ -8,12 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from splade_bench.batching.batches import TripleBatch
+from splade_bench.batching.mini_batches import cut_into_mini_batches
 from splade_bench.config import TrainConfig
-from splade_bench.data.batching import TripleBatch
-from splade_bench.data.mini_batches import cut_into_mini_batches
 from splade_bench.data.records import Triple
-from splade_bench.losses import SpladeLoss
 from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.training.losses import SpladeLoss
 from splade_bench.training.trainer import text_batches
 
 BATCH_SIZE = 32

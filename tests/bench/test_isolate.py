@@ -13,7 +13,7 @@ import pytest
 
 from splade_bench.bench.isolate import CellError, WorkerProcess, figures_of_passes
 from splade_bench.bench.protocol import CellRequest
-from splade_bench.cell import Cell
+from splade_bench.grid.cell import Cell
 
 CELL = Cell(workload="head", device="cpu", batch_size=1, gradient_accumulation_steps=1, memory_mode="standard")
 REQUEST = CellRequest(cell=CELL, measure="time", corpus_folder=None)
@@ -142,7 +142,7 @@ def test_a_worker_ends_when_whoever_waits_for_it_is_killed() -> None:
 import sys
 from splade_bench.bench.isolate import WorkerProcess
 from splade_bench.bench.protocol import CellRequest
-from splade_bench.cell import Cell
+from splade_bench.grid.cell import Cell
 cell = Cell(workload="head", device="cpu", batch_size=1, gradient_accumulation_steps=1, memory_mode="standard")
 hangs = "import os, json, time; print(json.dumps({'name': 'ready', 'values': {'pid': os.getpid()}}), flush=True); "
 hangs += "time.sleep(60)"

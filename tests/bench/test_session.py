@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from splade_bench.bench.calls import CallRunner, call_request
+from splade_bench.bench.cells import CellRunner
 from splade_bench.bench.known_blocks import touch_block
 from splade_bench.bench.protocol import MemoryPass
-from splade_bench.bench.run import CellRunner
 from splade_bench.bench.session import MeasuringSession
-from splade_bench.cell import Cell
 from splade_bench.errors import ConfigError
+from splade_bench.grid.cell import Cell
 from splade_bench.measure.machine import taken_on
-from splade_bench.results import CellResult, append_result, read_results
+from splade_bench.results.records import CellResult, append_result, read_results
 
 CELL = Cell(workload="head", device="cpu", batch_size=1, gradient_accumulation_steps=1, memory_mode="standard")
 

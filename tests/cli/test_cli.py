@@ -313,8 +313,8 @@ def test_without_a_validation_file_nothing_is_evaluated(
 
 
 def test_report_is_written_from_the_newest_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from splade_bench.cell import Cell
-    from splade_bench.results import CellResult, append_result
+    from splade_bench.grid.cell import Cell
+    from splade_bench.results.records import CellResult, append_result
 
     cell = Cell(workload="tiny", device="cpu", batch_size=8, gradient_accumulation_steps=1, memory_mode="standard")
     for name, status in (("20250101T000000Z-default", "killed"), ("20250102T000000Z-default", "timeout")):

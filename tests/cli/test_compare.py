@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from splade_bench.cell import Cell
 from splade_bench.cli import main
-from splade_bench.results import CallResult, CellResult, append_result
+from splade_bench.grid.cell import Cell
+from splade_bench.results.records import CallResult, CellResult, append_result
 
 MIB = 2**20
 CELL = Cell(workload="tiny", device="cpu", batch_size=8, gradient_accumulation_steps=1, memory_mode="standard")

@@ -12,12 +12,12 @@ from architectures import ARCHITECTURES, make_model, wrap
 from equality import FP64, Gradients, assert_gradients_are_near, gradients_of, make_config
 from tokenizers import Tokenizer
 
+from splade_bench.batching.batches import TextBatch, TripleBatch, pad
 from splade_bench.config import MEMORY_MODES, MemoryConfig
-from splade_bench.data.batching import TextBatch, TripleBatch, pad
 from splade_bench.errors import ConfigError
-from splade_bench.losses import SpladeLoss
 from splade_bench.model import SpladeEncoder, lean
 from splade_bench.training.gradcache import gradcache_step
+from splade_bench.training.losses import SpladeLoss
 from splade_bench.training.step import direct_step
 
 WITHOUT_CHECKPOINTING = {"mpnet", "albert"}

@@ -16,15 +16,15 @@ from architectures import ARCHITECTURES, make_model, wrap
 from equality import FP64, Gradients, assert_gradients_are_near, gradients_of, make_config
 from tokenizers import Tokenizer
 
+from splade_bench.batching.batches import TripleBatch
+from splade_bench.batching.mini_batches import MiniBatch, cut_into_mini_batches
 from splade_bench.config import MemoryConfig
-from splade_bench.data.batching import TripleBatch
-from splade_bench.data.mini_batches import MiniBatch, cut_into_mini_batches
 from splade_bench.data.records import Triple
-from splade_bench.losses import SpladeLoss
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.rng import capture_rng, restored_rng
 from splade_bench.training import Trainer
 from splade_bench.training.gradcache import gradcache_step
+from splade_bench.training.losses import SpladeLoss
 from splade_bench.training.trainer import text_batches
 
 FULL = MemoryConfig(mini_batch_size=3)

@@ -15,12 +15,13 @@ import pytest
 
 from splade_bench.bench.isolate import CellError, WorkerProcess
 from splade_bench.bench.protocol import CellRequest, MemoryPass
-from splade_bench.cell import PROFILES, Cell
+from splade_bench.gate.baseline import GatedCell, gated_cells
+from splade_bench.gate.rules import parse_rule
+from splade_bench.gate.verdict import check, verdict_lines
+from splade_bench.grid.cell import Cell
+from splade_bench.grid.sweep import PROFILES
 from splade_bench.measure.machine import taken_on
-from splade_bench.report.baseline import GatedCell, gated_cells
-from splade_bench.report.gate import check, verdict_lines
-from splade_bench.report.rules import parse_rule
-from splade_bench.results import CellResult
+from splade_bench.results.records import CellResult
 
 ROOT = Path(__file__).parent.parent.parent
 RULES = [parse_rule("live_peak_bytes:1%")]
@@ -78,7 +79,7 @@ SpladeEncoder.pool = SpladeEncoder.pool.__wrapped__
         mode="memory-efficient",
         patch="""
 from dataclasses import replace
-from splade_bench import cell
+from splade_bench.grid import cell
 memory_mode = cell.memory_mode
 cell.memory_mode = lambda name: replace(memory_mode(name), head="eager")
 """,
@@ -87,7 +88,7 @@ cell.memory_mode = lambda name: replace(memory_mode(name), head="eager")
     "a leak of one MiB a step": Plant(
         mode="memory-efficient",
         patch="""
-from splade_bench.losses import SpladeLoss
+from splade_bench.training.losses import SpladeLoss
 call = SpladeLoss.__call__
 kept = []
 def planted(self, *arguments, **kwargs):
@@ -100,7 +101,7 @@ SpladeLoss.__call__ = planted
     "a loss that is no number": Plant(
         mode="standard",
         patch="""
-import splade_bench.losses as losses
+import splade_bench.training.losses as losses
 contrastive = losses.contrastive_loss
 losses.contrastive_loss = lambda q, d: contrastive(q, d) * (float("nan") if q.shape[1] > 1000 else 1)
 """,
@@ -138,7 +139,7 @@ def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measure:
 
 def write_patch(folder: Path, patch: str) -> None:
     body = "\n".join(f"    {line}" for line in ["import torch", *patch.splitlines()])
-    guard = "import sys\nif 'splade_bench.bench.worker' in sys.orig_argv:\n"
+    guard = "import sys\nif 'splade_bench.worker.cell_worker' in sys.orig_argv:\n"
     (folder / "sitecustomize.py").write_text(guard + body + "\n")
 
 
@@ -215,7 +216,7 @@ def test_a_sweep_whose_quality_is_halved_fails(baseline: Path, tmp_path: Path) -
         tmp_path,
         *["--memory-baseline", str(baseline), "--memory-fail-on", "mrr@10:0.03"],
         patch="""
-import splade_bench.bench.build as build
+import splade_bench.worker.cell_builder as build
 evaluate = build.evaluate
 def planted(*arguments, **kwargs):
     figures = evaluate(*arguments, **kwargs)

@@ -19,9 +19,9 @@ from typing import Any
 import psutil
 import pytest
 
-from splade_bench.pytest_options import require_one_process
-from splade_bench.pytest_plugin import _cache_folder
-from splade_bench.results import CallResult, read_results
+from splade_bench.pytest_plugin.hooks import _cache_folder
+from splade_bench.pytest_plugin.options import require_one_process
+from splade_bench.results.records import CallResult, read_results
 
 ROOT = Path(__file__).parent.parent.parent
 FOREIGN = ROOT / "tests" / "support" / "foreign_project"

@@ -12,7 +12,7 @@ from splade_bench.report.document import make_pages
 from splade_bench.report.insertions import update_document
 from splade_bench.report.markdown import page_markdown
 from splade_bench.report.page import Page
-from splade_bench.results import read_results
+from splade_bench.results.records import read_results
 
 ROOT = Path(__file__).parents[2]
 # How pytest names the results of a run that is given no file.

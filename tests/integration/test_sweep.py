@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from splade_bench.pytest_sweep import _require_one_package
-from splade_bench.results import read_results
+from splade_bench.pytest_plugin.sweep import _require_one_package
+from splade_bench.results.records import read_results
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -86,7 +86,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Complete
     folder = tmp_path_factory.mktemp("sweep")
     (folder / "sitecustomize.py").write_text(
         "import os, sys\n"
-        "if 'splade_bench.bench.worker' in sys.orig_argv:\n"
+        "if 'splade_bench.worker.cell_worker' in sys.orig_argv:\n"
         "    from splade_bench.training import trainer\n"
         "    train = trainer.Trainer.train\n"
         "    def dying(self):\n"

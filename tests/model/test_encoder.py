@@ -13,8 +13,8 @@ from architectures import ARCHITECTURES, SIZES, make_model, wrap
 from tokenizers import Tokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertModel, PreTrainedModel
 
+from splade_bench.batching.batches import TextBatch, pad
 from splade_bench.config import MEMORY_MODES, MemoryConfig
-from splade_bench.data.batching import TextBatch, pad
 from splade_bench.errors import ConfigError
 from splade_bench.model import SpladeEncoder, splade_max_eager
 from splade_bench.model.presets import build_preset

@@ -14,17 +14,17 @@ from architectures import ARCHITECTURES, make_model, wrap
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from splade_bench.batching.batches import TextBatch, TripleBatch, pad, round_up
 from splade_bench.config import MEMORY_MODES, MEMORY_TECHNIQUES, TrainConfig, memory_mode
-from splade_bench.data.batching import TextBatch, TripleBatch, pad, round_up
+from splade_bench.device.planned import PlannedDevice, planned_device, planning_for
+from splade_bench.device.storages import LivePeak, LiveStorages
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.presets import build_preset
-from splade_bench.planned import PlannedDevice, planned_device, planning_for
 from splade_bench.planner import rehearsal
 from splade_bench.planner.allocators import LiveAllocator
 from splade_bench.planner.device_models import device_model
 from splade_bench.planner.plan import plan
 from splade_bench.planner.rehearsal import Lengths, rehearse
-from splade_bench.storages import LivePeak, LiveStorages
 from splade_bench.training import Trainer, gradcache
 
 LENGTHS = Lengths(groups=((3, 5, 2, 7), (9, 4, 12, 6), (16, 5, 3, 11)))

@@ -11,14 +11,14 @@ import torch
 from tokenizers import Tokenizer
 from torch.utils.flop_counter import FlopCounterMode
 
+from splade_bench.batching.batches import TextBatch, TripleBatch
 from splade_bench.config import TrainConfig, memory_mode
-from splade_bench.data.batching import TextBatch, TripleBatch
+from splade_bench.device.planned import PlannedDevice, alike, planning_for, recalled
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.presets import build_preset
-from splade_bench.planned import PlannedDevice, alike, planning_for, recalled
 from splade_bench.planner.allocators import LiveAllocator
+from splade_bench.planner.calibration import calibrated_rates
 from splade_bench.planner.device_models import device_model
-from splade_bench.planner.overhead import calibrated_rates
 from splade_bench.planner.plan import plan
 from splade_bench.planner.rates import Rates
 from splade_bench.planner.rehearsal import Lengths

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from splade_bench.cell import Cell
+from splade_bench.grid.cell import Cell
 from splade_bench.report.ablation import ablation_page, effects_of
 from splade_bench.report.intervals import interval_90
 from splade_bench.report.markdown import page_markdown
-from splade_bench.results import CellResult
+from splade_bench.results.records import CellResult
 
 MIB = 2**20
 

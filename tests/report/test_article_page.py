@@ -9,7 +9,7 @@ from splade_bench.errors import DataError
 from splade_bench.report.article import article_page, explains
 from splade_bench.report.document import write_report
 from splade_bench.report.markdown import page_markdown
-from splade_bench.results import CellResult, PlanResult, append_result, read_results
+from splade_bench.results.records import CellResult, PlanResult, append_result, read_results
 
 GIB = 2**30
 LOGITS_BYTES = 8 * 512 * 30522 * 4

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from splade_bench.cell import WORKLOADS, Cell
+from splade_bench.grid.cell import Cell
+from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.report.bounds import BOUNDS, Bound, at_its_best, gemm_share, over_state
 from splade_bench.report.markdown import page_markdown
 from splade_bench.report.peers import peers_page
 from splade_bench.report.tables import peak_rss_bytes, step_time_s
-from splade_bench.results import CellResult
+from splade_bench.results.records import CellResult
 
 MIB = 2**20
 TIME = Bound(workload="mini-256", batch_size=8, what="time", figure=step_time_s, limit=0.5, peer="CachedSpladeLoss")

@@ -11,7 +11,7 @@ from report_results import MIB, make_result, make_sweep
 
 from splade_bench.report.claims import CLAIMS, FEWEST_SEEDS, Verdict, claims_details, claims_table, judge, judge_all
 from splade_bench.report.page import Table
-from splade_bench.results import CellResult
+from splade_bench.results.records import CellResult
 
 
 def verdict_on(number: int, results: Sequence[CellResult]) -> Verdict:

@@ -4,10 +4,10 @@ import csv
 import io
 from pathlib import Path
 
-from splade_bench.cell import Cell
 from splade_bench.cli import main
+from splade_bench.grid.cell import Cell
 from splade_bench.report.export import to_csv
-from splade_bench.results import CallResult, CellResult, append_result
+from splade_bench.results.records import CallResult, CellResult, append_result
 
 CELL = Cell(workload="tiny", device="cpu", batch_size=8, gradient_accumulation_steps=1, memory_mode="standard")
 

@@ -9,7 +9,7 @@ from splade_bench.errors import DataError
 from splade_bench.report.document import write_report
 from splade_bench.report.head import head_page, multiples
 from splade_bench.report.markdown import page_markdown
-from splade_bench.results import HeadResult, append_result, read_results
+from splade_bench.results.records import HeadResult, append_result, read_results
 
 MIB = 2**20
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from splade_bench.cell import Cell
+from splade_bench.grid.cell import Cell
 from splade_bench.report.document import write_report
 from splade_bench.report.instruments import instruments_page, is_shown
 from splade_bench.report.markdown import page_markdown
 from splade_bench.report.probes import PROBES
-from splade_bench.results import CallResult, CellResult, Measurement
+from splade_bench.results.records import CallResult, CellResult, Measurement
 
 MIB = 2**20
 CELL = Cell(workload="repeatability", device="cpu", batch_size=4, gradient_accumulation_steps=1, memory_mode="standard")

@@ -27,7 +27,7 @@ from splade_bench.report.page import Page, Table, file_name
 from splade_bench.report.summary import COMMENT_BYTES, summary
 from splade_bench.report.trade_plots import TradePoint, colours_of, markers_of, pareto_front, smoothed
 from splade_bench.report.webpage import webpage
-from splade_bench.results import CallResult, CellResult, append_result
+from splade_bench.results.records import CallResult, CellResult, append_result
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from splade_bench.cell import Cell
+from splade_bench.grid.cell import Cell
 from splade_bench.report.document import write_report
 from splade_bench.report.markdown import page_markdown
 from splade_bench.report.planner import planned_cells, planner_page
-from splade_bench.results import CellResult
+from splade_bench.results.records import CellResult
 
 MIB = 2**20
 CELL = Cell(workload="plan-mini-128", device="cpu", batch_size=8, gradient_accumulation_steps=1, memory_mode="standard")

@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
-from splade_bench.cell import Cell
 from splade_bench.errors import DataError
+from splade_bench.grid.cell import Cell
 from splade_bench.measure.timeline import Sample, Timeline
 from splade_bench.report.cells import cell_table, grid_points
 from splade_bench.report.document import write_report
 from splade_bench.report.markdown import escape, markdown
+from splade_bench.report.mode_overview import advice
 from splade_bench.report.modes import compare_modes
 from splade_bench.report.page import Table, Text
 from splade_bench.report.plots import plot_timeline, step_at_peak
 from splade_bench.report.tables import MISSING, conditions, newest_alike
 from splade_bench.report.tradeoffs import tradeoffs_page
-from splade_bench.report.trainers import advice
-from splade_bench.results import CellResult
+from splade_bench.results.records import CellResult
 
 MIB = 2**20
 MACHINE = {"processor": "Test", "logical_cores": 2, "threads": 2, "memory_bytes": 8 * 2**30, "system": "Linux"}

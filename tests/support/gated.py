@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from splade_bench.cell import Cell
-from splade_bench.report.baseline import GatedCell, gated_cells
-from splade_bench.results import CellResult, Result
+from splade_bench.gate.baseline import GatedCell, gated_cells
+from splade_bench.grid.cell import Cell
+from splade_bench.results.records import CellResult, Result
 
 MIB = 2**20
 CELL = Cell(workload="tiny", device="cpu", batch_size=8, gradient_accumulation_steps=1, memory_mode="standard")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from splade_bench.cell import Cell
-from splade_bench.results import CellResult
+from splade_bench.grid.cell import Cell
+from splade_bench.results.records import CellResult
 
 MIB = 2**20
 MACHINE = {"processor": "Test", "logical_cores": 2, "threads": 2, "memory_bytes": 8 * 2**30, "system": "Linux"}

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from splade_bench.data.records import Triple
 from splade_bench.errors import TrainingError
-from splade_bench.losses import LossTerms, SpladeLoss
 from splade_bench.model import SpladeEncoder
 from splade_bench.training import Trainer
 from splade_bench.training.loss_scale import LossScale
+from splade_bench.training.losses import LossTerms, SpladeLoss
 from splade_bench.training.trainer import StepLoss, TrainState
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from splade_bench.batching.batches import TextBatch, TripleBatch
 from splade_bench.config import MEMORY_MODES, TrainConfig
-from splade_bench.data.batching import TextBatch, TripleBatch
 from splade_bench.data.records import Triple
 from splade_bench.errors import ConfigError, TrainingError
 from splade_bench.model import SpladeEncoder, gradients
@@ -355,7 +355,7 @@ def test_the_heap_is_trimmed_between_mini_batches(
 ) -> None:
     """Before a step that is one of them it would cost time and gain nothing."""
     calls: list[None] = []
-    monkeypatch.setattr("splade_bench.allocator.trim_heap", lambda: calls.append(None))
+    monkeypatch.setattr("splade_bench.device.heap.trim_heap", lambda: calls.append(None))
     memory = replace(MEMORY_MODES["memory-efficient"], mini_batch_size=mini_batch_size, mini_batch_tokens=10_000)
 
     Trainer(encoder, triples[:4], make_config(batch_size=4, memory=memory)).train()

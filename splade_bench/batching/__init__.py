@@ -1,0 +1,1 @@
+"""From texts to batches of token ids, and from batches to mini-batches."""

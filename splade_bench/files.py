@@ -1,0 +1,115 @@
+"""Files that survive a crash: written whole or not at all, or appended to a synced line at a time.
+
+Several processes may append to the same file. Price: a writer waits while another writes, and reads the file to see
+how it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from splade_bench.errors import DataError
+
+if sys.platform != "win32":
+    import fcntl
+
+
+def write_whole_file(path: Path, text: str) -> None:
+    """Put a file in its place whole, or leave what is there.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder that becomes ``folder`` once the block is done, unless another process was faster.
+
+    For what every process would make alike: then theirs stays.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder.parent) as unfinished:
+        made = Path(unfinished) / folder.name
+        made.mkdir()
+        yield made
+        try:
+            made.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add one line and wait until it is on the disk: what is recorded survives whatever comes next.
+
+    Raises:
+        OSError: it cannot be written. The file is then as it was, or ends in a torn line.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        _lock(file)
+        _end_torn_line(file)
+        # A lone surrogate, as in the name of a file that is no UTF-8, becomes its JSON escape.
+        file.write(line.encode(errors="backslashreplace") + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Each line's number and value. A torn last line, left by a killed process or still being written, is left out.
+
+    Raises:
+        DataError: the file cannot be read, or a line is not JSON.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line)
+        except (ValueError, RecursionError) as error:
+            if number == len(lines):  # no newline after it
+                continue
+            raise DataError(f"{path}:{number}: is not JSON: {getattr(error, 'msg', error)}") from error
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Wait until no other process writes to the file; it is unlocked when it is closed, however that comes about.
+
+    Without it, a line that another process is in the middle of writing would be taken for a torn one and cut off.
+    """
+    if sys.platform == "win32":
+        return  # nothing is measured there, so there are no two writers
+    with suppress(OSError):  # some network file systems have no locks: a result is worth more than the lock
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def _end_torn_line(file: IO[bytes]) -> None:
+    """Drop a last line that a killed writer left unfinished; one that only lacks its newline is kept."""
+    file.seek(0)
+    complete, newline, last = file.read().rpartition(b"\n")
+    if not last:
+        return
+    try:
+        json.loads(last)
+    except ValueError:
+        file.truncate(len(complete) + len(newline))
+    else:
+        file.write(b"\n")

@@ -1,0 +1,1 @@
+"""The grid of measured training runs: workloads, cells and sweeps, as data."""

@@ -1,0 +1,83 @@
+"""One point of the grid: a training run in a process of its own, as data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from splade_bench.config import DeviceName, MixedPrecision, TrainConfig, memory_mode
+from splade_bench.grid.workloads import WORKLOADS
+from splade_bench.units import format_bytes
+
+_REFERENCE_BATCH_SIZE = 8
+# Who may train a cell: this package, or one of those that it is compared with (splade_bench.worker.peers).
+OWN_TRAINER = "splade-bench"
+TRAINERS = (OWN_TRAINER, "article", "SpladeLoss", "SpladePooling-chunked", "CachedSpladeLoss")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One grid point, run in a process of its own."""
+
+    workload: str
+    device: DeviceName
+    batch_size: int
+    gradient_accumulation_steps: int
+    memory_mode: str
+    max_steps: int | None = None
+    seed: int = 42
+    attention_dropout: float = 0.0
+    """Dropout on attention probabilities in the model, before a technique takes it out."""
+    mixed_precision: MixedPrecision = "no"
+    memory_limit_bytes: int | None = None
+    """Resident memory that the process may have, its runtime included: a smaller machine."""
+    trainer: str = OWN_TRAINER
+    """Who trains: this package, or a peer (of whose memory mode only the padding counts)."""
+    trainer_size: int | None = None
+    """Texts in a mini-batch or tokens in a chunk, for a peer that has such a setting."""
+    round: int = 0
+    """Which of several equal runs this is."""
+
+    @property
+    def cell_id(self) -> str:
+        """Name of the grid point, the same for every seed and round: ``tiny-cpu-b8-a4-memory-efficient``."""
+        parts = [
+            self.workload,
+            self.device,
+            f"b{self.batch_size}",
+            f"a{self.gradient_accumulation_steps}",
+            self.memory_mode if self.trainer == OWN_TRAINER else self.trainer,
+        ]
+        if self.trainer_size is not None:
+            parts.append(str(self.trainer_size))
+        if self.attention_dropout:
+            parts.append(f"dropout{self.attention_dropout:g}")
+        if self.mixed_precision != "no":
+            parts.append(self.mixed_precision)
+        if self.memory_limit_bytes is not None:
+            parts.append(f"limit{format_bytes(self.memory_limit_bytes).replace(' ', '')}")
+        return "-".join(parts)
+
+    @property
+    def train_config(self) -> TrainConfig:
+        workload = WORKLOADS[self.workload]
+        effective_batch_size = self.batch_size * self.gradient_accumulation_steps
+        return TrainConfig(
+            max_length=workload.max_length,
+            batch_size=self.batch_size,
+            gradient_accumulation_steps=self.gradient_accumulation_steps,
+            epochs=1,
+            max_steps=self.max_steps,
+            # Adam's square-root scaling rule (Malladi et al., 2022): otherwise a cell with a larger effective batch
+            # would learn less from the same queries for want of steps, and the grid would compare learning rates.
+            learning_rate=workload.learning_rate * math.sqrt(effective_batch_size / _REFERENCE_BATCH_SIZE),
+            mixed_precision=self.mixed_precision,
+            seed=self.seed,
+            # sentence-transformers regularizes negatives too.
+            regularized_documents="all" if workload.compares_trainers else "positives",
+            memory=memory_mode(self.memory_mode),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)

@@ -1,0 +1,84 @@
+"""The axes of a grid, and the named sweeps that ``--profile`` chooses from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from types import MappingProxyType
+
+from splade_bench.config import MEMORY_MODES, DeviceName, memory_mode
+from splade_bench.errors import ConfigError
+from splade_bench.grid.cell import Cell
+from splade_bench.grid.workloads import WORKLOADS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sweep:
+    """The axes of a grid."""
+
+    workload: str = "tiny"
+    devices: Sequence[DeviceName] = ("cpu",)
+    batch_sizes: Sequence[int] = (8, 16)
+    gradient_accumulation_steps: Sequence[int] = (1, 4)
+    memory_modes: Sequence[str] = ("standard", "article", "memory-efficient")
+    max_steps: int | None = None
+    seeds: Sequence[int] = (42,)
+    rounds: int = 1
+    """Equal runs of each cell, in turn."""
+    memory_limit_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.workload not in WORKLOADS:
+            raise ConfigError(f"--workload {self.workload}: no such workload; choose from {', '.join(WORKLOADS)}")
+        for name in self.memory_modes:
+            memory_mode(name, option="--memory-modes")
+        for flag, value in (("--max-steps", self.max_steps), ("--rounds", self.rounds)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{flag} {value}: must be at least 1")
+        for flag, values in (
+            ("--batch-sizes", self.batch_sizes),
+            ("--gradient-accumulation-steps", self.gradient_accumulation_steps),
+        ):
+            if min(values) < 1:
+                raise ConfigError(f"{flag} {min(values)}: must be at least 1")
+
+    def cells(self) -> Iterator[Cell]:
+        """Every combination, modes next to each other: what is compared is measured close in time."""
+        rounds = range(1, self.rounds + 1) if self.rounds > 1 else (0,)
+        for device, round_number, seed, batch_size, accumulation, mode in product(
+            self.devices, rounds, self.seeds, self.batch_sizes, self.gradient_accumulation_steps, self.memory_modes
+        ):
+            yield Cell(
+                workload=self.workload,
+                device=device,
+                batch_size=batch_size,
+                gradient_accumulation_steps=accumulation,
+                memory_mode=mode,
+                max_steps=self.max_steps,
+                seed=seed,
+                memory_limit_bytes=self.memory_limit_bytes,
+                round=round_number,
+            )
+
+
+PROFILES: Mapping[str, Sweep] = MappingProxyType(
+    {
+        "smoke": Sweep(
+            batch_sizes=(8,),
+            gradient_accumulation_steps=(1,),
+            memory_modes=("standard", "memory-efficient"),
+            max_steps=10,
+        ),
+        # What a gate is held to: token ids by seed, all of one length, so that live bytes are the same everywhere.
+        "gate": Sweep(
+            workload="gate",
+            batch_sizes=(4,),
+            gradient_accumulation_steps=(1, 2),
+            memory_modes=("standard", "memory-efficient", "minimal-memory"),
+            max_steps=3,
+        ),
+        "default": Sweep(),
+        "full": Sweep(batch_sizes=(2, 4, 8, 16), memory_modes=tuple(MEMORY_MODES), seeds=(1, 2, 3)),
+    }
+)

@@ -1,0 +1,67 @@
+"""The baseline of :mod:`splade_bench.pytest_plugin`: read before anything runs, held against everything at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from splade_bench.bench.session import MeasuringSession
+from splade_bench.errors import SpladeBenchError
+from splade_bench.gate.baseline import (
+    GatedCell,
+    conditions_of,
+    gated_cells,
+    of_newest_sessions,
+    read_baseline,
+    write_baseline,
+)
+from splade_bench.gate.rules import DEFAULT_RULES, Rule, parse_rule
+from splade_bench.gate.verdict import check, require_comparable, verdict_lines
+from splade_bench.measure.machine import machine_info, versions
+from splade_bench.pytest_plugin.options import MemoryOptions
+from splade_bench.units import one_line
+
+
+def require_baseline(options: MemoryOptions) -> None:
+    """Refuse a baseline that is missing, bad, or of which nothing can be compared here.
+
+    Raises:
+        pytest.UsageError: it names the file and what is wrong.
+    """
+    try:
+        base, rules = _baseline_and_rules(options)
+        require_comparable(base, rules, conditions_of(machine_info(), versions()))
+    except SpladeBenchError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def judge(measuring: MeasuringSession | None, options: MemoryOptions, *, ended_well: bool) -> tuple[list[str], bool]:
+    """What to say of the baseline, and whether the run fails for it.
+
+    Everything that was measured, or passed over because it is known, is held against the baseline or written to it.
+    """
+    try:
+        head = gated_cells(of_newest_sessions([*measuring.passed_over, *measuring.finished] if measuring else []))
+        if options.update_baseline:
+            return _update(head, options.baseline_path, ended_well=ended_well)
+        verdict = check(head, *_baseline_and_rules(options))
+    except SpladeBenchError as error:
+        return [one_line(str(error))], True
+    return verdict_lines(verdict), verdict.exit_code != 0
+
+
+def _update(head: Mapping[str, GatedCell], path: Path | None, *, ended_well: bool) -> tuple[list[str], bool]:
+    assert path is not None
+    if not ended_well:
+        return ["not written: the run did not end well"], True
+    before = read_baseline(path) if path.exists() else {}
+    write_baseline(path, head)
+    return [f"written to {path}", *(f"no longer in it: {one_line(name)}" for name in before if name not in head)], False
+
+
+def _baseline_and_rules(options: MemoryOptions) -> tuple[Mapping[str, GatedCell], Sequence[Rule]]:
+    assert options.baseline_path is not None
+    rules = [parse_rule(text) for text in options.fail_on] or DEFAULT_RULES
+    return read_baseline(options.baseline_path), rules

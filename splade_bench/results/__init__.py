@@ -1,0 +1,1 @@
+"""What was measured: records, their file, their figures, and what may be compared."""

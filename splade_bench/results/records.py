@@ -1,0 +1,298 @@
+"""What was measured: one record a cell, one JSON line a record, appended as soon as the cell is done.
+
+Bytes are integers, times are seconds, and what was not measured is null, never 0.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from typing_extensions import Self
+
+from splade_bench.config import MixedPrecision
+from splade_bench.errors import DataError
+from splade_bench.files import append_line, read_lines
+from splade_bench.grid.cell import OWN_TRAINER, Cell
+from splade_bench.results.record_fields import known_fields
+
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "oom", "killed", "timeout", "nan", "error", "skipped"]
+# What another run would give again. A run that was killed, or failed in a way that nobody foresaw, is tried again.
+SETTLED: Sequence[Status] = ("ok", "oom", "nan", "timeout")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """A line of a results file: what a figure was taken on."""
+
+    machine: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    commit: str | None = None
+    source_tree: str | None = None
+    """Hash of the package's own files."""
+    started_at: str | None = None
+    session: str | None = None
+    """Which run of pytest measured it: rows that an earlier one left in the file have another."""
+    test_id: str | None = None
+    """pytest's node id of the test that asked for it."""
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        """One line of strict JSON: a number that is not finite becomes null."""
+        return json.dumps(finite_or_none(asdict(self)), ensure_ascii=False, allow_nan=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement(Result):
+    """What was measured of a process, whatever it ran. Running out of memory is a result too."""
+
+    status: Status
+    error: str | None = None
+    """One line: why the status is not ok."""
+    phase: str | None = None
+    """The part of the run that was under way when it ended early."""
+    exit_code: int | None = None
+    """Of a process that ended without a result."""
+    exit_signal: int | None = None
+    """The signal that ended it."""
+    failed_allocation_bytes: int | None = None
+    """What the allocator that had nothing left was asked for."""
+    memory_limit_bytes: int | None = None
+    """Resident memory that the process might have, its runtime included."""
+    wall_time_s: float | None = None
+    """Of the measured part alone: the training loop, or the call."""
+    baseline_rss_bytes: int | None = None
+    """Resident memory after imports and, for a cell, a warm-up on a toy model: before what is measured exists."""
+    peak_rss_bytes: int | None = None
+    """Absolute kernel mark from the baseline to the end of the measured part."""
+    peak_rss_source: str | None = None
+    sampled_peak_rss_bytes: int | None = None
+    """The same by a thread that looks every 10 ms, where a timeline was asked for."""
+    sampler_cpu_time_s: float | None = None
+    """Of ``cpu_time_s``, that thread's."""
+    memory_timeline: list[dict[str, Any]] | None = None
+    """Resident memory over the measured part: time_s, rss_bytes and phase of each sample."""
+    cpu_time_s: float | None = None
+    """User and system time of the process over the measured part, all threads."""
+    major_faults: int | None = None
+    """Pages that had to be read from disk meanwhile: swapped out, or a mapped file's."""
+    swapped_bytes: int | None = None
+    """How much more of the process was swapped out afterwards than before."""
+    device_peak_allocated_bytes: int | None = None
+    """Most memory that live tensors had on the accelerator."""
+    device_peak_reserved_bytes: int | None = None
+    """Most memory that the accelerator's allocator had taken from the system."""
+    device_peak_source: str | None = None
+    pinned_baseline_rss_bytes: int | None = None
+    pinned_peak_rss_bytes: int | None = None
+    """Peak RSS where every tensor of 256 KiB has a mapping of its own: the repeatable figure, in a process of its own;
+    not what a user gets. Of a cell: over two optimizer steps of the widest batch, as the two below."""
+    live_peak_bytes: int | None = None
+    """Most bytes of live tensors, a cell's model included, in a process of its own."""
+    live_peak_by_category: dict[str, int] | None = None
+    live_peak_by_phase: dict[str, int] | None = None
+    live_peak_phase: str | None = None
+    live_peak_operator: str | None = None
+    memray_peak_bytes: int | None = None
+    """Heap peak above what was loaded, in a process of its own."""
+    memray_allocations: int | None = None
+    memray_allocated_bytes: int | None = None
+    """All that was allocated meanwhile, what was freed again included."""
+    memray_top_sites: list[dict[str, Any]] | None = None
+    """Where most of it was allocated: site, size_bytes, allocations."""
+    pass_errors: dict[str, str] | None = None
+    """Memory passes that failed, each with its status and why in one line: their figures are null for that."""
+
+    def figure(self, name: str) -> float | None:
+        """A figure by its field's name or, after training, that of a metric; None where it was not measured."""
+        value: float | None = getattr(self, name, None)
+        return (getattr(self, "metrics", None) or {}).get(name) if value is None else value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallResult(Measurement):
+    """A function that was called in a fresh process."""
+
+    name: str
+    value: Any = None
+    """What it returned, where JSON can hold it."""
+    record_type: Literal["call"] = "call"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellResult(Measurement):
+    """A training run. A cell that ran out of memory is a row too, with what was measured until then."""
+
+    cell_id: str
+    workload: str
+    device: str
+    batch_size: int
+    gradient_accumulation_steps: int
+    memory_mode: str
+    max_steps: int | None
+    seed: int
+    attention_dropout: float = 0.0
+    mixed_precision: MixedPrecision = "no"
+    trainer: str = OWN_TRAINER
+    trainer_size: int | None = None
+    round: int = 0
+    step_time_s: float | None = None
+    """Median seconds per optimizer step, the first left out."""
+    step_time_min_s: float | None = None
+    step_time_max_s: float | None = None
+    final_loss: float | None = None
+    """Mean over the last tenth of the optimizer steps; depends on the batch size."""
+    planned_peak_rss_bytes: int | None = None
+    """What the planner predicts for two optimizer steps of the widest batch, in a process of its own."""
+    planned_baseline_rss_bytes: int | None = None
+    """Of that: the runtime."""
+    planned_live_peak_bytes: int | None = None
+    parameter_bytes: int | None = None
+    """The trained weights: gradients take as much again, and AdamW's moments twice as much."""
+    active_share: float | None = None
+    """Share of the documents' entries that are active in the last optimizer step."""
+    step_flops: int | None = None
+    """Floating-point operations of a cached step on the last batch, nothing computed twice but what caching must."""
+    gemm_flops_per_s: float | None = None
+    """Rate of a 4096 x 4096 x 4096 product in float32, in the same process after the training."""
+    validation_loss: float | None = None
+    """On fixed held-out batches of 32: the loss to compare across batch sizes."""
+    losses: list[float] | None = None
+    """Loss of each optimizer step."""
+    metrics: dict[str, float] | None = None
+    """Retrieval on held-out queries after training."""
+    metrics_before: dict[str, float] | None = None
+    """The same before training."""
+    optimizer_steps: int | None = None
+    queries_seen: int | None = None
+    corpus_sha256: str | None = None
+
+    @property
+    def cell(self) -> Cell:
+        """The grid point and run that this is the result of."""
+        return Cell(**{known.name: getattr(self, known.name) for known in fields(Cell)})
+
+    @classmethod
+    def of_cell(cls, cell: Cell, *, status: Status, **measured: Any) -> Self:
+        """The result of ``cell`` with the measured fields."""
+        return cls(cell_id=cell.cell_id, **cell.to_dict(), status=status, **measured)
+
+    @classmethod
+    def from_record(cls, record: Any) -> Self:
+        """Check a parsed JSON line; fields that this version does not know are left out.
+
+        Raises:
+            ValueError: not a record, from a newer schema, or a required field is missing.
+        """
+        return cls(**_checked_fields(cls, record))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeadResult(Result):
+    """The head by itself, forward and backward, beside the one product that it cannot do without."""
+
+    head: str
+    """streaming or eager."""
+    hidden_size: int
+    active_share: float
+    """Share of the vectors' entries that are active, and get a gradient."""
+    texts: int
+    length: int
+    vocab_size: int
+    gemm_times_s: list[float]
+    """Each time of weight @ hidden.T, [V, texts * length], into a warm output, in turn with those of the head."""
+    times_s: list[float]
+    extra_bytes: int
+    """Peak RSS of one forward and backward pass over inputs, weights and gradients that were there before."""
+    record_type: Literal["head"] = "head"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanResult(Result):
+    """What the planner predicts of a training that was not run."""
+
+    name: str
+    """What trains."""
+    device: str
+    """The kind of device that was planned for, whether it is here or not."""
+    batch_size: int
+    max_length: int
+    budget_bytes: int
+    peak_bytes: int
+    live_peak_bytes: int
+    failed_operator: str | None = None
+    """The first for whose result the budget has no room; null: it fits."""
+    failed_phase: str | None = None
+    failed_allocation_bytes: int | None = None
+    reserved_bytes: int | None = None
+    """What was reserved when that was asked for."""
+    record_type: Literal["plan"] = "plan"
+
+
+# How the name of a call begins that only read a known amount.
+CALIBRATION = "calibration"
+# A line that does not say what it is of is a cell's.
+_KINDS: Mapping[str, type[Result]] = {"head": HeadResult, "call": CallResult, "plan": PlanResult}
+
+
+def _parse(record: Any) -> Result:
+    if isinstance(record, dict) and (kind := _KINDS.get(str(record.get("record_type")))):
+        return kind(**_checked_fields(kind, record))
+    return CellResult.from_record(record)
+
+
+def _checked_fields(kind: type[Result], record: Any) -> dict[str, Any]:
+    """The fields of ``kind`` in a parsed line; raises ValueError where that is no such record."""
+    if not isinstance(record, dict) or "schema_version" not in record:
+        raise ValueError("is not a result record (no schema_version)")
+    if record["schema_version"] != SCHEMA_VERSION:
+        raise ValueError(f"has schema_version {record['schema_version']}, this version reads {SCHEMA_VERSION}")
+    known = known_fields(kind, record)
+    if known.get("status", "ok") not in get_args(Status):
+        raise ValueError(f"has the unknown status {known['status']!r}")
+    return known
+
+
+def append_result(path: Path, result: Result) -> None:
+    """Add one line and wait until it is on the disk; other processes may append to the same file.
+
+    Raises:
+        DataError: it cannot be written. The file is then as it was, or ends in a torn line.
+    """
+    try:
+        append_line(path, result.to_json())
+    except OSError as error:
+        raise DataError(f"{path}: a result cannot be written: {error.strerror}") from error
+
+
+def read_results(paths: Iterable[Path]) -> list[Result]:
+    """The records of results files, in order. A torn last line, left by a killed process, is passed over.
+
+    Raises:
+        DataError: a file cannot be read, or a line is not a record of this schema.
+    """
+    results: list[Result] = []
+    for path in paths:
+        for number, record in read_lines(path):
+            try:
+                results.append(_parse(record))
+            except ValueError as error:
+                raise DataError(f"{path}:{number}: {error}") from error
+    return results
+
+
+def finite_or_none(value: Any) -> Any:
+    """``value`` with every float that JSON cannot hold replaced by None, at any depth."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite_or_none(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_none(inner) for inner in value]
+    return value

@@ -1,0 +1,1 @@
+"""Inside a measured process: what it builds, runs and reads. :mod:`splade_bench.bench` is the outside."""

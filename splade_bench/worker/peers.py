@@ -1,0 +1,204 @@
+"""What this package is compared with: other ways to train the same weights on the same batches.
+
+Each peer makes the gradient in its own way; loss, schedule, clipping and optimizer are the same for all: the gradient's
+price is what is compared. :mod:`splade_bench.worker.gradient_check` holds each against the plain definition first.
+
+- ``article``: the source article's algorithm. Three forward passes, each text padded to max_length, the logits of all
+  three kept to the end of the step, ``log(1 + relu)``, mask, max.
+- ``SpladeLoss``, ``SpladePooling-chunked``, ``CachedSpladeLoss``: sentence-transformers' losses in a plain loop, which
+  is what its trainer does at each step, less the trainer's own work.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import AutoModelForMaskedLM
+
+from splade_bench.batching.batches import TextBatch, TripleBatch, TripleSource
+from splade_bench.config import TrainConfig
+from splade_bench.device import reads
+from splade_bench.training.losses import SpladeLoss
+from splade_bench.training.optimizer import make_optimizer
+from splade_bench.training.schedules import learning_rate_scale, regularizer_scale
+from splade_bench.training.step import Phase
+from splade_bench.training.trainer import StepLoss, TrainObserver, TrainResult, TrainState
+
+
+class Peer(Protocol):
+    """One way to make a batch's gradient."""
+
+    model: nn.Module
+
+    def loss(self, batch: TripleBatch, *, regularizer_scale: float) -> Tensor:
+        """The loss, from which its gradient can be had; the peer may keep what its algorithm keeps until the next."""
+
+    def masked_language_model(self) -> nn.Module:
+        """The transformers model inside, by whose parameter names gradients are compared."""
+
+
+class PeerTrainer:
+    """Trains a peer by the contract of :class:`splade_bench.training.Trainer`, as far as a benchmark needs it."""
+
+    def __init__(
+        self, peer: Peer, source: TripleSource, config: TrainConfig, *, observers: Sequence[TrainObserver] = ()
+    ) -> None:
+        self.peer = peer
+        self.config = config
+        self._source = source
+        self._observers = observers
+        self._parameters = list(peer.model.parameters())
+        self._state = TrainState(max_steps=config.max_steps or source.batches_per_epoch)
+        self._optimizer = make_optimizer(self._parameters, config)
+        self._scheduler = LambdaLR(
+            self._optimizer, lambda step: learning_rate_scale(config, step, self._state.max_steps)
+        )
+
+    def train(self) -> TrainResult:
+        """Run to ``max_steps``, one batch an optimizer step."""
+        torch.manual_seed(self.config.seed)
+        self.peer.model.train()
+        losses = [self._optimizer_step(batch) for batch in self._batches()]
+        return TrainResult(
+            losses=losses,
+            global_step=self._state.global_step,
+            queries_seen=self._state.queries_seen,
+            interrupted=False,
+        )
+
+    def _batches(self) -> Iterator[TripleBatch]:
+        epoch = 0
+        while True:
+            for batch in self._source.batches(epoch):
+                if self._state.global_step == self._state.max_steps:
+                    return
+                yield batch
+            epoch += 1
+
+    def _optimizer_step(self, batch: TripleBatch) -> float:
+        self._on_phase("forward")
+        scale = regularizer_scale(self.config, self._state.global_step, self._state.max_steps)
+        loss = self.peer.loss(batch, regularizer_scale=scale)
+        self._on_phase("backward")
+        loss.backward()
+        (number,) = reads.read_numbers(loss.detach().reshape(1), planned=[math.nan])
+        # As a function that returns would: what the loss still holds is gone before the optimizer's step.
+        del loss
+        if self.config.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm)
+        self._on_phase("optimizer_step")
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._scheduler.step()
+        self._state.global_step += 1
+        self._state.queries_seen += len(batch)
+        for observer in self._observers:
+            observer.on_step_end(self._state, _total_only(number))
+        return number
+
+    def _on_phase(self, phase: Phase) -> None:
+        for observer in self._observers:
+            observer.on_phase(phase)
+
+
+class ArticlePeer:
+    """The source article's algorithm around a masked-language model of transformers.
+
+    ``mask_dtype`` is that of the mask by which activations are multiplied. The article does not name it; one of floats
+    is as large as the logits, and autograd keeps it for each text.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainConfig, *, mask_dtype: torch.dtype = torch.int64) -> None:
+        self.model = model
+        self._config = config
+        self._mask_dtype = mask_dtype
+        self._loss = SpladeLoss(config)
+        self._outputs: list[Any] = []
+
+    def loss(self, batch: TripleBatch, *, regularizer_scale: float) -> Tensor:
+        groups = [self._padded(texts) for texts in (batch.queries, *batch.documents)]
+        # Kept, as a function would that names them: their logits are a good part of what a step takes.
+        self._outputs.clear()
+        self._outputs += [self.model(input_ids=ids, attention_mask=mask, return_dict=True) for ids, mask in groups]
+        reps = [
+            _log_then_max(output.logits, mask, self._mask_dtype)
+            for output, (_, mask) in zip(self._outputs, groups, strict=True)
+        ]
+        return self._loss(reps[0], torch.cat(reps[1:]), regularizer_scale=regularizer_scale).total
+
+    def masked_language_model(self) -> nn.Module:
+        return self.model
+
+    def _padded(self, texts: TextBatch) -> tuple[Tensor, Tensor]:
+        missing = self._config.max_length - texts.input_ids.shape[1]
+        return F.pad(texts.input_ids, (0, missing)), F.pad(texts.attention_mask, (0, missing))
+
+
+class SentenceTransformersPeer:
+    """SpladeLoss or CachedSpladeLoss of sentence-transformers around its in-batch ranking loss.
+
+    ``loss_name`` is one of SpladeLoss, SpladePooling-chunked and CachedSpladeLoss; ``size`` the tokens of a chunk or
+    the texts of a mini-batch, for the latter two.
+    """
+
+    def __init__(self, folder: Path, config: TrainConfig, loss_name: str, size: int | None) -> None:
+        from sentence_transformers.sparse_encoder import SparseEncoder, losses
+
+        encoder = SparseEncoder(str(folder), device="cpu")
+        if loss_name == "SpladePooling-chunked":
+            encoder[1].chunk_size = size
+        self.model: nn.Module = encoder
+        self._masked_language_model: nn.Module = encoder[0].auto_model
+        cached: dict[str, Any] = {"mini_batch_size": size} if loss_name == "CachedSpladeLoss" else {}
+        make_loss = losses.CachedSpladeLoss if cached else losses.SpladeLoss
+        self._loss = make_loss(
+            encoder,
+            losses.SparseMultipleNegativesRankingLoss(encoder),
+            document_regularizer_weight=config.document_regularizer_weight,
+            query_regularizer_weight=config.query_regularizer_weight,
+            **cached,
+        )
+        self._config = config
+
+    def loss(self, batch: TripleBatch, *, regularizer_scale: float) -> Tensor:
+        self._loss.document_regularizer_weight = regularizer_scale * self._config.document_regularizer_weight
+        self._loss.query_regularizer_weight = regularizer_scale * self._config.query_regularizer_weight
+        groups = (batch.queries, *batch.documents)
+        features = [{"input_ids": texts.input_ids, "attention_mask": texts.attention_mask} for texts in groups]
+        terms: dict[str, Tensor] = self._loss(features, None)
+        return torch.stack(list(terms.values())).sum()
+
+    def masked_language_model(self) -> nn.Module:
+        return self._masked_language_model
+
+
+def make_peer(trainer: str, size: int | None, folder: Path, config: TrainConfig) -> Peer:
+    """The peer called ``trainer`` in :data:`splade_bench.grid.cell.TRAINERS`, with the weights of ``folder``."""
+    if trainer == "article":
+        model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        return ArticlePeer(model, config)
+    return SentenceTransformersPeer(folder, config, trainer, size)
+
+
+def _log_then_max(logits: Tensor, attention_mask: Tensor, mask_dtype: torch.dtype) -> Tensor:
+    activated = torch.log(1 + torch.relu(logits))
+    masked = activated * attention_mask.unsqueeze(-1).expand_as(activated).to(mask_dtype)
+    return masked.max(dim=1).values
+
+
+def _total_only(loss: float) -> StepLoss:
+    return StepLoss(
+        total=loss,
+        ranking=float("nan"),
+        query_regularizer=float("nan"),
+        document_regularizer=float("nan"),
+        query_active_dims=float("nan"),
+        document_active_dims=float("nan"),
+    )

@@ -1,0 +1,100 @@
+"""The fields of a measurement, made from what the probes of one process say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from splade_bench.measure.device import DeviceMemory
+from splade_bench.measure.heap import measure_heap
+from splade_bench.measure.rss import PeakRss
+from splade_bench.measure.timeline import MemorySampler
+from splade_bench.measure.usage import Usage
+
+if TYPE_CHECKING:
+    from splade_bench.device.storages import LiveStorages
+
+
+class Probes:
+    """All the probes that cost nothing, and the sampler where it is asked for, around one part of a process.
+
+    The peak of resident memory counts from :meth:`start`, the others from when the block is entered.
+    """
+
+    def __init__(self, device: DeviceMemory, *, phase: Callable[[], str] | None = None) -> None:
+        self._device = device
+        self._sampler = MemorySampler(phase=phase) if phase else None
+        self._peak_rss = PeakRss()
+        self._sampling = ExitStack()
+        self._usage: Usage | None = None
+
+    def start(self) -> None:
+        """Take the baseline, before anything exists that is to be counted."""
+        self._device.start()  # a device's context belongs to the runtime
+        self._peak_rss.start()
+
+    def __enter__(self) -> None:
+        self._device.start()
+        if self._sampler:
+            self._sampling.enter_context(self._sampler)
+        self._before = Usage.now()
+
+    def __exit__(self, *_: object) -> None:
+        self._usage = Usage.now().since(self._before)
+        self._sampling.close()
+
+    def fields(self) -> dict[str, Any]:
+        """What was measured, also when the block ended early."""
+        peak_rss, device_peak = self._peak_rss.read(), self._device.read()
+        fields = (asdict(self._usage) if self._usage else {}) | {
+            "baseline_rss_bytes": peak_rss.baseline_bytes,
+            "peak_rss_bytes": peak_rss.peak_bytes,
+            "peak_rss_source": peak_rss.source,
+            "device_peak_allocated_bytes": device_peak.allocated_bytes,
+            "device_peak_reserved_bytes": device_peak.reserved_bytes,
+            "device_peak_source": device_peak.source,
+        }
+        if self._sampler:
+            timeline = self._sampler.timeline
+            fields["sampled_peak_rss_bytes"] = timeline.peak_bytes
+            fields["sampler_cpu_time_s"] = self._sampler.cpu_time_s
+            fields["memory_timeline"] = [asdict(sample) for sample in timeline.samples]
+        return fields
+
+
+def heap_fields(call: Callable[[], object]) -> dict[str, Any]:
+    """Run ``call`` under memray."""
+    heap = measure_heap(call)
+    if heap is None:
+        return {}
+    return {
+        "memray_peak_bytes": heap.peak_bytes,
+        "memray_allocations": heap.allocations,
+        "memray_allocated_bytes": heap.allocated_bytes,
+        "memray_top_sites": [site.to_dict() for site in heap.top_sites],
+    }
+
+
+def pinned_fields(call: Callable[[], object]) -> dict[str, Any]:
+    """Run ``call`` where the environment pins the allocator (:data:`splade_bench.bench.isolate.PINNED_ENVIRONMENT`)."""
+    peak_rss = PeakRss()
+    peak_rss.start()
+    call()
+    peak = peak_rss.read()
+    return {"pinned_baseline_rss_bytes": peak.baseline_bytes, "pinned_peak_rss_bytes": peak.peak_bytes}
+
+
+def live_fields(call: Callable[[], object], live: LiveStorages) -> dict[str, Any]:
+    """Run ``call`` with its tensors counted by ``live``."""
+    with live:
+        call()
+    peak = live.peak()
+    return {
+        "live_peak_bytes": peak.peak_bytes,
+        "live_peak_by_category": dict(peak.by_category),
+        "live_peak_by_phase": dict(peak.by_phase),
+        "live_peak_phase": peak.phase,
+        "live_peak_operator": peak.operator,
+    }

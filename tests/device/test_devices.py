@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from splade_bench.config import MemoryConfig
+from splade_bench.device import devices
+from splade_bench.device.devices import pad_to_multiple_of, resolve_device
+from splade_bench.errors import ConfigError
+
+
+@pytest.fixture
+def only_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "available_devices", lambda: ["cpu"])
+
+
+def test_auto_takes_the_first_device_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "available_devices", lambda: ["mps", "cpu"])
+
+    assert resolve_device("auto") == torch.device("mps")
+    assert resolve_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.usefixtures("only_cpu")
+def test_a_missing_device_falls_back_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert resolve_device("cuda") == torch.device("cpu")
+
+    assert "--device cuda is not available" in caplog.text
+
+
+@pytest.mark.usefixtures("only_cpu")
+def test_a_forced_missing_device_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="--device mps --force-device: this machine has cpu only"):
+        resolve_device("mps", force=True)
+
+
+@pytest.mark.parametrize(("device", "configured", "expected"), [("mps", None, 32), ("mps", 8, 8), ("cpu", None, 1)])
+def test_widths_are_bucketed_where_the_allocator_caches_by_size(
+    device: str, configured: int | None, expected: int
+) -> None:
+    assert pad_to_multiple_of(MemoryConfig(pad_to_multiple_of=configured), torch.device(device)) == expected
