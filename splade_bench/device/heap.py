@@ -68,7 +68,7 @@ def trim_heap() -> bool:
     return trimmed
 
 
-def after_trim(call: Callable[[], object]) -> None:
+def call_after_trim(call: Callable[[], object]) -> None:
     """Have this called from now on whenever the heap has been trimmed: it keeps its addresses, but not their pages."""
     _after_trim.append(call)
 

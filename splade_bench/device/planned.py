@@ -33,13 +33,13 @@ class PlannedWork(Protocol):
     the loops do.
     """
 
-    def begin_round(self) -> None:
+    def begin_iteration(self) -> None:
         """A round begins that is run."""
 
-    def end_round(self) -> object:
-        """It is done; what :meth:`repeat_round` is to be given for each like it."""
+    def end_iteration(self) -> object:
+        """It is done; what :meth:`repeat_iteration` is to be given for each like it."""
 
-    def repeat_round(self, finished: object) -> None:
+    def repeat_iteration(self, finished: object) -> None:
         """A round is left out that is like one before."""
 
     def on_file(self, size_bytes: int) -> None:
@@ -49,13 +49,13 @@ class PlannedWork(Protocol):
 class _Uncounted:
     """A plan that is of memory alone."""
 
-    def begin_round(self) -> None:
+    def begin_iteration(self) -> None:
         pass
 
-    def end_round(self) -> object:
+    def end_iteration(self) -> object:
         return None
 
-    def repeat_round(self, finished: object) -> None:
+    def repeat_iteration(self, finished: object) -> None:
         pass
 
     def on_file(self, size_bytes: int) -> None:
@@ -89,7 +89,7 @@ def planned_device() -> PlannedDevice | None:
     return _planned.get()
 
 
-def alike(items: Iterable[Item], *, key: Callable[[Item], Hashable] = lambda item: None) -> Iterator[Item]:
+def once_in_plan(items: Iterable[Item], *, key: Callable[[Item], Hashable] = lambda item: None) -> Iterator[Item]:
     """``items``; in a plan only the first of each ``key``, and whoever counts rounds is told of the others.
 
     For a loop whose rounds take the same memory if their keys are the same, and leave none behind: what the others
@@ -103,19 +103,19 @@ def alike(items: Iterable[Item], *, key: Callable[[Item], Hashable] = lambda ite
     for item in items:
         kind = key(item)
         if kind in finished:
-            planned.work.repeat_round(finished[kind])
+            planned.work.repeat_iteration(finished[kind])
             continue
-        planned.work.begin_round()
+        planned.work.begin_iteration()
         yield item
-        finished[kind] = planned.work.end_round()
+        finished[kind] = planned.work.end_iteration()
 
 
-def recalled(
+def memoized_in_plan(
     function: Callable[[Item], Result], *, key: Callable[[Item], Hashable], copy: Callable[[Result], Result]
 ) -> Callable[[Item], Result]:
     """``function``; in a plan it is called once for each ``key``, and the others get a copy of that result.
 
-    For a loop whose rounds each leave a result behind: :func:`alike` would leave none for most of them.
+    For a loop whose rounds each leave a result behind: :func:`once_in_plan` would leave none for most of them.
     """
     planned = planned_device()
     if planned is None:
@@ -126,11 +126,11 @@ def recalled(
         kind = key(item)
         if kind in results:
             result, finished = results[kind]
-            planned.work.repeat_round(finished)
+            planned.work.repeat_iteration(finished)
             return copy(result)
-        planned.work.begin_round()
+        planned.work.begin_iteration()
         result = function(item)
-        results[kind] = result, planned.work.end_round()
+        results[kind] = result, planned.work.end_iteration()
         return result
 
     return recall

@@ -51,7 +51,7 @@ def nonzero(matrix: Tensor, *, planned_share: float) -> tuple[Tensor, Tensor, li
     return row, column, torch.bincount(row, minlength=len(matrix)).tolist()
 
 
-def distinct(ordered: Tensor, *, at_most: int) -> tuple[Tensor, Tensor, list[int]]:
+def unique_counts(ordered: Tensor, *, at_most: int) -> tuple[Tensor, Tensor, list[int]]:
     """The U different numbers in ``ordered`` [N], int64 [U]; which of them each is, [N]; and how often each comes.
 
     In a plan there are as many as there may be: ``at_most``, or N.

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from splade_bench.device.planned import alike
+from splade_bench.device.planned import once_in_plan
 from splade_bench.model.dropout import keep_mask, keep_scale
 from splade_bench.model.rng import capture_rng, restored_rng
 
@@ -55,7 +55,7 @@ class _StreamingAttention(torch.autograd.Function):
         attended = query.new_empty(texts, length, heads, value.shape[-1]).transpose(1, 2)
         addend = _addend(mask, query)
         with torch.autocast(query.device.type, enabled=False):
-            for part in alike(_parts(query, key), key=_part_size):
+            for part in once_in_plan(_parts(query, key), key=_part_size):
                 part_query, part_key, part_value = _widened(part, query, key, value)
                 probabilities = _probabilities(part_query, part_key, _part_of(addend, part, query), scale)
                 keep = keep_mask(probabilities.shape, dropout, query.device)
@@ -71,7 +71,7 @@ class _StreamingAttention(torch.autograd.Function):
         grad_query, grad_key, grad_value = (torch.empty_like(tensor) for tensor in (query, key, value))
         addend = _addend(mask, query)
         with restored_rng(ctx.rng), torch.autocast(query.device.type, enabled=False):
-            for part in alike(_parts(query, key), key=_part_size):
+            for part in once_in_plan(_parts(query, key), key=_part_size):
                 part_query, part_key, part_value, part_grad = _widened(part, query, key, value, grad)
                 probabilities = _probabilities(part_query, part_key, _part_of(addend, part, query), ctx.scale)
                 keep = keep_mask(probabilities.shape, ctx.dropout, query.device)

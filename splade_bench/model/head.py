@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from splade_bench.device.planned import alike
+from splade_bench.device.planned import once_in_plan
 from splade_bench.device.reads import nonzero
 from splade_bench.model.gradients import existing_grad
 from splade_bench.model.row_sums import ROWS_AT_A_TIME, add_weighted_rows_, weighted_rows
@@ -206,11 +206,11 @@ def _search(
     texts_per_tile = max(1, min(texts, TOKENS_PER_TILE // length))
     tile_buffer = filled.new_empty(texts_per_tile * length * min(vocab_tile, vocab_size))
     with torch.autocast(hidden.device.type, enabled=False):
-        for start in alike(range(0, vocab_size, vocab_tile)):
+        for start in once_in_plan(range(0, vocab_size, vocab_tile)):
             rows = weight[start : start + vocab_tile].to(compute_dtype)  # [T, H]
             entries = slice(start, start + len(rows))
             offset = bias[entries].to(compute_dtype) if bias is not None and bias_in_tile else None
-            for text in alike(range(0, texts, texts_per_tile)):
+            for text in once_in_plan(range(0, texts, texts_per_tile)):
                 chosen = slice(text, text + texts_per_tile)
                 if winners is None:
                     max_logits[chosen, entries] = _tile_max(filled[chosen], rows, offset, tile_buffer)
@@ -267,8 +267,8 @@ def _find_winners(
     winners = torch.empty_like(entry)
     start = 0
     with torch.autocast(hidden.device.type, enabled=False):
-        for row, count in alike(enumerate(counts), key=lambda pair: pair[1]):
-            for chunk in alike(entry[start : start + count].split(ROWS_AT_A_TIME)):
+        for row, count in once_in_plan(enumerate(counts), key=lambda pair: pair[1]):
+            for chunk in once_in_plan(entry[start : start + count].split(ROWS_AT_A_TIME)):
                 position = (weight[chunk].to(compute_dtype).to(wide_dtype) @ filled[row].t()).argmax(1)
                 winners[start : start + len(chunk)] = source[row, position]
                 start += len(chunk)

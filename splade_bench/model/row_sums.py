@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from splade_bench.device.devices import device_type
-from splade_bench.device.planned import alike
-from splade_bench.device.reads import distinct
+from splade_bench.device.planned import once_in_plan
+from splade_bench.device.reads import unique_counts
 
 # Rows gathered or summed at a time: bounds the temporaries at 1024 * H elements.
 ROWS_AT_A_TIME = 1024
@@ -29,10 +29,10 @@ def add_weighted_rows_(target: Tensor, table: Tensor, index: Tensor, values: Ten
     Memory: :data:`ROWS_AT_A_TIME` rows of ``target``, and O(N) indices.
     """
     order = torch.argsort(into, stable=True)
-    touched, slot, counts = distinct(into[order], at_most=len(target))
+    touched, slot, counts = unique_counts(into[order], at_most=len(target))
     starts = [0, *accumulate(counts)]
     # Entries are in the order of their rows: a block of rows is a slice of them.
-    for start in alike(range(0, len(touched), ROWS_AT_A_TIME)):
+    for start in once_in_plan(range(0, len(touched), ROWS_AT_A_TIME)):
         block = touched[start : start + ROWS_AT_A_TIME]
         first, last = starts[start], starts[start + len(block)]
         entries = order[first:last]
@@ -50,6 +50,6 @@ def sum_rows_by_bag(table: Tensor, index: Tensor, values: Tensor, *, into: Tenso
 def sum_rows_by_index_add(table: Tensor, index: Tensor, values: Tensor, *, into: Tensor, rows: int) -> Tensor:
     """:func:`weighted_rows` by ``index_add_``, a block of entries at a time; for any device."""
     result = table.new_zeros(rows, table.shape[1])
-    for entries in alike(torch.arange(len(index), device=table.device).split(16 * ROWS_AT_A_TIME)):
+    for entries in once_in_plan(torch.arange(len(index), device=table.device).split(16 * ROWS_AT_A_TIME)):
         result.index_add_(0, into[entries], table[index[entries]] * values[entries, None])
     return result

@@ -95,15 +95,15 @@ class CountedWork:
     def on_step_end(self, state: object, loss: object) -> None:
         """An optimizer step is done."""
 
-    def begin_round(self) -> None:
+    def begin_iteration(self) -> None:
         self._rounds.append(Counter())
 
-    def end_round(self) -> object:
+    def end_iteration(self) -> object:
         finished = self._rounds.pop()
-        self.repeat_round(finished)
+        self.repeat_iteration(finished)
         return finished
 
-    def repeat_round(self, finished: object) -> None:
+    def repeat_iteration(self, finished: object) -> None:
         assert isinstance(finished, Counter)
         self._rounds[-1].update(finished)
 

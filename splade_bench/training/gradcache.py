@@ -23,7 +23,7 @@ from torch import Tensor
 from splade_bench.batching.batches import TripleBatch
 from splade_bench.batching.mini_batches import MiniBatch, cut_into_mini_batches
 from splade_bench.device.devices import pad_to_multiple_of
-from splade_bench.device.planned import alike, recalled
+from splade_bench.device.planned import memoized_in_plan, once_in_plan
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.head import Pooled
 from splade_bench.model.rng import RngState, capture_rng, restored_rng
@@ -80,7 +80,7 @@ def gradcache_step(
     (grad_reps,) = torch.autograd.grad(terms.total * gradient_scale, reps)
     last_reps.backward(grad_reps[last.rows])
     del last_reps
-    for entry in alike(_taken_from(cached), key=lambda entry: entry.mini_batch.texts.input_ids.shape):
+    for entry in once_in_plan(_taken_from(cached), key=lambda entry: entry.mini_batch.texts.input_ids.shape):
         _second_pass(encoder, entry, reps, grad_reps, on_phase)
     return terms.detach()
 
@@ -100,7 +100,7 @@ def _first_passes(encoder: SpladeEncoder, mini_batches: Sequence[MiniBatch], *, 
 
     cached: list[_CachedMiniBatch] = []
     # In a plan texts of one shape have one result: what counts is that each takes its memory.
-    first_pass = recalled(winners_of, key=lambda mini_batch: mini_batch.texts.input_ids.shape, copy=_copy)
+    first_pass = memoized_in_plan(winners_of, key=lambda mini_batch: mini_batch.texts.input_ids.shape, copy=_copy)
     for mini_batch in mini_batches:
         rng = capture_rng(encoder.device)
         cached.append(_CachedMiniBatch(mini_batch, first_pass(mini_batch), rng))

@@ -11,7 +11,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.adamw import adamw
 
 from splade_bench.config import TrainConfig
-from splade_bench.device.planned import alike
+from splade_bench.device.planned import once_in_plan
 from splade_bench.training.moments import Bfloat16Moments, DiskMoments, Moments, windows
 
 
@@ -79,7 +79,7 @@ class WindowedAdamW(Optimizer):
         assert parameter.grad is not None
         steps_done = self.state[parameter].get("step", 0)
         elements, gradient = parameter.view(-1), parameter.grad.view(-1)
-        for window in alike(windows(len(elements))):
+        for window in once_in_plan(windows(len(elements))):
             first, second = self._moments.load(parameter, window)
             adamw(
                 [elements[window]],

@@ -23,7 +23,7 @@ from splade_bench.config import TrainConfig
 from splade_bench.data.records import Triple
 from splade_bench.device.devices import empty_cache, pad_to_multiple_of
 from splade_bench.device.heap import fix_mmap_threshold
-from splade_bench.device.planned import alike
+from splade_bench.device.planned import once_in_plan
 from splade_bench.device.reads import read_numbers
 from splade_bench.errors import ConfigError, TrainingError
 from splade_bench.model.encoder import SpladeEncoder
@@ -174,7 +174,7 @@ class Trainer:
         # In a plan the second batch stands for all behind it: it finds what they do, the gradients of one before.
         terms = [
             (self._micro_step(batch, len(batch) / queries), len(batch) / queries)
-            for _, batch in alike(enumerate(window), key=lambda pair: (pair[0] > 0, pair[1].lengths))
+            for _, batch in once_in_plan(enumerate(window), key=lambda pair: (pair[0] > 0, pair[1].lengths))
         ]
         loss, norm = self._read(terms, gradient_norm(self.encoder.parameters()))
         self._refuse_not_finite("loss", loss.total)

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any, cast
 
 from splade_bench.bench.protocol import CallRequest
-from splade_bench.device.heap import after_trim
+from splade_bench.device.heap import call_after_trim
 from splade_bench.measure.device import device_memory
 from splade_bench.measure.limits import limit_rss, renew_limit
 from splade_bench.measure.machine import machine_info
@@ -63,7 +63,7 @@ class CallWorker:
         device = device_memory(_device_type())
         if self.request.memory_limit_bytes:  # of the process's memory and, where there is one, of the accelerator's
             limit_rss(self.request.memory_limit_bytes)
-            after_trim(partial(renew_limit, self.request.memory_limit_bytes))
+            call_after_trim(partial(renew_limit, self.request.memory_limit_bytes))
             device.limit(self.request.memory_limit_bytes)
         probes = Probes(device, phase=(lambda: self.phase) if self.request.memory_timeline else None)
         probes.start()

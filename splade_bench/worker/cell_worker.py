@@ -22,7 +22,7 @@ import transformers
 
 from splade_bench.bench.protocol import PINNED_MMAP_THRESHOLD_BYTES, CellRequest
 from splade_bench.device.devices import synchronize
-from splade_bench.device.heap import after_trim, trim_heap
+from splade_bench.device.heap import call_after_trim, trim_heap
 from splade_bench.device.storages import LiveStorages
 from splade_bench.grid.cell import OWN_TRAINER
 from splade_bench.measure.device import device_memory
@@ -136,7 +136,7 @@ class Worker:
             # A processor's tensors are in the process's memory, an accelerator's in its own.
             if builder.device.type == "cpu":
                 limit_rss(self.request.memory_limit_bytes)
-                after_trim(partial(renew_limit, self.request.memory_limit_bytes))
+                call_after_trim(partial(renew_limit, self.request.memory_limit_bytes))
             else:
                 device.limit(self.request.memory_limit_bytes)
         clock = StepClock(builder.device)

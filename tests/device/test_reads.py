@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import splade_bench
 from splade_bench.device.planned import PlannedDevice, planning_for
-from splade_bench.device.reads import distinct, nonzero, read_numbers
+from splade_bench.device.reads import nonzero, read_numbers, unique_counts
 from splade_bench.planner.allocators import LiveAllocator
 
 PACKAGE = Path(splade_bench.__file__).parent
@@ -73,7 +73,7 @@ def test_a_plan_has_as_many_entries_as_assumed(share: float, each: int) -> None:
 
 
 def test_distinct_numbers_come_with_their_places_and_counts() -> None:
-    numbers, which, counts = distinct(torch.tensor([1, 1, 4, 7, 7, 7]), at_most=10)
+    numbers, which, counts = unique_counts(torch.tensor([1, 1, 4, 7, 7, 7]), at_most=10)
 
     assert (numbers.tolist(), which.tolist(), counts) == ([1, 4, 7], [0, 0, 1, 2, 2, 2], [2, 1, 3])
 
@@ -81,7 +81,7 @@ def test_distinct_numbers_come_with_their_places_and_counts() -> None:
 @pytest.mark.parametrize(("elements", "at_most", "expected"), [(5, 10, [1] * 5), (7, 3, [3, 2, 2]), (0, 3, [])])
 def test_a_plan_has_as_many_distinct_numbers_as_there_may_be(elements: int, at_most: int, expected: list[int]) -> None:
     with planning_for(PlannedDevice("cpu", LiveAllocator())), FakeTensorMode():
-        numbers, which, counts = distinct(torch.empty(elements, dtype=torch.int64), at_most=at_most)
+        numbers, which, counts = unique_counts(torch.empty(elements, dtype=torch.int64), at_most=at_most)
 
     assert counts == expected
     assert numbers.shape == (len(expected),)

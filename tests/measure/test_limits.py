@@ -55,7 +55,7 @@ def test_a_limit_that_is_there_already_is_not_raised() -> None:
 TRIMMED = """
 import json, sys
 import torch
-from splade_bench.device.heap import after_trim, trim_heap
+from splade_bench.device.heap import call_after_trim, trim_heap
 from splade_bench.measure.limits import limit_rss, renew_limit
 from splade_bench.measure.rss import current_rss_bytes
 
@@ -63,7 +63,7 @@ MIB = 2**20
 blocks = [torch.ones(2**16, dtype=torch.uint8) for _ in range(2048)]  # 128 MiB of heap
 limit_bytes = current_rss_bytes() + 32 * MIB
 limit_rss(limit_bytes)
-after_trim(lambda: renew_limit(limit_bytes))
+call_after_trim(lambda: renew_limit(limit_bytes))
 del blocks[::2]  # 64 of them in holes
 trim_heap()
 outcome = {}

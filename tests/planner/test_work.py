@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from splade_bench.batching.batches import TextBatch, TripleBatch
 from splade_bench.config import TrainConfig, memory_mode
-from splade_bench.device.planned import PlannedDevice, alike, planning_for, recalled
+from splade_bench.device.planned import PlannedDevice, memoized_in_plan, once_in_plan, planning_for
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.presets import build_preset
 from splade_bench.planner.allocators import LiveAllocator
@@ -123,11 +123,11 @@ def test_states_on_disk_are_read_and_written_once(make_encoder: Any) -> None:
 def test_rounds_in_rounds_multiply() -> None:
     counted = CountedWork()
     with planning_for(PlannedDevice("cpu", LiveAllocator(), counted)):
-        for _ in alike(range(3)):
+        for _ in once_in_plan(range(3)):
             counted.add("file", 1)
-            for _ in alike([1, 1, 2, 2, 2], key=lambda size: size):
+            for _ in once_in_plan([1, 1, 2, 2, 2], key=lambda size: size):
                 counted.add("random", 1)
-        double = recalled(lambda number: counted.add("sort", 1) or [number], key=lambda _: 0, copy=list)
+        double = memoized_in_plan(lambda number: counted.add("sort", 1) or [number], key=lambda _: 0, copy=list)
         assert [double(1), double(2)] == [[1], [1]]
 
     totals: Counter[str] = Counter()
@@ -138,8 +138,8 @@ def test_rounds_in_rounds_multiply() -> None:
 
 
 def test_nothing_is_left_out_in_earnest() -> None:
-    assert list(alike([1, 1, 2])) == [1, 1, 2]
-    assert [*map(recalled(str, key=lambda _: 0, copy=str), [1, 2])] == ["1", "2"]
+    assert list(once_in_plan([1, 1, 2])) == [1, 1, 2]
+    assert [*map(memoized_in_plan(str, key=lambda _: 0, copy=str), [1, 2])] == ["1", "2"]
 
 
 def test_a_step_says_what_its_calls_cost() -> None:
