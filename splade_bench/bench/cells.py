@@ -72,7 +72,7 @@ class CellRunner:
             cell=cell,
             measure="time",
             corpus_folder=str(prepared.folder) if prepared else None,
-            model_folder=self._weights(cell) if workload.compares_trainers else None,
+            model_folder=self._weights(cell) if workload.shared_weights else None,
             memory_timeline=self.memory_timeline,
         )
 

@@ -234,7 +234,7 @@ def _settled(cell: Cell, results: Iterable[Result]) -> CellResult | None:
 
 def _training_figures(result: CellResult) -> list[str]:
     parts = []
-    if result.step_time_s is not None and WORKLOADS[result.workload].compares_trainers:
+    if result.step_time_s is not None and WORKLOADS[result.workload].warm_up_batch:
         parts.append(f"{format_seconds(result.step_time_s)} a step")
     if result.final_loss is not None:
         parts.append(f"loss {result.final_loss:.3f}")

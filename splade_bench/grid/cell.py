@@ -74,8 +74,7 @@ class Cell:
             learning_rate=workload.learning_rate * math.sqrt(effective_batch_size / _REFERENCE_BATCH_SIZE),
             mixed_precision=self.mixed_precision,
             seed=self.seed,
-            # sentence-transformers regularizes negatives too.
-            regularized_documents="all" if workload.compares_trainers else "positives",
+            regularized_documents=workload.regularized_documents,
             memory=memory_mode(self.memory_mode),
         )
 

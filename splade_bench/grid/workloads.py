@@ -1,4 +1,4 @@
-"""What a cell trains: model, texts and how many of them. One row a workload."""
+"""What a cell trains: model, texts and number of queries. One row per workload."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from itertools import product
 from types import MappingProxyType
 from typing import Literal
 
+PageName = Literal["TRADEOFFS", "ABLATION", "PEERS", "PLANNER", "INSTRUMENTS"]
+"""Pages of the report that show cells."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workload:
@@ -15,37 +18,53 @@ class Workload:
 
     model_name: str
     corpus: Literal["docstrings", "synthetic"]
-    """The embedded corpus, or random token ids (which have no retrieval figures)."""
+    """The embedded corpus, or random token ids (which have no retrieval metrics)."""
     max_length: int
     queries: int
-    """Training queries that each cell sees, unless --max-steps says otherwise."""
+    """Training queries that each cell sees, unless --max-steps sets the number of optimizer steps."""
     learning_rate: float
-    """At 8 queries per optimizer step; other cells scale it by the square root of theirs."""
+    """For 8 queries per optimizer step; cells with more or fewer scale it by the square root of the ratio."""
+    page: PageName = "TRADEOFFS"
+    """The page of the report that shows its cells."""
+    compares_lengths: bool = False
+    """On that page, its cells share one section with workloads that differ only in text length."""
     ranked: bool = True
     """Whether the held-out queries are ranked against the whole corpus before and after training."""
     lengths: Literal["full", "real"] = "full"
-    """Tokens of synthetic texts: all at max_length, or queries of 4 to 20 and documents of about 75."""
+    """Lengths of synthetic texts: all at max_length, or queries of 4 to 20 tokens and documents of about 75."""
     dropout: float = 0.0
-    """The model's dropout on hidden states; that on attention is the cell's."""
+    """The model's dropout on hidden states; the cell sets dropout on attention."""
     memory_passes: Sequence[str] | None = None
-    """Which peaks are taken too, each in a process of its own; None: as the run's options say."""
-    compares_trainers: bool = False
-    """Every trainer loads the same weights from the same folder, and an optimizer step on a few tokens comes first, so
-    that AdamW's moments are there in those that are timed."""
+    """Memory passes of each cell; None: those that the run's options choose."""
+    regularized_documents: Literal["positives", "all"] = "positives"
+    """Documents that the FLOPS regularizer sees: sentence-transformers includes negatives."""
+    shared_weights: bool = False
+    """Whether every trainer loads the same initial weights from one folder."""
+    warm_up_batch: bool = False
+    """Whether a first optimizer step on a few tokens creates AdamW's moments. Seconds per optimizer step, without the
+    first, are then the time to compare."""
+    gemm_rate: bool = False
+    """Whether a step's floating-point operations and the machine's rate for one large product are measured too."""
 
 
-def _compared(model_name: str, *, max_length: int, lengths: Literal["full", "real"] = "full") -> Workload:
+def _peer_workload(
+    model_name: str, *, max_length: int, page: PageName = "PEERS", lengths: Literal["full", "real"] = "full"
+) -> Workload:
     return Workload(
         model_name=model_name,
         corpus="synthetic",
         max_length=max_length,
         queries=1,
         learning_rate=2e-5,
+        page=page,
         ranked=False,
         lengths=lengths,
         dropout=0.1,
         memory_passes=(),
-        compares_trainers=True,
+        regularized_documents="all",
+        shared_weights=True,
+        warm_up_batch=True,
+        gemm_rate=True,
     )
 
 
@@ -60,7 +79,7 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
         "head": Workload(
             model_name="bert-tiny", corpus="synthetic", max_length=128, queries=32, learning_rate=1e-4, ranked=False
         ),
-        # Where memory is followed as texts grow.
+        # Memory as texts grow.
         **{
             f"length-{max_length}": Workload(
                 model_name="bert-tiny",
@@ -68,12 +87,13 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
                 max_length=max_length,
                 queries=12,
                 learning_rate=1e-4,
+                compares_lengths=True,
                 ranked=False,
                 memory_passes=("live",),
             )
             for max_length in (64, 128, 256, 512)
         },
-        # Where memory is gated: no corpus and no vocabulary, which differ between interpreters.
+        # For the gate: without corpus and vocabulary, which differ between interpreters.
         "gate": Workload(
             model_name="bert-tiny",
             corpus="synthetic",
@@ -83,23 +103,30 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
             ranked=False,
             dropout=0.1,
         ),
-        # Where each technique by itself is measured, with dropout so that those which are about it have work: what it
-        # does to quality on a small model, and to memory and time on one that is large enough for them.
-        "ablation-mini": _compared("mini", max_length=256, lengths="real"),
+        # One technique at a time, with dropout, which some techniques are about: memory and time on a model that is
+        # large enough for them, retrieval quality on a small one.
+        "ablation-mini": _peer_workload("mini", max_length=256, page="ABLATION", lengths="real"),
         "ablation": Workload(
             model_name="tiny",
             corpus="docstrings",
             max_length=64,
             queries=512,
             learning_rate=8e-4,
+            page="ABLATION",
             dropout=0.1,
             memory_passes=(),
         ),
-        # Where a mode's quality is held against another's, seed by seed.
+        # Compares the retrieval quality of two modes, seed by seed.
         "quality": Workload(
-            model_name="tiny", corpus="docstrings", max_length=48, queries=800, learning_rate=8e-4, memory_passes=()
+            model_name="tiny",
+            corpus="docstrings",
+            max_length=48,
+            queries=800,
+            learning_rate=8e-4,
+            page="ABLATION",
+            memory_passes=(),
         ),
-        # Where the instruments are held to the same figure again and again, and cells to a memory limit.
+        # Equal cells measured many times, and cells under a memory limit.
         **{
             name: Workload(
                 model_name="mini",
@@ -107,6 +134,7 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
                 max_length=128,
                 queries=32,
                 learning_rate=1e-4,
+                page="INSTRUMENTS",
                 ranked=False,
                 lengths="real",
                 dropout=0.1,
@@ -114,7 +142,7 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
             )
             for name, passes in (("repeatability", ("heap", "live", "pinned")), ("memory-limit", ()))
         },
-        # Where the planner is held against measurements: sizes and lengths, from few tokens to many.
+        # Plans against measurements, for several model sizes and text lengths.
         **{
             f"plan-{model_name}-{max_length}": Workload(
                 model_name=model_name,
@@ -122,6 +150,7 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
                 max_length=max_length,
                 queries=1,
                 learning_rate=2e-5,
+                page="PLANNER",
                 ranked=False,
                 lengths="full" if max_length < 256 else "real",
                 dropout=0.1,
@@ -129,10 +158,10 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
             )
             for model_name, max_length in product(("bert-tiny", "mini", "base"), (32, 128, 512))
         },
-        "base-512": _compared("base", max_length=512),
-        "base-256-real": _compared("base", max_length=256, lengths="real"),
-        "mini-256": _compared("mini", max_length=256),
-        "mini-256-real": _compared("mini", max_length=256, lengths="real"),
-        "bert-tiny-128": _compared("bert-tiny", max_length=128),
+        "base-512": _peer_workload("base", max_length=512),
+        "base-256-real": _peer_workload("base", max_length=256, lengths="real"),
+        "mini-256": _peer_workload("mini", max_length=256),
+        "mini-256-real": _peer_workload("mini", max_length=256, lengths="real"),
+        "bert-tiny-128": _peer_workload("bert-tiny", max_length=128),
     }
 )

@@ -25,7 +25,6 @@ from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.pytest_plugin.hooks import open_session, show_line, shown_path
 from splade_bench.pytest_plugin.options import memory_options, require_one_process
 from splade_bench.report.document import write_report
-from splade_bench.report.instruments import is_shown
 from splade_bench.results.records import CallResult, CellResult, HeadResult, PlanResult, read_results
 
 _SWEEP = pytest.StashKey[Sweep]()
@@ -142,9 +141,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """End a sweep with its report's path."""
     session = open_session(config)
-    if not any(
-        isinstance(result, CellResult | HeadResult | PlanResult) or is_shown(result) for result in session.finished
-    ):
+    if all(isinstance(result, CallResult) and not result.is_calibration for result in session.finished):
         return
     assert session.results_path is not None
     try:

@@ -30,7 +30,6 @@ from splade_bench.report.trade_plots import EffectBar, plot_effects
 from splade_bench.results.records import CellResult
 
 PAGE_NAME = "ABLATION"
-WORKLOADS_SHOWN = ("ablation-mini", "ablation", "quality")
 _INTRODUCTION = """\
 # Techniques one by one
 
@@ -186,7 +185,7 @@ def _summary(effects: Sequence[Effect]) -> _Summary:
 def _time_s(result: CellResult) -> float | None:
     """Of an optimizer step where the first one is only there to warm up, else of the whole training."""
     workload = WORKLOADS.get(result.workload)
-    return result.step_time_s if workload and workload.compares_trainers else result.wall_time_s
+    return result.step_time_s if workload and workload.warm_up_batch else result.wall_time_s
 
 
 def _quality_table(results: Sequence[CellResult]) -> Table:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from splade_bench.report.page import Page, Table, Text, bullets
 from splade_bench.report.tables import above, conditions, median_and_range, newest_alike, problems, statuses
-from splade_bench.results.records import CALIBRATION, CallResult, Result
+from splade_bench.results.records import CallResult
 from splade_bench.results.reproduce import reproduce
 from splade_bench.units import as_mib
 
@@ -27,11 +27,6 @@ _BYTES: Sequence[tuple[str, Callable[[CallResult], int | None]]] = (
     ("live, MiB", lambda call: call.live_peak_bytes),
     ("pinned above baseline, MiB", lambda call: above(call.pinned_peak_rss_bytes, call.pinned_baseline_rss_bytes)),
 )
-
-
-def is_shown(result: Result) -> bool:
-    """Whether a result belongs on this page."""
-    return isinstance(result, CallResult) and not result.name.startswith(CALIBRATION)
 
 
 def calls_page(results: Sequence[CallResult]) -> Page:

@@ -1,9 +1,10 @@
-"""Which pages results have rows for, and the files that they become."""
+"""Which pages results have rows for, and the files that the pages become."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from splade_bench.errors import DataError
 from splade_bench.grid.workloads import WORKLOADS
@@ -11,13 +12,17 @@ from splade_bench.report import ablation, article, calls, head, instruments, pee
 from splade_bench.report.markdown import PLOTS, page_markdown
 from splade_bench.report.page import Page, file_name
 from splade_bench.report.webpage import WEBPAGE_NAME, webpage
-from splade_bench.results.records import CallResult, CellResult, HeadResult, Measurement, PlanResult, Result
+from splade_bench.results.records import CallResult, CellResult, HeadResult, Result
 
-_CELL_PAGES: Mapping[str, Callable[[Sequence[CellResult]], Page]] = {
+# Page -> the function that makes it from the results that it shows.
+_PAGES: Mapping[str, Callable[[Sequence[Any]], Page]] = {
     tradeoffs.PAGE_NAME: tradeoffs.tradeoffs_page,
     ablation.PAGE_NAME: ablation.ablation_page,
     peers.PAGE_NAME: peers.peers_page,
     planner.PAGE_NAME: planner.planner_page,
+    instruments.PAGE_NAME: instruments.instruments_page,
+    calls.PAGE_NAME: calls.calls_page,
+    head.PAGE_NAME: head.head_page,
 }
 
 
@@ -25,30 +30,19 @@ def make_pages(results: Sequence[Result]) -> list[Page]:
     """A page for each subject that ``results`` have rows of.
 
     Raises:
-        DataError: there is nothing to report, or the results were taken on different corpora.
+        DataError: there is nothing to report, or the results come from different corpora.
     """
     if not results:
         raise DataError("no results to report; run: pytest benchmarks --device cpu")
     cells = [result for result in results if isinstance(result, CellResult)]
     for workload in dict.fromkeys(cell.workload for cell in cells):
         _require_one_corpus(workload, [cell for cell in cells if cell.workload == workload])
-    pages = [
-        make_page([cell for cell in cells if _page_of(cell) == name])
-        for name, make_page in _CELL_PAGES.items()
-        if name in map(_page_of, cells)
-    ]
-    measured = [result for result in results if isinstance(result, Measurement) and instruments.is_shown(result)]
-    if measured:
-        pages.append(instruments.instruments_page(measured))
-    called = [result for result in results if isinstance(result, CallResult) and calls.is_shown(result)]
-    if called:
-        pages.append(calls.calls_page(called))
-    heads = [result for result in results if isinstance(result, HeadResult)]
-    if heads:
-        pages.append(head.head_page(heads))
-    plans = [result for result in results if isinstance(result, PlanResult)]
-    if plans:
-        pages.append(article.article_page(plans, cells))
+    shown: dict[str, list[Result]] = {}
+    for result in results:
+        shown.setdefault(_page_of(result), []).append(result)
+    pages = [make_page(shown[name]) for name, make_page in _PAGES.items() if name in shown]
+    if article.PAGE_NAME in shown:
+        pages.append(article.article_page(shown[article.PAGE_NAME], cells))
     return pages
 
 
@@ -83,15 +77,13 @@ def write_report(results: Sequence[Result], folder: Path) -> list[Path]:
     return write_pages(make_pages(results), folder)
 
 
-def _page_of(result: CellResult) -> str:
-    if result.workload in ablation.WORKLOADS_SHOWN:
-        return ablation.PAGE_NAME
-    if instruments.is_shown(result):
-        return instruments.PAGE_NAME
-    if planner.is_shown(result):
-        return planner.PAGE_NAME
-    workload = WORKLOADS.get(result.workload)
-    return peers.PAGE_NAME if workload and workload.compares_trainers else tradeoffs.PAGE_NAME
+def _page_of(result: Result) -> str:
+    if isinstance(result, CellResult):
+        workload = WORKLOADS.get(result.workload)
+        return workload.page if workload else tradeoffs.PAGE_NAME
+    if isinstance(result, CallResult):
+        return instruments.PAGE_NAME if result.is_calibration else calls.PAGE_NAME
+    return head.PAGE_NAME if isinstance(result, HeadResult) else article.PAGE_NAME
 
 
 def _require_one_corpus(workload: str, results: Sequence[CellResult]) -> None:

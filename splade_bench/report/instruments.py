@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from splade_bench.report.page import Block, Page, Table, Text
 from splade_bench.report.probes import PROBES
 from splade_bench.report.tables import MISSING, conditions, mib, newest_alike, number
-from splade_bench.results.records import CALIBRATION, CallResult, CellResult, Measurement, Result
+from splade_bench.results.records import CALIBRATION, CallResult, CellResult, Measurement
 from splade_bench.units import as_mib, format_bytes
 
 PAGE_NAME = "INSTRUMENTS"
@@ -39,13 +39,6 @@ _LIMIT = """\
 `--memory-limit` bounds resident memory, the runtime included.
 """
 _FEWEST_PROCESSES = 2
-
-
-def is_shown(result: Result) -> bool:
-    """Whether a result belongs on this page."""
-    if isinstance(result, CellResult):
-        return result.workload in (_REPEATED, _LIMITED)
-    return isinstance(result, CallResult) and result.name.startswith(CALIBRATION)
 
 
 def instruments_page(results: Sequence[Measurement]) -> Page:

@@ -148,12 +148,8 @@ def _devices(trainers: _Trainers, mode: str) -> str:
 def _techniques(mode: str) -> str:
     """How many of the techniques are on."""
     memory = memory_mode(mode)
-    on = [
-        name
-        for name, fields in MEMORY_TECHNIQUES.items()
-        if all(getattr(memory, field) == value for field, value in fields.items())
-    ]
-    return f"{len(on)} of {len(MEMORY_TECHNIQUES)} techniques"
+    on = sum(technique.is_on(memory) for technique in MEMORY_TECHNIQUES.values())
+    return f"{on} of {len(MEMORY_TECHNIQUES)} techniques"
 
 
 def _advice_rows(workload: str, trainers: _Trainers) -> list[list[str]]:

@@ -13,7 +13,6 @@ from splade_bench.report.tables import above, above_baseline_bytes, conditions, 
 from splade_bench.results.records import CellResult
 
 PAGE_NAME = "PLANNER"
-WORKLOAD_PREFIX = "plan-"
 # How near a plan has to be: live bytes of every configuration, resident memory of most, and none far too low.
 LIVE_LIMIT = 0.005
 RSS_LIMIT = 0.03
@@ -51,11 +50,6 @@ class PlannedCell:
     def rss_error(self) -> float:
         """Of resident memory above the baseline, relative."""
         return self.planned_added_bytes / self.added_bytes - 1
-
-
-def is_shown(result: CellResult) -> bool:
-    """Whether a result belongs on this page."""
-    return result.workload.startswith(WORKLOAD_PREFIX)
 
 
 def planned_cells(results: Sequence[CellResult]) -> list[PlannedCell]:

@@ -50,8 +50,6 @@ above the loaded model, both for the widest batch in processes of their own. *Va
 batches of 32, so it may be compared across batch sizes; *final loss* may not. MRR@10 ranks held-out queries against the
 whole corpus, before and after training.
 """
-# How the workloads begin that differ in nothing but the length of their texts.
-LENGTH_PREFIX = "length-"
 _BY_LENGTH = """\
 ## By length
 
@@ -62,10 +60,9 @@ workload is named after.
 
 def tradeoffs_page(results: Sequence[CellResult]) -> Page:
     """The page of all workloads that have one here."""
-    by_length = [result for result in results if result.workload.startswith(LENGTH_PREFIX)]
-    others = sorted(
-        (result for result in results if not result.workload.startswith(LENGTH_PREFIX)), key=_place_of_workload
-    )
+    names = {name for name, workload in WORKLOADS.items() if workload.compares_lengths}
+    by_length = [result for result in results if result.workload in names]
+    others = sorted((result for result in results if result.workload not in names), key=_place_of_workload)
     blocks: list[Block] = [Text(_INTRODUCTION), *conditions(results)]
     blocks += [Text("## When to use which"), *mode_overview.advice(others)]
     for workload in dict.fromkeys(result.workload for result in others):

@@ -22,6 +22,8 @@ from splade_bench.results.record_fields import known_fields
 
 SCHEMA_VERSION = 1
 
+CALIBRATION = "calibration"
+"""First word in the name of a call that only checks that the probes read a known amount."""
 Status = Literal["ok", "oom", "killed", "timeout", "nan", "error", "skipped"]
 # What another run would give again. A run that was killed, or failed in a way that nobody foresaw, is tried again.
 SETTLED: Sequence[Status] = ("ok", "oom", "nan", "timeout")
@@ -123,6 +125,11 @@ class CallResult(Measurement):
     value: Any = None
     """What it returned, where JSON can hold it."""
     record_type: Literal["call"] = "call"
+
+    @property
+    def is_calibration(self) -> bool:
+        """Whether it only checks that the probes read a known amount."""
+        return self.name.startswith(CALIBRATION)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -235,8 +242,6 @@ class PlanResult(Result):
     record_type: Literal["plan"] = "plan"
 
 
-# How the name of a call begins that only read a known amount.
-CALIBRATION = "calibration"
 # A line that does not say what it is of is a cell's.
 _KINDS: Mapping[str, type[Result]] = {"head": HeadResult, "call": CallResult, "plan": PlanResult}
 

@@ -137,9 +137,9 @@ class CellBuilder:
     def _timed_source(self) -> SyntheticBatches:
         vocab_size = MODEL_PRESETS[self.workload.model_name].vocab_size
         batches = self.workload.queries // self.cell.batch_size
-        if self.workload.compares_trainers:
+        if self.workload.warm_up_batch:
             batches = self.config.max_steps or 1
-        return self._synthetic(vocab_size, batches, warm_up=self.workload.compares_trainers)
+        return self._synthetic(vocab_size, batches, warm_up=self.workload.warm_up_batch)
 
     def _synthetic(self, vocab_size: int, batches_per_epoch: int, *, warm_up: bool) -> SyntheticBatches:
         return SyntheticBatches(

@@ -163,7 +163,7 @@ class Worker:
         self._send("done", self.measured)
         self.phase = "evaluation"
         if isinstance(trainer, Trainer):
-            if builder.workload.compares_trainers:
+            if builder.workload.gemm_rate:
                 self.measured |= {"step_flops": builder.step_flops(), "gemm_flops_per_s": gemm_flops_per_s()}
             self.measured["active_share"] = trainer.encoder.active_share
             self.measured["parameter_bytes"] = sum(part.nbytes for part in trainer.encoder.parameters())

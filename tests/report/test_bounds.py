@@ -109,10 +109,10 @@ def test_a_trainer_with_no_runs_has_no_best() -> None:
     assert at_its_best([]) == []
 
 
-def test_every_promise_names_a_workload_that_compares_trainers() -> None:
+def test_every_promise_names_a_workload_of_the_page_about_peers() -> None:
     assert len(BOUNDS) >= 20
     for bound in BOUNDS:
-        assert WORKLOADS[bound.workload].compares_trainers
+        assert WORKLOADS[bound.workload].page == "PEERS"
 
 
 def test_the_page_judges_runs_without_attention_dropout_and_shows_the_others_beside_them(
