@@ -1,6 +1,10 @@
-"""Errors that a user can cause: each message is one line that says what to change."""
+"""Errors that a user can cause, each message one line that says what to change; and text for a terminal."""
 
 from __future__ import annotations
+
+import re
+
+_CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x1f\x7f-\x9f]")
 
 
 class SpladeBenchError(Exception):
@@ -27,3 +31,13 @@ class TrainingError(SpladeBenchError):
     def __init__(self, message: str, *, status: str = "error") -> None:
         super().__init__(message)
         self.status = status
+
+
+def one_line(text: str) -> str:
+    """``text`` on one line, without the control characters and escape sequences that a terminal would act on."""
+    return _CONTROL.sub(" ", text)
+
+
+def error_line(error: BaseException) -> str:
+    """The message of any error on one line; its class's name if it has none."""
+    return " ".join(one_line(str(error)).split()) or type(error).__name__

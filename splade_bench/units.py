@@ -1,4 +1,4 @@
-"""Bytes and seconds as people write them, and text as a terminal shows it: the only place that divides by 1024."""
+"""Bytes and seconds as people write them: the only place that divides by 1024."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 
 _UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
-_CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x1f\x7f-\x9f]")
 _MIB = 1024**2
 _GIB = 1024**3
 
@@ -47,8 +46,3 @@ def format_seconds(duration_s: float) -> str:
         return f"{duration_s:.1f} s"
     minutes, seconds = divmod(round(duration_s), 60)
     return f"{minutes} min {seconds:02d} s"
-
-
-def one_line(text: str) -> str:
-    """Text that a terminal shows as it is, on one line."""
-    return _CONTROL.sub(" ", text)

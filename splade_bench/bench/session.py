@@ -14,7 +14,7 @@ from splade_bench.bench.calls import CallRunner
 from splade_bench.bench.cells import CellRun, CellRunner
 from splade_bench.bench.isolate import CellError, run_figures_process
 from splade_bench.bench.protocol import MEMORY_PASSES
-from splade_bench.errors import ConfigError
+from splade_bench.errors import ConfigError, one_line
 from splade_bench.grid.cell import Cell
 from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.measure.limits import below_floor
@@ -31,7 +31,7 @@ from splade_bench.results.records import (
     append_result,
     read_results,
 )
-from splade_bench.units import format_bytes, format_seconds, one_line
+from splade_bench.units import format_bytes, format_seconds
 
 Recorded = TypeVar("Recorded", bound=Result)
 

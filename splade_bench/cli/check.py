@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from splade_bench.cli.arguments import parse, print_json
-from splade_bench.errors import ConfigError, DataError
+from splade_bench.errors import ConfigError, DataError, one_line
 from splade_bench.gate.baseline import (
     gated_cells,
     of_earlier_sessions,
@@ -21,7 +21,6 @@ from splade_bench.gate.baseline import (
 from splade_bench.gate.rules import DEFAULT_RULES, parse_rule
 from splade_bench.gate.verdict import check, verdict_lines
 from splade_bench.results.records import read_results
-from splade_bench.units import one_line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

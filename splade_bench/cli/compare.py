@@ -10,12 +10,11 @@ from typing import Annotated
 import tyro
 
 from splade_bench.cli.arguments import parse, print_json
-from splade_bench.errors import DataError
+from splade_bench.errors import DataError, one_line
 from splade_bench.gate.comparison import Change, compare
 from splade_bench.report.markdown import markdown
 from splade_bench.report.tables import MISSING
 from splade_bench.results.records import read_results
-from splade_bench.units import one_line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

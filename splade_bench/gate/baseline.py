@@ -9,12 +9,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
-from splade_bench.errors import DataError
+from splade_bench.errors import DataError, one_line
 from splade_bench.files import write_whole_file
 from splade_bench.gate.rules import METRICS, Conditions
 from splade_bench.results.records import SETTLED, Measurement, Result, Status
 from splade_bench.results.reproduce import gate_name, reproduce
-from splade_bench.units import one_line
 
 BASELINE_VERSION = 1
 UPDATE_FLAGS = "--update-baseline (pytest: --memory-update-baseline)"

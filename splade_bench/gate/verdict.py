@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from splade_bench.errors import ConfigError
+from splade_bench.errors import ConfigError, one_line
 from splade_bench.gate.baseline import CONDITIONS, UPDATE_FLAGS, GatedCell, is_same
 from splade_bench.gate.rules import DEFAULT_RULES, Rule, rules_for
-from splade_bench.units import format_bytes, one_line
+from splade_bench.units import format_bytes
 
 _SITES_SHOWN = 3
 

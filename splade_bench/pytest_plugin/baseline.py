@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from splade_bench.bench.session import MeasuringSession
-from splade_bench.errors import SpladeBenchError
+from splade_bench.errors import SpladeBenchError, one_line
 from splade_bench.gate.baseline import (
     GatedCell,
     conditions_of,
@@ -21,7 +21,6 @@ from splade_bench.gate.rules import DEFAULT_RULES, Rule, parse_rule
 from splade_bench.gate.verdict import check, require_comparable, verdict_lines
 from splade_bench.measure.machine import machine_info, versions
 from splade_bench.pytest_plugin.options import MemoryOptions
-from splade_bench.units import one_line
 
 
 def require_baseline(options: MemoryOptions) -> None:

@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from splade_bench.units import one_line
+from splade_bench.errors import one_line
 
 Target: TypeAlias = Path | IO[bytes]
 """Where a drawing goes: a file whose suffix says which format, or SVG into a stream."""

@@ -11,10 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from splade_bench.errors import DataError
+from splade_bench.errors import DataError, one_line
 from splade_bench.report.page import Page, file_name
 from splade_bench.results.records import Result
-from splade_bench.units import one_line
 
 # As in ``+0.010`` and ``-3.1% (-4.0% to +1.0%)``.
 _FIGURE = re.compile(r"[+-][\d.]+%?( \([+-]?[\d.]+%? to [+-]?[\d.]+%?\))?")

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate
 
+from splade_bench.errors import one_line
 from splade_bench.report.page import Block, Page, Picture, Table, file_name
-from splade_bench.units import one_line
 
 PLOTS = "plots"
 _NAME = re.compile(r"[\w.+-]+")

@@ -10,8 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
+from splade_bench.errors import one_line
 from splade_bench.report.page import Page, Picture, Table, Text
-from splade_bench.units import one_line
 
 WEBPAGE_NAME = "report.html"
 _TEMPLATE = "report.html.jinja"
