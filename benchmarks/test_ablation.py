@@ -31,7 +31,7 @@ INEXACT: Sequence[tuple[str, Mapping[str, Any]]] = (
 
 
 def is_on(memory: MemoryConfig, technique: str) -> bool:
-    return all(getattr(memory, name) == value for name, value in MEMORY_TECHNIQUES[technique].items())
+    return MEMORY_TECHNIQUES[technique].is_on(memory)
 
 
 def ablated_modes() -> Iterator[str]:

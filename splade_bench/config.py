@@ -1,4 +1,4 @@
-"""What a run is made of: plain frozen records, no torch. The command line's flags come from these fields."""
+"""The settings of a training run as plain frozen records, without torch. The command line's flags are these fields."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, Literal
 from splade_bench.errors import ConfigError
 
 MIN_MAX_LENGTH = 3  # [CLS], one token, [SEP]
-MAX_SEED = 2**32 - 1  # what every random generator takes
-_MAX_C_INT = 2**31 - 1  # what glibc's mallopt takes; it would see a larger number's low bits
+MAX_SEED = 2**32 - 1  # every random generator takes this much
+_MAX_C_INT = 2**31 - 1  # of mallopt's argument; glibc would see the low 32 bits of a larger number
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 MixedPrecision = Literal["no", "bf16", "fp16"]
 
@@ -21,14 +21,18 @@ def option(field_name: str) -> str:
     return "--" + field_name.replace("_", "-")
 
 
-def _at_least(name: str, value: float, bound: float) -> None:
-    if not value >= bound:  # written so that NaN fails
-        raise ConfigError(f"{option(name)} {value}: must be at least {bound}")
+def _require_at_least(bound: float, record: object, *names: str) -> None:
+    for name in names:
+        value = getattr(record, name)
+        if value is not None and not value >= bound:  # written so that NaN fails
+            raise ConfigError(f"{option(name)} {value}: must be at least {bound}")
 
 
-def _at_most(name: str, value: float, bound: float) -> None:
-    if not value <= bound:
-        raise ConfigError(f"{option(name)} {value}: must be at most {bound}")
+def _require_at_most(bound: float, record: object, *names: str) -> None:
+    for name in names:
+        value = getattr(record, name)
+        if value is not None and not value <= bound:
+            raise ConfigError(f"{option(name)} {value}: must be at most {bound}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,13 +47,13 @@ class ModelPreset:
 
 MODEL_PRESETS: Mapping[str, ModelPreset] = MappingProxyType(
     {
-        # tiny's vocabulary is as large as the embedded corpus can fill; the others have BERT's.
+        # The embedded corpus cannot fill more than tiny's vocabulary. The others have BERT's.
         "tiny": ModelPreset(layers=2, hidden_size=128, attention_heads=2, vocab_size=8192),
         "mini": ModelPreset(layers=6, hidden_size=384, attention_heads=6, vocab_size=30522),
         "base": ModelPreset(layers=12, hidden_size=768, attention_heads=12, vocab_size=30522),
-        # A model that costs nothing, for warm-ups and tests.
+        # For warm-ups and tests: it takes almost no time.
         "toy": ModelPreset(layers=1, hidden_size=32, attention_heads=2, vocab_size=512),
-        # BERT-tiny's size with BERT's vocabulary, for measuring the head by itself.
+        # For measurements of the head alone: BERT-tiny's size with BERT's vocabulary.
         "bert-tiny": ModelPreset(layers=2, hidden_size=128, attention_heads=2, vocab_size=30522),
     }
 )
@@ -57,9 +61,10 @@ MODEL_PRESETS: Mapping[str, ModelPreset] = MappingProxyType(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryConfig:
-    """How a batch is computed: the techniques, each switchable alone.
+    """How a batch is computed. Each setting can be changed alone.
 
-    All but those marked *inexact* leave the gradient of the batch as it is. The defaults are the exact ones that pay.
+    Only settings marked *inexact* change the gradient of a batch. The defaults are the exact settings that save memory
+    at little cost in time.
     """
 
     head: Literal["eager", "streaming"] = "streaming"
@@ -67,30 +72,31 @@ class MemoryConfig:
     padding: Literal["max_length", "longest"] = "longest"
     """Pad each group of texts to max_length, or to its own longest text."""
     pad_to_multiple_of: int | None = None
-    """Widths are rounded up to a multiple of this: fewer shapes for an allocator that caches by shape. None: 32 on MPS,
+    """Round widths up to a multiple of this: fewer shapes for an allocator that caches by shape. None: 32 on MPS,
     else 1."""
     gradient_caching: bool = True
-    """Run a batch in mini-batches of texts of like length, and still get the whole batch's gradient."""
+    """Run a batch in mini-batches of texts of similar length, with the gradient of the whole batch."""
     mini_batch_tokens: int | None = None
-    """Tokens in a mini-batch, padding included; at least one text. None: by the size of the model."""
+    """Most tokens in a mini-batch, padding included; it has at least one text. None: by the size of the model."""
     mini_batch_size: int | None = None
-    """Texts in a mini-batch, at most. None: as many as the tokens allow."""
+    """Most texts in a mini-batch. None: as many as the tokens allow."""
     activation_checkpointing: bool = False
     """Keep only each layer's input and compute the layer again in backward."""
     selective_recomputation: bool = True
-    """Compute the results of GELU and LayerNorm again in backward, where a linear layer would keep them."""
+    """Compute GELU and LayerNorm again in backward instead of keeping their results."""
     in_place_gradients: bool = True
-    """Add weight gradients to where they are summed, without a tensor of their own."""
+    """Add weight gradients to their sum without a temporary tensor."""
     compact_dropout: bool = True
-    """CPU: draw dropout from 16 bits (its probability rounded to a multiple of 2^-16), keep a byte an element."""
+    """CPU: draw dropout from 16 bits (its probability rounded to a multiple of 2^-16), keep one byte per element."""
     streaming_attention: bool = True
-    """CPU and MPS: attention with dropout a few heads at a time, without [L, L] tensors of all heads for backward."""
+    """CPU and MPS: attention with dropout for a few heads at a time, without [L, L] tensors of all heads for
+    backward."""
     attention_dropout: bool = True
     """False, *inexact*: no dropout on attention probabilities, so that a device's fused attention can run."""
     optimizer_states: Literal["float32", "bfloat16", "disk"] = "float32"
-    """AdamW's two moments: in memory, in half of it (*inexact*: rounded at random), or in a file."""
+    """AdamW's two moments: in memory, in half of that (*inexact*: rounded at random), or in a file."""
     optimizer_states_dir: str | None = None
-    """Folder for the moments of --optimizer-states disk, 8 bytes a parameter. None: /var/tmp or the system's own."""
+    """Folder for the file of --optimizer-states disk, 8 bytes per parameter. None: /var/tmp, or the system's own."""
     fused_optimizer: bool = True
     """AdamW without temporary copies of the parameters."""
     garbage_collection_interval: int = 0
@@ -98,24 +104,14 @@ class MemoryConfig:
     empty_cache_interval: int = 0
     """CUDA and MPS: batches between two returns of unused cached memory to the system; 0: never."""
     trim_heap: bool = True
-    """Linux: give free heap pages back between mini-batches, and in them for each 64 MiB kept for backward."""
+    """Linux: return free heap pages between mini-batches, and within them for each 64 MiB kept for backward."""
     mmap_threshold_bytes: int | None = 4 * 2**20
-    """Linux: tensors of at least this size go back to the system when they are freed. None: as glibc decides."""
+    """Linux: tensors of at least this size go back to the system when they are freed. None: glibc decides."""
 
     def __post_init__(self) -> None:
-        for name, bound in (
-            ("pad_to_multiple_of", 1),
-            ("mini_batch_tokens", 1),
-            ("mini_batch_size", 1),
-            ("garbage_collection_interval", 0),
-            ("empty_cache_interval", 0),
-            ("mmap_threshold_bytes", 1),
-        ):
-            value = getattr(self, name)
-            if value is not None:
-                _at_least(name, value, bound)
-        if self.mmap_threshold_bytes is not None:
-            _at_most("mmap_threshold_bytes", self.mmap_threshold_bytes, _MAX_C_INT)
+        _require_at_least(1, self, "pad_to_multiple_of", "mini_batch_tokens", "mini_batch_size", "mmap_threshold_bytes")
+        _require_at_least(0, self, "garbage_collection_interval", "empty_cache_interval")
+        _require_at_most(_MAX_C_INT, self, "mmap_threshold_bytes")
 
 
 _STANDARD = MemoryConfig(
@@ -132,12 +128,12 @@ _STANDARD = MemoryConfig(
 )
 MEMORY_MODES: Mapping[str, MemoryConfig] = MappingProxyType(
     {
-        # The unified trainer of the source: the plain definition, always padded to max_length.
+        # The source article's unified trainer: the plain definition, always padded to max_length.
         "standard": _STANDARD,
         # Its "memory-efficient" trainer: the same, with del and gc.collect() every five batches.
         "article": replace(_STANDARD, garbage_collection_interval=5),
         "memory-efficient": MemoryConfig(),
-        # Everything, also what costs time: for the tightest machine.
+        # Also the techniques that cost time, for the smallest machines.
         "minimal-memory": MemoryConfig(
             mini_batch_tokens=1,
             activation_checkpointing=True,
@@ -148,91 +144,115 @@ MEMORY_MODES: Mapping[str, MemoryConfig] = MappingProxyType(
     }
 )
 DEFAULT_MEMORY_MODE = "memory-efficient"
-# Each technique by its name, as the fields that switch it on; the standard mode's values switch it off.
-MEMORY_TECHNIQUES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "streaming-head": {"head": "streaming"},
-        "dynamic-padding": {"padding": "longest"},
-        "length-buckets": {"pad_to_multiple_of": 16},
-        "gradient-caching": {"gradient_caching": True},
-        "smallest-mini-batches": {"mini_batch_tokens": 1},
-        "activation-checkpointing": {"activation_checkpointing": True},
-        "selective-recomputation": {"selective_recomputation": True},
-        "in-place-gradients": {"in_place_gradients": True},
-        "compact-dropout": {"compact_dropout": True},
-        "streaming-attention": {"streaming_attention": True},
-        "no-attention-dropout": {"attention_dropout": False},
-        "fused-optimizer": {"fused_optimizer": True},
-        "optimizer-states-bfloat16": {"optimizer_states": "bfloat16"},
-        "optimizer-states-disk": {"optimizer_states": "disk"},
-        "garbage-collection": {"garbage_collection_interval": 5},
-        "heap-trimming": {"trim_heap": True},
-        "mmap-threshold": {"mmap_threshold_bytes": 4 * 2**20},
-    }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Technique:
+    """One memory setting that a mode's name can add or leave out."""
+
+    name: str
+    settings: Mapping[str, Any]
+    """Fields of :class:`MemoryConfig` that switch it on."""
+    summary: str
+    exact: bool = True
+    """Whether the gradient of a batch stays the same."""
+
+    @property
+    def settings_off(self) -> Mapping[str, Any]:
+        """The same fields as in the standard mode, which switch it off."""
+        return {name: getattr(_STANDARD, name) for name in self.settings}
+
+    def is_on(self, memory: MemoryConfig) -> bool:
+        """Whether ``memory`` has it."""
+        return all(getattr(memory, name) == value for name, value in self.settings.items())
+
+
+_TECHNIQUES = (
+    Technique("streaming-head", {"head": "streaming"}, "Compute the head tile by tile, without logits [B, L, V]."),
+    Technique("dynamic-padding", {"padding": "longest"}, "Pad each group of texts to its own longest text."),
+    Technique("length-buckets", {"pad_to_multiple_of": 16}, "Round widths up to a multiple of 16."),
+    Technique("gradient-caching", {"gradient_caching": True}, "Mini-batches, with the gradient of the whole batch."),
+    Technique("smallest-mini-batches", {"mini_batch_tokens": 1}, "One text per mini-batch."),
+    Technique("activation-checkpointing", {"activation_checkpointing": True}, "Compute each layer again in backward."),
+    Technique("selective-recomputation", {"selective_recomputation": True}, "GELU and LayerNorm again in backward."),
+    Technique("in-place-gradients", {"in_place_gradients": True}, "Sum weight gradients without a temporary tensor."),
+    Technique("compact-dropout", {"compact_dropout": True}, "CPU: dropout from 16 bits, one byte kept per element."),
+    Technique("streaming-attention", {"streaming_attention": True}, "CPU, MPS: attention a few heads at a time."),
+    Technique("no-attention-dropout", {"attention_dropout": False}, "No dropout on attention.", exact=False),
+    Technique("fused-optimizer", {"fused_optimizer": True}, "AdamW without temporary copies of the parameters."),
+    Technique("optimizer-states-bfloat16", {"optimizer_states": "bfloat16"}, "Moments in bfloat16.", exact=False),
+    Technique("optimizer-states-disk", {"optimizer_states": "disk"}, "AdamW's moments in a file."),
+    Technique("garbage-collection", {"garbage_collection_interval": 5}, "Call gc.collect() every five batches."),
+    Technique("heap-trimming", {"trim_heap": True}, "Linux: return free heap pages between mini-batches."),
+    Technique("mmap-threshold", {"mmap_threshold_bytes": 4 * 2**20}, "Linux: return tensors from 4 MiB when freed."),
 )
+MEMORY_TECHNIQUES: Mapping[str, Technique] = MappingProxyType({technique.name: technique for technique in _TECHNIQUES})
+
+
+def split_mode(name: str) -> tuple[str, str | None, bool]:
+    """``name`` as mode, technique, and whether the technique is added (``+``) or left out (``-without-``).
+
+    The technique is None where the name is that of a mode alone, or does not begin with a mode. Whether there is such a
+    technique is not checked.
+    """
+    for separator, added in (("+", True), ("-without-", False)):
+        mode, separated, technique = name.partition(separator)
+        if separated and mode in MEMORY_MODES:
+            return mode, technique, added
+    return name, None, False
 
 
 def memory_mode(name: str, *, option: str = "--memory-mode") -> MemoryConfig:
-    """The memory settings called ``name``, which ``option`` was given.
+    """The memory settings of the mode ``name``, the value of the flag ``option``.
 
-    A row of :data:`MEMORY_MODES`, or one with a technique of :data:`MEMORY_TECHNIQUES` added or left out:
+    A row of :data:`MEMORY_MODES`, or such a row with one of :data:`MEMORY_TECHNIQUES` added or left out:
     ``standard+streaming-head``, ``memory-efficient-without-streaming-head``.
 
     Raises:
-        ConfigError: there is no such mode or technique.
+        ConfigError: the mode or the technique does not exist.
     """
-    row, change = _row_and_change(name, option=option)
-    return replace(row, **change)
+    mode, technique, added = split_mode(name)
+    if mode not in MEMORY_MODES or technique not in (None, *MEMORY_TECHNIQUES):
+        raise ConfigError(
+            f"{option} {name}: no such mode; choose from {', '.join(MEMORY_MODES)}, or one of them followed by "
+            f"+TECHNIQUE or -without-TECHNIQUE, from {', '.join(MEMORY_TECHNIQUES)}"
+        )
+    if technique is None:
+        return MEMORY_MODES[mode]
+    found = MEMORY_TECHNIQUES[technique]
+    return replace(MEMORY_MODES[mode], **(found.settings if added else found.settings_off))
 
 
 def fields_of_technique(name: str) -> frozenset[str]:
-    """The memory settings that a technique in a mode's name decides; none for a row by itself.
-
-    Raises:
-        ConfigError: there is no such mode or technique.
-    """
-    return frozenset(_row_and_change(name)[1])
-
-
-def _row_and_change(name: str, *, option: str = "--memory-mode") -> tuple[MemoryConfig, Mapping[str, Any]]:
-    if name in MEMORY_MODES:
-        return MEMORY_MODES[name], {}
-    for separator in ("+", "-without-"):
-        mode, found, technique = name.partition(separator)
-        if found and mode in MEMORY_MODES and technique in MEMORY_TECHNIQUES:
-            switched_on = MEMORY_TECHNIQUES[technique]
-            switched_off = {field_name: getattr(_STANDARD, field_name) for field_name in switched_on}
-            return MEMORY_MODES[mode], switched_on if separator == "+" else switched_off
-    raise ConfigError(
-        f"{option} {name}: no such mode; choose from {', '.join(MEMORY_MODES)}, or one of them followed by "
-        f"+TECHNIQUE or -without-TECHNIQUE, from {', '.join(MEMORY_TECHNIQUES)}"
-    )
+    """The memory settings that the technique in a mode's name decides; none for a mode alone."""
+    _, technique, _ = split_mode(name)
+    return frozenset(MEMORY_TECHNIQUES[technique].settings if technique else ())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """One training run. Every schedule counts optimizer steps, whatever the accumulation."""
+    """One training run. Every schedule counts optimizer steps, with and without gradient accumulation."""
 
     max_length: int = 256
-    """Tokens after which a text is cut, queries and documents alike."""
+    """Tokens after which a query or a document is cut."""
     batch_size: int = 8
-    """Queries in one forward pass; in-batch negatives come from the same pass."""
+    """Queries in a batch; in-batch negatives come from the same batch."""
     gradient_accumulation_steps: int = 1
-    """Batches per optimizer step. It never merges the batches' in-batch negatives."""
+    """Batches per optimizer step. In-batch negatives come from one batch alone."""
     negatives_per_query: int = 1
     """Hard negatives drawn for each query in each epoch."""
     epochs: int = 3
-    """Passes over the training data."""
+    """Times that the training data is gone through."""
     max_steps: int | None = None
-    """Optimizer steps after which to stop; overrides epochs."""
+    """Optimizer steps after which training stops. None: as many as epochs have."""
     learning_rate: float = 2e-5
-    """Learning rate at the end of the warm-up; random weights want a larger one."""
+    """Learning rate at the end of the warm-up; random weights need a larger one."""
     warmup_ratio: float = 0.1
     """Share of the optimizer steps in which the learning rate rises; it falls linearly afterwards."""
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay."""
     max_grad_norm: float = 1.0
-    """Gradient norm above which gradients are scaled down; 0: never."""
+    """Scale gradients down to this norm; 0: never."""
     loss: Literal["contrastive", "margin"] = "contrastive"
     """Softmax over in-batch and hard negatives, or the article's hinge on each hard negative."""
     margin: float = 0.2
@@ -255,27 +275,13 @@ class TrainConfig:
     """How each batch is computed."""
 
     def __post_init__(self) -> None:
-        for name, bound in (
-            ("batch_size", 1),
-            ("gradient_accumulation_steps", 1),
-            ("epochs", 1),
-            ("max_length", MIN_MAX_LENGTH),
-            ("negatives_per_query", 0),
-            ("warmup_ratio", 0),
-            ("weight_decay", 0),
-            ("max_grad_norm", 0),
-            ("margin", 0),
-            ("query_regularizer_weight", 0),
-            ("document_regularizer_weight", 0),
-            ("regularizer_warmup_ratio", 0),
-            ("seed", 0),
-        ):
-            _at_least(name, getattr(self, name), bound)
-        for name in ("warmup_ratio", "regularizer_warmup_ratio"):
-            _at_most(name, getattr(self, name), 1)
-        _at_most("seed", self.seed, MAX_SEED)
-        if self.max_steps is not None:
-            _at_least("max_steps", self.max_steps, 1)
+        _require_at_least(1, self, "batch_size", "gradient_accumulation_steps", "epochs", "max_steps")
+        _require_at_least(MIN_MAX_LENGTH, self, "max_length")
+        _require_at_least(0, self, "negatives_per_query", "weight_decay", "max_grad_norm", "margin", "seed")
+        _require_at_least(0, self, "query_regularizer_weight", "document_regularizer_weight")
+        _require_at_least(0, self, "warmup_ratio", "regularizer_warmup_ratio")
+        _require_at_most(1, self, "warmup_ratio", "regularizer_warmup_ratio")
+        _require_at_most(MAX_SEED, self, "seed")
         if not self.learning_rate > 0:  # written so that NaN fails
             raise ConfigError(f"--learning-rate {self.learning_rate}: must be above 0")
         if self.loss == "margin" and self.negatives_per_query == 0:

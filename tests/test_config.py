@@ -1,12 +1,15 @@
+"""Settings are checked where they are made, and a mode's name can add or leave out one technique."""
+
 from __future__ import annotations
 
 import json
 import math
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 
-from splade_bench.config import MEMORY_MODES, MEMORY_TECHNIQUES, MemoryConfig, TrainConfig, memory_mode
+from splade_bench.config import MEMORY_MODES, MEMORY_TECHNIQUES, MemoryConfig, TrainConfig, memory_mode, split_mode
 from splade_bench.errors import ConfigError
 
 
@@ -87,14 +90,10 @@ def test_an_unknown_memory_mode_is_refused_with_those_that_exist() -> None:
 
 
 def test_article_mode_is_standard_and_garbage_collection() -> None:
-    from dataclasses import replace
-
     assert replace(MEMORY_MODES["article"], garbage_collection_interval=0) == MEMORY_MODES["standard"]
 
 
 def test_a_technique_is_added_to_a_mode_or_left_out_of_it_by_name() -> None:
-    from dataclasses import replace
-
     standard, efficient = MEMORY_MODES["standard"], MEMORY_MODES["memory-efficient"]
 
     assert memory_mode("standard+streaming-head") == replace(standard, head="streaming")
@@ -110,7 +109,36 @@ def test_an_unknown_technique_is_refused_with_those_that_exist(name: str) -> Non
         memory_mode(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("standard", ("standard", None, False)),
+        ("standard+streaming-head", ("standard", "streaming-head", True)),
+        ("memory-efficient-without-streaming-head", ("memory-efficient", "streaming-head", False)),
+        ("standard+autocast-bf16", ("standard", "autocast-bf16", True)),
+        ("standard+", ("standard", "", True)),
+        ("fast+streaming-head", ("fast+streaming-head", None, False)),
+    ],
+)
+def test_the_parts_of_a_modes_name(name: str, parts: tuple[str, str | None, bool]) -> None:
+    assert split_mode(name) == parts
+
+
+def test_a_technique_has_its_name_and_settings_that_exist() -> None:
+    known = {field.name for field in fields(MemoryConfig)}
+    for name, technique in MEMORY_TECHNIQUES.items():
+        assert technique.name == name
+        assert set(technique.settings) <= known
+        assert technique.summary.endswith(".")
+    assert [name for name, technique in MEMORY_TECHNIQUES.items() if not technique.exact] == [
+        "no-attention-dropout",
+        "optimizer-states-bfloat16",
+    ]
+
+
 @pytest.mark.parametrize("technique", MEMORY_TECHNIQUES)
 def test_every_technique_changes_the_standard_mode(technique: str) -> None:
     assert memory_mode(f"standard+{technique}") != MEMORY_MODES["standard"]
     assert memory_mode(f"standard-without-{technique}") == MEMORY_MODES["standard"]
+    assert MEMORY_TECHNIQUES[technique].is_on(memory_mode(f"standard+{technique}"))
+    assert not MEMORY_TECHNIQUES[technique].is_on(MEMORY_MODES["standard"])
