@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from splade_bench.grid.cell import OWN_TRAINER, Cell
+from splade_bench.grid.cell import ARTICLE_TRAINER, OWN_TRAINER, PEER_MODE, Cell
 from splade_bench.pytest_plugin.sweep import ROUNDS
 from splade_bench.results.records import CellResult
 
@@ -53,7 +53,7 @@ class Comparison:
 
     def peer(self, trainer: str, size: int | None = None) -> Cell:
         # A peer's mode says only how its batches are padded; the article's algorithm pads them to the full width.
-        return self.cell(trainer=trainer, trainer_size=size, memory_mode="standard+dynamic-padding")
+        return self.cell(trainer=trainer, trainer_size=size, memory_mode=PEER_MODE)
 
 
 COMPARISONS = (
@@ -74,7 +74,8 @@ def _has_peers() -> None:
 
 @pytest.mark.takes_long
 @pytest.mark.parametrize(
-    "trainer", [OWN_TRAINER, "minimal-memory", "article", "SpladeLoss", "SpladePooling-chunked", "CachedSpladeLoss"]
+    "trainer",
+    [OWN_TRAINER, "minimal-memory", ARTICLE_TRAINER, "SpladeLoss", "SpladePooling-chunked", "CachedSpladeLoss"],
 )
 def test_every_trainer_makes_the_gradient_of_the_plain_definition(
     trainer: str, gradient_error: Callable[[Cell], float]
@@ -114,7 +115,8 @@ def contenders(
 ) -> list[Cell]:
     """Who takes part, each peer at its best size."""
     modes = ["memory-efficient", *(["minimal-memory"] if comparison.minimal_memory else [])]
-    article = replace(comparison.peer("article"), batch_size=comparison.article_batch_size or comparison.batch_size)
+    article_batch_size = comparison.article_batch_size or comparison.batch_size
+    article = replace(comparison.peer(ARTICLE_TRAINER), batch_size=article_batch_size)
     cells = [*(comparison.cell(memory_mode=mode) for mode in modes), article]
     if comparison.mini_batch_sizes:
         cells.append(comparison.peer("SpladeLoss"))

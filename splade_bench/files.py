@@ -13,12 +13,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
+
+import msgspec
 
 from splade_bench.errors import DataError
 
 if sys.platform != "win32":
     import fcntl
+
+Kind = TypeVar("Kind")
 
 
 def write_whole_file(path: Path, text: str) -> None:
@@ -88,6 +92,34 @@ def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
             if number == len(lines):  # no newline after it
                 continue
             raise DataError(f"{path}:{number}: is not JSON: {getattr(error, 'msg', error)}") from error
+
+
+def finite_or_none(record: Any) -> Any:
+    """``record`` as JSON has it: a number that is not finite becomes None, at any depth."""
+    return json.loads(json.dumps(record), parse_constant=lambda constant: None)
+
+
+def encode_line(record: Any) -> str:
+    """A dataclass, or anything that JSON can hold, as one line of strict JSON without its newline."""
+    return json.dumps(finite_or_none(msgspec.to_builtins(record)), ensure_ascii=False)
+
+
+def decode_line(line: str, kind: type[Kind]) -> Kind:
+    """The ``kind``, a dataclass, that a line of JSON holds; raises ValueError as :func:`parse_record`."""
+    return parse_record(json.loads(line), kind)
+
+
+def parse_record(record: Any, kind: type[Kind]) -> Kind:
+    """The ``kind``, a dataclass, that parsed JSON holds. Fields that it does not have are ignored.
+
+    Raises:
+        ValueError: a field is missing or has another type; the text is one line that names it.
+    """
+    try:
+        return msgspec.convert(record, kind)
+    except msgspec.ValidationError as error:
+        complaint, _, path = str(error).replace(" | ", " or ").replace("`", "").partition(" - at $")
+        raise ValueError(f"{path.lstrip('.')}: {complaint}" if path else complaint) from error
 
 
 def _lock(file: IO[bytes]) -> None:

@@ -8,12 +8,15 @@ from typing import Any
 
 from splade_bench.config import DeviceName, MixedPrecision, TrainConfig, memory_mode
 from splade_bench.grid.workloads import WORKLOADS
-from splade_bench.units import format_bytes
+from splade_bench.units import format_bytes, parse_bytes
 
 _REFERENCE_BATCH_SIZE = 8
-# Who may train a cell: this package, or one of those that it is compared with (splade_bench.worker.peers).
+# What may train a cell: this package, or a peer of splade_bench.worker.peers.
 OWN_TRAINER = "splade-bench"
-TRAINERS = (OWN_TRAINER, "article", "SpladeLoss", "SpladePooling-chunked", "CachedSpladeLoss")
+ARTICLE_TRAINER = "article-trainer"
+TRAINERS = (OWN_TRAINER, ARTICLE_TRAINER, "SpladeLoss", "SpladePooling-chunked", "CachedSpladeLoss")
+# The memory mode in which peers are compared: of a mode they use the padding and the optimizer.
+PEER_MODE = "standard+dynamic-padding"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +36,7 @@ class Cell:
     memory_limit_bytes: int | None = None
     """Resident memory that the process may have, its runtime included: a smaller machine."""
     trainer: str = OWN_TRAINER
-    """Who trains: this package, or a peer (of whose memory mode only the padding counts)."""
+    """What trains: this package, or a peer (which uses the padding and the optimizer of its memory mode)."""
     trainer_size: int | None = None
     """Texts in a mini-batch or tokens in a chunk, for a peer that has such a setting."""
     round: int = 0
@@ -43,20 +46,14 @@ class Cell:
     def cell_id(self) -> str:
         """Name of the grid point, the same for every seed and round: ``tiny-cpu-b8-a4-memory-efficient``."""
         parts = [
-            self.workload,
-            self.device,
-            f"b{self.batch_size}",
-            f"a{self.gradient_accumulation_steps}",
-            self.memory_mode if self.trainer == OWN_TRAINER else self.trainer,
+            *(self.workload, self.device, f"b{self.batch_size}", f"a{self.gradient_accumulation_steps}"),
+            *([self.trainer] if self.trainer != OWN_TRAINER else []),
+            *([str(self.trainer_size)] if self.trainer_size is not None else []),
+            *([self.memory_mode] if self.trainer == OWN_TRAINER or self.memory_mode != PEER_MODE else []),
+            *([f"dropout{self.attention_dropout}"] if self.attention_dropout else []),
+            *([self.mixed_precision] if self.mixed_precision != "no" else []),
+            *([f"limit{_exact_size(self.memory_limit_bytes)}"] if self.memory_limit_bytes is not None else []),
         ]
-        if self.trainer_size is not None:
-            parts.append(str(self.trainer_size))
-        if self.attention_dropout:
-            parts.append(f"dropout{self.attention_dropout:g}")
-        if self.mixed_precision != "no":
-            parts.append(self.mixed_precision)
-        if self.memory_limit_bytes is not None:
-            parts.append(f"limit{format_bytes(self.memory_limit_bytes).replace(' ', '')}")
         return "-".join(parts)
 
     @property
@@ -80,3 +77,9 @@ class Cell:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _exact_size(size_bytes: int) -> str:
+    """As people write it, or in bytes where that would round."""
+    text = format_bytes(size_bytes).replace(" ", "")
+    return text if parse_bytes(text) == size_bytes else f"{size_bytes}B"

@@ -35,7 +35,7 @@ LEVELS: Mapping[Level, Sequence[str]] = MappingProxyType(
         "same corpus": ("torch", "max_steps", "corpus_sha256"),
         "same machine": ("torch", "max_steps", *_MACHINE),
         # Rounds that a baseline counts as one cell.
-        "equal runs": (*BASELINE_CONDITIONS, "source_tree"),
+        "equal runs": BASELINE_CONDITIONS,
         # Runs that a report makes one figure of, and recorded runs that a resumed session does not repeat.
         "same code": (*_MACHINE, "versions", "source_tree"),
         # Runs that a report shows side by side.
@@ -78,7 +78,9 @@ def set_differences(before: Sequence[Result], after: Sequence[Result]) -> list[s
     sides = [[conditions_of(result) | result.versions for result in results] for results in (before, after)]
     for name in (*_MACHINE, "torch", "transformers", "python", "corpus_sha256"):
         old, new = (", ".join(sorted({str(conditions.get(name)) for conditions in side})) for side in sides)
-        if old != new:
+        if old != new and name == "corpus_sha256":
+            lines.append("corpus_sha256 differs: losses and metrics are of different texts")
+        elif old != new:
             lines.append(f"{name}: {old} before, {new} after")
     return lines
 
@@ -123,6 +125,6 @@ def newest_comparable(
 
 def _is_same(name: str, before: Any, after: Any) -> bool:
     """Virtual machines of one class differ in memory by some hundred KiB."""
-    if name == "memory_bytes" and before and after:
-        return bool(abs(after - before) <= _MEMORY_TOLERANCE * before)
+    if name == "memory_bytes" and isinstance(before, int) and isinstance(after, int):
+        return abs(after - before) <= _MEMORY_TOLERANCE * before
     return bool(before == after)

@@ -60,7 +60,7 @@ class Figure:
     comparable: Level | None = None
     """Where the gate may compare it with a baseline's; None: it is not gated."""
     over_runs: Callable[[Sequence[float]], float] = min
-    """How the gate makes one number of several runs. A peak that does not vary is the largest, so that none can hide."""
+    """How the gate makes one number of several runs. A peak that does not vary: the largest, so that none can hide."""
     memory_pass: str | None = None
     """The memory pass that takes it; None: it is taken in the timed process."""
     runtime: str | None = None

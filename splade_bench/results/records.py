@@ -1,32 +1,47 @@
-"""What was measured: one record a cell, one JSON line a record, appended as soon as the cell is done.
+"""Records of what was measured: one JSON line per cell, call or plan, appended as soon as it is done.
 
 Bytes are integers, times are seconds, and what was not measured is null, never 0.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeAlias
 
-from typing_extensions import Self
+from msgspec import Meta
+from typing_extensions import NotRequired, Self, TypedDict
 
 from splade_bench.config import MixedPrecision
 from splade_bench.errors import DataError
-from splade_bench.files import append_line, read_lines
-from splade_bench.grid.cell import OWN_TRAINER, Cell
-from splade_bench.results.record_fields import known_fields
+from splade_bench.files import append_line, encode_line, parse_record, read_lines
+from splade_bench.grid.cell import ARTICLE_TRAINER, OWN_TRAINER, Cell
 
 SCHEMA_VERSION = 1
 
 CALIBRATION = "calibration"
 """First word in the name of a call that only checks that the probes read a known amount."""
-Status = Literal["ok", "oom", "killed", "timeout", "nan", "error", "skipped"]
-# What another run would give again. A run that was killed, or failed in a way that nobody foresaw, is tried again.
+Status = Literal["ok", "oom", "killed", "timeout", "nan", "error"]
+# Another run would end in the same way. A run that was killed, or failed for an unknown reason, is repeated.
 SETTLED: Sequence[Status] = ("ok", "oom", "nan", "timeout")
+Times: TypeAlias = Annotated[list[float], Meta(min_length=1)]
+
+
+class AllocationSite(TypedDict):
+    """A place in the code, and the heap memory that was allocated there."""
+
+    site: str
+    size_bytes: int
+    allocations: NotRequired[int]
+
+
+class MemorySample(TypedDict):
+    """Resident memory at a moment of the measured part."""
+
+    time_s: float
+    rss_bytes: int
+    phase: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +62,7 @@ class Result:
 
     def to_json(self) -> str:
         """One line of strict JSON: a number that is not finite becomes null."""
-        return json.dumps(finite_or_none(asdict(self)), ensure_ascii=False, allow_nan=False)
+        return encode_line(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,8 +93,7 @@ class Measurement(Result):
     """The same by a thread that looks every 10 ms, where a timeline was asked for."""
     sampler_cpu_time_s: float | None = None
     """Of ``cpu_time_s``, that thread's."""
-    memory_timeline: list[dict[str, Any]] | None = None
-    """Resident memory over the measured part: time_s, rss_bytes and phase of each sample."""
+    memory_timeline: list[MemorySample] | None = None
     cpu_time_s: float | None = None
     """User and system time of the process over the measured part, all threads."""
     major_faults: int | None = None
@@ -106,8 +120,8 @@ class Measurement(Result):
     memray_allocations: int | None = None
     memray_allocated_bytes: int | None = None
     """All that was allocated meanwhile, what was freed again included."""
-    memray_top_sites: list[dict[str, Any]] | None = None
-    """Where most of it was allocated: site, size_bytes, allocations."""
+    memray_top_sites: list[AllocationSite] | None = None
+    """Where most of it was allocated."""
     pass_errors: dict[str, str] | None = None
     """Memory passes that failed, each with its status and why in one line: their figures are null for that."""
 
@@ -170,11 +184,11 @@ class CellResult(Measurement):
     """Rate of a 4096 x 4096 x 4096 product in float32, in the same process after the training."""
     validation_loss: float | None = None
     """On fixed held-out batches of 32: the loss to compare across batch sizes."""
-    losses: list[float] | None = None
-    """Loss of each optimizer step."""
-    metrics: dict[str, float] | None = None
+    losses: list[float | None] | None = None
+    """Loss of each optimizer step; null where it was not finite."""
+    metrics: dict[str, float | None] | None = None
     """Retrieval on held-out queries after training."""
-    metrics_before: dict[str, float] | None = None
+    metrics_before: dict[str, float | None] | None = None
     """The same before training."""
     optimizer_steps: int | None = None
     queries_seen: int | None = None
@@ -190,15 +204,6 @@ class CellResult(Measurement):
         """The result of ``cell`` with the measured fields."""
         return cls(cell_id=cell.cell_id, **cell.to_dict(), status=status, **measured)
 
-    @classmethod
-    def from_record(cls, record: Any) -> Self:
-        """Check a parsed JSON line; fields that this version does not know are left out.
-
-        Raises:
-            ValueError: not a record, from a newer schema, or a required field is missing.
-        """
-        return cls(**_checked_fields(cls, record))
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadResult(Result):
@@ -212,9 +217,9 @@ class HeadResult(Result):
     texts: int
     length: int
     vocab_size: int
-    gemm_times_s: list[float]
+    gemm_times_s: Times
     """Each time of weight @ hidden.T, [V, texts * length], into a warm output, in turn with those of the head."""
-    times_s: list[float]
+    times_s: Times
     extra_bytes: int
     """Peak RSS of one forward and backward pass over inputs, weights and gradients that were there before."""
     record_type: Literal["head"] = "head"
@@ -242,26 +247,25 @@ class PlanResult(Result):
     record_type: Literal["plan"] = "plan"
 
 
-# A line that does not say what it is of is a cell's.
+# A record without a record_type is a cell's.
 _KINDS: Mapping[str, type[Result]] = {"head": HeadResult, "call": CallResult, "plan": PlanResult}
 
 
 def _parse(record: Any) -> Result:
-    if isinstance(record, dict) and (kind := _KINDS.get(str(record.get("record_type")))):
-        return kind(**_checked_fields(kind, record))
-    return CellResult.from_record(record)
-
-
-def _checked_fields(kind: type[Result], record: Any) -> dict[str, Any]:
-    """The fields of ``kind`` in a parsed line; raises ValueError where that is no such record."""
     if not isinstance(record, dict) or "schema_version" not in record:
         raise ValueError("is not a result record (no schema_version)")
     if record["schema_version"] != SCHEMA_VERSION:
         raise ValueError(f"has schema_version {record['schema_version']}, this version reads {SCHEMA_VERSION}")
-    known = known_fields(kind, record)
-    if known.get("status", "ok") not in get_args(Status):
-        raise ValueError(f"has the unknown status {known['status']!r}")
-    return known
+    kind = _KINDS.get(str(record.get("record_type")))
+    return parse_record(record, kind) if kind else _with_cell_id(parse_record(record, CellResult))
+
+
+def _with_cell_id(result: CellResult) -> CellResult:
+    """Named as today: earlier versions called the article's trainer ``article``, and gave two cells one name."""
+    cell = result.cell
+    if cell.trainer == "article":
+        cell = replace(cell, trainer=ARTICLE_TRAINER)
+    return replace(result, trainer=cell.trainer, cell_id=cell.cell_id)
 
 
 def append_result(path: Path, result: Result) -> None:
@@ -277,7 +281,7 @@ def append_result(path: Path, result: Result) -> None:
 
 
 def read_results(paths: Iterable[Path]) -> list[Result]:
-    """The records of results files, in order. A torn last line, left by a killed process, is passed over.
+    """The records of results files, in order. A torn last line, left by a killed process, is skipped.
 
     Raises:
         DataError: a file cannot be read, or a line is not a record of this schema.
@@ -287,17 +291,6 @@ def read_results(paths: Iterable[Path]) -> list[Result]:
         for number, record in read_lines(path):
             try:
                 results.append(_parse(record))
-            except ValueError as error:
+            except (ValueError, OverflowError) as error:
                 raise DataError(f"{path}:{number}: {error}") from error
     return results
-
-
-def finite_or_none(value: Any) -> Any:
-    """``value`` with every float that JSON cannot hold replaced by None, at any depth."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: finite_or_none(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite_or_none(inner) for inner in value]
-    return value

@@ -1,7 +1,7 @@
-"""One cell inside its own process: ``python -m splade_bench.worker.cell_worker``.
+"""Measures a cell inside its own process: ``python -m splade_bench.worker.cell_worker``.
 
-Reads a request, says ``ready`` when the model stands, waits for ``go``, trains, says ``done``, evaluates, and ends with
-a ``result``. Standard output belongs to these messages; whatever else prints goes to standard error.
+Reads a request, builds the model, sends ``ready``, waits for ``go``, trains, sends ``done``, evaluates, and ends with a
+``result``. Only these messages go to standard output; all other prints go to standard error.
 """
 
 from __future__ import annotations
@@ -12,21 +12,17 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
 
 from splade_bench.bench.protocol import PINNED_MMAP_THRESHOLD_BYTES, CellRequest
 from splade_bench.device.devices import synchronize
-from splade_bench.device.heap import call_after_trim, trim_heap
+from splade_bench.device.heap import trim_heap
 from splade_bench.device.storages import LiveStorages
-from splade_bench.grid.cell import OWN_TRAINER
+from splade_bench.grid.cell import ARTICLE_TRAINER, OWN_TRAINER
 from splade_bench.measure.device import device_memory
-from splade_bench.measure.limits import limit_rss, renew_limit
 from splade_bench.measure.machine import machine_info
 from splade_bench.measure.rss import current_rss_bytes
 from splade_bench.model.encoder import SpladeEncoder
@@ -38,12 +34,12 @@ from splade_bench.training.trainer import StepLoss, Trainer, TrainObserver, Trai
 from splade_bench.worker.cell_builder import CellBuilder, WidestBatch
 from splade_bench.worker.flops import gemm_flops_per_s
 from splade_bench.worker.gradient_check import gradient_error
-from splade_bench.worker.probes import Probes, heap_fields, live_fields, pinned_fields
-from splade_bench.worker.serving import Send, claim_standard_output, serve, wait_for_go
+from splade_bench.worker.probes import Fields, TimePassProbes, heap_fields, live_fields, pinned_fields
+from splade_bench.worker.serving import Send, claim_standard_output, limit_process, serve, wait_for_go
 
 
 class StepClock:
-    """Observes a run: the end of each optimizer step, and the phase that is under way."""
+    """Observes a run: the end of each optimizer step, and the current phase."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -63,8 +59,8 @@ class StepClock:
         synchronize(self._device)
         self._ends_s.append(time.perf_counter())
 
-    def times(self) -> dict[str, float | None]:
-        """Seconds from the start to now, and per optimizer step; the first step is left out when there are others."""
+    def times(self) -> Fields:
+        """Seconds from the start to now, and per optimizer step without the first, unless it is the only one."""
         synchronize(self._device)
         now_s = time.perf_counter()
         ends_s = [self._start_s, *self._ends_s]
@@ -78,74 +74,62 @@ class StepClock:
         }
 
 
-class Worker:
-    """A cell's life in order; ``measured`` holds what is known so far, also when it ends early."""
+class CellWorker:
+    """Measures one cell, in the way that the request names."""
 
-    def __init__(self, request: CellRequest, send: Send, wait_for_go: Callable[[], None]) -> None:
+    def __init__(self, request: CellRequest, send: Send) -> None:
         self.request = request
-        self.measured: dict[str, Any] = {}
+        self.measured: Fields = {}
         self.phase = "setup"
         self._send = send
-        self._wait_for_go = wait_for_go
 
     def run(self) -> None:
-        """Do what the request asks for and send its result."""
-        folder = self.request.corpus_folder
-        model_folder = self.request.model_folder
-        builder = CellBuilder(
-            self.request.cell, Path(folder) if folder else None, Path(model_folder) if model_folder else None
-        )
+        """Build, measure, and send the result."""
+        builder = CellBuilder(self.request.cell, self.request.corpus_folder, self.request.model_folder)
+        device = builder.device
         self.measured["machine"] = machine_info() | {
             "threads": torch.get_num_threads(),
-            "device": _device_name(builder.device),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         }
-        if self.request.measure == "weights":
-            builder.save_weights()
-        elif self.request.measure == "gradient":
-            self.measured["gradient_error"] = gradient_error(self.request.cell)
-        else:
-            self._warm_up(builder)
-            self._passes[self.request.measure](builder)
-        self._send("result", self.measured)
-
-    @property
-    def _passes(self) -> Mapping[str, Callable[[CellBuilder], None]]:
-        return {
+        passes: Mapping[str, Callable[[CellBuilder], Fields]] = {
             "time": self._time_pass,
-            "heap": self._heap_pass,
+            "heap": lambda builder: heap_fields(self._widest_steps(builder, builder.encoder()).train),
             "live": self._live_pass,
             "pinned": self._pinned_pass,
             "plan": self._plan_pass,
-            "floor": self._floor,
+            "floor": lambda _: {"floor_bytes": current_rss_bytes()},
+            "gradient": lambda _: {"gradient_error": gradient_error(self.request.cell)},
+            "weights": lambda builder: {"model_folder": str(builder.save_weights())},
         }
+        if self.request.measure not in ("gradient", "weights"):
+            self._warm_up(builder)
+        self.measured |= passes[self.request.measure](builder)
+        self._send("result", self.measured)
 
     def _warm_up(self, builder: CellBuilder) -> None:
         self.phase = "warm-up"
         encoder, source, config = builder.toy()
         Trainer(encoder, source, config).train()
-        del encoder, source  # the toy must be gone before the baseline is taken
+        del encoder, source  # the toy must be gone before the runtime memory is read
         gc.collect()
-        trim_heap()  # and no holes be left that what is measured would fill first
+        trim_heap()  # holes in the heap would hide part of what is measured
 
-    def _time_pass(self, builder: CellBuilder) -> None:
+    def _time_pass(self, builder: CellBuilder) -> Fields:
         """Train under the clock and the kernel's high-water mark, then evaluate outside both."""
-        if self.request.cell.trainer not in (OWN_TRAINER, "article"):
-            import sentence_transformers  # noqa: F401 - part of that trainer's runtime, so of its baseline
+        if self.request.cell.trainer not in (OWN_TRAINER, ARTICLE_TRAINER):
+            import sentence_transformers  # noqa: F401 - part of that trainer's runtime memory
         device = device_memory(builder.device.type)
         if self.request.memory_limit_bytes:
-            # A processor's tensors are in the process's memory, an accelerator's in its own.
-            if builder.device.type == "cpu":
-                limit_rss(self.request.memory_limit_bytes)
-                call_after_trim(partial(renew_limit, self.request.memory_limit_bytes))
-            else:
-                device.limit(self.request.memory_limit_bytes)
+            # The CPU's tensors are in the process's memory, an accelerator's in its own.
+            limit = limit_process if builder.device.type == "cpu" else device.limit
+            limit(self.request.memory_limit_bytes)
         clock = StepClock(builder.device)
-        probes = Probes(device, phase=(lambda: clock.phase) if self.request.memory_timeline else None)
+        probes = TimePassProbes(device, phase=(lambda: clock.phase) if self.request.memory_timeline else None)
         probes.start()
         self.phase = "setup"
         trainer = builder.trainer([clock])
         self._send("ready", {})
-        self._wait_for_go()
+        wait_for_go()
         try:
             clock.start()
             with probes:
@@ -162,45 +146,39 @@ class Worker:
         }
         self._send("done", self.measured)
         self.phase = "evaluation"
-        if isinstance(trainer, Trainer):
-            if builder.workload.gemm_rate:
-                self.measured |= {"step_flops": builder.step_flops(), "gemm_flops_per_s": gemm_flops_per_s()}
-            self.measured["active_share"] = trainer.encoder.active_share
-            self.measured["parameter_bytes"] = sum(part.nbytes for part in trainer.encoder.parameters())
-            self.measured |= builder.quality(trainer.encoder)
+        if not isinstance(trainer, Trainer):
+            return {}  # a peer is compared by memory and time only
+        if builder.workload.gemm_rate:
+            self.measured |= {"step_flops": builder.step_flops(), "gemm_flops_per_s": gemm_flops_per_s()}
+        self.measured["active_share"] = trainer.encoder.active_share
+        self.measured["parameter_bytes"] = sum(part.nbytes for part in trainer.encoder.parameters())
+        return builder.quality(trainer.encoder)
 
-    def _heap_pass(self, builder: CellBuilder) -> None:
-        trainer = self._widest_steps(builder, builder.encoder())
-        self.measured |= heap_fields(trainer.train)
-
-    def _live_pass(self, builder: CellBuilder) -> None:
+    def _live_pass(self, builder: CellBuilder) -> Fields:
         encoder = builder.encoder()
         live = LiveStorages(vocab_size=encoder.vocab_size)
         trainer = self._widest_steps(builder, encoder, observers=[live])
         live.add([*encoder.parameters(), *encoder.buffers()], "parameters")
-        self.measured |= live_fields(trainer.train, live)
+        return live_fields(trainer.train, live)
 
-    def _pinned_pass(self, builder: CellBuilder) -> None:
-        # A mode's own threshold would undo what the environment fixes.
+    def _pinned_pass(self, builder: CellBuilder) -> Fields:
+        # A mode's own threshold would replace that of the environment.
         memory = replace(builder.config.memory, mmap_threshold_bytes=PINNED_MMAP_THRESHOLD_BYTES)
         builder.config = replace(builder.config, memory=memory)
-        self.measured |= pinned_fields(lambda: self._widest_steps(builder, builder.encoder()).train())
+        return pinned_fields(lambda: self._widest_steps(builder, builder.encoder()).train())
 
-    def _plan_pass(self, builder: CellBuilder) -> None:
+    def _plan_pass(self, builder: CellBuilder) -> Fields:
         if self.request.cell.trainer != OWN_TRAINER:
-            return
+            return {}
         baseline_bytes = current_rss_bytes()
         lengths = Lengths.widest(builder.source(builder.encoder()))
         model = device_model(builder.device.type, threads=torch.get_num_threads())
-        made = plan(builder.planned_encoder, builder.config, lengths, model, baseline_bytes=baseline_bytes)
-        self.measured |= {
-            "planned_peak_rss_bytes": made.peak_bytes,
-            "planned_baseline_rss_bytes": made.baseline_bytes,
-            "planned_live_peak_bytes": made.live_peak_bytes,
+        planned = plan(builder.new_encoder, builder.config, lengths, model, baseline_bytes=baseline_bytes)
+        return {
+            "planned_peak_rss_bytes": planned.peak_bytes,
+            "planned_baseline_rss_bytes": planned.baseline_bytes,
+            "planned_live_peak_bytes": planned.live_peak_bytes,
         }
-
-    def _floor(self, builder: CellBuilder) -> None:
-        self.measured["floor_bytes"] = current_rss_bytes()
 
     def _widest_steps(
         self, builder: CellBuilder, encoder: SpladeEncoder, observers: Sequence[TrainObserver] = ()
@@ -212,14 +190,10 @@ class Worker:
 
 
 def main() -> int:
-    """Serve one request; the exit code is 0 when a result was sent."""
+    """Serve one request; the exit code is 0 if it sent a result."""
     send = claim_standard_output()
     transformers.logging.set_verbosity_error()
-    return serve(Worker(CellRequest.from_line(sys.stdin.readline()), send, wait_for_go), send)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return serve(CellWorker(CellRequest.from_line(sys.stdin.readline()), send), send)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
-"""What this package is compared with: other ways to train the same weights on the same batches.
+"""Peers: other training algorithms, compared with this package on the same weights and batches.
 
-Each peer makes the gradient in its own way; loss, schedule, clipping and optimizer are the same for all: the gradient's
-price is what is compared. :mod:`splade_bench.worker.gradient_check` holds each against the plain definition first.
+Peers differ only in how they make the gradient: loss, schedule, clipping and optimizer are the same.
+:mod:`splade_bench.worker.gradient_check` first compares each gradient with the plain definition's.
 
-- ``article``: the source article's algorithm. Three forward passes, each text padded to max_length, the logits of all
-  three kept to the end of the step, ``log(1 + relu)``, mask, max.
-- ``SpladeLoss``, ``SpladePooling-chunked``, ``CachedSpladeLoss``: sentence-transformers' losses in a plain loop, which
-  is what its trainer does at each step, less the trainer's own work.
+- ``article-trainer``: the source article's algorithm. Three forward passes, each text padded to max_length, the logits
+  of all three kept to the end of the step, ``log(1 + relu)``, mask, max.
+- ``SpladeLoss``, ``SpladePooling-chunked``, ``CachedSpladeLoss``: sentence-transformers' losses in a plain loop: the
+  steps of its trainer without the trainer's own work.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,9 +23,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoModelForMaskedLM
 
-from splade_bench.batching.batches import TextBatch, TripleBatch, TripleSource
+from splade_bench.batching.batches import TripleBatch
+from splade_bench.batching.sources import TripleSource
 from splade_bench.config import TrainConfig
 from splade_bench.device import reads
+from splade_bench.grid.cell import ARTICLE_TRAINER
 from splade_bench.training.losses import SpladeLoss
 from splade_bench.training.optimizer import make_optimizer
 from splade_bench.training.schedules import learning_rate_scale, regularizer_scale
@@ -38,14 +41,14 @@ class Peer(Protocol):
     model: nn.Module
 
     def loss(self, batch: TripleBatch, *, regularizer_scale: float) -> Tensor:
-        """The loss, from which its gradient can be had; the peer may keep what its algorithm keeps until the next."""
+        """The loss, ready for ``backward``; the peer may keep tensors until the next call, as its algorithm does."""
 
     def masked_language_model(self) -> nn.Module:
-        """The transformers model inside, by whose parameter names gradients are compared."""
+        """The transformers model inside, whose parameter names are used to compare gradients."""
 
 
 class PeerTrainer:
-    """Trains a peer by the contract of :class:`splade_bench.training.Trainer`, as far as a benchmark needs it."""
+    """Trains a peer, with those parts of :class:`splade_bench.training.Trainer`'s interface that a benchmark needs."""
 
     def __init__(
         self, peer: Peer, source: TripleSource, config: TrainConfig, *, observers: Sequence[TrainObserver] = ()
@@ -89,7 +92,7 @@ class PeerTrainer:
         self._on_phase("backward")
         loss.backward()
         (number,) = reads.read_numbers(loss.detach().reshape(1), planned=[math.nan])
-        # As a function that returns would: what the loss still holds is gone before the optimizer's step.
+        # The loss and what it still holds must not live during the optimizer step.
         del loss
         if self.config.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm)
@@ -99,8 +102,10 @@ class PeerTrainer:
         self._scheduler.step()
         self._state.global_step += 1
         self._state.queries_seen += len(batch)
+        unknown = {term.name: math.nan for term in fields(StepLoss)}
+        loss_terms = StepLoss(**unknown | {"total": number})
         for observer in self._observers:
-            observer.on_step_end(self._state, _total_only(number))
+            observer.on_step_end(self._state, loss_terms)
         return number
 
     def _on_phase(self, phase: Phase) -> None:
@@ -111,8 +116,8 @@ class PeerTrainer:
 class ArticlePeer:
     """The source article's algorithm around a masked-language model of transformers.
 
-    ``mask_dtype`` is that of the mask by which activations are multiplied. The article does not name it; one of floats
-    is as large as the logits, and autograd keeps it for each text.
+    ``mask_dtype`` is the type of the mask that multiplies the activations. The article does not name it; a mask of
+    floats is as large as the logits, and autograd keeps it for each text.
     """
 
     def __init__(self, model: nn.Module, config: TrainConfig, *, mask_dtype: torch.dtype = torch.int64) -> None:
@@ -123,8 +128,11 @@ class ArticlePeer:
         self._outputs: list[Any] = []
 
     def loss(self, batch: TripleBatch, *, regularizer_scale: float) -> Tensor:
-        groups = [self._padded(texts) for texts in (batch.queries, *batch.documents)]
-        # Kept, as a function would that names them: their logits are a good part of what a step takes.
+        groups = []
+        for texts in (batch.queries, *batch.documents):
+            padding = (0, self._config.max_length - texts.input_ids.shape[1])
+            groups.append((F.pad(texts.input_ids, padding), F.pad(texts.attention_mask, padding)))
+        # The article's code keeps them to the end of the step: their logits are a large part of its memory.
         self._outputs.clear()
         self._outputs += [self.model(input_ids=ids, attention_mask=mask, return_dict=True) for ids, mask in groups]
         reps = [
@@ -135,10 +143,6 @@ class ArticlePeer:
 
     def masked_language_model(self) -> nn.Module:
         return self.model
-
-    def _padded(self, texts: TextBatch) -> tuple[Tensor, Tensor]:
-        missing = self._config.max_length - texts.input_ids.shape[1]
-        return F.pad(texts.input_ids, (0, missing)), F.pad(texts.attention_mask, (0, missing))
 
 
 class SentenceTransformersPeer:
@@ -181,7 +185,7 @@ class SentenceTransformersPeer:
 
 def make_peer(trainer: str, size: int | None, folder: Path, config: TrainConfig) -> Peer:
     """The peer called ``trainer`` in :data:`splade_bench.grid.cell.TRAINERS`, with the weights of ``folder``."""
-    if trainer == "article":
+    if trainer == ARTICLE_TRAINER:
         model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         return ArticlePeer(model, config)
     return SentenceTransformersPeer(folder, config, trainer, size)
@@ -191,14 +195,3 @@ def _log_then_max(logits: Tensor, attention_mask: Tensor, mask_dtype: torch.dtyp
     activated = torch.log(1 + torch.relu(logits))
     masked = activated * attention_mask.unsqueeze(-1).expand_as(activated).to(mask_dtype)
     return masked.max(dim=1).values
-
-
-def _total_only(loss: float) -> StepLoss:
-    return StepLoss(
-        total=loss,
-        ranking=float("nan"),
-        query_regularizer=float("nan"),
-        document_regularizer=float("nan"),
-        query_active_dims=float("nan"),
-        document_active_dims=float("nan"),
-    )

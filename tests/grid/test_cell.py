@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
+from typing import Any
 
 import pytest
 
-from splade_bench.config import MEMORY_MODES, MODEL_PRESETS
+from splade_bench.config import MEMORY_MODES, MODEL_PRESETS, memory_mode
 from splade_bench.errors import ConfigError
-from splade_bench.grid.cell import Cell
+from splade_bench.grid.cell import ARTICLE_TRAINER, PEER_MODE, TRAINERS, Cell
 from splade_bench.grid.sweep import PROFILES, Sweep
 from splade_bench.grid.workloads import WORKLOADS
+
+CELL = Cell(workload="mini-256", device="cpu", batch_size=8, gradient_accumulation_steps=1, memory_mode="standard")
 
 
 def test_a_sweep_is_every_combination_once() -> None:
@@ -29,26 +33,51 @@ def test_the_full_profile_has_every_memory_mode() -> None:
     assert {cell.memory_mode for cell in PROFILES["full"].cells()} == set(MEMORY_MODES)
 
 
-def test_what_another_trainer_or_dropout_does_is_another_grid_point() -> None:
-    cell = Cell(workload="mini-256", device="cpu", batch_size=8, gradient_accumulation_steps=1, memory_mode="standard")
-    others = [
-        replace(cell, trainer="CachedSpladeLoss", trainer_size=2),
-        replace(cell, trainer="CachedSpladeLoss", trainer_size=4),
-        replace(cell, trainer="article"),
-        replace(cell, attention_dropout=0.1),
-        replace(cell, mixed_precision="bf16"),
-    ]
+AXES: dict[str, list[Any]] = {
+    "workload": ["base", "base-512"],
+    "batch_size": [4, 41],
+    "memory_mode": [*MEMORY_MODES, "standard+dynamic-padding", "standard+streaming-head"],
+    "trainer": [*TRAINERS],
+    "trainer_size": [None, 1, 4],
+    "attention_dropout": [0.0, 0.1, 0.125],
+    "mixed_precision": ["no", "bf16", "fp16"],
+    "memory_limit_bytes": [None, 2**30, 2**30 + 1, 10 * 2**30, 10 * 2**30 + 2**25],
+}
 
-    assert len({one.cell_id for one in (cell, *others)}) == 6
-    assert others[-1].train_config.mixed_precision == "bf16"
-    assert replace(cell, round=3).cell_id == cell.cell_id
+
+def test_distinct_cells_have_distinct_names() -> None:
+    cells = [replace(CELL, **dict(zip(AXES, values, strict=True))) for values in product(*AXES.values())]
+
+    names = {cell.cell_id: cell for cell in cells}
+
+    assert len(names) == len(cells)
+
+
+def test_the_articles_memory_mode_and_its_trainer_are_two_cells() -> None:
+    mode, peer = replace(CELL, memory_mode="article"), replace(CELL, trainer=ARTICLE_TRAINER, memory_mode=PEER_MODE)
+
+    assert mode.cell_id == "mini-256-cpu-b8-a1-article"
+    assert peer.cell_id == "mini-256-cpu-b8-a1-article-trainer"
+
+
+def test_a_seed_or_a_round_is_not_in_the_name() -> None:
+    assert replace(CELL, round=3, seed=7).cell_id == CELL.cell_id
+
+
+def test_a_cells_settings_reach_its_training() -> None:
+    assert replace(CELL, mixed_precision="bf16").train_config.mixed_precision == "bf16"
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_every_profile_is_runnable_and_treats_its_cells_alike(profile: str) -> None:
+def test_every_profile_is_runnable_and_trains_each_query_once_with_scaled_learning_rates(profile: str) -> None:
     for cell in PROFILES[profile].cells():
-        assert WORKLOADS[cell.workload].model_name in MODEL_PRESETS
-        assert cell.train_config.epochs == 1
+        workload, config = WORKLOADS[cell.workload], cell.train_config
+        effective_batch_size = cell.batch_size * cell.gradient_accumulation_steps
+        assert workload.model_name in MODEL_PRESETS
+        assert config.epochs == 1
+        assert config.memory == memory_mode(cell.memory_mode)
+        assert (config.batch_size, config.max_steps, config.seed) == (cell.batch_size, cell.max_steps, cell.seed)
+        assert config.learning_rate == pytest.approx(workload.learning_rate * (effective_batch_size / 8) ** 0.5)
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_a_ratio_never_spans_two_machines(results: list[CellResult]) -> None:
 
 
 def test_the_page_shows_the_scan_and_what_failed(results: list[CellResult]) -> None:
-    failed = make_run("article", step_time_s=1.0, status="oom", error="no | memory\nleft")
+    failed = make_run("article-trainer", step_time_s=1.0, status="oom", error="no | memory\nleft")
 
     page = peers_text([*results, failed])
 

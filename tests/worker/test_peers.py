@@ -39,7 +39,7 @@ def make_cell(trainer: str = "splade-bench", size: int | None = None, **changes:
     return Cell(**values | changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("trainer", "size"), [("splade-bench", None), ("article", None), *PEERS])
+@pytest.mark.parametrize(("trainer", "size"), [("splade-bench", None), ("article-trainer", None), *PEERS])
 def test_every_trainer_makes_the_gradient_of_the_plain_definition(trainer: str, size: int | None) -> None:
     assert gradient_error(make_cell(trainer, size)) <= 1e-9
 
@@ -68,7 +68,7 @@ def test_a_peer_and_this_package_start_with_the_same_weights_and_are_recorded_al
     session = make_session(tmp_path, resume=False)
     own, article = (
         session.measure(make_cell(trainer), lambda run: (run.wait_until_ready(), run.train()))
-        for trainer in ("splade-bench", "article")
+        for trainer in ("splade-bench", "article-trainer")
     )
 
     assert own.status == article.status == "ok", (own.error, article.error)
