@@ -1,9 +1,9 @@
-"""``splade-bench check``: results held against a committed baseline."""
+"""``splade-bench check``: results compared with a committed baseline."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,13 +11,8 @@ import tyro
 
 from splade_bench.cli.arguments import parse, print_json
 from splade_bench.errors import ConfigError, DataError, one_line
-from splade_bench.gate.baseline import (
-    gated_cells,
-    of_earlier_sessions,
-    of_newest_sessions,
-    read_baseline,
-    write_baseline,
-)
+from splade_bench.gate.baseline import read_baseline, write_baseline
+from splade_bench.gate.cells import gated_cells, newest_sessions, only_in_earlier_sessions
 from splade_bench.gate.rules import DEFAULT_RULES, parse_rule
 from splade_bench.gate.verdict import check, verdict_lines
 from splade_bench.results.records import read_results
@@ -25,20 +20,20 @@ from splade_bench.results.records import read_results
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckCommand:
-    """Hold results against a baseline; what is missing, newly fails or grew beyond its rule is a regression.
+    """Compare results with a baseline. A cell that is missing, newly fails or is worse than its rule is a regression.
 
     Exit codes: 0 fine, 1 regression, 2 usage or a bad file, 3 no rule could be evaluated.
     """
 
     results: Annotated[tuple[tuple[Path, ...], ...], tyro.conf.UseAppendAction]
-    """Results files; several runs of a cell count as one, by the smallest of their peaks."""
+    """Results files; several runs of a cell count as one, with the smallest of their peaks."""
     baseline: Path
     """Baseline file, as --update-baseline writes it."""
     fail_on: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
     """Rules METRIC:LIMIT[:CELLS], after one flag or a flag each, as live_peak_bytes:1% or peak_rss_bytes:5%:base-*; the
     last that fits a cell counts. Without any: live_peak_bytes:1% peak_rss_bytes:10%+16MiB final_loss:5% mrr@10:0.03."""
     update_baseline: bool = False
-    """Write the results as the new baseline, and judge nothing."""
+    """Write the results as the new baseline, without a check."""
     json: bool = False
     """Print one JSON object on standard output."""
 
@@ -51,23 +46,23 @@ def run(arguments: Sequence[str]) -> int:
     if not paths:
         raise ConfigError("--results: name at least one results file")
     files = [(path, read_results([path])) for path in paths]
-    head = gated_cells([result for _, results in files for result in of_newest_sessions(results)])
-    if not head:
+    current = gated_cells([result for _, results in files for result in newest_sessions(results)])
+    if not current:
         raise DataError(f"{', '.join(map(str, paths))}: no cell or call to check")
     if command.update_baseline:
-        write_baseline(command.baseline, head)
+        write_baseline(command.baseline, current)
         print(command.baseline)
         return 0
     rules = [parse_rule(rule) for given in command.fail_on for rule in given] or DEFAULT_RULES
-    verdict = check(head, read_baseline(command.baseline), rules)
+    verdict = check(current, read_baseline(command.baseline), rules)
     earlier = [
-        f"{one_line(name)}: not measured in the newest session of {path}; an earlier one's counts"
+        f"{one_line(name)}: not measured in the newest session of {path}; an earlier session's figures count"
         for path, results in files
-        for name in of_earlier_sessions(results)
+        for name in only_in_earlier_sessions(results)
     ]
     verdict = replace(verdict, notes=[*verdict.notes, *earlier])
     if command.json:
-        print_json(asdict(verdict) | {"exit_code": verdict.exit_code})
+        print_json(verdict.to_dict())
     else:
         print("\n".join(verdict_lines(verdict)))
     return verdict.exit_code

@@ -1,53 +1,57 @@
-"""The gate: results held against a baseline, rule by rule; nothing that is missing passes."""
+"""The gate: results compared with a baseline, rule by rule; anything missing fails."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from splade_bench.errors import ConfigError, one_line
-from splade_bench.gate.baseline import CONDITIONS, UPDATE_FLAGS, GatedCell, is_same
+from splade_bench.gate.baseline import UPDATE_FLAGS
+from splade_bench.gate.cells import GatedCell
 from splade_bench.gate.rules import DEFAULT_RULES, Rule, rules_for
+from splade_bench.results.conditions import Conditions, differences
+from splade_bench.results.figures import Figure
 from splade_bench.units import format_bytes
 
 _SITES_SHOWN = 3
+_UPDATE_HINT = f"an improvement beyond the limit; keep it with {UPDATE_FLAGS}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Regression:
-    """What got worse than its rule allows."""
+    """A figure that is worse than its rule allows, or a cell that is missing or newly fails."""
 
     cell: str
     metric: str
-    """A figure, or ``status`` for a cell that is missing or ended badly."""
-    base: str
-    head: str
-    change: str
+    """A figure, or ``status`` for a cell that is missing or failed."""
+    baseline: str
+    current: str
+    change: str = ""
     limit: str
     blame: Sequence[str] = ()
-    """What grew, a line each."""
+    """What grew, one line each."""
     reproduce: str
     """The command that measures this cell alone."""
 
     @property
     def sentence(self) -> str:
-        """``cell metric base -> head (+x %) limit``."""
+        """``cell metric baseline → current (+x %) limit``."""
         change = f" ({self.change})" if self.change else ""
-        return f"{one_line(self.cell)}  {self.metric}  {self.base} → {self.head}{change}  limit {self.limit}"
+        return f"{one_line(self.cell)}  {self.metric}  {self.baseline} → {self.current}{change}  limit {self.limit}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What the gate found."""
+    """The result of the gate."""
 
     regressions: Sequence[Regression]
     evaluated: int
-    """Rules that could be held against a figure, and cells that ended in another way than before."""
+    """Rules that were compared with a figure, and cells that ended in another way than before."""
     not_evaluated: Sequence[str]
-    """Rules that could not, and why."""
+    """Rules that could not be evaluated, each with the reason."""
     notes: Sequence[str]
-    """New cells, and improvements that the baseline should follow."""
+    """New cells, and improvements after which the baseline should be updated."""
 
     @property
     def exit_code(self) -> int:
@@ -56,175 +60,160 @@ class Verdict:
             return 1
         return 0 if self.evaluated else 3
 
-
-def check(head: Mapping[str, GatedCell], base: Mapping[str, GatedCell], rules: Sequence[Rule]) -> Verdict:
-    """Hold every cell of the baseline against what was measured."""
-    regressions: list[Regression] = []
-    not_evaluated: list[str] = []
-    notes = [f"{one_line(name)}: new, the baseline does not know it" for name in head if name not in base]
-    evaluated = 0
-    for name, before in base.items():
-        after = head.get(name)
-        ended = _ended_worse(name, before, after)
-        if ended:
-            regressions.append(ended)
-            evaluated += 1
-            continue
-        assert after is not None
-        if before.status != "ok":
-            if after.status == "ok":
-                notes.append(f"{one_line(name)}: {before.status} before, ok now; {_FOLLOW}")
-            continue
-        judged = evaluated
-        for rule in rules_for(name, rules):
-            metric = rule.metric.name
-            failed = after.failed_pass(metric)
-            if metric not in before.figures:
-                if failed:
-                    not_evaluated.append(f"{one_line(name)}  {rule}: {failed}")
-                elif metric in after.figures:
-                    notes.append(f"{one_line(name)}  {metric}: new, the baseline does not know it")
-                continue
-            # A pass that failed is a fault wherever it ran, and one run's figure does not make up for another's fault.
-            obstacle = None if failed else _obstacle(rule, before, after)
-            if obstacle:
-                not_evaluated.append(f"{one_line(name)}  {rule}: {obstacle}")
-                continue
-            evaluated += 1
-            if failed or metric not in after.figures:
-                regressions.append(_lost(name, rule, before, [failed] if failed else []))
-                continue
-            values = before.figures[metric], after.figures[metric]
-            if rule.is_regression(*values):
-                regressions.append(_regression(name, rule, before, after))
-            elif rule.is_improvement(*values):
-                notes.append(f"{one_line(name)}  {rule.metric.name}: {_change(*values)}; {_FOLLOW}")
-        if evaluated == judged:
-            not_evaluated.append(f"{one_line(name)}: no rule could be held against it")
-    if rules is not DEFAULT_RULES:  # those are for whatever has their figures
-        not_evaluated += [
-            f"{one_line(str(rule))}: no cell of the baseline has that figure"
-            for rule in rules
-            if not any(rule.fits(name) and rule.metric.name in cell.figures for name, cell in base.items())
-        ]
-    return Verdict(regressions=regressions, evaluated=evaluated, not_evaluated=not_evaluated, notes=notes)
+    def to_dict(self) -> dict[str, Any]:
+        """The verdict for JSON, where a regression's two values are called ``base`` and ``head``."""
+        record = asdict(self) | {"exit_code": self.exit_code}
+        for regression in record["regressions"]:
+            regression |= {"base": regression.pop("baseline"), "head": regression.pop("current")}
+        return record
 
 
-_FOLLOW = f"better than the limit is wide: {UPDATE_FLAGS} keeps it"
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """Of a rule and a cell, or of a cell as a whole."""
+
+    is_evaluated: bool = False
+    regression: Regression | None = None
+    not_evaluated: str | None = None
+    note: str | None = None
 
 
-def _ended_worse(name: str, before: GatedCell, after: GatedCell | None) -> Regression | None:
-    """A cell that is missing, or that ended badly; only running out of memory may have been so before."""
-    if after is not None and (after.status == "ok" or after.status == before.status == "oom"):
-        return None
-    status = "missing" if after is None else after.status
-    return Regression(
-        cell=name,
-        metric="status",
-        base=before.status,
-        head=status,
-        change="",
-        limit=before.status,
-        reproduce=(after or before).reproduce,
-    )
-
-
-def _lost(name: str, rule: Rule, before: GatedCell, reasons: Sequence[str]) -> Regression:
-    """A figure that the baseline has and this run does not."""
-    metric = rule.metric
-    return Regression(
-        cell=name,
-        metric=metric.name,
-        base=metric.text(before.figures[metric.name]),
-        head="not measured",
-        change="",
-        limit=f"measured, for {rule}",
-        blame=reasons,
-        reproduce=before.reproduce,
-    )
-
-
-def _obstacle(rule: Rule, before: GatedCell, after: GatedCell) -> str | None:
-    """Why a rule cannot be evaluated."""
-    differing = [
-        f"{key} {before.conditions.get(key)} → {after.conditions.get(key)}"
-        for key in CONDITIONS[rule.metric.comparable]
-        if not is_same(key, before.conditions.get(key), after.conditions.get(key))
+def check(current: Mapping[str, GatedCell], baseline: Mapping[str, GatedCell], rules: Sequence[Rule]) -> Verdict:
+    """Compare every cell of the baseline with its current measurement."""
+    outcomes = [
+        outcome
+        for name, before in baseline.items()
+        for outcome in _judge_cell(one_line(name), before, current.get(name), rules_for(name, rules))
     ]
-    return f"taken on something else: {one_line(', '.join(differing))}" if differing else None
-
-
-def _regression(name: str, rule: Rule, before: GatedCell, after: GatedCell) -> Regression:
-    metric = rule.metric
-    base, head = before.figures[metric.name], after.figures[metric.name]
-    return Regression(
-        cell=name,
-        metric=metric.name,
-        base=metric.text(base),
-        head=metric.text(head),
-        change=_change(base, head),
-        limit=f"{metric.text(rule.limit(base))} by {rule}",
-        blame=blame(before, after) if metric.in_bytes else (),
-        reproduce=after.reproduce,
+    new = [f"{one_line(name)}: new, not in the baseline" for name in current if name not in baseline]
+    unused = [
+        f"{one_line(str(rule))}: no cell of the baseline has that figure"
+        for rule in (rules if rules is not DEFAULT_RULES else ())  # the defaults apply to whatever has their figures
+        if not any(rule.fits(name) and rule.figure.name in cell.figures for name, cell in baseline.items())
+    ]
+    return Verdict(
+        regressions=[outcome.regression for outcome in outcomes if outcome.regression],
+        evaluated=sum(outcome.is_evaluated for outcome in outcomes),
+        not_evaluated=[*(outcome.not_evaluated for outcome in outcomes if outcome.not_evaluated), *unused],
+        notes=[*new, *(outcome.note for outcome in outcomes if outcome.note)],
     )
 
 
-def require_comparable(
-    base: Mapping[str, GatedCell], rules: Sequence[Rule], known_conditions: Mapping[str, Any]
-) -> None:
-    """Refuse a baseline of which no rule could be evaluated under these conditions, as far as they are known.
+def _judge_cell(name: str, baseline: GatedCell, current: GatedCell | None, rules: Sequence[Rule]) -> list[_Outcome]:
+    """A cell that is missing or failed is a regression; only running out of memory may be in the baseline too."""
+    if current is None or (current.status != "ok" and not current.status == baseline.status == "oom"):
+        regression = Regression(
+            cell=name,
+            metric="status",
+            baseline=baseline.status,
+            current="missing" if current is None else current.status,
+            limit=baseline.status,
+            reproduce=(current or baseline).reproduce,
+        )
+        return [_Outcome(is_evaluated=True, regression=regression)]
+    if baseline.status != "ok":
+        improved = f"{name}: {baseline.status} before, ok now; {_UPDATE_HINT}"
+        return [_Outcome(note=improved)] if current.status == "ok" else []
+    outcomes = [_judge(name, rule, baseline, current) for rule in rules]
+    if not any(outcome.is_evaluated for outcome in outcomes):
+        outcomes.append(_Outcome(not_evaluated=f"{name}: no rule could be evaluated"))
+    return outcomes
+
+
+def _judge(name: str, rule: Rule, baseline: GatedCell, current: GatedCell) -> _Outcome:
+    """A rule about a cell that ended well before and now."""
+    figure = rule.figure
+    before, after = baseline.figures.get(figure.name), current.figures.get(figure.name)
+    failed = current.failed_pass(figure)
+    if before is None:
+        if failed:
+            return _Outcome(not_evaluated=f"{name}  {rule}: {failed}")
+        return _Outcome(note=None if after is None else f"{name}  {figure.name}: new, not in the baseline")
+    # A failed pass is a fault on any machine, and the figure of another run does not make up for it.
+    if not failed and (differing := _differences(figure, baseline.conditions, current.conditions)):
+        conditions = one_line(", ".join(differing))
+        return _Outcome(not_evaluated=f"{name}  {rule}: taken under other conditions: {conditions}")
+    if failed or after is None:
+        regression = Regression(
+            cell=name,
+            metric=figure.name,
+            baseline=_exact(figure, before),
+            current="not measured",
+            limit=f"measured, for {rule}",
+            blame=[failed] if failed else [],
+            reproduce=baseline.reproduce,
+        )
+        return _Outcome(is_evaluated=True, regression=regression)
+    change = f"{after / before - 1:+.1%}" if before else "from nothing"
+    if rule.is_regression(before, after):
+        regression = Regression(
+            cell=name,
+            metric=figure.name,
+            baseline=_exact(figure, before),
+            current=_exact(figure, after),
+            change=change,
+            limit=f"{_exact(figure, rule.limit(before))} by {rule}",
+            blame=blame(baseline, current) if figure.unit == "bytes" else (),
+            reproduce=current.reproduce,
+        )
+        return _Outcome(is_evaluated=True, regression=regression)
+    improved = rule.is_improvement(before, after)
+    return _Outcome(is_evaluated=True, note=f"{name}  {figure.name}: {change}; {_UPDATE_HINT}" if improved else None)
+
+
+def require_comparable(baseline: Mapping[str, GatedCell], rules: Sequence[Rule], known: Conditions) -> None:
+    """Refuse a baseline with which nothing could be compared under these conditions, as far as they are known.
 
     Raises:
         ConfigError: it names what differs.
     """
     differing: dict[str, None] = {}
-    for name, cell in base.items():
+    for name, cell in baseline.items():
         for rule in rules_for(name, rules):
-            if rule.metric.name not in cell.figures:
-                continue
-            found = [
-                f"{key} {cell.conditions.get(key)} → {known_conditions[key]}"
-                for key in CONDITIONS[rule.metric.comparable]
-                if key in known_conditions and not is_same(key, cell.conditions.get(key), known_conditions[key])
-            ]
-            if not found:
-                return
-            differing |= dict.fromkeys(found)
+            if rule.figure.name in cell.figures:
+                lines = _differences(rule.figure, cell.conditions, known, where_known=True)
+                if not lines:
+                    return
+                differing |= dict.fromkeys(lines)
     reason = ", ".join(differing) or "it has no figure that a rule is about"
     raise ConfigError(f"--memory-baseline: nothing in it can be compared here: {one_line(reason)}")
 
 
-def blame(before: GatedCell, after: GatedCell) -> list[str]:
+def _differences(figure: Figure, baseline: Conditions, current: Conditions, *, where_known: bool = False) -> list[str]:
+    assert figure.comparable is not None
+    return differences(figure.comparable, baseline, current, where_known=where_known)
+
+
+def _exact(figure: Figure, value: float) -> str:
+    return f"{figure.text(value)} ({value:.0f} bytes)" if figure.unit == "bytes" else figure.text(value)
+
+
+def blame(baseline: GatedCell, current: GatedCell) -> list[str]:
     """What grew, largest first: live bytes by category and by phase, the operator at the peak, allocation sites."""
-    lines = []
-    for what, old, new in (
-        ("category", before.live_peak_by_category, after.live_peak_by_category),
-        ("phase", before.live_peak_by_phase, after.live_peak_by_phase),
-    ):
-        grown = {name: new.get(name, 0) - old.get(name, 0) for name in {*old, *new}}
-        for name in sorted((name for name in grown if grown[name] > 0), key=lambda name: (-grown[name], name)):
-            lines.append(
-                f"{what} {one_line(name)}: {format_bytes(old.get(name, 0))} → {format_bytes(new.get(name, 0))} "
-                f"(+{grown[name]} bytes)"
-            )
-    if before.live_peak_operator != after.live_peak_operator:
-        lines.append(one_line(f"operator at the peak: {before.live_peak_operator} → {after.live_peak_operator}"))
-    sites = {site["site"]: site["size_bytes"] for site in before.memray_top_sites}
-    for site in after.memray_top_sites[:_SITES_SHOWN]:
-        lines.append(
-            f"allocated at {one_line(str(site['site']))}: "
-            f"{format_bytes(sites[site['site']]) if site['site'] in sites else 'not among the largest'} → "
-            f"{format_bytes(site['size_bytes'])}"
-        )
-    return lines
+    lines = [
+        *_growth("category", baseline.live_peak_by_category, current.live_peak_by_category),
+        *_growth("phase", baseline.live_peak_by_phase, current.live_peak_by_phase),
+    ]
+    if baseline.live_peak_operator != current.live_peak_operator:
+        lines.append(f"operator at the peak: {baseline.live_peak_operator} → {current.live_peak_operator}")
+    sizes = {site["site"]: format_bytes(site["size_bytes"]) for site in baseline.memray_top_sites}
+    for site in current.memray_top_sites[:_SITES_SHOWN]:
+        before = sizes.get(site["site"], "not among the largest")
+        lines.append(f"allocated at {site['site']}: {before} → {format_bytes(site['size_bytes'])}")
+    return [one_line(line) for line in lines]
 
 
-def _change(base: float, head: float) -> str:
-    return f"{head / base - 1:+.1%}" if base else "from nothing"
+def _growth(what: str, baseline: Mapping[str, int], current: Mapping[str, int]) -> list[str]:
+    grown = {name: current.get(name, 0) - baseline.get(name, 0) for name in {*baseline, *current}}
+    return [
+        f"{what} {name}: {format_bytes(baseline.get(name, 0))} → {format_bytes(current.get(name, 0))} (+{size} bytes)"
+        for name, size in sorted(grown.items(), key=lambda item: (-item[1], item[0]))
+        if size > 0
+    ]
 
 
 def verdict_lines(verdict: Verdict) -> list[str]:
-    """The verdict for people: failures first, each with what grew and how to see it again."""
+    """The verdict for people: failures first, each with what grew and how to measure it again."""
     lines = []
     for regression in verdict.regressions:
         lines.append(f"REGRESSION  {regression.sentence}")

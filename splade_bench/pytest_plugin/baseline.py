@@ -9,18 +9,14 @@ import pytest
 
 from splade_bench.bench.session import MeasuringSession
 from splade_bench.errors import SpladeBenchError, one_line
-from splade_bench.gate.baseline import (
-    GatedCell,
-    conditions_of,
-    gated_cells,
-    of_newest_sessions,
-    read_baseline,
-    write_baseline,
-)
+from splade_bench.gate.baseline import read_baseline, write_baseline
+from splade_bench.gate.cells import GatedCell, gated_cells, newest_sessions
 from splade_bench.gate.rules import DEFAULT_RULES, Rule, parse_rule
 from splade_bench.gate.verdict import check, require_comparable, verdict_lines
 from splade_bench.measure.machine import machine_info, versions
 from splade_bench.pytest_plugin.options import MemoryOptions
+from splade_bench.results.conditions import conditions_of
+from splade_bench.results.records import Result
 
 
 def require_baseline(options: MemoryOptions) -> None:
@@ -30,8 +26,8 @@ def require_baseline(options: MemoryOptions) -> None:
         pytest.UsageError: it names the file and what is wrong.
     """
     try:
-        base, rules = _baseline_and_rules(options)
-        require_comparable(base, rules, conditions_of(machine_info(), versions()))
+        here = Result(machine=machine_info(), versions=versions())
+        require_comparable(*_baseline_and_rules(options), conditions_of(here))
     except SpladeBenchError as error:
         raise pytest.UsageError(str(error)) from error
 
@@ -42,22 +38,25 @@ def judge(measuring: MeasuringSession | None, options: MemoryOptions, *, ended_w
     Everything that was measured, or passed over because it is known, is held against the baseline or written to it.
     """
     try:
-        head = gated_cells(of_newest_sessions([*measuring.passed_over, *measuring.finished] if measuring else []))
+        current = gated_cells(newest_sessions([*measuring.reused, *measuring.finished] if measuring else []))
         if options.update_baseline:
-            return _update(head, options.baseline_path, ended_well=ended_well)
-        verdict = check(head, *_baseline_and_rules(options))
+            return _update(current, options.baseline_path, ended_well=ended_well)
+        verdict = check(current, *_baseline_and_rules(options))
     except SpladeBenchError as error:
         return [one_line(str(error))], True
     return verdict_lines(verdict), verdict.exit_code != 0
 
 
-def _update(head: Mapping[str, GatedCell], path: Path | None, *, ended_well: bool) -> tuple[list[str], bool]:
+def _update(current: Mapping[str, GatedCell], path: Path | None, *, ended_well: bool) -> tuple[list[str], bool]:
     assert path is not None
     if not ended_well:
         return ["not written: the run did not end well"], True
     before = read_baseline(path) if path.exists() else {}
-    write_baseline(path, head)
-    return [f"written to {path}", *(f"no longer in it: {one_line(name)}" for name in before if name not in head)], False
+    write_baseline(path, current)
+    return [
+        f"written to {path}",
+        *(f"no longer in it: {one_line(name)}" for name in before if name not in current),
+    ], False
 
 
 def _baseline_and_rules(options: MemoryOptions) -> tuple[Mapping[str, GatedCell], Sequence[Rule]]:

@@ -92,7 +92,7 @@ def test_json_has_the_whole_verdict(tmp_path: Path, baseline: Path, capsys: pyte
         (["--results", "nowhere.jsonl", "--baseline", "baseline.json"], "nowhere.jsonl: cannot be read"),
         (["--results", "empty.jsonl", "--baseline", "baseline.json"], "empty.jsonl: no cell or call to check"),
         (["--results", "after.jsonl", "after.jsonl", "--baseline", "baseline.json"], "recorded twice"),
-        (["--results", "after.jsonl", "--baseline", "baseline.json", "--fail-on", "rss:1%"], "'rss' is no figure"),
+        (["--results", "after.jsonl", "--baseline", "baseline.json", "--fail-on", "rss:1%"], "'rss' is not a figure"),
         (["--baseline", "baseline.json"], "--results"),
     ],
 )

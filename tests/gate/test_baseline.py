@@ -10,13 +10,8 @@ import pytest
 from gated import MACHINE, NAME, cells, make_result
 
 from splade_bench.errors import DataError
-from splade_bench.gate.baseline import (
-    gated_cells,
-    of_earlier_sessions,
-    of_newest_sessions,
-    read_baseline,
-    write_baseline,
-)
+from splade_bench.gate.baseline import read_baseline, write_baseline
+from splade_bench.gate.cells import gated_cells, newest_sessions, only_in_earlier_sessions
 from splade_bench.gate.rules import DEFAULT_RULES
 from splade_bench.gate.verdict import check
 from splade_bench.results.records import CallResult
@@ -40,16 +35,16 @@ def test_a_baseline_comes_back_as_it_was_written_sorted_and_a_figure_a_line(tmp_
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("", "is no baseline"),
+        ("", "is not a baseline"),
         ("[]", "no cells"),
         ("{}", "no cells"),
-        ('{"baseline_version": 1, "cells": {}}', "holds no cells"),
+        ('{"baseline_version": 1, "cells": {}}', "has no cells"),
         ('{"baseline_version": 9, "cells": {"a": {}}}', "has baseline_version 9, this version reads 1"),
-        ('{"baseline_version": 1, "cells": {"a": 1, "a": 2}}', "a stands twice"),
-        ('{"baseline_version": 1, "cells": {"a": {}}}', "a: lacks its status, conditions or figures"),
+        ('{"baseline_version": 1, "cells": {"a": 1, "a": 2}}', "a is in it twice"),
+        ('{"baseline_version": 1, "cells": {"a": {}}}', "a: Object missing required field status"),
     ],
 )
-def test_a_file_that_is_no_baseline_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
+def test_a_file_that_is_not_a_baseline_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
     path = tmp_path / "baseline.json"
     path.write_text(text)
 
@@ -65,12 +60,12 @@ def test_absurd_figures_are_refused(tmp_path: Path, value: object) -> None:
     record["cells"][NAME]["figures"]["live_peak_bytes"] = value
     path.write_text(json.dumps(record))
 
-    with pytest.raises(DataError, match=f"{NAME}: live_peak_bytes .* is (no number|nothing that)"):
+    with pytest.raises(DataError, match=f"{NAME}: live_peak_bytes .* is (not a number|out of range)"):
         read_baseline(path)
 
 
 def test_absurd_results_and_runs_recorded_twice_are_refused() -> None:
-    with pytest.raises(DataError, match=r"live_peak_bytes -5 is nothing that can have been measured"):
+    with pytest.raises(DataError, match=r"live_peak_bytes -5 is out of range"):
         cells(make_result(live_peak_bytes=-5))
     with pytest.raises(DataError, match=r"recorded twice"):
         cells(make_result(), make_result())
@@ -90,8 +85,8 @@ def test_of_a_file_that_was_appended_to_the_newest_session_of_each_cell_counts()
     other = CallResult(name="only then", status="ok", session="a", started_at="2026-01-01")
     new = [make_result(session="b", started_at=f"2026-02-0{n}", round=n) for n in (1, 2)]
 
-    assert of_newest_sessions([*old, other, *new]) == [other, *new]
-    assert of_earlier_sessions([*old, other, *new]) == ["only then"]
+    assert newest_sessions([*old, other, *new]) == [other, *new]
+    assert only_in_earlier_sessions([*old, other, *new]) == ["only then"]
 
 
 def test_of_what_a_session_tried_again_the_last_try_counts() -> None:
@@ -99,11 +94,11 @@ def test_of_what_a_session_tried_again_the_last_try_counts() -> None:
     killed = make_result(session="a", started_at="2026-01-02", round=2, status="killed")
     again = [make_result(session="a", started_at=f"2026-01-0{n}", round=n - 1) for n in (3, 4)]
 
-    assert of_newest_sessions([bad, killed, *again]) == [bad, *again]
-    assert gated_cells(of_newest_sessions([bad, killed, *again]))[NAME].status == "nan", "not made up for"
-    assert of_newest_sessions([bad, killed]) == [bad, killed]
+    assert newest_sessions([bad, killed, *again]) == [bad, *again]
+    assert gated_cells(newest_sessions([bad, killed, *again]))[NAME].status == "nan", "not made up for"
+    assert newest_sessions([bad, killed]) == [bad, killed]
     call = CallResult(name="twice in a test", status="ok", session="a", started_at="2026-01-01")
-    assert of_newest_sessions([call, replace(call, started_at="2026-01-02")])[0] == call, "both are runs of it"
+    assert newest_sessions([call, replace(call, started_at="2026-01-02")])[0] == call, "both are runs of it"
 
 
 def test_a_run_that_died_without_a_word_is_held_against_nothing_it_did_not_say() -> None:

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from gated import MACHINE, MIB, NAME, VERSIONS, cells, make_result
+from gated import MACHINE, NAME, VERSIONS, cells, make_result
+from results import MIB
 
 from splade_bench.errors import ConfigError
 from splade_bench.gate.rules import DEFAULT_RULES, parse_rule
@@ -47,7 +48,7 @@ def test_a_figure_whose_memory_pass_failed_is_a_regression_with_the_reason() -> 
 
     (regression,) = check(cells(failed), cells(), DEFAULT_RULES).regressions
 
-    assert (regression.metric, regression.head) == ("live_peak_bytes", "not measured")
+    assert (regression.metric, regression.current) == ("live_peak_bytes", "not measured")
     assert regression.blame == ["the live pass failed: killed: ended by signal SIGKILL"]
     elsewhere = replace(failed, versions={**VERSIONS, "torch": "2.14.1"})
     assert check(cells(elsewhere), cells(), DEFAULT_RULES).exit_code == 1
@@ -85,12 +86,12 @@ def test_a_failed_memory_pass_is_no_fault_of_figures_that_it_does_not_take() -> 
 
 
 def test_a_missing_cell_is_a_regression_and_a_new_one_a_note() -> None:
-    other = make_result(memory_mode="article", cell_id="tiny-cpu-b8-a1-article")
+    other = make_result(memory_mode="article")
 
     verdict = check(cells(other), cells(), DEFAULT_RULES)
 
-    assert [(one.cell, one.head) for one in verdict.regressions] == [(NAME, "missing")]
-    assert verdict.notes == ["tiny-cpu-b8-a1-article-seed42: new, the baseline does not know it"]
+    assert [(one.cell, one.current) for one in verdict.regressions] == [(NAME, "missing")]
+    assert verdict.notes == ["tiny-cpu-b8-a1-article-seed42: new, not in the baseline"]
 
 
 def test_a_regression_says_which_category_and_phase_grew_and_where_it_was_allocated() -> None:
@@ -157,7 +158,7 @@ def test_on_another_machine_only_what_is_the_same_everywhere_decides() -> None:
     assert verdict.exit_code == 0
     assert verdict.evaluated == 3
     assert verdict.not_evaluated == [
-        f"{NAME}  peak_rss_bytes:10%+16MiB: taken on something else: processor Test → Other"
+        f"{NAME}  peak_rss_bytes:10%+16MiB: taken under other conditions: processor Test → Other"
     ]
     worse = replace(other, live_peak_bytes=1100 * MIB)
     assert check(cells(worse), cells(), DEFAULT_RULES).exit_code == 1
@@ -210,7 +211,7 @@ def test_a_cell_that_ran_out_of_memory_before_too_is_fine_and_a_note_when_it_no_
     assert check(cells(oom), cells(oom), DEFAULT_RULES).regressions == []
     nan = make_result(status="nan")
     assert check(cells(nan), cells(nan), DEFAULT_RULES).exit_code == 1  # never a known state
-    assert check(cells(oom, make_result(memory_mode="article", cell_id="x")), cells(oom), DEFAULT_RULES).exit_code == 3
+    assert check(cells(oom, make_result(memory_mode="article")), cells(oom), DEFAULT_RULES).exit_code == 3
     assert "oom before, ok now" in check(cells(), cells(oom), DEFAULT_RULES).notes[0]
 
 

@@ -14,7 +14,7 @@ _CELL_FIELDS = {field.name for field in fields(Cell)}
 
 
 def make_cell_result(cell: Cell = CELL, **changes: Any) -> CellResult:
-    """A result of ``cell``; ``changes`` are fields of the result, those of the cell included (its name follows them)."""
+    """A result of ``cell``, with ``changes`` to fields of the result or of the cell, whose name follows them."""
     cell = replace(cell, **{name: changes.pop(name) for name in _CELL_FIELDS & changes.keys()})
     return replace(CellResult.of_cell(cell, status="ok"), **changes)
 
