@@ -6,7 +6,7 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from results import make_call_result, make_cell_result
 from splade_bench.errors import DataError
 from splade_bench.results.figures import RECORDED
 from splade_bench.results.records import (
-    CallResult,
     CellResult,
     HeadResult,
     PlanResult,
@@ -136,7 +135,7 @@ def test_a_head_that_was_never_timed_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     path.write_text(json.dumps(json.loads(HEAD.to_json()) | {"times_s": []}) + "\n")
 
-    with pytest.raises(DataError, match="results.jsonl:1: times_s: Expected array of length >= 1"):
+    with pytest.raises(DataError, match=r"results.jsonl:1: times_s: Expected array of length >= 1"):
         read_results([path])
 
 
@@ -172,11 +171,15 @@ def test_a_damaged_record_is_read_as_it_is_or_refused_in_one_line(
     path = tmp_path_factory.mktemp("fuzz") / "results.jsonl"
     path.write_text(json.dumps(record | {name: value}) + "\n")
 
+    refused: DataError | None = None
     try:
         (result,) = read_results([path])
     except DataError as error:
-        assert "\n" not in str(error)
-        assert "results.jsonl:1: " in str(error)
+        refused = error
+
+    if refused:
+        assert "\n" not in str(refused)
+        assert "results.jsonl:1: " in str(refused)
     else:
         assert getattr(result, name) == value or name == "cell_id"  # which follows from the others
         assert name not in NUMBERS or value is None or not isinstance(value, str | list | dict | bool)
