@@ -1,7 +1,6 @@
-"""Files that survive a crash: written whole or not at all, or appended to a synced line at a time.
+"""Files that survive a crash: written whole or not at all, or appended to line by line, each synced to the disk.
 
-Several processes may append to the same file. Price: a writer waits while another writes, and reads the file to see
-how it ends.
+Several processes may append to one file. A writer waits for the others, and reads the file to see how it ends.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ Kind = TypeVar("Kind")
 
 
 def write_whole_file(path: Path, text: str) -> None:
-    """Put a file in its place whole, or leave what is there.
+    """Write a file whole, or leave the old one as it is.
 
     Raises:
         OSError: it cannot be written.
@@ -38,27 +37,27 @@ def write_whole_file(path: Path, text: str) -> None:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder that becomes ``folder`` once the block is done, unless another process was faster.
+    """An empty folder that becomes ``folder`` when the block ends.
 
-    For what every process would make alike: then theirs stays.
+    If another process was faster, its folder stays: use this for content that is the same from every process.
 
     Raises:
         OSError: it cannot be made.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder.parent) as unfinished:
-        made = Path(unfinished) / folder.name
-        made.mkdir()
-        yield made
+        temporary = Path(unfinished) / folder.name
+        temporary.mkdir()
+        yield temporary
         try:
-            made.rename(folder)
+            temporary.rename(folder)
         except OSError:
             if not folder.is_dir():
                 raise
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add one line and wait until it is on the disk: what is recorded survives whatever comes next.
+    """Append one line and wait until it is on the disk, so that it survives a crash.
 
     Raises:
         OSError: it cannot be written. The file is then as it was, or ends in a torn line.
@@ -67,14 +66,14 @@ def append_line(path: Path, line: str) -> None:
     with path.open("a+b") as file:
         _lock(file)
         _end_torn_line(file)
-        # A lone surrogate, as in the name of a file that is no UTF-8, becomes its JSON escape.
+        # A lone surrogate, as in the name of a file that is not UTF-8, becomes its JSON escape.
         file.write(line.encode(errors="backslashreplace") + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Each line's number and value. A torn last line, left by a killed process or still being written, is left out.
+    """Each line's number and value. A torn last line, left by a killed process or still being written, is skipped.
 
     Raises:
         DataError: the file cannot be read, or a line is not JSON.
@@ -89,7 +88,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
         try:
             yield number, json.loads(line)
         except (ValueError, RecursionError) as error:
-            if number == len(lines):  # no newline after it
+            if number == len(lines):  # it does not end in a newline
                 continue
             raise DataError(f"{path}:{number}: is not JSON: {getattr(error, 'msg', error)}") from error
 
@@ -100,17 +99,17 @@ def finite_or_none(record: Any) -> Any:
 
 
 def encode_line(record: Any) -> str:
-    """A dataclass, or anything that JSON can hold, as one line of strict JSON without its newline."""
+    """A dataclass as one line of strict JSON, without its newline: a number that is not finite becomes null."""
     return json.dumps(finite_or_none(msgspec.to_builtins(record)), ensure_ascii=False)
 
 
 def decode_line(line: str, kind: type[Kind]) -> Kind:
-    """The ``kind``, a dataclass, that a line of JSON holds; raises ValueError as :func:`parse_record`."""
+    """A line of JSON as a ``kind``; raises ValueError as :func:`parse_record`."""
     return parse_record(json.loads(line), kind)
 
 
 def parse_record(record: Any, kind: type[Kind]) -> Kind:
-    """The ``kind``, a dataclass, that parsed JSON holds. Fields that it does not have are ignored.
+    """Parsed JSON as a ``kind``, which is a dataclass. Fields that it does not have are ignored.
 
     Raises:
         ValueError: a field is missing or has another type; the text is one line that names it.
@@ -123,18 +122,18 @@ def parse_record(record: Any, kind: type[Kind]) -> Kind:
 
 
 def _lock(file: IO[bytes]) -> None:
-    """Wait until no other process writes to the file; it is unlocked when it is closed, however that comes about.
+    """Wait until no other process writes to the file. Closing the file, or a crash, unlocks it.
 
-    Without it, a line that another process is in the middle of writing would be taken for a torn one and cut off.
+    Without the lock, a line that another process is still writing would look torn and be cut off.
     """
     if sys.platform == "win32":
         return  # nothing is measured there, so there are no two writers
-    with suppress(OSError):  # some network file systems have no locks: a result is worth more than the lock
+    with suppress(OSError):  # some network file systems have no locks; write without one
         fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _end_torn_line(file: IO[bytes]) -> None:
-    """Drop a last line that a killed writer left unfinished; one that only lacks its newline is kept."""
+    """Drop a last line that a killed writer left unfinished; keep one that only lacks its newline."""
     file.seek(0)
     complete, newline, last = file.read().rpartition(b"\n")
     if not last:

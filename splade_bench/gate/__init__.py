@@ -1,1 +1,1 @@
-"""The memory gate: results held against a committed baseline, for any project. Imports no torch."""
+"""The memory gate: results compared with a committed baseline, for any project. Imports no torch."""

@@ -1,1 +1,1 @@
-"""What was measured: records, their file, their figures, and what may be compared."""
+"""Results: records and their file, the table of figures, and the conditions under which figures may be compared."""

@@ -1,7 +1,7 @@
-"""What may be compared: the conditions of a run, and which of them must be the same for what.
+"""What may be compared: the conditions of a run, and which of them must be equal for which purpose.
 
-The conditions of a run are one flat mapping: its machine, the versions of its packages, its code, its texts and the
-settings that no sweep varies. A level names those that must be the same.
+The conditions of a run are one flat mapping: its machine, package versions, code, texts, and the settings that are not
+axes of a sweep. A level is a purpose, and names the conditions that must be equal for it.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ Level = Literal["anywhere", "same interpreter", "same corpus", "same machine", "
 _MEMORY_TOLERANCE = 0.01
 _MACHINE = (
     *("system", "architecture", "processor", "logical_cores", "memory_bytes", "allocator", "huge_pages"),
-    # Known to a worker alone: a run that crashed early did not say them.
+    # Only a worker knows these; they are missing if it crashed early.
     *("threads", "device"),
 )
 _BY_MINOR_VERSION = ("torch", "python", "memray")
 _OF_RUN = ("max_steps", "corpus_sha256")
 _SETTINGS = ("trainer", "trainer_size", "attention_dropout", "mixed_precision", "memory_limit_bytes")
-# What a baseline keeps.
+# A baseline file keeps these.
 BASELINE_CONDITIONS = (*_MACHINE, *_BY_MINOR_VERSION, *_OF_RUN)
 LEVELS: Mapping[Level, Sequence[str]] = MappingProxyType(
     {
-        # Where a figure may be compared with a baseline's.
+        # Comparing a figure with a baseline's, by figure.
         "anywhere": ("torch", "max_steps"),
         "same interpreter": ("torch", "max_steps", "python", "memray", "system", "architecture", "threads"),
         "same corpus": ("torch", "max_steps", "corpus_sha256"),
         "same machine": ("torch", "max_steps", *_MACHINE),
-        # Rounds that a baseline counts as one cell.
+        # Combining rounds into one cell of a baseline.
         "equal runs": BASELINE_CONDITIONS,
-        # Runs that a report makes one figure of, and recorded runs that a resumed session does not repeat.
+        # Combining runs into one figure of a report, and reusing recorded runs in a resumed session.
         "same code": (*_MACHINE, "versions", "source_tree"),
-        # Runs that a report shows side by side.
+        # Showing runs side by side in a report.
         "same setup": (*_MACHINE, *_SETTINGS, "max_steps", "source_tree"),
     }
 )
 
 
 def conditions_of(result: Result) -> dict[str, Any]:
-    """The conditions that a result was taken under, as far as it says them."""
+    """The conditions of a result, as far as it says them."""
     conditions = {name: result.machine[name] for name in _MACHINE if name in result.machine}
     for name in _BY_MINOR_VERSION:
         version = result.versions.get(name)
@@ -60,9 +60,9 @@ def conditions_of(result: Result) -> dict[str, Any]:
 
 
 def differences(level: Level, before: Conditions, after: Conditions, *, where_known: bool = False) -> list[str]:
-    """The conditions of ``level`` that are not the same, as ``threads 2 → 8``; empty: they may be compared.
+    """The conditions of ``level`` that differ, as ``threads 2 → 8``; if there are none, the runs may be compared.
 
-    ``where_known`` leaves out a condition that one side does not say.
+    ``where_known`` skips a condition that one side does not say.
     """
     return [
         f"{name} {before.get(name)} → {after.get(name)}"
@@ -73,7 +73,7 @@ def differences(level: Level, before: Conditions, after: Conditions, *, where_kn
 
 
 def set_differences(before: Sequence[Result], after: Sequence[Result]) -> list[str]:
-    """What two sets of results were not both taken under, as ``processor: A before, B after``."""
+    """The conditions in which two sets of results differ, as ``processor: A before, B after``."""
     lines = []
     sides = [[conditions_of(result) | result.versions for result in results] for results in (before, after)]
     for name in (*_MACHINE, "torch", "transformers", "python", "corpus_sha256"):
@@ -86,13 +86,13 @@ def set_differences(before: Sequence[Result], after: Sequence[Result]) -> list[s
 
 
 def setup_key(result: CellResult) -> str:
-    """Equal for runs of the same setup, which a report may show side by side."""
+    """Equal for runs that a report may show side by side."""
     conditions = conditions_of(result)
     return json.dumps([conditions.get(name) for name in LEVELS["same setup"]], sort_keys=True)
 
 
 def pair_key(result: CellResult) -> tuple[object, ...]:
-    """Equal for runs that differ in nothing but the memory mode and the round."""
+    """Equal for runs that differ only in memory mode and round."""
     return (
         result.workload,
         result.device,
@@ -106,21 +106,21 @@ def pair_key(result: CellResult) -> tuple[object, ...]:
 def newest_comparable(
     items: Sequence[Item], *, key: Callable[[Item], Hashable], run: Callable[[Item], Result]
 ) -> list[Item]:
-    """Of each ``key`` the items that were taken on the same code and machine as its newest item.
+    """For each ``key``, the items with the code and machine of its newest item.
 
-    For tables that make one figure of several runs. What the newest run does not say, as one that crashed early, the
-    newest run that says it decides.
+    For tables that combine several runs into one figure. A run that crashed early may not say all conditions: the
+    newest run that says one decides it.
     """
     newest: dict[Hashable, Conditions] = {}
     kept: set[int] = set()
-    by_age = sorted(range(len(items)), key=lambda place: run(items[place]).started_at or "")
-    for place in reversed(by_age):
-        conditions = conditions_of(run(items[place]))
-        known = newest.get(key(items[place]), conditions)
+    oldest_first = sorted(enumerate(items), key=lambda numbered: run(numbered[1]).started_at or "")
+    for number, item in reversed(oldest_first):
+        conditions = conditions_of(run(item))
+        known = newest.get(key(item), conditions)
         if not differences("same code", known, conditions, where_known=True):
-            newest[key(items[place])] = {**conditions, **known}
-            kept.add(place)
-    return [item for place, item in enumerate(items) if place in kept]
+            newest[key(item)] = {**conditions, **known}
+            kept.add(number)
+    return [item for number, item in enumerate(items) if number in kept]
 
 
 def _is_same(name: str, before: Any, after: Any) -> bool:

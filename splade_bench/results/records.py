@@ -1,4 +1,4 @@
-"""Records of what was measured: one JSON line per cell, call or plan, appended as soon as it is done.
+"""Records of measurements: one JSON line per cell, call, head or plan, appended as soon as it is done.
 
 Bytes are integers, times are seconds, and what was not measured is null, never 0.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from msgspec import Meta
+import msgspec
 from typing_extensions import NotRequired, Self, TypedDict
 
 from splade_bench.config import MixedPrecision
@@ -25,7 +25,7 @@ CALIBRATION = "calibration"
 Status = Literal["ok", "oom", "killed", "timeout", "nan", "error"]
 # Another run would end in the same way. A run that was killed, or failed for an unknown reason, is repeated.
 SETTLED: Sequence[Status] = ("ok", "oom", "nan", "timeout")
-Times: TypeAlias = Annotated[list[float], Meta(min_length=1)]
+Times: TypeAlias = Annotated[list[float], msgspec.Meta(min_length=1)]
 
 
 class AllocationSite(TypedDict):
@@ -46,16 +46,16 @@ class MemorySample(TypedDict):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """A line of a results file: what a figure was taken on."""
+    """A line of a results file, and the conditions of its figures."""
 
     machine: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
     source_tree: str | None = None
-    """Hash of the package's own files."""
+    """The source tree fingerprint: a hash of the package's own files."""
     started_at: str | None = None
     session: str | None = None
-    """Which run of pytest measured it: rows that an earlier one left in the file have another."""
+    """The run of pytest that measured it; results of an earlier run in the same file have another session."""
     test_id: str | None = None
     """pytest's node id of the test that asked for it."""
     schema_version: int = SCHEMA_VERSION
@@ -67,66 +67,66 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement(Result):
-    """What was measured of a process, whatever it ran. Running out of memory is a result too."""
+    """The figures of one process. Running out of memory is a result too."""
 
     status: Status
     error: str | None = None
     """One line: why the status is not ok."""
     phase: str | None = None
-    """The part of the run that was under way when it ended early."""
+    """The part of the run in which it ended early."""
     exit_code: int | None = None
-    """Of a process that ended without a result."""
+    """Exit code of a process that ended without a result."""
     exit_signal: int | None = None
     """The signal that ended it."""
     failed_allocation_bytes: int | None = None
-    """What the allocator that had nothing left was asked for."""
+    """The size of the allocation that failed."""
     memory_limit_bytes: int | None = None
-    """Resident memory that the process might have, its runtime included."""
+    """The limit on resident memory, the runtime included."""
     wall_time_s: float | None = None
-    """Of the measured part alone: the training loop, or the call."""
+    """Time of the measured part: the training loop, or the call."""
     baseline_rss_bytes: int | None = None
-    """Resident memory after imports and, for a cell, a warm-up on a toy model: before what is measured exists."""
+    """The runtime memory: resident memory after imports and, for a cell, a warm-up on a toy model."""
     peak_rss_bytes: int | None = None
-    """Absolute kernel mark from the baseline to the end of the measured part."""
+    """The kernel's high-water mark from then to the end of the measured part, runtime included."""
     peak_rss_source: str | None = None
     sampled_peak_rss_bytes: int | None = None
-    """The same by a thread that looks every 10 ms, where a timeline was asked for."""
+    """The same as a thread sees it that samples every 10 ms, if a timeline was requested."""
     sampler_cpu_time_s: float | None = None
-    """Of ``cpu_time_s``, that thread's."""
+    """The part of ``cpu_time_s`` that the sampling thread took."""
     memory_timeline: list[MemorySample] | None = None
     cpu_time_s: float | None = None
-    """User and system time of the process over the measured part, all threads."""
+    """User and system time of all threads during the measured part."""
     major_faults: int | None = None
-    """Pages that had to be read from disk meanwhile: swapped out, or a mapped file's."""
+    """Pages read from disk during the measured part: swapped out, or of a mapped file."""
     swapped_bytes: int | None = None
-    """How much more of the process was swapped out afterwards than before."""
+    """Growth of the process's swapped memory during the measured part."""
     device_peak_allocated_bytes: int | None = None
-    """Most memory that live tensors had on the accelerator."""
+    """Peak memory of live tensors on the accelerator."""
     device_peak_reserved_bytes: int | None = None
-    """Most memory that the accelerator's allocator had taken from the system."""
+    """Peak memory that the accelerator's allocator reserved."""
     device_peak_source: str | None = None
     pinned_baseline_rss_bytes: int | None = None
     pinned_peak_rss_bytes: int | None = None
-    """Peak RSS where every tensor of 256 KiB has a mapping of its own: the repeatable figure, in a process of its own;
-    not what a user gets. Of a cell: over two optimizer steps of the widest batch, as the two below."""
+    """Peak RSS if every tensor of 256 KiB has its own mapping: repeatable, but not what a user gets. A memory pass; in
+    a cell, memory passes run two optimizer steps of the widest batch."""
     live_peak_bytes: int | None = None
-    """Most bytes of live tensors, a cell's model included, in a process of its own."""
+    """Peak bytes of live tensors, a cell's model included. A memory pass."""
     live_peak_by_category: dict[str, int] | None = None
     live_peak_by_phase: dict[str, int] | None = None
     live_peak_phase: str | None = None
     live_peak_operator: str | None = None
     memray_peak_bytes: int | None = None
-    """Heap peak above what was loaded, in a process of its own."""
+    """Peak of the heap minus what was loaded before. A memory pass."""
     memray_allocations: int | None = None
     memray_allocated_bytes: int | None = None
-    """All that was allocated meanwhile, what was freed again included."""
+    """Sum of all allocations, freed ones included."""
     memray_top_sites: list[AllocationSite] | None = None
-    """Where most of it was allocated."""
+    """The largest at the peak."""
     pass_errors: dict[str, str] | None = None
-    """Memory passes that failed, each with its status and why in one line: their figures are null for that."""
+    """Memory passes that failed, each with status and reason in one line; their figures are null."""
 
     def figure(self, name: str) -> float | None:
-        """A figure by its field's name or, after training, that of a metric; None where it was not measured."""
+        """A figure by the name of its field or retrieval metric; None where it was not measured."""
         value: float | None = getattr(self, name, None)
         return (getattr(self, "metrics", None) or {}).get(name) if value is None else value
 
@@ -137,7 +137,7 @@ class CallResult(Measurement):
 
     name: str
     value: Any = None
-    """What it returned, where JSON can hold it."""
+    """Its return value, if JSON can hold it."""
     record_type: Literal["call"] = "call"
 
     @property
@@ -148,7 +148,7 @@ class CallResult(Measurement):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellResult(Measurement):
-    """A training run. A cell that ran out of memory is a row too, with what was measured until then."""
+    """A cell. One that ran out of memory has the figures that were measured until then."""
 
     cell_id: str
     workload: str
@@ -164,30 +164,30 @@ class CellResult(Measurement):
     trainer_size: int | None = None
     round: int = 0
     step_time_s: float | None = None
-    """Median seconds per optimizer step, the first left out."""
+    """Median seconds per optimizer step, without the first."""
     step_time_min_s: float | None = None
     step_time_max_s: float | None = None
     final_loss: float | None = None
-    """Mean over the last tenth of the optimizer steps; depends on the batch size."""
+    """Mean loss of the last tenth of the optimizer steps; depends on the batch size."""
     planned_peak_rss_bytes: int | None = None
-    """What the planner predicts for two optimizer steps of the widest batch, in a process of its own."""
+    """The planner's prediction for two optimizer steps of the widest batch. A memory pass."""
     planned_baseline_rss_bytes: int | None = None
-    """Of that: the runtime."""
+    """The runtime memory in the prediction."""
     planned_live_peak_bytes: int | None = None
     parameter_bytes: int | None = None
-    """The trained weights: gradients take as much again, and AdamW's moments twice as much."""
+    """Size of the trained weights. Gradients have the same size, and AdamW's moments twice that."""
     active_share: float | None = None
-    """Share of the documents' entries that are active in the last optimizer step."""
+    """Share of active entries in the document vectors of the last optimizer step."""
     step_flops: int | None = None
-    """Floating-point operations of a cached step on the last batch, nothing computed twice but what caching must."""
+    """Floating-point operations of a cached step on the last batch, with only the recomputation that caching needs."""
     gemm_flops_per_s: float | None = None
-    """Rate of a 4096 x 4096 x 4096 product in float32, in the same process after the training."""
+    """Rate of a 4096 x 4096 x 4096 product in float32, after the training in the same process."""
     validation_loss: float | None = None
-    """On fixed held-out batches of 32: the loss to compare across batch sizes."""
+    """Loss on fixed held-out batches of 32, which can be compared across batch sizes."""
     losses: list[float | None] | None = None
     """Loss of each optimizer step; null where it was not finite."""
     metrics: dict[str, float | None] | None = None
-    """Retrieval on held-out queries after training."""
+    """Retrieval metrics on held-out queries after training."""
     metrics_before: dict[str, float | None] | None = None
     """The same before training."""
     optimizer_steps: int | None = None
@@ -196,7 +196,7 @@ class CellResult(Measurement):
 
     @property
     def cell(self) -> Cell:
-        """The grid point and run that this is the result of."""
+        """The cell that was measured."""
         return Cell(**{known.name: getattr(self, known.name) for known in fields(Cell)})
 
     @classmethod
@@ -207,43 +207,43 @@ class CellResult(Measurement):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadResult(Result):
-    """The head by itself, forward and backward, beside the one product that it cannot do without."""
+    """The head alone, forward and backward, beside the matrix product that it needs."""
 
     head: str
     """streaming or eager."""
     hidden_size: int
     active_share: float
-    """Share of the vectors' entries that are active, and get a gradient."""
+    """Share of the vectors' entries that are active and get a gradient."""
     texts: int
     length: int
     vocab_size: int
     gemm_times_s: Times
-    """Each time of weight @ hidden.T, [V, texts * length], into a warm output, in turn with those of the head."""
+    """Times of weight @ hidden.T, [V, texts * length], into a warm output, alternating with the head's."""
     times_s: Times
     extra_bytes: int
-    """Peak RSS of one forward and backward pass over inputs, weights and gradients that were there before."""
+    """Peak RSS of one forward and backward pass, without inputs, weights and gradients."""
     record_type: Literal["head"] = "head"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanResult(Result):
-    """What the planner predicts of a training that was not run."""
+    """A plan of a training run that was not measured."""
 
     name: str
-    """What trains."""
+    """The memory mode or peer that is planned."""
     device: str
-    """The kind of device that was planned for, whether it is here or not."""
+    """The kind of the planned device; it need not be here."""
     batch_size: int
     max_length: int
     budget_bytes: int
     peak_bytes: int
     live_peak_bytes: int
     failed_operator: str | None = None
-    """The first for whose result the budget has no room; null: it fits."""
+    """The first operator whose result exceeds the budget; null if the plan fits."""
     failed_phase: str | None = None
     failed_allocation_bytes: int | None = None
     reserved_bytes: int | None = None
-    """What was reserved when that was asked for."""
+    """Memory reserved when that allocation failed."""
     record_type: Literal["plan"] = "plan"
 
 
@@ -261,7 +261,7 @@ def _parse(record: Any) -> Result:
 
 
 def _with_cell_id(result: CellResult) -> CellResult:
-    """Named as today: earlier versions called the article's trainer ``article``, and gave two cells one name."""
+    """Rename what earlier versions wrote: the trainer ``article``, and cell ids that two cells could share."""
     cell = result.cell
     if cell.trainer == "article":
         cell = replace(cell, trainer=ARTICLE_TRAINER)
@@ -269,7 +269,7 @@ def _with_cell_id(result: CellResult) -> CellResult:
 
 
 def append_result(path: Path, result: Result) -> None:
-    """Add one line and wait until it is on the disk; other processes may append to the same file.
+    """Append one line and wait until it is on the disk; other processes may append to the same file.
 
     Raises:
         DataError: it cannot be written. The file is then as it was, or ends in a torn line.

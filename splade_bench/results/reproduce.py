@@ -1,4 +1,4 @@
-"""What a measurement is called, and the command that takes it again."""
+"""The name of a measurement, and the command that repeats it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import shlex
 
 from splade_bench.results.records import CallResult, CellResult, Measurement, Result
 
-# The test whose axes are options.
+# The test whose axes are pytest options.
 _SWEEP_TEST = "benchmarks/test_training_cells.py"
 
 
 def gate_name(result: Result) -> str | None:
-    """What a baseline calls a result; None for what no gate is about."""
+    """The name of a cell or call in a baseline; None for other results."""
     if isinstance(result, CellResult):
         return f"{result.cell_id}-seed{result.seed}"
     return result.name if isinstance(result, CallResult) else None

@@ -5,23 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from results import MIB, make_cell_result
 
 from splade_bench.cli import main
-from splade_bench.grid.cell import Cell
 from splade_bench.results.records import CellResult, append_result
 
-MIB = 2**20
-CELL = Cell(workload="tiny", device="cpu", batch_size=8, gradient_accumulation_steps=1, memory_mode="standard")
 
-
-def make_result(cell: Cell = CELL, **changes: Any) -> CellResult:
-    result = CellResult.of_cell(cell, status="ok", live_peak_bytes=100 * MIB, versions={"torch": "2.13.0"})
-    return replace(result, **changes)
+def make_result(**changes: Any) -> CellResult:
+    return make_cell_result(**{"live_peak_bytes": 100 * MIB, "versions": {"torch": "2.13.0"}, **changes})
 
 
 @pytest.fixture
@@ -116,7 +111,7 @@ def test_usage_and_bad_files_are_one_clear_line(
 def test_it_needs_no_torch_and_takes_seconds_for_a_thousand_cells(tmp_path: Path, baseline: Path) -> None:
     """The bound itself is a benchmark's; here only that it is nowhere near a minute."""
     results = tmp_path / "many.jsonl"
-    lines = [make_result(replace(CELL, seed=seed)).to_json() for seed in range(1000)]
+    lines = [make_result(seed=seed).to_json() for seed in range(1000)]
     results.write_text("\n".join(lines) + "\n")
     script = (
         "import sys; from splade_bench.cli import main; code = main(sys.argv[1:]); "

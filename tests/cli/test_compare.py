@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from results import MIB, make_call_result, make_cell_result
 
 from splade_bench.cli import main
-from splade_bench.grid.cell import Cell
 from splade_bench.results.records import CallResult, CellResult, append_result
 
-MIB = 2**20
-CELL = Cell(workload="tiny", device="cpu", batch_size=8, gradient_accumulation_steps=1, memory_mode="standard")
 
-
-def make_result(cell: Cell = CELL, **changes: Any) -> CellResult:
-    figures: dict[str, Any] = {"peak_rss_bytes": 500 * MIB, "wall_time_s": 10.0, "metrics": {"mrr@10": 0.30}}
-    return replace(CellResult.of_cell(cell, status="ok", **figures), **changes)
+def make_result(**changes: Any) -> CellResult:
+    figures = {"peak_rss_bytes": 500 * MIB, "wall_time_s": 10.0, "metrics": {"mrr@10": 0.30}}
+    return make_cell_result(**(figures | changes))
 
 
 def write(path: Path, *results: CellResult | CallResult) -> str:
@@ -62,14 +58,14 @@ def test_medians_of_several_runs_are_compared(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_what_one_side_lacks_or_ended_otherwise_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    other = replace(CELL, memory_mode="article")
+    other = make_result(memory_mode="article")
     before = write(
         tmp_path / "a.jsonl",
         make_result(machine={"processor": "x"}),
-        make_result(other),
-        CallResult(name="call|`x`", status="ok", peak_rss_bytes=1),
+        other,
+        make_call_result("call|`x`", peak_rss_bytes=1),
     )
-    after = write(tmp_path / "b.jsonl", make_result(machine={"processor": "y"}, status="oom"), make_result(other))
+    after = write(tmp_path / "b.jsonl", make_result(machine={"processor": "y"}, status="oom"), other)
 
     code = main(["compare", before, after])
 
@@ -83,7 +79,7 @@ def test_what_one_side_lacks_or_ended_otherwise_is_named(tmp_path: Path, capsys:
 
 def test_files_with_nothing_in_common_are_no_comparison(tmp_path: Path) -> None:
     before = write(tmp_path / "a.jsonl", make_result())
-    after = write(tmp_path / "b.jsonl", make_result(replace(CELL, batch_size=2)))
+    after = write(tmp_path / "b.jsonl", make_result(batch_size=2))
 
     assert main(["compare", before, after]) == 3
 

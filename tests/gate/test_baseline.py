@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 from gated import MACHINE, NAME, cells, make_result
+from results import make_call_result
 
 from splade_bench.errors import DataError
 from splade_bench.gate.baseline import read_baseline, write_baseline
 from splade_bench.gate.cells import gated_cells, newest_sessions, only_in_earlier_sessions
 from splade_bench.gate.rules import DEFAULT_RULES
 from splade_bench.gate.verdict import check
-from splade_bench.results.records import CallResult
 
 
 def test_a_baseline_comes_back_as_it_was_written_sorted_and_a_figure_a_line(tmp_path: Path) -> None:
-    made = cells(make_result(), CallResult(name="tests/test_x.py::test_it: touch", status="ok", live_peak_bytes=7))
+    made = cells(make_result(), make_call_result("tests/test_x.py::test_it: touch", live_peak_bytes=7))
     path = tmp_path / "new" / "baseline.json"
 
     write_baseline(path, made)
@@ -82,7 +82,7 @@ def test_runs_of_one_cell_must_be_of_one_kind() -> None:
 
 def test_of_a_file_that_was_appended_to_the_newest_session_of_each_cell_counts() -> None:
     old = [make_result(session="a", started_at=f"2026-01-0{n}", round=n, peak_rss_bytes=1) for n in (1, 2)]
-    other = CallResult(name="only then", status="ok", session="a", started_at="2026-01-01")
+    other = make_call_result("only then", session="a", started_at="2026-01-01")
     new = [make_result(session="b", started_at=f"2026-02-0{n}", round=n) for n in (1, 2)]
 
     assert newest_sessions([*old, other, *new]) == [other, *new]
@@ -97,7 +97,7 @@ def test_of_what_a_session_tried_again_the_last_try_counts() -> None:
     assert newest_sessions([bad, killed, *again]) == [bad, *again]
     assert gated_cells(newest_sessions([bad, killed, *again]))[NAME].status == "nan", "not made up for"
     assert newest_sessions([bad, killed]) == [bad, killed]
-    call = CallResult(name="twice in a test", status="ok", session="a", started_at="2026-01-01")
+    call = make_call_result("twice in a test", session="a", started_at="2026-01-01")
     assert newest_sessions([call, replace(call, started_at="2026-01-02")])[0] == call, "both are runs of it"
 
 

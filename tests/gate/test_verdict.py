@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 from gated import MACHINE, NAME, VERSIONS, cells, make_result
-from results import MIB
+from results import MIB, make_call_result
 
 from splade_bench.errors import ConfigError
 from splade_bench.gate.rules import DEFAULT_RULES, parse_rule
 from splade_bench.gate.verdict import check, require_comparable, verdict_lines
-from splade_bench.results.records import CallResult
 
 
 def test_the_same_results_pass() -> None:
@@ -63,16 +62,16 @@ def test_another_runs_figure_does_not_make_up_for_a_memory_pass_that_failed() ->
 
 
 def test_the_plan_is_gated_exactly_and_anywhere() -> None:
-    base = cells(make_result(planned_live_peak_bytes=1000))
+    baseline = cells(make_result(planned_live_peak_bytes=1000))
     rules = [parse_rule("planned_live_peak_bytes:0%")]
     elsewhere = {**MACHINE, "processor": "Other", "threads": 8}
 
-    same = check(cells(make_result(planned_live_peak_bytes=1000, machine=elsewhere)), base, rules)
-    worse = check(cells(make_result(planned_live_peak_bytes=1001, machine=elsewhere)), base, rules)
+    same = check(cells(make_result(planned_live_peak_bytes=1000, machine=elsewhere)), baseline, rules)
+    worse = check(cells(make_result(planned_live_peak_bytes=1001, machine=elsewhere)), baseline, rules)
 
     assert (same.exit_code, same.evaluated) == (0, 1)
     assert [regression.metric for regression in worse.regressions] == ["planned_live_peak_bytes"]
-    lost = check(cells(make_result(pass_errors={"plan": "error: TypeError: x"})), base, rules)
+    lost = check(cells(make_result(pass_errors={"plan": "error: TypeError: x"})), baseline, rules)
     assert lost.regressions[0].blame == ["the plan pass failed: error: TypeError: x"]
 
 
@@ -177,9 +176,9 @@ def test_on_another_machine_only_what_is_the_same_everywhere_decides() -> None:
 def test_where_nothing_can_be_compared_the_exit_code_says_so(
     changes: dict[str, Any], rule: str, differing: str
 ) -> None:
-    base = cells(make_result(memray_peak_bytes=5))
+    baseline = cells(make_result(memray_peak_bytes=5))
 
-    verdict = check(cells(make_result(memray_peak_bytes=5, **changes)), base, [parse_rule(rule)])
+    verdict = check(cells(make_result(memray_peak_bytes=5, **changes)), baseline, [parse_rule(rule)])
 
     assert verdict.exit_code == 3
     assert differing in verdict.not_evaluated[0]
@@ -228,7 +227,7 @@ def test_a_rule_with_nothing_to_judge_is_listed() -> None:
 
 
 def test_a_hostile_name_stays_on_its_line() -> None:
-    hostile = CallResult(name="x\x1b[31m\ny", status="oom", started_at="t")
+    hostile = make_call_result("x\x1b[31m\ny", status="oom", started_at="t")
 
     lines = verdict_lines(check(cells(hostile), cells(replace(hostile, status="ok")), DEFAULT_RULES))
 
