@@ -1,4 +1,4 @@
-"""What the instruments read, how often they read the same, and what they cost; ``reports/INSTRUMENTS.md``."""
+"""Accuracy, repeatability and cost of the probes; the page of the results is ``reports/INSTRUMENTS.md``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import pytest
 
 from splade_bench.bench.cells import CellRunner
 from splade_bench.bench.known_blocks import touch_block
+from splade_bench.bench.session import MeasuringSession
 from splade_bench.grid.cell import Cell
-from splade_bench.report.probes import PROBES
-from splade_bench.results.records import CallResult, CellResult
+from splade_bench.results.figures import PROBES
+from splade_bench.results.records import CellResult
 
 MIB = 2**20
 PROCESSES = 10
@@ -24,7 +25,7 @@ LIMITED_RUNS = 20
 SAMPLED_RUNS = 3
 HOLD_S = 0.1
 LAUNCHER = "splade_bench.bench.launcher"
-# A cell that needs some 2 GiB, and the limit under which it must not run.
+# A cell that needs some 2 GiB, and a limit that is too small for it.
 LARGE = Cell(
     workload="repeatability",
     device="cpu",
@@ -40,7 +41,7 @@ TOO_SMALL_BYTES = 1024 * MIB
 @pytest.mark.takes_long
 @pytest.mark.parametrize("memory_mode", ["standard", "memory-efficient"])
 def test_the_memory_sampler_takes_at_most_one_percent(memory_mode: str, tmp_path: Path) -> None:
-    """Of a core, while a cell trains. Not kept on every machine: ``reports/NEGATIVE.md``."""
+    """Of a core, while a cell trains. Some machines miss it: ``reports/NEGATIVE.md``."""
     runner = CellRunner(cache=tmp_path, timeout_s=600, memory_passes=(), memory_timeline=True)
     shares = []
     for _ in range(SAMPLED_RUNS):
@@ -68,7 +69,7 @@ def test_parent_and_launcher_take_at_most_one_percent(memory_limit_bytes: int | 
     with runner.start(replace(LARGE, memory_limit_bytes=memory_limit_bytes)) as run:
         readings.append(Spent.now())
         (launcher,) = (child for child in psutil.Process().children() if LAUNCHER in child.cmdline())
-        started = Spent.now(launcher)  # what finding it took is not the parent's usual work
+        started = Spent.now(launcher)  # the search for it is not part of the parent's usual work
         run.wait_until_ready()
         readings.append(Spent.now(launcher))
         run.train()
@@ -85,7 +86,7 @@ def test_parent_and_launcher_take_at_most_one_percent(memory_limit_bytes: int | 
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """A moment, and processor time of this process and a launcher until then; or what lies between two moments."""
+    """A moment and the processor time of this process and a launcher until then; or the difference of two."""
 
     wall_s: float
     cpu_s: float
@@ -104,22 +105,22 @@ class Spent:
 @pytest.mark.takes_long
 @pytest.mark.parametrize("size_mib", [64, 256, 1024])
 @pytest.mark.parametrize("kind", ["block", "tensor"])
-def test_a_known_amount_is_read_back(kind: str, size_mib: int, calibrate: Callable[..., CallResult]) -> None:
+def test_a_known_amount_is_read_back(kind: str, size_mib: int, measuring: MeasuringSession) -> None:
     if kind == "block":
-        result = calibrate(touch_block, size_mib * MIB, HOLD_S)
+        result = measuring.calibrate(touch_block, size_mib * MIB, HOLD_S)
         expected = {"RSS", "sampled", "pinned", "memray"}
     else:
         from splade_bench.worker.known_tensors import fill_tensor
 
-        result = calibrate(fill_tensor, size_mib * MIB)
+        result = measuring.calibrate(fill_tensor, size_mib * MIB)
         expected = {"RSS", "pinned", "memray", "live tensors"}
 
     assert result.status == "ok", result.error
     assert result.value == size_mib * MIB
-    assert expected <= {probe.name for probe in PROBES}
-    for probe in PROBES:
+    assert expected <= {probe.name for _, probe in PROBES}
+    for figure, probe in PROBES:
         if probe.name in expected:
-            read_bytes = probe.read_bytes(result)
+            read_bytes = figure.added(result)
             assert read_bytes is not None, probe.name
             assert abs(read_bytes / (size_mib * MIB) - 1) <= probe.calibration_limit, probe.name
 
@@ -131,17 +132,17 @@ def test_a_figure_is_the_same_in_every_process(memory_mode: str, record_cell: Ca
     results = [record_cell(replace(cell, round=number)) for number in range(1, PROCESSES + 1)]
 
     assert [result.status for result in results] == ["ok"] * PROCESSES
-    assert sum(probe.spread_limit is not None for probe in PROBES) == 3
-    for probe in PROBES:
+    assert sum(probe.spread_limit is not None for _, probe in PROBES) == 3
+    for figure, probe in PROBES:
         if probe.spread_limit is not None:
-            values = [value for result in results if (value := probe.read_bytes(result)) is not None]
+            values = [value for result in results if (value := figure.added(result)) is not None]
             assert len(values) == PROCESSES, probe.name
             assert probe.spread_holds(values), (probe.name, values)
 
 
 @pytest.fixture(scope="module")
 def limited(record_cell: Callable[[Cell], CellResult]) -> tuple[list[CellResult], list[CellResult]]:
-    """The large cell under a limit that is too small and under one that is just large enough, in turn."""
+    """The large cell under a limit that is too small and under a limit that is just large enough, in turn."""
     large = replace(LARGE, workload="memory-limit")
     alone = record_cell(large)
     assert alone.peak_rss_bytes is not None, alone.error

@@ -1,38 +1,25 @@
-"""The cell table: a row a grid point, over its seeds and rounds."""
+"""The table of cells: a row per grid point, over its seeds and rounds."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from splade_bench.report.modes import modes_of
-from splade_bench.report.page import Table
-from splade_bench.report.tables import (
-    MISSING,
-    Figure,
-    above_baseline_bytes,
-    figures,
-    in_mib,
-    metric,
-    mrr_at_10,
-    number,
-    over_runs,
-    peak_rss_bytes,
-    queries_per_s,
-    recorded,
-    statuses,
-    surroundings,
-    wall_time_s,
-)
+from splade_bench.report.numbers import MISSING, number
+from splade_bench.report.page import Table, table_of
+from splade_bench.report.provenance import statuses
+from splade_bench.report.readers import group_by, in_mib, median_of, over_runs, recorded, succeeded
+from splade_bench.results.conditions import setup_key
+from splade_bench.results.figures import FIGURES, Figure, Reader, Unit, mrr_at_10
 from splade_bench.results.records import CellResult
 from splade_bench.results.reproduce import reproduce
 
 
 @dataclass(frozen=True, slots=True)
 class GridPoint:
-    """The runs of one cell over its seeds and rounds."""
+    """The runs of one cell over its seeds and rounds: one row of a table."""
 
     runs: Sequence[CellResult]
 
@@ -41,60 +28,66 @@ class GridPoint:
         return self.runs[0]
 
     @property
-    def around(self) -> tuple[object, ...]:
-        """Machine, source tree and whatever else is the same in its runs."""
-        return surroundings(self.first)
-
-    @property
     def ok(self) -> list[CellResult]:
-        return [run for run in self.runs if run.status == "ok"]
+        return succeeded(self.runs)
 
-    def median(self, figure: Figure) -> float | None:
-        """Of the runs that ended well."""
-        values = figures(self.ok, figure)
-        return statistics.median(values) if values else None
+    def median(self, reader: Reader) -> float | None:
+        """Over the successful runs."""
+        return median_of(self.ok, reader)
+
+    def text(self, reader: Reader, form: str) -> str:
+        """Median and range over the successful runs."""
+        return over_runs(self.ok, reader, form)
 
 
 def grid_points(results: Sequence[CellResult]) -> list[GridPoint]:
-    """By the name of the cell and what surrounds it; small batches first, modes side by side."""
-    groups: dict[tuple[object, ...], list[CellResult]] = {}
-    for result in results:
-        groups.setdefault((result.cell_id, *surroundings(result)), []).append(result)
-    place = {mode: number for number, mode in enumerate(modes_of(results))}
-    points = [GridPoint(runs) for runs in groups.values()]
+    """Results by cell and setup; small batches first, modes side by side."""
+    groups = group_by(results, lambda result: (result.cell_id, setup_key(result)))
+    modes = modes_of(results)
     return sorted(
-        points,
+        map(GridPoint, groups.values()),
         key=lambda point: (
             point.first.device,
             point.first.batch_size,
             point.first.gradient_accumulation_steps,
-            place[point.first.memory_mode],
+            modes.index(point.first.memory_mode),
         ),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A heading and how a grid point fills it."""
+    """A heading and the text of a grid point in this column."""
 
     heading: str
     text: Callable[[GridPoint], str]
     shown: Literal["always", "known", "varies"] = "always"
-    """Whether it is there when no grid point has anything for it, or all have the same."""
+    """Always, or only where a grid point has a value, or where the values differ."""
 
     def is_shown(self, points: Sequence[GridPoint]) -> bool:
-        """Whether it says something about these grid points."""
+        """Whether a table of these grid points has this column."""
         texts = {self.text(point) for point in points}
         return {"always": True, "known": bool(texts - {MISSING}), "varies": len(texts) > 1}[self.shown]
 
 
-def _figure(heading: str, figure: Figure, form: str, *, shown: Literal["always", "known"] = "always") -> Column:
-    return Column(heading, lambda point: over_runs(point.ok, figure, form), shown)
+def _figure_column(figure: Figure) -> Column:
+    units: dict[Unit, tuple[str, Reader, str]] = {
+        "bytes": (", MiB", in_mib(figure), ".0f"),
+        "seconds": (", s", figure, ".1f"),
+        "per second": ("", figure, ".1f"),
+        "none": ("", figure, ".3f"),
+    }
+    suffix, reader, form = units[figure.unit]
+    return Column(figure.heading + suffix, lambda point: point.text(reader, form), figure.column or "always")
+
+
+def _recorded_column(heading: str, name: str, *, shown: Literal["always", "known"] = "always") -> Column:
+    return Column(heading, lambda point: point.text(recorded(name), ".0f"), shown)
 
 
 def _mrr_change(point: GridPoint) -> str:
-    before = over_runs(point.ok[:1], lambda result: (result.metrics_before or {}).get("mrr@10"), ".3f")
-    return f"{before} → {over_runs(point.ok, mrr_at_10, '.3f')}"
+    before = number((point.ok[0].metrics_before or {}).get("mrr@10") if point.ok else None, ".3f")
+    return f"{before} → {point.text(mrr_at_10, '.3f')}"
 
 
 _COLUMNS = (
@@ -104,34 +97,23 @@ _COLUMNS = (
     Column("batch", lambda point: str(point.first.batch_size)),
     Column("accumulation", lambda point: str(point.first.gradient_accumulation_steps)),
     Column("mode", lambda point: point.first.memory_mode),
-    Column("max steps", lambda point: number(point.first.max_steps, "d"), shown="known"),
+    Column("max steps", lambda point: number(point.first.max_steps, "d"), "known"),
     Column("limit, MiB", lambda point: number(in_mib(recorded("memory_limit_bytes"))(point.first), ".0f"), "known"),
     Column("runs", lambda point: statuses(point.runs)),
-    _figure("optimizer steps", recorded("optimizer_steps"), ".0f"),
-    _figure("time, s", wall_time_s, ".1f"),
-    _figure("queries/s", queries_per_s, ".1f"),
-    _figure("peak RSS, MiB", in_mib(peak_rss_bytes), ".0f"),
-    _figure("above baseline, MiB", in_mib(above_baseline_bytes), ".0f"),
-    _figure("pinned, MiB", in_mib(recorded("pinned_peak_rss_bytes")), ".0f", shown="known"),
-    _figure("planned, MiB", in_mib(recorded("planned_peak_rss_bytes")), ".0f", shown="known"),
-    _figure("live, MiB", in_mib(recorded("live_peak_bytes")), ".0f", shown="known"),
-    _figure("memray, MiB", in_mib(recorded("memray_peak_bytes")), ".0f", shown="known"),
-    _figure("allocated, MiB", in_mib(recorded("device_peak_allocated_bytes")), ".0f", shown="known"),
-    _figure("reserved, MiB", in_mib(recorded("device_peak_reserved_bytes")), ".0f", shown="known"),
-    _figure("final loss", recorded("final_loss"), ".3f"),
-    _figure("validation loss", recorded("validation_loss"), ".3f"),
+    _recorded_column("optimizer steps", "optimizer_steps"),
+    *(_figure_column(figure) for figure in FIGURES.values() if figure.column),
     Column("MRR@10", _mrr_change),
-    _figure("active dims, query", metric("query_active_dims"), ".0f", shown="known"),
-    _figure("active dims, document", metric("document_active_dims"), ".0f", shown="known"),
+    _recorded_column("active dims, query", "query_active_dims", shown="known"),
+    _recorded_column("active dims, document", "document_active_dims", shown="known"),
 )
 
 
 def cell_table(points: Sequence[GridPoint], *, name: str, first: Sequence[Column] = ()) -> Table:
-    """One row a grid point; columns about which nothing is known are left out."""
+    """A row per grid point, without columns that would be empty or of equal values."""
     columns = [column for column in (*first, *_COLUMNS) if column.is_shown(points)]
-    return Table(
-        name=name,
-        headings=[column.heading for column in columns],
-        rows=[[column.text(point) for column in columns] for point in points],
+    return table_of(
+        name,
+        points,
+        [(column.heading, column.text) for column in columns],
         commands=[reproduce(point.first) for point in points],
     )

@@ -1,60 +1,63 @@
 """The source article's eleven claims as data, each with the verdict that recorded results give.
 
-A claim is made of parts. A part has a statistic, taken seed by seed, and the interval in which the claim needs it to
-lie. Its verdict comes from the 90 % interval of the mean over seeds: inside, outside, or neither.
+A claim has parts. A part has a statistic for each seed and the range in which the statistic must lie. The 90 % interval
+of its mean over seeds decides the verdict: inside the range, outside, or neither.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from splade_bench.report import claim_statistics as by_seed
 from splade_bench.report.intervals import Interval, interval_90
+from splade_bench.report.numbers import MISSING, MRR_EQUAL_WITHIN
 from splade_bench.report.page import Block, Table, Text
-from splade_bench.report.tables import (
-    MISSING,
-    MRR_EQUAL_WITHIN,
-)
+from splade_bench.report.readers import group_by
 from splade_bench.results.records import CellResult
 
 FEWEST_SEEDS = 3
 INTRODUCTION = f"""\
 ## The article's claims
 
-Each claim is judged from the runs above, by a statistic for each seed: median over what was paired, then the mean over
-seeds with its 90 % interval (Student's t). *holds*: every part's interval lies where the claim needs it. *does not
-hold*: every part's lies outside. *depends*: parts disagree, or an interval lies across the border. *not measured here*:
-fewer than {FEWEST_SEEDS} seeds of what a part needs.
+The runs above decide each claim. Each part of a claim has a statistic, computed for each seed from pairs of equal runs.
+The table shows the mean of the statistic over seeds and its 90 % interval (Student's t).
+
+- *holds*: the interval of every part lies inside the range that the claim needs.
+- *does not hold*: the interval of every part lies outside.
+- *depends*: the parts disagree, or an interval contains a limit of its range.
+- *not measured here*: a part has fewer than {FEWEST_SEEDS} seeds.
 """
 Verdict = Literal["holds", "does not hold", "depends", "not measured here"]
-Statistic = Callable[[Sequence[CellResult]], Mapping[int, Sequence[float]]]
-"""Results -> seed -> the values found with it."""
+Statistic = Callable[[Sequence[CellResult]], by_seed.SeedValues]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """Something that a claim needs to be true."""
+    """One condition of a claim."""
 
     what: str
-    """The statistic, in words."""
+    """The statistic in words."""
     statistic: Statistic
     low: float = float("-inf")
     high: float = float("inf")
     form: str = ".2f"
+    per_seed: Callable[[Sequence[float]], float] = statistics.median
+    """How the values of one seed become one value."""
 
     @property
     def wanted(self) -> str:
-        """The interval in words."""
+        """The range in words."""
         if self.low == float("-inf"):
             return f"at most {self.high:g}"
         return f"at least {self.low:g}" if self.high == float("inf") else f"{self.low:g} to {self.high:g}"
 
     def judge(self, results: Sequence[CellResult]) -> Finding:
-        """What the results say about it."""
-        values = [statistics.median(found) for found in self.statistic(results).values() if found]
+        """The verdict of the results on it."""
+        of_seeds = group_by(self.statistic(results), lambda item: item[0]).values()
+        values = [self.per_seed([value for _, value in items]) for items in of_seeds]
         if len(values) < FEWEST_SEEDS:
             return Finding(part=self, verdict="not measured here", seeds=len(values), interval=None)
         interval = interval_90(values)
@@ -68,7 +71,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """A part's verdict and what it rests on."""
+    """A part's verdict with its interval."""
 
     part: Part
     verdict: Verdict
@@ -83,25 +86,25 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
-    """What the article says, and what decides it."""
+    """A sentence of the article, and the measurements that decide it."""
 
     number: int
     says: str
     decided_by: str
-    """Which cells."""
+    """The cells that decide it."""
     parts: Sequence[Part] = ()
-    """None: nothing that this project runs can decide it."""
+    """Empty: this project does not measure it."""
 
 
 CLAIMS: Sequence[Claim] = (
     Claim(
         number=1,
         says="Gradient accumulation keeps the effective batch and needs less memory.",
-        decided_by="standard mode, equal effective batch: small batches accumulated against one large batch",
+        decided_by="standard mode at equal effective batch: small accumulated batches against one large batch",
         parts=(
-            Part(what="memory above the baseline, accumulated ÷ at once", statistic=by_seed.accumulated_memory, high=1),
+            Part(what="added memory, accumulated ÷ one batch", statistic=by_seed.accumulated_memory, high=1),
             Part(
-                what="MRR@10, accumulated − at once",
+                what="MRR@10, accumulated − one batch",
                 statistic=by_seed.accumulated_mrr,
                 low=-MRR_EQUAL_WITHIN,
                 form="+.3f",
@@ -111,16 +114,16 @@ CLAIMS: Sequence[Claim] = (
     Claim(
         number=2,
         says="Training time grows in proportion to the accumulation steps.",
-        decided_by="standard mode, equal batch size: with accumulation against without",
+        decided_by="standard mode at equal batch size: with accumulation against without",
         parts=(
             Part(
-                what="time of an optimizer step ÷ accumulation steps, to that without",
+                what="time per optimizer step ÷ accumulation steps, relative to no accumulation",
                 statistic=by_seed.time_per_accumulated_step,
                 low=0.9,
                 high=1.1,
             ),
             Part(
-                what="time per query ÷ accumulation steps, to that without",
+                what="time per query ÷ accumulation steps, relative to no accumulation",
                 statistic=by_seed.time_per_query_and_step,
                 low=0.9,
                 high=1.1,
@@ -135,18 +138,20 @@ CLAIMS: Sequence[Claim] = (
     ),
     Claim(
         number=4,
-        says="The settings that need least memory are the slowest.",
-        decided_by="the modes at equal grid points",
+        says="The settings that need the least memory are the slowest.",
+        decided_by="all modes at equal grid points",
         parts=(
             Part(
-                what="share of grid points at which the mode with the least memory is the slowest",
+                what="share of grid points where the mode with the least memory is the slowest",
                 statistic=by_seed.leanest_is_slowest,
                 low=0.9,
+                per_seed=statistics.mean,
             ),
             Part(
-                what="share of modes leaner than standard that are slower than it",
+                what="share of modes with less memory than standard that are slower",
                 statistic=by_seed.leaner_is_slower,
                 low=0.9,
+                per_seed=statistics.mean,
             ),
         ),
     ),
@@ -154,44 +159,44 @@ CLAIMS: Sequence[Claim] = (
         number=5,
         says="del and gc.collect() every five batches save memory.",
         decided_by="article mode against standard mode at equal grid points",
-        parts=(
-            Part(what="memory above the baseline, article ÷ standard", statistic=by_seed.article_memory, high=0.98),
-        ),
+        parts=(Part(what="added memory, article ÷ standard", statistic=by_seed.article_memory, high=0.98),),
     ),
     Claim(
         number=6,
         says="Memory techniques cost no retrieval quality; P@1 and MRR are 1.0 on the domain's data.",
-        decided_by="every mode against standard at equal grid points; the article's easy protocol, which ranks a "
-        "query's positive among its own negatives",
+        decided_by="every mode against standard at equal grid points; P@1 as in the article, where each query ranks "
+        "only its own positive and negatives",
         parts=(
             Part(
                 what="MRR@10, the worst mode − standard",
                 statistic=by_seed.mode_mrr,
                 low=-MRR_EQUAL_WITHIN,
                 form="+.3f",
+                per_seed=min,
             ),
-            Part(what="P@1 among a query's own candidates", statistic=by_seed.candidate_precision, low=1, form=".3f"),
+            Part(what="P@1 among a query's own documents", statistic=by_seed.candidate_precision, low=1, form=".3f"),
         ),
     ),
     Claim(
         number=7,
         says="Batch 4 × accumulation 4 on a CPU trains BERT-base on a laptop.",
-        decided_by="the base model at batch 4 × 4 on the cpu, standard or article; one optimizer step, not 3 epochs",
-        parts=(Part(what="peak RSS, GiB, of 16", statistic=by_seed.laptop_peak_gib, high=16),),
+        decided_by="the base model at batch 4 × 4 on the CPU in the mode standard or article, for one optimizer step "
+        "instead of 3 epochs",
+        parts=(Part(what="peak RSS, GiB, on a machine with 16 GiB", statistic=by_seed.laptop_peak_gib, high=16),),
     ),
     Claim(
         number=8,
         says="At batch 8 × 512 tokens, MPS fails at 26.77 GB allocated, asking for 476.91 MB.",
-        decided_by="the base model on mps at batch 8; what its plan says stands in ARTICLE",
+        decided_by="the base model on mps at batch 8; ARTICLE shows its plan",
     ),
     Claim(
         number=9,
         says="Gradient accumulation is the most effective technique.",
-        decided_by="standard mode at one effective batch: accumulation against each technique added by itself, and "
-        "against the memory-efficient mode",
+        decided_by="equal effective batch: accumulation in the standard mode against each single technique added to "
+        "it, and against the memory-efficient mode",
         parts=(
             Part(
-                what="memory saved by accumulation ÷ by the best technique added by itself",
+                what="memory saved by accumulation ÷ by the best single technique",
                 statistic=by_seed.accumulation_over_best_technique,
                 low=1,
             ),
@@ -205,22 +210,22 @@ CLAIMS: Sequence[Claim] = (
     Claim(
         number=10,
         says="The model generalises across query types.",
-        decided_by="queries by type: the embedded corpus has one",
+        decided_by="several query types; the embedded corpus has one",
     ),
     Claim(
         number=11,
         says="First smaller batches with accumulation, then the CPU, then tracking; memory-efficient last.",
-        decided_by="standard mode accumulated against memory-efficient mode at once, equal effective batch",
+        decided_by="equal effective batch: accumulation in the standard mode against the memory-efficient mode",
         parts=(
-            Part(what="memory, first rung ÷ last rung", statistic=by_seed.ladder_memory, high=1),
-            Part(what="time, first rung ÷ last rung", statistic=by_seed.ladder_time, high=1),
+            Part(what="added memory, first step ÷ last step", statistic=by_seed.ladder_memory, high=1),
+            Part(what="time, first step ÷ last step", statistic=by_seed.ladder_time, high=1),
         ),
     ),
 )
 
 
 def judge(claim: Claim, results: Sequence[CellResult]) -> tuple[Verdict, list[Finding]]:
-    """The claim's verdict, never from fewer seeds than each of its parts needs."""
+    """The claim's verdict with those of its parts. Each part needs its number of seeds."""
     findings = [part.judge(results) for part in claim.parts]
     verdicts = {finding.verdict for finding in findings}
     if not findings or "not measured here" in verdicts:
@@ -232,12 +237,12 @@ Judged = Sequence[tuple[Claim, Verdict, Sequence[Finding]]]
 
 
 def judge_all(results: Sequence[CellResult]) -> Judged:
-    """Every claim with its verdict and what that rests on."""
+    """Every claim with its verdict and those of its parts."""
     return [(claim, *judge(claim, results)) for claim in CLAIMS]
 
 
 def claims_table(judged: Judged) -> Table:
-    """A row a claim."""
+    """A row per claim."""
     rows = []
     for claim, verdict, findings in judged:
         effects = "; ".join(f"{finding.part.what}: {finding.effect}" for finding in findings if finding.interval)
@@ -246,7 +251,7 @@ def claims_table(judged: Judged) -> Table:
 
 
 def claims_details(judged: Judged) -> list[Block]:
-    """What decides each claim: a row a part."""
+    """How each claim was decided: a row per part."""
     rows = []
     for claim, _, findings in judged:
         for finding in findings:
@@ -264,5 +269,5 @@ def claims_details(judged: Judged) -> list[Block]:
             )
         if not claim.parts:
             rows.append([str(claim.number), claim.decided_by, *[MISSING] * 4, "not measured here"])
-    headings = ["", "decided by", "statistic", "the claim needs", "found", f"seeds (≥ {FEWEST_SEEDS})", "verdict"]
-    return [Text("### What decides them"), Table(name="claims-parts", headings=headings, rows=rows)]
+    headings = ["", "decided by", "statistic", "needed", "measured", f"seeds (≥ {FEWEST_SEEDS})", "verdict"]
+    return [Text("### How the claims were decided"), Table(name="claims-parts", headings=headings, rows=rows)]

@@ -11,6 +11,7 @@ from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.report import ablation, article, calls, head, instruments, peers, planner, tradeoffs
 from splade_bench.report.markdown import PLOTS, page_markdown
 from splade_bench.report.page import Page, file_name
+from splade_bench.report.readers import group_by
 from splade_bench.report.webpage import WEBPAGE_NAME, webpage
 from splade_bench.results.records import CallResult, CellResult, HeadResult, Result
 
@@ -37,9 +38,7 @@ def make_pages(results: Sequence[Result]) -> list[Page]:
     cells = [result for result in results if isinstance(result, CellResult)]
     for workload in dict.fromkeys(cell.workload for cell in cells):
         _require_one_corpus(workload, [cell for cell in cells if cell.workload == workload])
-    shown: dict[str, list[Result]] = {}
-    for result in results:
-        shown.setdefault(_page_of(result), []).append(result)
+    shown: dict[str, list[Any]] = group_by(results, _page_of)
     pages = [make_page(shown[name]) for name, make_page in _PAGES.items() if name in shown]
     if article.PAGE_NAME in shown:
         pages.append(article.article_page(shown[article.PAGE_NAME], cells))

@@ -1,4 +1,4 @@
-"""Tables of the report in other documents: whoever edits the prose never types a figure."""
+"""Tables of the report inside other documents, so that nobody types a figure there."""
 
 from __future__ import annotations
 
@@ -10,22 +10,26 @@ from splade_bench.errors import DataError
 from splade_bench.report.markdown import table_markdown
 from splade_bench.report.page import Page
 
-_OPENING = re.compile(r"^<!-- splade-bench table: (?P<name>\S+) -->$")
 _CLOSING = "<!-- /splade-bench table -->"
+_PLACE = re.compile(
+    r"^(?P<opening><!-- splade-bench table: (?P<page>[^/\s]+)/?(?P<table>\S*) -->\n)"
+    rf".*?(?P<closing>^{_CLOSING}$|\Z)",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 def update_document(path: Path, pages: Sequence[Page]) -> bool:
-    """Put the tables that ``path`` asks for between their markers; whether that changed the file.
+    """Write the tables that ``path`` asks for between their markers; returns whether that changed the file.
 
-    A place is ``<!-- splade-bench table: PAGE/TABLE -->`` and ``<!-- /splade-bench table -->``, each on a line of its
-    own. One whose page is not among ``pages`` keeps what it has.
+    The markers are the lines ``<!-- splade-bench table: PAGE/TABLE -->`` and ``<!-- /splade-bench table -->``. A place
+    keeps its content if its page is not among ``pages``.
 
     Raises:
-        DataError: the file cannot be read or written, a place is not closed, or its page has no such table.
+        DataError: the file cannot be read or written, a closing marker is missing, or the page has no such table.
     """
     try:
         before = path.read_text(encoding="utf-8")
-        after = _filled(before, path, pages)
+        after = _PLACE.sub(lambda place: _filled(place, path, pages), before)
         if after != before:
             path.write_text(after, encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -33,31 +37,14 @@ def update_document(path: Path, pages: Sequence[Page]) -> bool:
     return after != before
 
 
-def _filled(text: str, path: Path, pages: Sequence[Page]) -> str:
-    tables = {f"{page.name}/{table.name}": table for page in pages for table in page.tables}
-    known = {page.name for page in pages}
-    kept: list[str] = []
-    lines = iter(enumerate(text.split("\n"), 1))
-    for number, line in lines:
-        kept.append(line)
-        opening = _OPENING.match(line)
-        if not opening:
-            continue
-        name = opening["name"]
-        old = []
-        for _, inner in lines:
-            if inner == _CLOSING:
-                break
-            old.append(inner)
-        else:
-            raise DataError(f"{path}:{number}: the table {name} is not closed with {_CLOSING}")
-        if name.partition("/")[0] not in known:
-            kept += old
-        elif name in tables:
-            kept += ["", table_markdown(tables[name]), ""]
-        else:
-            page_name = name.partition("/")[0]
-            has = ", ".join(table.name for page in pages if page.name == page_name for table in page.tables)
-            raise DataError(f"{path}:{number}: the page {page_name} has no table {name.partition('/')[2]}, but {has}")
-        kept.append(_CLOSING)
-    return "\n".join(kept)
+def _filled(place: re.Match[str], path: Path, pages: Sequence[Page]) -> str:
+    number = place.string.count("\n", 0, place.start()) + 1
+    if not place["closing"]:
+        raise DataError(f"{path}:{number}: the table {place['page']}/{place['table']} is not closed with {_CLOSING}")
+    page = next((page for page in pages if page.name == place["page"]), None)
+    if page is None:
+        return place[0]
+    tables = {table.name: table for table in page.tables}
+    if place["table"] not in tables:
+        raise DataError(f"{path}:{number}: the page {page.name} has no table {place['table']}, but {', '.join(tables)}")
+    return f"{place['opening']}\n{table_markdown(tables[place['table']])}\n\n{place['closing']}"

@@ -1,14 +1,18 @@
-"""The page about the instruments: how each probe reads a known amount, how figures repeat, what a limit does."""
+"""The page about the instruments: errors against known amounts, spread over equal cells, and memory limits."""
 
 from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from splade_bench.report.page import Block, Page, Table, Text
-from splade_bench.report.probes import PROBES
-from splade_bench.report.tables import MISSING, conditions, mib, newest_alike, number
+from splade_bench.report.cells import GridPoint
+from splade_bench.report.numbers import MISSING, mib
+from splade_bench.report.page import Block, Page, Table, Text, table_of
+from splade_bench.report.provenance import measured_on
+from splade_bench.report.readers import group_by, recorded, values_of
+from splade_bench.results.conditions import newest_comparable
+from splade_bench.results.figures import PROBES, Probe, Reader, peak_rss_bytes
 from splade_bench.results.records import CALIBRATION, CallResult, CellResult, Measurement
 from splade_bench.units import as_mib, format_bytes
 
@@ -17,44 +21,45 @@ _REPEATED, _LIMITED = "repeatability", "memory-limit"  # workloads
 _INTRODUCTION = """\
 # The instruments
 
-Written by `splade-bench report` from recorded results; do not edit. Every row is a fresh process, or several; each
-memory pass (memray, live tensors, pinned allocator) is a process of its own beside the timed one.
+`splade-bench report` writes this page from recorded results; do not edit it. Every row is one fresh process or several.
+Each memory pass (memray, live tensors, pinned allocator) has a process of its own beside the timed one.
 """
 _CALIBRATION = """\
-## A known amount, read back
+## Known amounts
 
-`touch_block` writes to each page of a block, `fill_tensor` makes a tensor, and both free it before anything is read.
-*RSS* is the kernel's mark, *sampled* a thread's that looks every 10 ms, both above the baseline. Each error is relative
-to the amount. A tensor that is made and freed at once may pass between two samples; the block is held for them.
+`touch_block` writes to each page of a block, `fill_tensor` creates a tensor. Both free the memory before it is read.
+*RSS* is the kernel's high-water mark. *Sampled* comes from a thread that reads resident memory every 10 ms. Both are
+added memory. Errors are relative to the known amount. The sampler can miss a tensor that is freed at once, so the block
+is held for several samples.
 """
 _REPEATABILITY = """\
-## The same cell again and again
+## Repeatability
 
-Above the baseline or, for live tensors and memray, as counted. *Spread* is the largest less the smallest. *Pinned* is
-the figure for a gate; *RSS* is what a user gets.
+The same cell in many processes. Figures of resident memory are added memory. *Spread* is the largest value minus the
+smallest. *Pinned* is the figure for a gate. *RSS* is the memory that a user's process takes.
 """
 _LIMIT = """\
-## Under a memory limit
+## Memory limits
 
-`--memory-limit` bounds resident memory, the runtime included.
+`--memory-limit` limits resident memory, including the runtime memory.
 """
 _FEWEST_PROCESSES = 2
 
 
 def instruments_page(results: Sequence[Measurement]) -> Page:
-    """Known amounts read back, equal cells again and again, cells under a limit: what there are results of."""
+    """Calibration, repeatability and limits: the sections that have results."""
     calls = [result for result in results if isinstance(result, CallResult)]
     cells = [result for result in results if isinstance(result, CellResult)]
-    cells = newest_alike(cells, key=lambda cell: cell.cell_id, run=lambda cell: cell)
-    blocks: list[Block] = [Text(_INTRODUCTION), *conditions([*calls, *cells])]
-    limited = [cell for cell in cells if cell.workload == _LIMITED]
-    if calls:
-        blocks += [Text(_CALIBRATION), _calibration_table(calls)]
-    repeated = _repeatability_table([cell for cell in cells if cell.workload == _REPEATED])
-    if repeated.rows:
-        blocks += [Text(_REPEATABILITY), repeated]
-    if limited:
-        blocks += [Text(_LIMIT), _limit_table(limited)]
+    cells = newest_comparable(cells, key=lambda cell: cell.cell_id, run=lambda cell: cell)
+    by_workload = group_by(cells, lambda cell: cell.workload)
+    blocks: list[Block] = [Text(_INTRODUCTION), *measured_on([*calls, *cells])]
+    for heading, table in (
+        (_CALIBRATION, _calibration_table(calls)),
+        (_REPEATABILITY, _repeatability_table(by_workload.get(_REPEATED, []))),
+        (_LIMIT, _limit_table(by_workload.get(_LIMITED, []))),
+    ):
+        if table.rows:
+            blocks += [Text(heading), table]
     return Page(PAGE_NAME, blocks)
 
 
@@ -63,62 +68,58 @@ def _calibration_table(calls: Sequence[CallResult]) -> Table:
     for call in calls:
         known_bytes = call.value if isinstance(call.value, int) else None
         row = [call.name.removeprefix(CALIBRATION).strip().split(" ")[0], mib(known_bytes), call.status]
-        for probe in PROBES:
-            read_bytes = probe.read_bytes(call)
+        for figure, _ in PROBES:
+            read_bytes = figure.added(call)
             row.append(MISSING if read_bytes is None or not known_bytes else f"{read_bytes / known_bytes - 1:+.3%}")
         rows.append(row)
-    limits = [f"{probe.name} (± {probe.calibration_limit:.1%})" for probe in PROBES]
+    limits = [f"{probe.name} (± {probe.calibration_limit:.1%})" for _, probe in PROBES]
     return Table(name="calibration", headings=["call", "known, MiB", "status", *limits], rows=rows)
 
 
 def _repeatability_table(cells: Sequence[CellResult]) -> Table:
     rows = []
-    for cell_id in dict.fromkeys(cell.cell_id for cell in cells):
-        runs = [cell for cell in cells if (cell.cell_id, cell.status) == (cell_id, "ok")]
-        for probe in PROBES:
-            values = [value for run in runs if (value := probe.read_bytes(run)) is not None]
-            if len(values) < _FEWEST_PROCESSES:
-                continue
-            spread_bytes = max(values) - min(values)
-            verdict = "reported"
-            if probe.spread_limit is not None:
-                verdict = "holds" if probe.spread_holds(values) else "DOES NOT HOLD"
-            rows.append(
-                [
-                    cell_id,
-                    probe.name,
-                    str(len(values)),
-                    number(as_mib(statistics.median(values)), ".1f"),
-                    number(as_mib(min(values)), ".1f"),
-                    number(as_mib(max(values)), ".1f"),
-                    f"{spread_bytes / statistics.median(values):.2%}",
-                    MISSING if probe.spread_limit is None else f"{probe.spread_limit:.1%}",
-                    verdict,
-                ]
-            )
-    headings = ["cell", "figure", "processes", "median, MiB", "min", "max", "spread", "allowed", ""]
+    for cell_id, runs in group_by(cells, lambda cell: cell.cell_id).items():
+        for figure, probe in PROBES:
+            values = values_of(GridPoint(runs).ok, figure.added)
+            if len(values) >= _FEWEST_PROCESSES:
+                rows.append([cell_id, *_repeatability_row(probe, values)])
+    headings = ["cell", "figure", "processes", "median, MiB", "min", "max", "spread", "allowed", "verdict"]
     return Table(name="repeatability", headings=headings, rows=rows)
 
 
+def _repeatability_row(probe: Probe, values: Sequence[float]) -> list[str]:
+    median = statistics.median(values)
+    sizes = [f"{as_mib(value):.1f}" for value in (median, min(values), max(values))]
+    row = [probe.name, str(len(values)), *sizes, f"{(max(values) - min(values)) / median:.2%}"]
+    if probe.spread_limit is None:
+        return [*row, MISSING, "reported"]
+    return [*row, f"{probe.spread_limit:.1%}", "holds" if probe.spread_holds(values) else "DOES NOT HOLD"]
+
+
 def _limit_table(cells: Sequence[CellResult]) -> Table:
-    rows = []
-    for cell_id in dict.fromkeys(cell.cell_id for cell in cells):
-        runs = [cell for cell in cells if cell.cell_id == cell_id]
-        peaks = [run.peak_rss_bytes for run in runs if run.peak_rss_bytes is not None]
-        asked = [run.failed_allocation_bytes for run in runs if run.failed_allocation_bytes is not None]
-        rows.append(
-            [
-                cell_id,
-                "none" if runs[0].memory_limit_bytes is None else format_bytes(runs[0].memory_limit_bytes),
-                _counts([run.status for run in runs]),
-                _counts([run.phase for run in runs if run.phase is not None and run.status != "ok"]) or MISSING,
-                f"{mib(min(asked))} to {mib(max(asked))}" if asked else MISSING,
-                f"{mib(min(peaks))} to {mib(max(peaks))}" if peaks else MISSING,
-            ]
-        )
-    headings = ["cell", "limit", "runs that ended", "in phase", "failed allocation, MiB", "peak RSS, MiB"]
-    return Table(name="limits", headings=headings, rows=rows)
+    points = [GridPoint(runs) for runs in group_by(cells, lambda cell: cell.cell_id).values()]
+    return table_of(
+        "limits",
+        points,
+        [
+            ("cell", lambda point: point.first.cell_id),
+            ("limit", lambda point: _limit(point.first.memory_limit_bytes)),
+            ("runs that ended", lambda point: _counts(run.status for run in point.runs)),
+            ("in phase", lambda point: _counts(run.phase for run in point.runs if run.phase and run.status != "ok")),
+            ("failed allocation, MiB", lambda point: _range(point, recorded("failed_allocation_bytes"))),
+            ("peak RSS, MiB", lambda point: _range(point, peak_rss_bytes)),
+        ],
+    )
 
 
-def _counts(values: Sequence[str]) -> str:
-    return ", ".join(f"{count} {value}" for value, count in sorted(Counter(values).items()))
+def _limit(limit_bytes: int | None) -> str:
+    return "none" if limit_bytes is None else format_bytes(limit_bytes)
+
+
+def _range(point: GridPoint, reader: Reader) -> str:
+    sizes_bytes = values_of(point.runs, reader)
+    return f"{mib(min(sizes_bytes))} to {mib(max(sizes_bytes))}" if sizes_bytes else MISSING
+
+
+def _counts(values: Iterable[str]) -> str:
+    return ", ".join(f"{count} {value}" for value, count in sorted(Counter(values).items())) or MISSING

@@ -1,32 +1,22 @@
-"""The trade-off page: what was run, what it cost, how the modes compare, and which to take."""
+"""The trade-off page: memory, time and quality of each cell, a comparison of the modes, and advice on the mode."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.measure.timeline import Sample
 from splade_bench.report import caveats, claims, mode_overview
 from splade_bench.report.cells import Column, GridPoint, cell_table, grid_points
 from splade_bench.report.drawing import svg_of
-from splade_bench.report.markdown import code, escape
-from splade_bench.report.modes import (
-    REFERENCE_MODE,
-    ModeComparison,
-    compare_modes,
-    comparison_table,
-    modes_of,
-)
+from splade_bench.report.markdown import code
+from splade_bench.report.modes import REFERENCE_MODE, ModeComparison, compare_modes, comparison_table, modes_of
+from splade_bench.report.numbers import MISSING, number
 from splade_bench.report.page import Block, Page, Picture, Text, bullets
-from splade_bench.report.tables import (
-    above_baseline_bytes,
-    conditions,
-    median_and_range,
-    number,
-    problems,
-    wall_time_s,
-)
+from splade_bench.report.provenance import failures, measured_on
+from splade_bench.report.readers import group_by
 from splade_bench.report.trade_plots import (
     LearningCurve,
     TradePoint,
@@ -36,47 +26,46 @@ from splade_bench.report.trade_plots import (
     plot_timelines,
     smoothed,
 )
+from splade_bench.results.conditions import setup_key
+from splade_bench.results.figures import added_bytes, wall_time_s
 from splade_bench.results.records import CellResult
 
 PAGE_NAME = "TRADEOFFS"
 _INTRODUCTION = """\
 # Trade-offs: memory, time and quality
 
-Written by `splade-bench report` from recorded results; do not edit. Each run is a training in a process of its own,
-each row the runs of one grid point over its seeds: median and range. *Peak RSS* is the kernel's high-water mark of the
-whole process, the Python runtime included, from before the model exists to the last optimizer step; *above baseline*
-leaves the runtime out. *Time* is the training loop alone. *Live* are the bytes of all tensors and *memray* is the heap
-above the loaded model, both for the widest batch in processes of their own. *Validation loss* is on fixed held-out
-batches of 32, so it may be compared across batch sizes; *final loss* may not. MRR@10 ranks held-out queries against the
-whole corpus, before and after training.
+`splade-bench report` writes this page from recorded results; do not edit it. Each run is a training in a process of its
+own. Each row is a grid point: the median and range of its runs over seeds. *Peak RSS* is the kernel's high-water mark
+of the whole process, including the Python runtime, from before the model exists to the last optimizer step. *Added
+memory* is the peak minus the runtime memory. *Time* is the training loop alone. *Live* is the bytes in all tensors and
+*memray* the heap above the loaded model; processes of their own measure both for the widest batch. *Validation loss* is
+on fixed held-out batches of 32, so batch sizes can be compared in it, but not in *final loss*. MRR@10 ranks held-out
+queries against the whole corpus, before and after training.
 """
 _BY_LENGTH = """\
-## By length
+## Text lengths
 
-The `length-*` workloads: a model of 2 x 128 with BERT's vocabulary, random token ids, every text at the length that the
-workload is named after.
+In the `length-*` workloads, a model of 2 x 128 with BERT's vocabulary trains on random token ids. Every text has the
+length in the workload's name.
 """
 
 
 def tradeoffs_page(results: Sequence[CellResult]) -> Page:
-    """The page of all workloads that have one here."""
-    names = {name for name, workload in WORKLOADS.items() if workload.compares_lengths}
-    by_length = [result for result in results if result.workload in names]
-    others = sorted((result for result in results if result.workload not in names), key=_place_of_workload)
-    blocks: list[Block] = [Text(_INTRODUCTION), *conditions(results)]
-    blocks += [Text("## When to use which"), *mode_overview.advice(others)]
-    for workload in dict.fromkeys(result.workload for result in others):
-        blocks += _workload_blocks(workload, [result for result in others if result.workload == workload])
+    """Advice, a section per workload, and the article's claims."""
+    compare_lengths = {name for name, workload in WORKLOADS.items() if workload.compares_lengths}
+    by_length = [result for result in results if result.workload in compare_lengths]
+    # In the order of WORKLOADS: small models first. Unknown workloads come last.
+    order = {name: place for place, name in enumerate(WORKLOADS)}
+    others = [result for result in results if result.workload not in compare_lengths]
+    others.sort(key=lambda result: order.get(result.workload, len(order)))
+    blocks: list[Block] = [Text(_INTRODUCTION), *measured_on(results)]
+    blocks += [Text("## Which mode to use"), *mode_overview.advice(others)]
+    for workload, chosen in group_by(others, lambda result: result.workload).items():
+        blocks += _workload_blocks(workload, chosen)
     blocks += _length_blocks(by_length)
     judged = claims.judge_all(results)
     blocks += [Text(claims.INTRODUCTION), claims.claims_table(judged), *claims.claims_details(judged)]
-    return Page(PAGE_NAME, [*blocks, Text("## Read with care"), *bullets(caveats.caveats(results))])
-
-
-def _place_of_workload(result: CellResult) -> int:
-    """The small models first, as they are registered; what is unknown here comes last."""
-    names = list(WORKLOADS)
-    return names.index(result.workload) if result.workload in names else len(names)
+    return Page(PAGE_NAME, [*blocks, Text("## Caveats"), *bullets(caveats.caveats(results))])
 
 
 def _workload_blocks(workload: str, results: Sequence[CellResult]) -> list[Block]:
@@ -84,126 +73,101 @@ def _workload_blocks(workload: str, results: Sequence[CellResult]) -> list[Block
     comparisons = compare_modes(results)
     blocks: list[Block] = [Text(f"## Workload {code(workload)}")]
     if any(comparison.memory_mode != REFERENCE_MODE for comparison in comparisons):
-        side_by_side = mode_overview.trainers_table(results, name=f"trainers-{workload}")
-        if side_by_side.rows:
-            blocks += [Text("### The trainers side by side"), side_by_side]
+        overview = mode_overview.overview_table(results, name=f"overview-{workload}")
+        if overview.rows:
+            blocks += [Text("### The modes side by side"), overview]
         blocks += [
-            Text("### The modes compared"),
+            Text(f"### The modes against `{REFERENCE_MODE}`"),
             *bullets(_verdicts(comparisons)),
             comparison_table(comparisons, name=f"comparison-{workload}"),
         ]
     blocks += _pictures(workload, points)
-    blocks += [Text("### Every grid point"), cell_table(points, name=f"cells-{workload}")]
-    failed = problems(results, lambda result: result.cell_id)
-    return [*blocks, *bullets(failed, heading="Not measured to the end:")]
+    blocks += [Text("### All grid points"), cell_table(points, name=f"cells-{workload}")]
+    return [*blocks, *failures(results, lambda result: result.cell_id)]
 
 
 def _length_blocks(results: Sequence[CellResult]) -> list[Block]:
-    """Equal cells of workloads that differ in the length of their texts."""
+    """Equal cells of workloads that differ in text length."""
     if not results:
         return []
     points = grid_points(results)
-    lines: dict[str, list[tuple[float, float]]] = {}
-    for point in points:
-        added_bytes = point.median(above_baseline_bytes)
-        length = _length(point)
-        if added_bytes is not None and length is not None:
-            lines.setdefault(point.first.memory_mode, []).append((length, added_bytes))
+    lines = _lines([(point, WORKLOADS[point.first.workload].max_length) for point in points])
     blocks: list[Block] = [Text(_BY_LENGTH)]
     if lines:
         svg = svg_of(plot_scaling, lines, "tokens of each text")
-        blocks.append(Picture(name="memory-by-length", caption="memory as texts grow", svg=svg))
-    tokens = Column("tokens", lambda point: number(_length(point), "d"))
+        blocks.append(Picture(name="memory-by-length", caption="memory against text length", svg=svg))
+    tokens = Column("tokens", lambda point: number(WORKLOADS[point.first.workload].max_length, "d"))
     return [*blocks, cell_table(points, name="cells-length", first=[tokens])]
 
 
-def _length(point: GridPoint) -> int | None:
-    workload = WORKLOADS.get(point.first.workload)
-    return workload.max_length if workload else None
+def _lines(points: Sequence[tuple[GridPoint, int]]) -> dict[str, list[tuple[float, float]]]:
+    """Mode -> (size, added bytes) of grid points, each with its size."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for point, size in points:
+        if (added := point.median(added_bytes)) is not None:
+            lines.setdefault(point.first.memory_mode, []).append((size, added))
+    return lines
 
 
 def _verdicts(comparisons: Sequence[ModeComparison]) -> list[str]:
     lines = []
     for comparison in comparisons:
-        if comparison.memory_mode == REFERENCE_MODE:
-            continue
-        mrr = median_and_range(comparison.mrr_differences, "+.3f")
-        lines.append(
-            f"**{escape(comparison.memory_mode)}** takes "
-            f"{median_and_range(comparison.above_baseline_ratios, '.2f')} times the memory above baseline and "
-            f"{median_and_range(comparison.time_ratios, '.2f')} times the time of `{REFERENCE_MODE}`"
-            f"{f', with {mrr} MRR@10' if comparison.mrr_differences else ''}: "
-            f"median and range; matched pairs: {comparison.pairs}."
-        )
+        if comparison.memory_mode != REFERENCE_MODE:
+            mrr = comparison.mrr_difference
+            quality = "" if mrr == MISSING else f", with {mrr} MRR@10"
+            lines.append(f"{comparison.in_words}{quality} (matched pairs: {len(comparison.pairs)}).")
     return lines
 
 
 def _pictures(workload: str, points: Sequence[GridPoint]) -> list[Block]:
-    """Those for which there are enough figures, each of what was taken alike: the surroundings of most grid points."""
-    pictures: list[Block] = []
+    """The pictures with enough figures, each over the setup that most grid points share."""
     timelines = _timelines(points)
-    around = Counter(point.around for point in points).most_common(1)[0][0]
-    points = [point for point in points if point.around == around]
+    setup = Counter(setup_key(point.first) for point in points).most_common(1)[0][0]
+    points = [point for point in points if setup_key(point.first) == setup]
     trades = [
         TradePoint(
             mode=point.first.memory_mode,
             label=f"b{point.first.batch_size} a{point.first.gradient_accumulation_steps}",
             time_s=time_s,
-            added_bytes=added_bytes,
+            added_bytes=added,
         )
         for point in points
-        if (time_s := point.median(wall_time_s)) is not None
-        and (added_bytes := point.median(above_baseline_bytes)) is not None
+        if (time_s := point.median(wall_time_s)) is not None and (added := point.median(added_bytes)) is not None
     ]
-    if trades:
-        svg = svg_of(plot_memory_against_time, trades)
-        pictures.append(Picture(name=f"memory-against-time-{workload}", caption="memory against time", svg=svg))
-    lines = _scaling(points)
-    if lines:
-        svg = svg_of(plot_scaling, lines, "queries in a batch")
-        pictures.append(Picture(name=f"memory-by-batch-{workload}", caption="memory as the batch grows", svg=svg))
-    if timelines:
-        svg = svg_of(plot_timelines, timelines)
-        pictures.append(Picture(name=f"timelines-{workload}", caption="memory over time by phase", svg=svg))
-    curves = _learning(points)
-    if curves:
-        svg = svg_of(plot_learning, curves)
-        pictures.append(Picture(name=f"learning-{workload}", caption="loss and MRR@10 by mode", svg=svg))
-    return pictures
-
-
-def _scaling(points: Sequence[GridPoint]) -> dict[str, list[tuple[float, float]]]:
-    """Mode -> (batch size, bytes above the baseline), of modes that were run at several batch sizes."""
-    lines: dict[str, list[tuple[float, float]]] = {}
-    for point in points:
-        added_bytes = point.median(above_baseline_bytes)
-        if point.first.gradient_accumulation_steps == 1 and added_bytes is not None:
-            lines.setdefault(point.first.memory_mode, []).append((point.first.batch_size, added_bytes))
-    return {mode: line for mode, line in lines.items() if len(line) > 1}
+    plain = [point for point in points if point.first.gradient_accumulation_steps == 1]
+    by_batch = _lines([(point, point.first.batch_size) for point in plain])
+    lines = {mode: line for mode, line in by_batch.items() if len(line) > 1}
+    curves = _learning(plain)
+    drawings: list[tuple[str, str, Callable[..., None], list[Any]]] = [
+        ("memory-against-time", "memory against time", plot_memory_against_time, [trades]),
+        ("memory-by-batch", "memory against batch size", plot_scaling, [lines, "queries in a batch"]),
+        ("timelines", "memory over time by phase", plot_timelines, [timelines]),
+        ("learning", "loss and MRR@10 by mode", plot_learning, [curves]),
+    ]
+    return [
+        Picture(name=f"{name}-{workload}", caption=caption, svg=svg_of(plot, *arguments))
+        for name, caption, plot, arguments in drawings
+        if arguments[0]
+    ]
 
 
 def _timelines(points: Sequence[GridPoint]) -> dict[str, list[Sample]]:
-    """Mode -> samples, at the first grid point of which a timeline was recorded."""
+    """Mode -> samples, at the first grid point that has a timeline."""
     recorded = [(point.first, run.memory_timeline) for point in points for run in point.ok if run.memory_timeline]
-    chosen = [
-        (result.memory_mode, samples)
-        for result, samples in recorded
-        if (result.batch_size, result.gradient_accumulation_steps)
-        == (recorded[0][0].batch_size, recorded[0][0].gradient_accumulation_steps)
-    ]
-    return {mode: [Sample(**sample) for sample in samples] for mode, samples in chosen}
+    by_point = group_by(recorded, lambda item: (item[0].batch_size, item[0].gradient_accumulation_steps))
+    chosen = next(iter(by_point.values()), [])
+    return {result.memory_mode: [Sample(**sample) for sample in samples] for result, samples in chosen}
 
 
 def _learning(points: Sequence[GridPoint]) -> list[LearningCurve]:
-    """The modes at the largest batch without accumulation, each the first of its runs."""
-    plain = [point for point in points if point.first.gradient_accumulation_steps == 1 and point.ok]
-    plain = [point for point in plain if point.ok[0].losses and point.ok[0].metrics]
-    largest = max((point.first.batch_size for point in plain), default=0)
-    by_mode = {point.first.memory_mode: point.ok[0] for point in plain if point.first.batch_size == largest}
+    """The first run of each mode at the largest batch, of grid points without accumulation."""
+    learned = [point for point in points if point.ok and point.ok[0].losses and point.ok[0].metrics]
+    largest = max((point.first.batch_size for point in learned), default=0)
+    by_mode = {point.first.memory_mode: point.ok[0] for point in learned if point.first.batch_size == largest}
     curves = []
     for mode in modes_of(list(by_mode.values())):
         run = by_mode[mode]
-        places, losses = smoothed(run.losses or [])
+        places, losses = smoothed([loss for loss in run.losses or [] if loss is not None])
         curves.append(
             LearningCurve(
                 mode=mode,

@@ -1,15 +1,17 @@
+"""The article's failure is explained by a plan that fails in the same way, and by nothing else."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from report_results import HOSTILE, make_result
+from report_results import HOSTILE, make_result, row_of, text_of
 
 from splade_bench.errors import DataError
 from splade_bench.report.article import article_page, explains
 from splade_bench.report.document import write_report
 from splade_bench.report.markdown import page_markdown
-from splade_bench.results.records import CellResult, PlanResult, append_result, read_results
+from splade_bench.results.records import PlanResult, append_result, read_results
 
 GIB = 2**30
 LOGITS_BYTES = 8 * 512 * 30522 * 4
@@ -39,10 +41,6 @@ def failing(*, name: str = "article", reserved_gib: float = 26.8, asked_bytes: i
     )
 
 
-def text_of(*plans: PlanResult, cells: list[CellResult] | None = None) -> str:
-    return page_markdown(article_page(plans, cells or []))
-
-
 def test_a_plan_explains_the_failure_if_it_asks_for_the_same_with_as_much_reserved() -> None:
     assert explains(failing())
     assert not explains(failing(reserved_gib=25.8))
@@ -51,21 +49,30 @@ def test_a_plan_explains_the_failure_if_it_asks_for_the_same_with_as_much_reserv
 
 
 def test_the_page_says_what_explains_the_failure_and_what_fits() -> None:
-    page = text_of(failing(), make_plan())
+    page = article_page([failing(), make_plan()], [])
 
-    assert "476.91 MiB asked for in forward, with 26.80 GiB reserved" in page
-    assert "1 of 2 fit; the least is memory-efficient with 2.00 GiB" in page
-    assert "unexplained" not in page
+    text = text_of(page)
+    assert "it asks for 476.91 MiB in forward, with 26.80 GiB reserved" in text
+    assert "1 of 2 fit. The smallest is memory-efficient: 2.00 GiB." in text
+    assert "unexplained" not in text
+    assert (
+        row_of(page, "article", **{"in the budget": "does not fit"}).items()
+        >= {
+            "what trains": "article",
+            "failing, MiB": "476.91",
+            "reserved then, GiB": "26.80",
+        }.items()
+    )
 
 
 def test_a_hostile_name_stays_in_its_place() -> None:
-    page = text_of(failing(name=HOSTILE))
+    page = page_markdown(article_page([failing(name=HOSTILE)], []))
 
     assert "<script>" not in page and "\x1b" not in page
 
 
 def test_the_page_says_that_nothing_explains_the_failure() -> None:
-    assert "the difference is unexplained" in text_of(failing(reserved_gib=25.8))
+    assert "the difference is unexplained" in text_of(article_page([failing(reserved_gib=25.8)], []))
 
 
 def test_times_are_those_of_the_same_mode_and_batch() -> None:
@@ -80,9 +87,7 @@ def test_times_are_those_of_the_same_mode_and_batch() -> None:
         )
     ]
 
-    (row,) = [line for line in text_of(make_plan(), cells=cells).splitlines() if line.startswith("| memory-eff")]
-
-    assert row.split("|")[-2].strip() == "81.0"
+    assert row_of(article_page([make_plan()], cells), "article")["s per step, CPU"] == "81.0"
 
 
 def test_plans_survive_the_disk(tmp_path: Path) -> None:
@@ -98,5 +103,5 @@ def test_a_plan_without_a_peak_is_refused_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     path.write_text(failing().to_json().replace(f'"peak_bytes": {28 * GIB}', '"peak_bytes": null') + "\n")
 
-    with pytest.raises(DataError, match=r"results\.jsonl:1: has peak_bytes None"):
+    with pytest.raises(DataError, match=r"results\.jsonl:1: peak_bytes: Expected int, got null"):
         read_results([path])

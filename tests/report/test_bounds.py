@@ -1,50 +1,38 @@
-"""Promises are judged by medians of the right runs, and never from runs that are not there."""
+"""Limits are judged by medians of the right runs, and never from missing runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from report_results import MACHINE, row_of, rows_of, text_of
+from results import MIB, make_cell_result
 
-from splade_bench.grid.cell import Cell
 from splade_bench.grid.workloads import WORKLOADS
-from splade_bench.report.bounds import BOUNDS, Bound, at_its_best, gemm_share, over_state
-from splade_bench.report.markdown import page_markdown
+from splade_bench.report.bounds import BOUNDS, Bound, gemm_share, most_run_size, over_state, peak_rss_gib
 from splade_bench.report.peers import peers_page
-from splade_bench.report.tables import peak_rss_bytes, step_time_s
+from splade_bench.results.figures import peak_rss_bytes, step_time_s
 from splade_bench.results.records import CellResult
 
-MIB = 2**20
 TIME = Bound(workload="mini-256", batch_size=8, what="time", figure=step_time_s, limit=0.5, peer="CachedSpladeLoss")
-
-
-def peers_text(results: Sequence[CellResult]) -> str:
-    return page_markdown(peers_page(results))
 
 
 def make_run(
     trainer: str, *, step_time_s: float, peak_mib: int = 800, size: int | None = None, **changes: Any
 ) -> CellResult:
-    cell = Cell(
+    return make_cell_result(
         workload="mini-256",
-        device="cpu",
-        batch_size=8,
-        gradient_accumulation_steps=1,
         memory_mode="memory-efficient" if trainer == "splade-bench" else "standard",
         trainer=trainer,
         trainer_size=size,
-    )
-    result = CellResult.of_cell(
-        cell,
-        status="ok",
         step_time_s=step_time_s,
         peak_rss_bytes=peak_mib * MIB,
         baseline_rss_bytes=400 * MIB,
         losses=[0.7, 2.0],
+        machine=MACHINE,
+        **changes,
     )
-    return replace(result, **changes)
 
 
 @pytest.fixture
@@ -63,7 +51,7 @@ def test_a_ratio_is_of_medians_and_of_the_size_with_all_rounds(results: list[Cel
     assert not TIME.holds(0.51)
 
 
-def test_what_was_not_measured_is_no_verdict(results: list[CellResult]) -> None:
+def test_missing_runs_give_no_verdict(results: list[CellResult]) -> None:
     failed = [replace(result, status="oom") for result in results if result.trainer == "CachedSpladeLoss"]
 
     assert TIME.measured([]) is None
@@ -98,18 +86,19 @@ def test_the_least_possible_time_is_that_of_the_products_alone(results: list[Cel
 
 
 def test_the_least_possible_peak_is_the_state_beside_the_runtime() -> None:
-    bound = replace(TIME, peer=None, figure=peak_rss_bytes, what="peak RSS, GiB")
+    bound = replace(TIME, peer=None, figure=peak_rss_gib, what="peak RSS, GiB")
     run = make_run("splade-bench", step_time_s=1.0, peak_mib=990, parameter_bytes=125 * MIB)
 
-    assert bound.least([run]) == pytest.approx(900 * MIB)
+    assert bound.least([run]) == pytest.approx(900 / 1024)
+    assert replace(bound, figure=peak_rss_bytes).least([run]) == pytest.approx(900 * MIB)
     assert replace(bound, mode="minimal-memory").least([run]) is None
 
 
-def test_a_trainer_with_no_runs_has_no_best() -> None:
-    assert at_its_best([]) == []
+def test_a_trainer_without_runs_has_no_size() -> None:
+    assert most_run_size([]) == []
 
 
-def test_every_promise_names_a_workload_of_the_page_about_peers() -> None:
+def test_every_limit_names_a_workload_of_the_page_about_peers() -> None:
     assert len(BOUNDS) >= 20
     for bound in BOUNDS:
         assert WORKLOADS[bound.workload].page == "PEERS"
@@ -120,41 +109,45 @@ def test_the_page_judges_runs_without_attention_dropout_and_shows_the_others_bes
 ) -> None:
     with_dropout = [replace(result, attention_dropout=0.1) for result in results]
 
-    page = peers_text([*results, *with_dropout])
+    page = peers_page([*results, *with_dropout])
 
-    row = next(line for line in page.splitlines() if "time ÷ CachedSpladeLoss" in line and "mini-256, " in line)
-    assert row.split("|")[4].strip() == "≤ 0.45"
-    assert row.split("|")[6].strip() == "0.45 MISSED"
-    assert row.split("|")[7].strip() == "0.45"
-    assert "not measured" in page
-    assert "## `mini-256`, attention dropout 0.1" in page
+    row = row_of(page, "promises", workload="mini-256, batch 8", figure="time ÷ CachedSpladeLoss")
+    assert row["limit"] == "≤ 0.45"
+    assert row["attention dropout 0"] == "0.45 MISSED"
+    assert row["attention dropout 0.1"] == "0.45"
+    other = row_of(page, "promises", workload="mini-256, batch 8", figure="time ÷ SpladeLoss")
+    assert other["attention dropout 0"] == other["attention dropout 0.1"] == "not measured"
+    assert "## `mini-256`, attention dropout 0.1" in text_of(page)
 
 
 def test_a_ratio_never_spans_two_machines(results: list[CellResult]) -> None:
     ours = [result for result in results if result.trainer == "splade-bench"]
-    peers = [replace(result, machine={"processor": "faster"}) for result in results if result not in ours]
+    peers = [replace(result, machine=MACHINE | {"processor": "faster"}) for result in results if result not in ours]
     newer = [replace(result, started_at="2026-02-01") for result in ours]
 
-    page = peers_text([*newer, *peers])
+    page = peers_page([*newer, *peers])
 
-    assert "CachedSpladeLoss |" not in page
-    assert "not measured" in next(
-        line for line in page.splitlines() if "mini-256, batch 8" in line and "time ÷" in line
-    )
+    assert {row["trainer"] for row in rows_of(page, "mini-256-dropout-0")} == {"memory-efficient"}
+    row = row_of(page, "promises", workload="mini-256, batch 8", figure="time ÷ CachedSpladeLoss")
+    assert row["attention dropout 0"] == "not measured"
 
 
 def test_the_page_shows_the_scan_and_what_failed(results: list[CellResult]) -> None:
     failed = make_run("article-trainer", step_time_s=1.0, status="oom", error="no | memory\nleft")
 
-    page = peers_text([*results, failed])
+    page = peers_page([*results, failed])
 
-    scanned = next(line for line in page.splitlines() if "CachedSpladeLoss" in line and "| 1 " in line)
-    assert [cell.strip() for cell in scanned.split("|")][2:6] == ["CachedSpladeLoss", "1", "1", "ok"]
-    assert "oom" in page
-    assert "no \\| memory left" in page
+    rows = rows_of(page, "mini-256-dropout-0")
+    assert [(row["trainer"], row["size"], row["rounds"], row["status"]) for row in rows] == [
+        ("memory-efficient", "—", "3", "ok"),
+        ("CachedSpladeLoss", "1", "1", "ok"),
+        ("CachedSpladeLoss", "4", "3", "ok"),
+        ("article-trainer", "—", "0", "oom"),
+    ]
+    assert "mini-256-cpu-b8-a1-article-trainer-standard: oom: no \\| memory left" in text_of(page)
 
 
 def test_absolute_figures_are_the_median_of_the_modes_runs(results: list[CellResult]) -> None:
-    bound = replace(TIME, peer=None, figure=peak_rss_bytes, what="peak RSS, GiB")
+    bound = replace(TIME, peer=None, figure=peak_rss_gib, what="peak RSS, GiB")
 
-    assert bound.measured(results) == 800 * MIB
+    assert bound.measured(results) == pytest.approx(800 / 1024)

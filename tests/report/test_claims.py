@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from report_results import MIB, make_result, make_sweep
+from report_results import make_result, make_sweep
+from results import MIB
 
 from splade_bench.report.claims import CLAIMS, FEWEST_SEEDS, Verdict, claims_details, claims_table, judge, judge_all
 from splade_bench.report.page import Table

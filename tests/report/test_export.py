@@ -1,15 +1,16 @@
+"""Results as one CSV file for a spreadsheet."""
+
 from __future__ import annotations
 
 import csv
 import io
 from pathlib import Path
 
-from splade_bench.cli import main
-from splade_bench.grid.cell import Cell
-from splade_bench.report.export import to_csv
-from splade_bench.results.records import CallResult, CellResult, append_result
+from results import make_call_result, make_cell_result
 
-CELL = Cell(workload="tiny", device="cpu", batch_size=8, gradient_accumulation_steps=1, memory_mode="standard")
+from splade_bench.cli import main
+from splade_bench.report.export import to_csv
+from splade_bench.results.records import append_result
 
 
 def rows_of(text: str) -> list[dict[str, str]]:
@@ -17,10 +18,8 @@ def rows_of(text: str) -> list[dict[str, str]]:
 
 
 def test_a_row_a_result_with_the_names_of_the_results_file() -> None:
-    cell = CellResult.of_cell(
-        CELL, status="ok", peak_rss_bytes=5, metrics={"mrr@10": 0.25}, losses=[1.0, 2.0], machine={"processor": "a,b"}
-    )
-    call = CallResult(name="=cmd()", status="oom", error="line\nbreak", peak_rss_bytes=7)
+    cell = make_cell_result(peak_rss_bytes=5, metrics={"mrr@10": 0.25}, losses=[1.0, 2.0], machine={"processor": "a,b"})
+    call = make_call_result("=cmd()", status="oom", error="line\nbreak", peak_rss_bytes=7)
 
     first, second = rows_of(to_csv([cell, call]))
 
@@ -39,7 +38,7 @@ def test_a_row_a_result_with_the_names_of_the_results_file() -> None:
 
 def test_the_report_writes_it_beside_its_pages(tmp_path: Path) -> None:
     results = tmp_path / "results.jsonl"
-    append_result(results, CellResult.of_cell(CELL, status="ok", peak_rss_bytes=5))
+    append_result(results, make_cell_result(peak_rss_bytes=5))
 
     code = main(["report", "--results", str(results), "--output", str(tmp_path), "--csv", str(tmp_path / "cells.csv")])
 

@@ -1,45 +1,28 @@
-"""The page about the instruments judges by the stated bands, and shows what was not measured as such."""
+"""The page about the instruments judges by the stated limits, and marks figures that were not measured."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from report_results import row_of, rows_of
+from results import MIB, make_call_result, make_cell_result
 
-from splade_bench.grid.cell import Cell
 from splade_bench.report.document import write_report
 from splade_bench.report.instruments import instruments_page
-from splade_bench.report.markdown import page_markdown
-from splade_bench.report.probes import PROBES
-from splade_bench.results.records import CallResult, CellResult, Measurement
-
-MIB = 2**20
-CELL = Cell(workload="repeatability", device="cpu", batch_size=4, gradient_accumulation_steps=1, memory_mode="standard")
-PINNED = next(probe for probe in PROBES if probe.name == "pinned")
-
-
-def instruments_text(results: Sequence[Measurement]) -> str:
-    return page_markdown(instruments_page(results))
+from splade_bench.results.records import CellResult
 
 
 def make_run(pinned_mib: float, **changes: Any) -> CellResult:
-    result = CellResult.of_cell(
-        CELL,
-        status="ok",
-        baseline_rss_bytes=400 * MIB,
-        peak_rss_bytes=1000 * MIB,
-        pinned_baseline_rss_bytes=300 * MIB,
-        pinned_peak_rss_bytes=round((300 + pinned_mib) * MIB),
-    )
-    return replace(result, **changes)
-
-
-def cells_of(page: str, start: str) -> list[str]:
-    (line,) = [line for line in page.splitlines() if line.startswith(start)]
-    return [cell.strip() for cell in line.split("|")[1:-1]]
+    figures: dict[str, Any] = {
+        "workload": "repeatability",
+        "baseline_rss_bytes": 400 * MIB,
+        "peak_rss_bytes": 1000 * MIB,
+        "pinned_baseline_rss_bytes": 300 * MIB,
+        "pinned_peak_rss_bytes": round((300 + pinned_mib) * MIB),
+    }
+    return make_cell_result(**figures | changes)
 
 
 @pytest.mark.parametrize(
@@ -47,29 +30,26 @@ def cells_of(page: str, start: str) -> list[str]:
     [([600, 606], "holds"), ([600, 607], "DOES NOT HOLD"), ([50, 52], "holds"), ([50, 52.5], "DOES NOT HOLD")],
 )
 def test_a_spread_may_be_one_percent_or_two_mib(mib: list[float], verdict: str) -> None:
-    page = instruments_text([make_run(value, round=number) for number, value in enumerate(mib)])
+    page = instruments_page([make_run(value, round=number) for number, value in enumerate(mib)])
 
-    row = next(line for line in page.splitlines() if "| pinned" in line)
-    assert row.split("|")[-2].strip() == verdict
-    assert "| live tensors" not in page  # not measured, so no row
+    rows = {row["figure"]: row for row in rows_of(page, "repeatability")}
+    assert set(rows) == {"RSS", "pinned"}  # the others were not measured
+    assert rows["pinned"]["verdict"] == verdict
+    assert rows["RSS"]["verdict"] == "reported"
 
 
 def test_a_calibration_shows_the_error_of_each_probe() -> None:
-    call = CallResult(
-        name="calibration touch_block 67108864 0.1",
-        status="ok",
+    call = make_call_result(
+        "calibration touch_block 67108864 0.1",
         value=64 * MIB,
         baseline_rss_bytes=10 * MIB,
         peak_rss_bytes=75 * MIB,
         memray_peak_bytes=64 * MIB,
     )
 
-    page = instruments_text([call])
+    _, table = instruments_page([call]).tables
 
-    assert cells_of(page, "| touch") == [
-        *[r"touch\_block", "64", "ok"],
-        *["+1.562%", "—", "—", "+0.000%", "—"],
-    ]
+    assert table.rows == [["touch_block", "64", "ok", "+1.562%", "—", "—", "+0.000%", "—"]]
 
 
 def test_limits_show_how_every_run_ended() -> None:
@@ -81,18 +61,19 @@ def test_limits_show_how_every_run_ended() -> None:
             ("killed", {}),
         )
     ]
-    alone = make_run(1, workload="memory-limit", cell_id="alone", round=7)
+    unlimited = make_run(1, workload="memory-limit", round=7)
 
-    page = instruments_text([alone, *runs])
+    page = instruments_page([unlimited, *runs])
 
-    assert cells_of(page, "| alone")[1:3] == ["none", "1 ok"]
-    assert "| 1 killed, 2 oom" in page
-    assert "| 3 forward" in page
-    assert "| 60 to 90" in page
+    assert row_of(page, "limits", limit="none")["runs that ended"] == "1 ok"
+    limited = row_of(page, "limits", limit="1024 MiB")
+    assert limited["runs that ended"] == "1 killed, 2 oom"
+    assert limited["in phase"] == "3 forward"
+    assert limited["failed allocation, MiB"] == "60 to 90"
 
 
 def test_the_page_is_written_from_a_file_with_other_results_too(tmp_path: Path) -> None:
-    foreign = CallResult(name="tests/test_x.py::test_it: touch", status="ok")
+    foreign = make_call_result("tests/test_x.py::test_it: touch")
 
     pages = write_report([make_run(100), foreign], tmp_path)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from report_results import HOSTILE, make_result, make_sweep
+from results import make_call_result
 
 from splade_bench.cli import main
 from splade_bench.config import MEMORY_MODES, MEMORY_TECHNIQUES
@@ -22,12 +23,12 @@ from splade_bench.measure.timeline import Sample
 from splade_bench.report.document import make_pages, write_report
 from splade_bench.report.export import write_tables
 from splade_bench.report.insertions import update_document
-from splade_bench.report.markdown import page_markdown
+from splade_bench.report.markdown import page_markdown, table_markdown
 from splade_bench.report.page import Page, Table, file_name
 from splade_bench.report.summary import COMMENT_BYTES, summary
 from splade_bench.report.trade_plots import TradePoint, colours_of, markers_of, pareto_front, smoothed
 from splade_bench.report.webpage import webpage
-from splade_bench.results.records import CallResult, CellResult, append_result
+from splade_bench.results.records import CellResult, append_result
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -38,7 +39,7 @@ def hostile_results() -> list[CellResult]:
     del sweep[1]
     failed = make_result("article", status="oom", error=HOSTILE, wall_time_s=None, seed=4, phase="forward")
     nan = make_result("standard", status="nan", error="loss is nan", final_loss=None, seed=5, losses=[1.0, None])
-    hostile = make_result(workload=HOSTILE, seed=6, memory_mode=HOSTILE, cell_id=HOSTILE)
+    hostile = make_result(HOSTILE, workload=HOSTILE, seed=6, cell_id=HOSTILE)
     elsewhere = make_result("memory-efficient", seed=1, machine={"processor": HOSTILE})
     return [*sweep, failed, nan, hostile, elsewhere]
 
@@ -195,7 +196,8 @@ def test_marked_places_of_a_document_are_filled_and_stay_filled(tmp_path: Path) 
     assert update_document(document, pages)
     text = document.read_text(encoding="utf-8")
 
-    assert "\nold\n" not in text and "| does not hold" in text
+    (claims,) = (table for page in pages for table in page.tables if table.name == "claims")
+    assert f"{opening}\n\n{table_markdown(claims)}\n\n{closing}" in text and "\nold\n" not in text
     assert text.startswith("before\n") and text.endswith(f"{other}\nkept\n{closing}\nafter\n")
     assert not update_document(document, pages)
 
@@ -325,12 +327,10 @@ def test_pictures_are_drawn_of_what_was_recorded() -> None:
 
 def test_the_functions_of_a_foreign_project_have_a_page_the_largest_first() -> None:
     calls = [
-        CallResult(
-            name=name, status="ok", wall_time_s=1.0, baseline_rss_bytes=30 * 2**20, peak_rss_bytes=peak_mib * 2**20
-        )
+        make_call_result(name, wall_time_s=1.0, baseline_rss_bytes=30 * 2**20, peak_rss_bytes=peak_mib * 2**20)
         for name, peak_mib in (("tests/test_x.py::test_small: f", 40), ("tests/test_x.py::test_large: f", 400))
     ]
-    failed = CallResult(name="tests/test_x.py::test_small: f", status="oom", error=HOSTILE)
+    failed = make_call_result(calls[0].name, status="oom", error=HOSTILE)
 
     (page,) = make_pages([*calls, failed])
 

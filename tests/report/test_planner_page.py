@@ -1,30 +1,22 @@
-"""The planner's page pairs what was planned with what was measured, and leaves nothing out."""
+"""The planner's page pairs each plan with its measurement, and leaves nothing out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from report_results import rows_of, text_of
+from results import MIB, make_cell_result
 
-from splade_bench.grid.cell import Cell
 from splade_bench.report.document import write_report
-from splade_bench.report.markdown import page_markdown
 from splade_bench.report.planner import planned_cells, planner_page
 from splade_bench.results.records import CellResult
 
-MIB = 2**20
-CELL = Cell(workload="plan-mini-128", device="cpu", batch_size=8, gradient_accumulation_steps=1, memory_mode="standard")
 
-
-def planner_text(results: Sequence[CellResult]) -> str:
-    return page_markdown(planner_page(results))
-
-
-def make_result(cell: Cell = CELL, **changes: Any) -> CellResult:
+def make_result(**changes: Any) -> CellResult:
     figures: dict[str, Any] = {
+        "workload": "plan-mini-128",
         "baseline_rss_bytes": 400 * MIB,
         "peak_rss_bytes": 600 * MIB,
         "live_peak_bytes": 180 * MIB,
@@ -32,7 +24,7 @@ def make_result(cell: Cell = CELL, **changes: Any) -> CellResult:
         "planned_peak_rss_bytes": 606 * MIB,
         "planned_live_peak_bytes": 180 * MIB,
     }
-    return replace(CellResult.of_cell(cell, status="ok", **figures), **changes)
+    return make_cell_result(**figures | changes)
 
 
 def test_each_side_leaves_its_own_runtime_out() -> None:
@@ -52,22 +44,23 @@ def test_several_runs_of_a_configuration_count_as_their_median() -> None:
 
 
 def test_the_page_says_how_many_hold_and_how_low_the_lowest_is() -> None:
-    other = replace(CELL, batch_size=4)
+    page = planner_page([make_result(), make_result(batch_size=4, planned_peak_rss_bytes=590 * MIB)])
 
-    page = planner_text([make_result(), make_result(other, planned_peak_rss_bytes=590 * MIB)])
+    assert "live bytes within 0.5%: 2 of 2 (required: all)" in text_of(page)
+    assert "resident memory within 3%: 1 of 2 (required: 90% of them)" in text_of(page)
+    assert "lowest prediction: -10.0% (required: at least -6%)" in text_of(page)
+    assert [(row["configuration"], row["RSS error"]) for row in rows_of(page, "plans")] == [
+        ("plan-mini-128-cpu-b8-a1-standard", "-2.0%"),
+        ("plan-mini-128-cpu-b4-a1-standard", "-10.0%"),
+    ]
 
-    assert "live bytes within 0.5%: 2 of 2" in page
-    assert "resident memory within 3%: 1 of 2" in page
-    assert "lowest prediction: -10.0%" in page
-    assert page.count("| plan-mini-128-cpu-b") == 2
 
+def test_a_failed_run_is_listed_and_decides_nothing() -> None:
+    page = planner_page([make_result(status="oom", peak_rss_bytes=None)])
 
-def test_what_did_not_run_is_listed_and_judges_nothing() -> None:
-    page = planner_text([make_result(status="oom", peak_rss_bytes=None)])
-
-    assert "Not measured to the end:" in page
-    assert "plan-mini-128-cpu-b8-a1-standard: oom" in page
-    assert "(wanted:" not in page
+    assert text_of(page).endswith("Failed:\n\n- plan-mini-128-cpu-b8-a1-standard: oom")
+    assert "required:" not in text_of(page)
+    assert [table.name for table in page.tables] == ["conditions"]
 
 
 def test_the_report_writes_the_page_with_its_picture(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+"""What the report's pages say of a sweep, and what they refuse to compare."""
+
 from __future__ import annotations
 
 import re
@@ -6,49 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report_results import MACHINE, make_result, row_of, rows_of, text_of
+from results import MIB, make_cell_result
 
 from splade_bench.errors import DataError
-from splade_bench.grid.cell import Cell
+from splade_bench.grid.workloads import WORKLOADS
+from splade_bench.measure.machine import source_tree
 from splade_bench.measure.timeline import Sample, Timeline
 from splade_bench.report.cells import cell_table, grid_points
-from splade_bench.report.document import write_report
+from splade_bench.report.document import make_pages, write_report
 from splade_bench.report.markdown import escape, markdown
 from splade_bench.report.mode_overview import advice
-from splade_bench.report.modes import compare_modes
-from splade_bench.report.page import Table, Text
+from splade_bench.report.modes import compare_modes, ratios
+from splade_bench.report.numbers import MISSING
+from splade_bench.report.page import Page, Text
 from splade_bench.report.plots import plot_timeline, step_at_peak
-from splade_bench.report.tables import MISSING, conditions, newest_alike
+from splade_bench.report.provenance import measured_on
 from splade_bench.report.tradeoffs import tradeoffs_page
+from splade_bench.results.conditions import newest_comparable
+from splade_bench.results.figures import added_bytes, peak_rss_bytes, wall_time_s
 from splade_bench.results.records import CellResult
-
-MIB = 2**20
-MACHINE = {"processor": "Test", "logical_cores": 2, "threads": 2, "memory_bytes": 8 * 2**30, "system": "Linux"}
-
-
-def make_result(mode: str, *, added_mib: int, wall_time_s: float, seed: int = 1, **changes: Any) -> CellResult:
-    cell = Cell(
-        workload="tiny",
-        device="cpu",
-        batch_size=8,
-        gradient_accumulation_steps=1,
-        memory_mode=mode,
-        seed=seed,
-    )
-    result = CellResult.of_cell(
-        cell,
-        status="ok",
-        wall_time_s=wall_time_s,
-        queries_seen=100,
-        optimizer_steps=12,
-        baseline_rss_bytes=400 * MIB,
-        peak_rss_bytes=(400 + added_mib) * MIB,
-        final_loss=1.0,
-        metrics={"mrr@10": 0.3, "query_active_dims": 10.0, "document_active_dims": 30.0},
-        metrics_before={"mrr@10": 0.2},
-        corpus_sha256="c" * 64,
-        machine=MACHINE,
-    )
-    return replace(result, **changes)
 
 
 @pytest.fixture
@@ -65,18 +44,17 @@ def test_modes_are_compared_pair_by_pair(results: list[CellResult]) -> None:
     standard, efficient = compare_modes(results)
 
     assert standard.memory_mode == "standard"
-    assert standard.time_ratios == [1.0, 1.0]
-    assert efficient.pairs == 2
-    assert efficient.time_ratios == [0.25, 0.2]
-    assert efficient.above_baseline_ratios == [0.25, 0.15]
-    assert efficient.peak_ratios == [500 / 800, 490 / 1000]
+    assert ratios(standard.pairs, wall_time_s) == [1.0, 1.0]
+    assert ratios(efficient.pairs, wall_time_s) == [0.25, 0.2]
+    assert ratios(efficient.pairs, added_bytes) == [0.25, 0.15]
+    assert ratios(efficient.pairs, peak_rss_bytes) == [500 / 800, 490 / 1000]
 
 
 def test_a_cell_without_its_partner_or_its_figures_is_not_averaged_in(results: list[CellResult]) -> None:
     alone = make_result("memory-efficient", added_mib=1, wall_time_s=1.0, seed=3)
     failed = make_result("standard", added_mib=1, wall_time_s=1.0, seed=3, status="oom")
 
-    assert compare_modes([*results, alone, failed])[1].pairs == 2
+    assert len(compare_modes([*results, alone, failed])[1].pairs) == 2
 
 
 @pytest.mark.parametrize("changes", [{"source_tree": "other"}, {"machine": {"processor": "Other"}}])
@@ -101,7 +79,7 @@ def test_runs_of_another_machine_or_tree_are_not_put_into_one_figure() -> None:
     ]
 
     def kept(results: list[CellResult]) -> list[CellResult]:
-        return newest_alike(results, key=lambda result: result.cell_id, run=lambda result: result)
+        return newest_comparable(results, key=lambda result: result.cell_id, run=lambda result: result)
 
     assert kept([*unlike, died, first, *newest]) == [died, first, *newest]
     died_last = replace(died, started_at="2026-03-02")
@@ -112,13 +90,15 @@ def test_runs_of_another_machine_or_tree_are_not_put_into_one_figure() -> None:
 
 
 def test_the_page_holds_every_cell_and_the_comparison(results: list[CellResult], tmp_path: Path) -> None:
-    path, _ = write_report(results, tmp_path)
-    page = path.read_text(encoding="utf-8")
+    write_report(results, tmp_path)
+    page = tradeoffs_page(results)
 
-    assert len(re.findall(r"\| 8 +\| 1 +\| standard +\| 2 ok ", page)) == 1
-    assert "0.20 (0.15 to 0.25) times the memory above baseline" in page
-    assert "0.23 (0.20 to 0.25) times the time" in page
-    assert "0.200 → 0.300" in page
+    row = row_of(page, "cells-tiny", mode="standard")
+    assert (row["batch"], row["accumulation"], row["runs"]) == ("16", "1", "2 ok")
+    assert row["MRR@10"] == "0.200 → 0.300"
+    assert (
+        "**memory-efficient** takes 0.20 (0.15 to 0.25) times the added memory and 0.23 (0.20 to 0.25) times the time"
+    ) in text_of(page)
     assert (tmp_path / "plots" / "memory-against-time-tiny.svg").is_file()
 
 
@@ -129,23 +109,18 @@ def test_the_same_results_give_the_same_bytes(results: list[CellResult], tmp_pat
         assert path.read_bytes() == (second / path.relative_to(first)).read_bytes(), path.name
 
 
-def test_a_failed_cell_is_a_row_with_its_reason(results: list[CellResult], tmp_path: Path) -> None:
+def test_a_failed_cell_is_a_row_with_its_reason(results: list[CellResult]) -> None:
     failed = make_result("article", added_mib=1, wall_time_s=1.0, status="oom", error="no | memory")
 
-    path, _ = write_report([*results, failed], tmp_path)
-    page = path.read_text(encoding="utf-8")
+    page = tradeoffs_page([*results, failed])
 
-    assert re.search(r"\| article +\| 1 oom ", page)
-    assert r"oom: no \| memory" in page
+    assert row_of(page, "cells-tiny", mode="article")["runs"] == "1 oom"
+    assert r"Failed:" in text_of(page)
+    assert r"- tiny-cpu-b16-a1-article: oom: no \| memory" in text_of(page)
 
 
 def test_what_was_not_measured_is_a_dash_and_never_a_zero() -> None:
-    bare = CellResult.of_cell(
-        Cell(workload="tiny", device="cpu", batch_size=1, gradient_accumulation_steps=1, memory_mode="standard"),
-        status="killed",
-    )
-
-    (row,) = cell_table(grid_points([bare]), name="cells").rows
+    (row,) = cell_table(grid_points([make_cell_result(status="killed", batch_size=1)]), name="cells").rows
 
     assert row.count(MISSING) >= 7
     assert not any(cell.startswith("0") for cell in row)
@@ -156,21 +131,48 @@ def test_results_of_different_corpora_are_refused(results: list[CellResult], tmp
         write_report([*results, replace(results[0], corpus_sha256="d" * 64)], tmp_path)
 
 
-def test_results_of_different_machines_are_flagged(results: list[CellResult], tmp_path: Path) -> None:
+def test_results_of_different_machines_are_flagged(results: list[CellResult]) -> None:
     other = replace(results[0], machine=MACHINE | {"processor": "Other"})
 
-    assert "more than one machine" in write_report([*results, other], tmp_path)[0].read_text(encoding="utf-8")
+    assert "more than one machine: do not compare their times" in text_of(tradeoffs_page([*results, other]))
+    assert "do not compare their times" not in text_of(tradeoffs_page(results))
 
 
 @pytest.mark.parametrize(("threads", "flagged"), [(1, True), (2, False), (None, False)])
 def test_another_number_of_threads_is_flagged_and_none_is_not(
-    threads: int | None, flagged: bool, results: list[CellResult], tmp_path: Path
+    threads: int | None, flagged: bool, results: list[CellResult]
 ) -> None:
     other = replace(results[0], machine=MACHINE | {"threads": threads})
 
-    page = write_report([*results, other], tmp_path)[0].read_text(encoding="utf-8")
+    page = tradeoffs_page([*results, other])
 
-    assert ("with more or fewer threads: do not compare their times" in page) == flagged
+    assert ("different numbers of threads: do not compare their times" in text_of(page)) == flagged
+
+
+@pytest.mark.parametrize(
+    ("trees", "note"),
+    [
+        (["old", "old"], "The code has changed since these results were measured: source tree old."),
+        (["old", "older"], "The code has changed since these results were measured: source tree old, older."),
+        (["old", "current"], "The code has changed since some of these results were measured: source tree old."),
+        (["current"], None),
+        ([None], None),
+    ],
+)
+def test_results_of_other_code_are_flagged_without_naming_the_current_code(
+    trees: list[str | None], note: str | None
+) -> None:
+    trees = [source_tree() if tree == "current" else tree for tree in trees]
+
+    page = Page("", measured_on([make_cell_result(source_tree=tree) for tree in trees]))
+
+    assert text_of(page) == (note or "")
+
+
+def test_a_workload_is_shown_on_the_page_that_its_row_names() -> None:
+    for name, workload in WORKLOADS.items():
+        (page,) = make_pages([make_result(workload=name)])
+        assert page.name == workload.page, name
 
 
 def test_no_results_are_refused_with_what_to_run(tmp_path: Path) -> None:
@@ -189,15 +191,12 @@ def test_hostile_text_cannot_leave_its_cell() -> None:
 
 
 def test_a_device_that_this_project_never_measured_is_marked() -> None:
-    cell = Cell(workload="tiny", device="cuda", batch_size=8, gradient_accumulation_steps=1, memory_mode="standard")
+    on_cuda, on_cpu = (Page("", measured_on([make_cell_result(device=device)])) for device in ("cuda", "cpu"))
 
-    on_cuda, on_cpu = (
-        conditions([CellResult.of_cell(replace(cell, device=device), status="ok")])[0] for device in ("cuda", "cpu")
+    assert (
+        row_of(on_cuda, "conditions", **{"measured on": "device"})[""] == "cuda: untested on hardware by this project"
     )
-
-    assert isinstance(on_cuda, Table) and isinstance(on_cpu, Table)
-    assert ["device", "cuda: untested on hardware by this project"] in on_cuda.rows
-    assert not any("untested" in text for row in on_cpu.rows for text in row)
+    assert "device" not in [row["measured on"] for row in rows_of(on_cpu, "conditions")]
 
 
 def make_timeline(phases: str) -> Timeline:
@@ -253,7 +252,7 @@ def test_small_models_come_first_and_unknown_workloads_last(results: list[CellRe
 
 @pytest.mark.parametrize(
     ("metrics", "quality"),
-    [({"mrr@10": 0.3}, "lost no more than 0.01 in MRR@10"), ({}, "MRR@10 was not measured")],
+    [({"mrr@10": 0.3}, "lost at most 0.01 in MRR@10"), ({}, "MRR@10 was not measured")],
 )
 def test_advice_speaks_of_quality_only_where_it_was_measured(
     metrics: dict[str, float], quality: str, results: list[CellResult]

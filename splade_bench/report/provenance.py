@@ -1,0 +1,81 @@
+"""What results were measured on, and which runs did not end well."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from splade_bench.measure.device import UNTESTED_ON_HARDWARE
+from splade_bench.measure.machine import source_tree
+from splade_bench.report.markdown import escape
+from splade_bench.report.page import Block, Table, Text, bullets
+from splade_bench.results.records import Measurement, Result
+from splade_bench.units import format_bytes
+
+_SHOWN_CHARACTERS = 19  # of a hash
+
+
+def measured_on(results: Sequence[Result]) -> list[Block]:
+    """Machine, versions and code of the results, with a warning where their times must not be compared.
+
+    The page also says if the code has changed since. It does not name the current source tree: a page must not change
+    with every change of the code.
+    """
+    machines = dict.fromkeys(machine_line(result) for result in results)
+    # Results without tensors have no number of threads.
+    threads = sorted({result.machine["threads"] for result in results if result.machine.get("threads")})
+    versions = dict.fromkeys(versions_line(result) for result in results)
+    trees = [tree for tree in dict.fromkeys(result.source_tree for result in results) if tree]
+    rows = [["machine", line] for line in machines]
+    rows += [["threads", ", ".join(map(str, threads))]] if threads else []
+    rows += [["versions", line] for line in versions]
+    for name in ("commit", "source_tree", "corpus_sha256"):
+        values = dict.fromkeys(getattr(result, name, None) for result in results)
+        rows += [[name.replace("_", " "), str(value)[:_SHOWN_CHARACTERS]] for value in values if value]
+    devices = {getattr(result, "device", None) for result in results}
+    untested = [name for name in UNTESTED_ON_HARDWARE if name in devices]
+    rows += [["device", f"{name}: untested on hardware by this project"] for name in untested]
+    blocks: list[Block] = [Table(name="conditions", headings=["measured on", ""], rows=rows)]
+    current = source_tree()
+    if older := [escape(tree[:_SHOWN_CHARACTERS]) for tree in trees if tree != current]:
+        which = "these" if len(older) == len(trees) else "some of these"
+        names = ", ".join(older)
+        blocks.append(Text(f"The code has changed since {which} results were measured: source tree {names}."))
+    if len(machines) > 1:
+        blocks.append(Text("**These results come from more than one machine: do not compare their times.**"))
+    elif len(threads) > 1:
+        blocks.append(Text("**These results come from different numbers of threads: do not compare their times.**"))
+    return blocks
+
+
+def statuses(runs: Sequence[Measurement]) -> str:
+    """How many runs ended with which status: ``3 ok, 1 oom``."""
+    return ", ".join(f"{count} {status}" for status, count in Counter(run.status for run in runs).items())
+
+
+def failures(results: Iterable[Measurement], name: Callable[[Any], str]) -> list[Block]:
+    """A list item for each run and for each memory pass that failed; nothing if none did."""
+    lines = []
+    for result in results:
+        if result.status != "ok":
+            why = f": {escape(result.error)}" if result.error else ""
+            lines.append(f"{escape(name(result))}: {result.status}{why}")
+        for memory_pass, why in (result.pass_errors or {}).items():
+            lines.append(f"{escape(name(result))}: {escape(memory_pass)} pass {escape(why)}")
+    return bullets(list(dict.fromkeys(lines)), heading="Failed:")
+
+
+def machine_line(result: Result) -> str:
+    """Processor, cores, memory and system in one line."""
+    machine = result.machine
+    memory = machine.get("memory_bytes")
+    return (
+        f"{machine.get('processor')}, {machine.get('logical_cores')} logical cores, "
+        f"{format_bytes(memory) if memory else '?'}, {machine.get('system')} {machine.get('architecture')}"
+    )
+
+
+def versions_line(result: Result) -> str:
+    """Versions of Python and packages in one line."""
+    return ", ".join(f"{name} {version}" for name, version in sorted(result.versions.items()))
