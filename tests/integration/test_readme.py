@@ -1,4 +1,4 @@
-"""The README's examples are run as they stand there."""
+"""The examples in the documents run exactly as they are written there."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+import pytest
+
+ROOT = Path(__file__).parents[2]
 
 
-def examples() -> list[str]:
-    """The README's Python blocks: the trainer, the plugin."""
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+def example(document: str) -> str:
+    """The Python code in a document."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(encoding="utf-8"), flags=re.DOTALL)
+    return str(code)
 
 
-def test_the_readmes_example_trains_and_saves_a_model(tmp_path: Path) -> None:
-    example = examples()[0]
-    assert len([line for line in example.splitlines() if line.strip()]) <= 26
+def test_the_example_of_the_library_trains_and_saves_a_model(tmp_path: Path) -> None:
+    code = example("docs/library.md")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 26
 
-    finished = subprocess.run(
-        [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
+    finished = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
 
     assert finished.returncode == 0, finished.stderr
     before, after = (float(value) for value in re.findall(r"0\.\d{3}", finished.stdout)[-2:])
@@ -30,8 +31,8 @@ def test_the_readmes_example_trains_and_saves_a_model(tmp_path: Path) -> None:
     assert (tmp_path / "my-splade" / "model.safetensors").is_file()
 
 
-def test_the_readmes_example_of_the_plugin_measures_another_project(tmp_path: Path) -> None:
-    (tmp_path / "test_index.py").write_text(examples()[1])
+def test_the_example_of_the_plugin_measures_another_project(tmp_path: Path) -> None:
+    (tmp_path / "test_index.py").write_text(example("README.md"))
     (tmp_path / "mypackage.py").write_text("def build_index(path):\n    return len(bytearray(64 * 2**20))\n")
 
     finished = subprocess.run(
@@ -47,8 +48,12 @@ def test_the_readmes_example_of_the_plugin_measures_another_project(tmp_path: Pa
     assert "2 passed" in finished.stdout
 
 
-def test_both_commands_are_there_as_ci_and_newcomers_use_them() -> None:
+def test_the_guide_of_the_plugin_has_the_readmes_example() -> None:
+    assert example("docs/measure-your-own-code.md") == example("README.md")
+
+
+@pytest.mark.parametrize("environment", ["bench", "test"])
+def test_both_commands_are_lines_of_the_readme_as_ci_and_newcomers_use_them(environment: str) -> None:
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
 
-    assert "python -m pip install tox && python -m tox run -e bench" in lines
-    assert "python -m pip install tox && python -m tox run -e test" in lines
+    assert f"python -m pip install tox && python -m tox run -e {environment}" in lines
