@@ -22,7 +22,11 @@ from splade_bench.results.records import read_results
 class CheckCommand:
     """Compare results with a baseline. A cell that is missing, newly fails or is worse than its rule is a regression.
 
-    Exit codes: 0 fine, 1 regression, 2 usage or a bad file, 3 no rule could be evaluated.
+    Exit codes:
+      0  no regression
+      1  regression
+      2  usage error or bad file
+      3  no rule could be evaluated
     """
 
     results: Annotated[tuple[tuple[Path, ...], ...], tyro.conf.UseAppendAction]
@@ -35,7 +39,7 @@ class CheckCommand:
     update_baseline: bool = False
     """Write the results as the new baseline, without a check."""
     json: bool = False
-    """Print one JSON object on standard output."""
+    """Print one JSON object to standard output."""
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""``splade-bench compare``: two results files in, a table of changes out, worst first."""
+"""``splade-bench compare``: a table of the changes between two results files, worst first."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import tyro
 from splade_bench.cli.arguments import parse, print_json
 from splade_bench.errors import DataError, one_line
 from splade_bench.gate.comparison import Change, compare
+from splade_bench.report.formatting import MISSING
 from splade_bench.report.markdown import markdown
-from splade_bench.report.tables import MISSING
 from splade_bench.results.records import read_results
 
 
@@ -21,15 +21,20 @@ from splade_bench.results.records import read_results
 class CompareCommand:
     """Show how the figures of the same cells differ between two results files, worst change first.
 
-    It judges nothing. Exit codes: 0 done, 2 usage or a bad file, 3 no cell is in both files.
+    There is no verdict.
+
+    Exit codes:
+      0  done
+      2  usage error or bad file
+      3  no cell is in both files
     """
 
     before: Annotated[Path, tyro.conf.Positional]
-    """Results file to compare with."""
+    """Results file with the earlier figures."""
     after: Annotated[Path, tyro.conf.Positional]
-    """Results file to look at."""
+    """Results file with the later figures."""
     json: bool = False
-    """Print one JSON object on standard output."""
+    """Print one JSON object to standard output."""
 
 
 NOTHING_TO_COMPARE = 3
@@ -41,24 +46,13 @@ def run(arguments: Sequence[str]) -> int:
     before, after = read_results([command.before]), read_results([command.after])
     for path, results in ((command.before, before), (command.after, after)):
         if not results:
-            raise DataError(f"{path}: holds no results")
+            raise DataError(f"{path}: has no results")
     comparison = compare(before, after)
     if command.json:
-        print_json(
-            {
-                "changes": [
-                    {
-                        "cell_id": change.cell,
-                        "figure": change.figure.name,
-                        "before": change.before,
-                        "after": change.after,
-                        "change_ratio": change.ratio,
-                    }
-                    for change in comparison.changes
-                ],
-                "differences": list(comparison.differences),
-            }
-        )
+        names = ("cell_id", "figure", "before", "after", "change_ratio")
+        rows = [(c.cell, c.figure.name, c.before, c.after, c.ratio) for c in comparison.changes]
+        changes = [dict(zip(names, row, strict=True)) for row in rows]
+        print_json({"changes": changes, "differences": comparison.differences})
     else:
         if comparison.changes:
             print(_change_table(comparison.changes))
@@ -68,7 +62,6 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _change_table(changes: Iterable[Change]) -> str:
-    """A row a change, in the order given."""
     rows = [
         [
             change.cell,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from splade_bench.errors import ConfigError, one_line
@@ -43,14 +43,14 @@ class Regression:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """The result of the gate."""
+    """The result of the gate, or of one rule and cell."""
 
-    regressions: Sequence[Regression]
-    evaluated: int
+    regressions: Sequence[Regression] = ()
+    evaluated: int = 0
     """Rules that were compared with a figure, and cells that ended in another way than before."""
-    not_evaluated: Sequence[str]
+    not_evaluated: Sequence[str] = ()
     """Rules that could not be evaluated, each with the reason."""
-    notes: Sequence[str]
+    notes: Sequence[str] = ()
     """New cells, and improvements after which the baseline should be updated."""
 
     @property
@@ -68,38 +68,28 @@ class Verdict:
         return record
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """Of a rule and a cell, or of a cell as a whole."""
-
-    is_evaluated: bool = False
-    regression: Regression | None = None
-    not_evaluated: str | None = None
-    note: str | None = None
-
-
 def check(current: Mapping[str, GatedCell], baseline: Mapping[str, GatedCell], rules: Sequence[Rule]) -> Verdict:
     """Compare every cell of the baseline with its current measurement."""
-    outcomes = [
-        outcome
-        for name, before in baseline.items()
-        for outcome in _judge_cell(one_line(name), before, current.get(name), rules_for(name, rules))
-    ]
     new = [f"{one_line(name)}: new, not in the baseline" for name in current if name not in baseline]
     unused = [
         f"{one_line(str(rule))}: no cell of the baseline has that figure"
         for rule in (rules if rules is not DEFAULT_RULES else ())  # the defaults apply to whatever has their figures
         if not any(rule.fits(name) and rule.figure.name in cell.figures for name, cell in baseline.items())
     ]
+    judged = [_judge_cell(name, cell, current.get(name), rules_for(name, rules)) for name, cell in baseline.items()]
+    return _sum([Verdict(notes=new), *judged, Verdict(not_evaluated=unused)])
+
+
+def _sum(verdicts: Sequence[Verdict]) -> Verdict:
     return Verdict(
-        regressions=[outcome.regression for outcome in outcomes if outcome.regression],
-        evaluated=sum(outcome.is_evaluated for outcome in outcomes),
-        not_evaluated=[*(outcome.not_evaluated for outcome in outcomes if outcome.not_evaluated), *unused],
-        notes=[*new, *(outcome.note for outcome in outcomes if outcome.note)],
+        regressions=[regression for verdict in verdicts for regression in verdict.regressions],
+        evaluated=sum(verdict.evaluated for verdict in verdicts),
+        not_evaluated=[line for verdict in verdicts for line in verdict.not_evaluated],
+        notes=[line for verdict in verdicts for line in verdict.notes],
     )
 
 
-def _judge_cell(name: str, baseline: GatedCell, current: GatedCell | None, rules: Sequence[Rule]) -> list[_Outcome]:
+def _judge_cell(name: str, baseline: GatedCell, current: GatedCell | None, rules: Sequence[Rule]) -> Verdict:
     """A cell that is missing or failed is a regression; only running out of memory may be in the baseline too."""
     if current is None or (current.status != "ok" and not current.status == baseline.status == "oom"):
         regression = Regression(
@@ -110,55 +100,53 @@ def _judge_cell(name: str, baseline: GatedCell, current: GatedCell | None, rules
             limit=baseline.status,
             reproduce=(current or baseline).reproduce,
         )
-        return [_Outcome(is_evaluated=True, regression=regression)]
+        return Verdict(regressions=[regression], evaluated=1)
     if baseline.status != "ok":
-        improved = f"{name}: {baseline.status} before, ok now; {_UPDATE_HINT}"
-        return [_Outcome(note=improved)] if current.status == "ok" else []
-    outcomes = [_judge(name, rule, baseline, current) for rule in rules]
-    if not any(outcome.is_evaluated for outcome in outcomes):
-        outcomes.append(_Outcome(not_evaluated=f"{name}: no rule could be evaluated"))
-    return outcomes
+        improved = f"{one_line(name)}: {baseline.status} before, ok now; {_UPDATE_HINT}"
+        return Verdict(notes=[improved] if current.status == "ok" else [])
+    judged = [_judge(name, rule, baseline, current) for rule in rules]
+    if not any(verdict.evaluated for verdict in judged):
+        judged.append(Verdict(not_evaluated=[f"{one_line(name)}: no rule could be evaluated"]))
+    return _sum(judged)
 
 
-def _judge(name: str, rule: Rule, baseline: GatedCell, current: GatedCell) -> _Outcome:
+def _judge(name: str, rule: Rule, baseline: GatedCell, current: GatedCell) -> Verdict:
     """A rule about a cell that ended well before and now."""
-    figure = rule.figure
+    figure, line = rule.figure, one_line(name)
     before, after = baseline.figures.get(figure.name), current.figures.get(figure.name)
     failed = current.failed_pass(figure)
     if before is None:
         if failed:
-            return _Outcome(not_evaluated=f"{name}  {rule}: {failed}")
-        return _Outcome(note=None if after is None else f"{name}  {figure.name}: new, not in the baseline")
+            return Verdict(not_evaluated=[f"{line}  {rule}: {failed}"])
+        return Verdict(notes=[] if after is None else [f"{line}  {figure.name}: new, not in the baseline"])
     # A failed pass is a fault on any machine, and the figure of another run does not make up for it.
     if not failed and (differing := _differences(figure, baseline.conditions, current.conditions)):
         conditions = one_line(", ".join(differing))
-        return _Outcome(not_evaluated=f"{name}  {rule}: taken under other conditions: {conditions}")
+        return Verdict(not_evaluated=[f"{line}  {rule}: taken under other conditions: {conditions}"])
+    lost = Regression(
+        cell=name,
+        metric=figure.name,
+        baseline=_exact(figure, before),
+        current="not measured",
+        limit=f"measured, for {rule}",
+        blame=[failed] if failed else [],
+        reproduce=baseline.reproduce,
+    )
     if failed or after is None:
-        regression = Regression(
-            cell=name,
-            metric=figure.name,
-            baseline=_exact(figure, before),
-            current="not measured",
-            limit=f"measured, for {rule}",
-            blame=[failed] if failed else [],
-            reproduce=baseline.reproduce,
-        )
-        return _Outcome(is_evaluated=True, regression=regression)
+        return Verdict(regressions=[lost], evaluated=1)
     change = f"{after / before - 1:+.1%}" if before else "from nothing"
     if rule.is_regression(before, after):
-        regression = Regression(
-            cell=name,
-            metric=figure.name,
-            baseline=_exact(figure, before),
+        worse = replace(
+            lost,
             current=_exact(figure, after),
             change=change,
             limit=f"{_exact(figure, rule.limit(before))} by {rule}",
             blame=blame(baseline, current) if figure.unit == "bytes" else (),
             reproduce=current.reproduce,
         )
-        return _Outcome(is_evaluated=True, regression=regression)
+        return Verdict(regressions=[worse], evaluated=1)
     improved = rule.is_improvement(before, after)
-    return _Outcome(is_evaluated=True, note=f"{name}  {figure.name}: {change}; {_UPDATE_HINT}" if improved else None)
+    return Verdict(notes=[f"{line}  {figure.name}: {change}; {_UPDATE_HINT}"] if improved else [], evaluated=1)
 
 
 def require_comparable(baseline: Mapping[str, GatedCell], rules: Sequence[Rule], known: Conditions) -> None:

@@ -1,4 +1,4 @@
-"""One point of the grid: a training run in a process of its own, as data."""
+"""A cell: one training run at one point of the grid, in a process of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PEER_MODE = "standard+dynamic-padding"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """One grid point, run in a process of its own."""
+    """One training run at one point of the grid, as data."""
 
     workload: str
     device: DeviceName
@@ -31,29 +31,35 @@ class Cell:
     max_steps: int | None = None
     seed: int = 42
     attention_dropout: float = 0.0
-    """Dropout on attention probabilities in the model, before a technique takes it out."""
+    """The model's dropout on attention probabilities, which a technique may remove."""
     mixed_precision: MixedPrecision = "no"
     memory_limit_bytes: int | None = None
-    """Resident memory that the process may have, its runtime included: a smaller machine."""
+    """Limit on resident memory, the runtime included, as on a smaller machine."""
     trainer: str = OWN_TRAINER
     """What trains: this package, or a peer (which uses the padding and the optimizer of its memory mode)."""
     trainer_size: int | None = None
-    """Texts in a mini-batch or tokens in a chunk, for a peer that has such a setting."""
+    """Texts per mini-batch or tokens per chunk, for a peer with such a setting."""
     round: int = 0
     """Which of several equal runs this is."""
 
     @property
     def cell_id(self) -> str:
         """Name of the grid point, the same for every seed and round: ``tiny-cpu-b8-a4-memory-efficient``."""
-        parts = [
-            *(self.workload, self.device, f"b{self.batch_size}", f"a{self.gradient_accumulation_steps}"),
-            *([self.trainer] if self.trainer != OWN_TRAINER else []),
-            *([str(self.trainer_size)] if self.trainer_size is not None else []),
-            *([self.memory_mode] if self.trainer == OWN_TRAINER or self.memory_mode != PEER_MODE else []),
-            *([f"dropout{self.attention_dropout}"] if self.attention_dropout else []),
-            *([self.mixed_precision] if self.mixed_precision != "no" else []),
-            *([f"limit{_exact_size(self.memory_limit_bytes)}"] if self.memory_limit_bytes is not None else []),
-        ]
+        parts = [self.workload, self.device, f"b{self.batch_size}", f"a{self.gradient_accumulation_steps}"]
+        if self.trainer != OWN_TRAINER:
+            parts.append(self.trainer)
+        if self.trainer_size is not None:
+            parts.append(str(self.trainer_size))
+        if self.trainer == OWN_TRAINER or self.memory_mode != PEER_MODE:
+            parts.append(self.memory_mode)
+        if self.attention_dropout:
+            parts.append(f"dropout{self.attention_dropout}")
+        if self.mixed_precision != "no":
+            parts.append(self.mixed_precision)
+        if self.memory_limit_bytes is not None:
+            limit = format_bytes(self.memory_limit_bytes).replace(" ", "")
+            is_exact = parse_bytes(limit) == self.memory_limit_bytes
+            parts.append(f"limit{limit if is_exact else f'{self.memory_limit_bytes}B'}")
         return "-".join(parts)
 
     @property
@@ -66,8 +72,8 @@ class Cell:
             gradient_accumulation_steps=self.gradient_accumulation_steps,
             epochs=1,
             max_steps=self.max_steps,
-            # Adam's square-root scaling rule (Malladi et al., 2022): otherwise a cell with a larger effective batch
-            # would learn less from the same queries for want of steps, and the grid would compare learning rates.
+            # Adam's square-root scaling rule (Malladi et al., 2022). Without it, a cell with a larger effective batch
+            # would take fewer steps at the same rate and learn less: the grid would compare learning rates.
             learning_rate=workload.learning_rate * math.sqrt(effective_batch_size / _REFERENCE_BATCH_SIZE),
             mixed_precision=self.mixed_precision,
             seed=self.seed,
@@ -77,9 +83,3 @@ class Cell:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def _exact_size(size_bytes: int) -> str:
-    """As people write it, or in bytes where that would round."""
-    text = format_bytes(size_bytes).replace(" ", "")
-    return text if parse_bytes(text) == size_bytes else f"{size_bytes}B"

@@ -91,5 +91,5 @@ def test_an_empty_or_missing_file_is_one_clear_line(tmp_path: Path, capsys: pyte
     assert main(["compare", present, str(tmp_path / "empty.jsonl")]) == 2
     assert main(["compare", present, str(tmp_path / "nowhere.jsonl")]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert "empty.jsonl: holds no results" in errors[0]
+    assert "empty.jsonl: has no results" in errors[0]
     assert "nowhere.jsonl: cannot be read" in errors[1]
