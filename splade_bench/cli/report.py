@@ -1,4 +1,4 @@
-"""``splade-bench report``: recorded results in; pages, pictures, tables and one HTML page out."""
+"""``splade-bench report``: pages, pictures, tables and one HTML file from recorded results."""
 
 from __future__ import annotations
 
@@ -19,40 +19,41 @@ from splade_bench.report.page import Page
 from splade_bench.report.summary import COMMENT_BYTES, GITHUB_SUMMARY_BYTES, summary
 from splade_bench.results.records import Result, read_results
 
-# A flag that is given again adds to the earlier one.
+# A repeated flag adds to the earlier one.
 _Paths = Annotated[tuple[tuple[Path, ...], ...], tyro.conf.UseAppendAction]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportCommand:
-    """Write the pages that recorded results have rows for.
+    """Write a page for each subject that has recorded results.
 
-    Trade-offs with the article's claims, techniques one by one, peers, the planner, the head, the instruments.
+    Subjects: trade-offs with the article's claims, single techniques, peers, the planner, the instruments, measured
+    calls, the head, the article's failure.
 
     Exit codes: 0 done, 2 usage or a bad file.
     """
 
     results: _Paths = ()
-    """Results files, or folders of them; by default the newest in OUTPUT/results."""
+    """Results files, or folders of them. Default: the newest file in OUTPUT/results."""
     output: Path = Path("reports")
-    """Folder to write the pages, plots/, and report.html into, which is all of them and needs nothing beside it."""
+    """Folder for the pages, their pictures in plots/, and report.html, which has all of them in one file."""
     tables: Path | None = None
-    """Folder to write each table to as CSV, and all of them as tables.json."""
+    """Folder for each table as CSV, and for all of them as tables.json."""
     csv: Path | None = None
-    """File to write all results to as one table."""
+    """File for all results as one table."""
     github_summary: Path | None = None
-    """File to append a summary to, the worst cells first, as $GITHUB_STEP_SUMMARY takes it."""
+    """File to append a summary to, the worst cells first, such as $GITHUB_STEP_SUMMARY."""
     comment: Path | None = None
-    """File to write the same to, short enough for a comment under a pull request."""
+    """File for the same summary, short enough for a comment on a pull request."""
     update: _Paths = ()
-    """Documents, or folders of them, in whose marked places to put tables of the report: <!-- splade-bench table:
-    PAGE/TABLE -->."""
+    """Documents, or folders of them, to update: their tables between <!-- splade-bench table: PAGE/TABLE --> and
+    <!-- /splade-bench table -->."""
     json: bool = False
-    """Print one JSON object on standard output."""
+    """Print one JSON object to standard output."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Write what was asked for and print its paths; the exit code."""
+    """Write the files and print their paths; returns the exit code."""
     command = parse(ReportCommand, arguments, verb="report")
     paths = _files("--results", command.results, "*.jsonl") or [_newest(command.output / "results")]
     results = read_results(paths)
@@ -72,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _write_others(command: ReportCommand, results: Sequence[Result], pages: Sequence[Page]) -> list[Path]:
-    """All but the pages themselves; the paths of what was written or changed."""
+    """Write everything but the pages; returns the paths that were written or changed."""
     written = []
     if command.tables is not None:
         written += write_tables(pages, command.tables)
@@ -88,15 +89,15 @@ def _write_others(command: ReportCommand, results: Sequence[Result], pages: Sequ
     return [*written, *(path for path in documents if update_document(path, pages))]
 
 
-def _files(flag: str, given: Sequence[Sequence[Path]], pattern: str) -> list[Path]:
-    """The paths, with those of a folder's files in its place."""
-    found: list[Path] = []
-    for path in chain.from_iterable(given):
+def _files(flag: str, paths: Sequence[Sequence[Path]], pattern: str) -> list[Path]:
+    """The files among the paths, and those in the folders among them."""
+    files: list[Path] = []
+    for path in chain.from_iterable(paths):
         inside = sorted(path.glob(pattern)) if path.is_dir() else [path]
         if not inside:
             raise DataError(f"{flag} {path}: the folder has no {pattern}")
-        found += inside
-    return found
+        files += inside
+    return files
 
 
 def _write(flag: str, path: Path, text: str, *, append: bool = False) -> Path:
@@ -104,13 +105,13 @@ def _write(flag: str, path: Path, text: str, *, append: bool = False) -> Path:
         with path.open("a" if append else "w", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        raise DataError(f"{flag} {path}: cannot be written to: {error.strerror}") from error
+        raise DataError(f"{flag} {path}: the file cannot be written: {error.strerror}") from error
     return path
 
 
 def _newest(folder: Path) -> Path:
-    """The results file whose name sorts last among those that a sweep named: after the time of their run."""
+    """The results file with the latest name. Files of a sweep are named after its time and come before all others."""
     paths = sorted(folder.glob("[0-9]*T[0-9]*Z-*.jsonl")) or sorted(folder.glob("*.jsonl"))
     if not paths:
-        raise DataError(f"{folder}: holds no results; run: pytest benchmarks --device cpu")
+        raise DataError(f"{folder}: no results; run: pytest benchmarks --device cpu")
     return paths[-1]

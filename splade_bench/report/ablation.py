@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from splade_bench.config import MEMORY_MODES, split_mode
 from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.report.drawing import svg_of
+from splade_bench.report.formatting import MRR_EQUAL_WITHIN, median_and_range
 from splade_bench.report.intervals import interval_90
 from splade_bench.report.markdown import code
 from splade_bench.report.modes import REFERENCE_MODE, Pair, differences, ratios
-from splade_bench.report.numbers import MRR_EQUAL_WITHIN, median_and_range
 from splade_bench.report.page import Block, Page, Picture, Table, Text, table_of
 from splade_bench.report.provenance import failures, measured_on
 from splade_bench.report.readers import group_by, in_mib, over_runs, succeeded
-from splade_bench.report.trade_plots import EffectBar, plot_effects
+from splade_bench.report.sweep_plots import EffectBar, plot_effects
 from splade_bench.results.conditions import newest_comparable, pair_key
 from splade_bench.results.figures import added_bytes, mrr_at_10
 from splade_bench.results.records import CellResult

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from splade_bench.grid.cell import OWN_TRAINER
+from splade_bench.report.formatting import gib, number
 from splade_bench.report.markdown import escape
-from splade_bench.report.numbers import gib, number
 from splade_bench.report.page import Page, Text, table_of
 from splade_bench.report.provenance import measured_on
 from splade_bench.report.readers import median_of, succeeded

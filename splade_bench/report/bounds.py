@@ -29,6 +29,11 @@ def step_time_per_query(result: CellResult) -> float | None:
     return None if result.step_time_s is None else result.step_time_s / result.batch_size
 
 
+def last_loss(result: CellResult) -> float | None:
+    """Loss of the last optimizer step."""
+    return result.losses[-1] if result.losses else None
+
+
 def over_state(result: CellResult) -> float | None:
     """Peak RSS divided by the sum of weights, gradients, both moments and runtime memory."""
     if not (result.peak_rss_bytes and result.baseline_rss_bytes and result.parameter_bytes):

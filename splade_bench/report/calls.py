@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 
-from splade_bench.report.numbers import median_and_range
+from splade_bench.report.formatting import median_and_range
 from splade_bench.report.page import Page, Text, table_of
 from splade_bench.report.provenance import failures, measured_on, statuses
 from splade_bench.report.readers import group_by, succeeded

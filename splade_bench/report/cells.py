@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from splade_bench.report.formatting import MISSING, number
 from splade_bench.report.modes import modes_of
-from splade_bench.report.numbers import MISSING, number
 from splade_bench.report.page import Table, table_of
 from splade_bench.report.provenance import statuses
-from splade_bench.report.readers import group_by, in_mib, median_of, over_runs, recorded, succeeded
+from splade_bench.report.readers import group_by, in_mib, median_of, mrr_before, over_runs, recorded, succeeded
 from splade_bench.results.conditions import setup_key
 from splade_bench.results.figures import FIGURES, Figure, Reader, Unit, mrr_at_10
 from splade_bench.results.records import CellResult
@@ -85,11 +85,6 @@ def _recorded_column(heading: str, name: str, *, shown: Literal["always", "known
     return Column(heading, lambda point: point.text(recorded(name), ".0f"), shown)
 
 
-def _mrr_change(point: GridPoint) -> str:
-    before = number((point.ok[0].metrics_before or {}).get("mrr@10") if point.ok else None, ".3f")
-    return f"{before} → {point.text(mrr_at_10, '.3f')}"
-
-
 _COLUMNS = (
     Column("machine", lambda point: str(point.first.machine.get("processor")), "varies"),
     Column("source tree", lambda point: str(point.first.source_tree)[:8], "varies"),
@@ -102,7 +97,7 @@ _COLUMNS = (
     Column("runs", lambda point: statuses(point.runs)),
     _recorded_column("optimizer steps", "optimizer_steps"),
     *(_figure_column(figure) for figure in FIGURES.values() if figure.column),
-    Column("MRR@10", _mrr_change),
+    Column("MRR@10", lambda point: f"{point.text(mrr_before, '.3f')} → {point.text(mrr_at_10, '.3f')}"),
     _recorded_column("active dims, query", "query_active_dims", shown="known"),
     _recorded_column("active dims, document", "document_active_dims", shown="known"),
 )

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from splade_bench.report import claim_statistics as by_seed
+from splade_bench.report.formatting import MISSING, MRR_EQUAL_WITHIN
 from splade_bench.report.intervals import Interval, interval_90
-from splade_bench.report.numbers import MISSING, MRR_EQUAL_WITHIN
 from splade_bench.report.page import Block, Table, Text
 from splade_bench.report.readers import group_by
 from splade_bench.results.records import CellResult

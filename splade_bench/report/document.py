@@ -1,4 +1,4 @@
-"""Which pages results have rows for, and the files that the pages become."""
+"""The pages of a report, and the files that they are written to."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PAGES: Mapping[str, Callable[[Sequence[Any]], Page]] = {
 
 
 def make_pages(results: Sequence[Result]) -> list[Page]:
-    """A page for each subject that ``results`` have rows of.
+    """A page for each subject that has results.
 
     Raises:
         DataError: there is nothing to report, or the results come from different corpora.

@@ -1,4 +1,4 @@
-"""Drawings as SVG, the same bytes for the same input, legible on a light and on a dark page."""
+"""Pictures as SVG: the same bytes for the same input, readable on light and dark pages."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from splade_bench.errors import one_line
 
 Target: TypeAlias = Path | IO[bytes]
-"""Where a drawing goes: a file whose suffix says which format, or SVG into a stream."""
+"""A file whose suffix names the format, or a stream for SVG."""
 
-INK = "#7a7a7a"  # a grey with contrast against white and against black
+INK = "#7a7a7a"  # a grey with contrast to white and to black
 COLOURS = ("#d1495b", "#e08e29", "#2e86ab", "#5b8c5a", "#8e6bbf", "#6b7a8f")
 _WIDTH_IN, _WIDE_IN, _HEIGHT_IN = 7.0, 10.0, 4.2
 _STYLE: dict[Any, Any] = {
@@ -38,7 +38,7 @@ _STYLE: dict[Any, Any] = {
 def drawing(
     target: Target, *, columns: int = 1, share_y: bool = False, height_in: float = _HEIGHT_IN
 ) -> Iterator[Sequence[Axes]]:
-    """Axes side by side to draw on; what was drawn goes to ``target`` when the block ends."""
+    """Axes side by side. When the block ends, the picture is written to ``target``."""
     with mpl.rc_context(_STYLE):
         width_in = _WIDTH_IN if columns == 1 else _WIDE_IN
         figure = Figure(figsize=(width_in, height_in), layout="constrained")  # no pyplot: nothing global
@@ -51,18 +51,18 @@ def drawing(
 
 
 def svg_of(plot: Callable[..., None], *arguments: Any) -> str:
-    """What ``plot(*arguments, target)`` draws."""
+    """The SVG that ``plot(*arguments, target)`` writes."""
     stream = io.BytesIO()
     plot(*arguments, stream)
     return stream.getvalue().decode()
 
 
 def label(text: str) -> str:
-    """Text from results for a drawing, where a dollar sign would begin a formula."""
+    """Text from results for a picture, with dollar signs escaped: they would start a formula."""
     return one_line(text).replace("$", r"\$")
 
 
 def cycle_colours() -> Iterator[str]:
-    """The colours, over and over."""
+    """The colours in an endless loop."""
     while True:
         yield from COLOURS

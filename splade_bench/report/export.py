@@ -1,4 +1,4 @@
-"""Results and tables for programs: CSV, where a figure that is one number or text has a column, and JSON."""
+"""Results and tables as CSV and JSON for other programs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _FIGURE = re.compile(r"[+-][\d.]+%?( \([+-]?[\d.]+%? to [+-]?[\d.]+%?\))?")
 
 
 def to_csv(results: Iterable[Result]) -> str:
-    """All results in one table.
+    """All results as one table.
 
-    Names are those of the results file; what is nested there has a dotted name here (``metrics.mrr@10``,
-    ``machine.processor``). Lists (losses, timelines, allocation sites) are left out. What was not measured is empty.
+    Columns have the names of the results file. Nested fields have dotted names (``metrics.mrr@10``,
+    ``machine.processor``). Lists (losses, timelines, allocation sites) are left out. Fields without a value are empty.
     """
     rows = [_flat(asdict(result)) for result in results]
     columns = dict.fromkeys(name for row in rows for name in row)
@@ -35,9 +35,9 @@ def to_csv(results: Iterable[Result]) -> str:
 
 
 def write_tables(pages: Sequence[Page], folder: Path) -> list[Path]:
-    """Each table of the pages as ``PAGE/TABLE.csv``, and all of them in ``tables.json``; the paths.
+    """Write each table of the pages as ``PAGE/TABLE.csv``, and all tables as ``tables.json``; returns the paths.
 
-    Cells are the text that the pages show.
+    Cells have the text that the pages show.
 
     Raises:
         DataError: the folder cannot be written to.
@@ -61,7 +61,7 @@ def write_tables(pages: Sequence[Page], folder: Path) -> list[Path]:
 
 
 def tables_record(pages: Sequence[Page]) -> dict[str, Any]:
-    """Page -> table -> headings and rows, for JSON."""
+    """Page -> table -> headings and rows."""
     return {
         page.name: {
             table.name: {"headings": list(table.headings), "rows": [list(row) for row in table.rows]}
@@ -82,7 +82,7 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _safe(value: Any) -> Any:
-    """Text that a spreadsheet would take for a formula begins with an apostrophe; a signed figure is none."""
+    """Adds an apostrophe to text that a spreadsheet would run as a formula; signed numbers stay."""
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) and not _FIGURE.fullmatch(value):
         return f"'{value}"
     return value

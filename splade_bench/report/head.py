@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from splade_bench.report.numbers import median_and_range, mib, number
+from splade_bench.report.formatting import median_and_range, mib, number
 from splade_bench.report.page import Page, Table, Text
 from splade_bench.report.provenance import measured_on
 from splade_bench.results.conditions import newest_comparable

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from splade_bench.report.cells import GridPoint
-from splade_bench.report.numbers import MISSING, mib
+from splade_bench.report.formatting import MISSING, mib
 from splade_bench.report.page import Block, Page, Table, Text, table_of
 from splade_bench.report.provenance import measured_on
 from splade_bench.report.readers import group_by, recorded, values_of
@@ -103,17 +103,13 @@ def _limit_table(cells: Sequence[CellResult]) -> Table:
         points,
         [
             ("cell", lambda point: point.first.cell_id),
-            ("limit", lambda point: _limit(point.first.memory_limit_bytes)),
+            ("limit", lambda point: format_bytes(limit) if (limit := point.first.memory_limit_bytes) else "none"),
             ("runs that ended", lambda point: _counts(run.status for run in point.runs)),
             ("in phase", lambda point: _counts(run.phase for run in point.runs if run.phase and run.status != "ok")),
             ("failed allocation, MiB", lambda point: _range(point, recorded("failed_allocation_bytes"))),
             ("peak RSS, MiB", lambda point: _range(point, peak_rss_bytes)),
         ],
     )
-
-
-def _limit(limit_bytes: int | None) -> str:
-    return "none" if limit_bytes is None else format_bytes(limit_bytes)
 
 
 def _range(point: GridPoint, reader: Reader) -> str:

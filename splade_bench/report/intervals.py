@@ -1,4 +1,4 @@
-"""How sure a mean is: Student's interval over a handful of seeds."""
+"""Student's confidence interval of a mean over a few seeds."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Student's t at 95 %, by degrees of freedom: the two-sided interval of 90 %.
+# Student's t at 95 % by degrees of freedom, for the two-sided interval of 90 %.
 _T_95 = {1: 6.314, 2: 2.920, 3: 2.353, 4: 2.132, 5: 2.015, 6: 1.943, 7: 1.895, 8: 1.860, 9: 1.833}
 _T_95_BEYOND = 1.812
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Where the mean lies with a probability of 90 %."""
+    """The range that contains the mean with a probability of 90 %."""
 
     mean: float
     low: float
@@ -25,7 +25,7 @@ class Interval:
 
 
 def interval_90(values: Sequence[float]) -> Interval:
-    """The two-sided 90 % interval of the mean, by Student's t over at least two values."""
+    """The two-sided 90 % interval of the mean, by Student's t. Needs at least two values."""
     margin = _T_95.get(len(values) - 1, _T_95_BEYOND) * statistics.stdev(values) / len(values) ** 0.5
     mean = statistics.mean(values)
     return Interval(mean, mean - margin, mean + margin)

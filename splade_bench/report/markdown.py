@@ -1,4 +1,4 @@
-"""Pages as Markdown that GitHub shows: text from outside cannot break out of its place."""
+"""Pages as GitHub Markdown. Text from results is escaped, so that it cannot change the page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 
 def page_markdown(page: Page) -> str:
-    """The whole page; its pictures are files in ``plots/``."""
+    """The whole page, which refers to its pictures as files in ``plots/``."""
     return "\n\n".join(_block_markdown(block).strip("\n") for block in page.blocks) + "\n"
 
 
@@ -27,18 +27,18 @@ def table_markdown(table: Table) -> str:
 
 
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A GitHub table whose cells cannot break out of it."""
+    """A GitHub table with escaped cells."""
     escaped = [[escape(text) for text in row] for row in rows]
     return tabulate(escaped, headers=headings, tablefmt="github", disable_numparse=True)
 
 
 def escape(text: str) -> str:
-    """Text that Markdown and HTML show as it is, on one line."""
+    """Text on one line that Markdown and HTML show unchanged."""
     return one_line(text).translate(_MARKUP).translate(_HTML)
 
 
 def code(name: str) -> str:
-    """A name as code; one with other characters than names have is only escaped, for it might end the code itself."""
+    """A name as code. A name with unusual characters is only escaped: it could end the code."""
     return f"`{name}`" if _NAME.fullmatch(name) else escape(name)
 
 

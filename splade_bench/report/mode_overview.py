@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from splade_bench.config import MEMORY_MODES, MEMORY_TECHNIQUES, memory_mode
+from splade_bench.report.formatting import MRR_EQUAL_WITHIN, median_and_range, number
 from splade_bench.report.markdown import code
 from splade_bench.report.modes import (
     REFERENCE_MODE,
@@ -16,7 +17,6 @@ from splade_bench.report.modes import (
     modes_of,
     ratios,
 )
-from splade_bench.report.numbers import MRR_EQUAL_WITHIN, median_and_range, number
 from splade_bench.report.page import Block, Table, bullets
 from splade_bench.report.readers import group_by, in_mib, median_of, over_runs, succeeded
 from splade_bench.results.conditions import setup_key

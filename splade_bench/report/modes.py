@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from splade_bench.config import MEMORY_MODES
+from splade_bench.report.formatting import median_and_range
 from splade_bench.report.markdown import escape
-from splade_bench.report.numbers import median_and_range
 from splade_bench.report.page import Table, table_of
 from splade_bench.report.readers import group_by, succeeded
 from splade_bench.results.conditions import pair_key, setup_key

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from splade_bench.report.bounds import BOUNDS, MODE, Bound, contender, gemm_share
+from splade_bench.report.bounds import BOUNDS, MODE, Bound, contender, gemm_share, last_loss
 from splade_bench.report.cells import GridPoint
+from splade_bench.report.formatting import number
 from splade_bench.report.markdown import code
-from splade_bench.report.numbers import number
 from splade_bench.report.page import Block, Page, Table, Text, table_of
 from splade_bench.report.provenance import failures, measured_on
 from splade_bench.report.readers import group_by, in_mib, recorded
@@ -97,15 +97,11 @@ def _table(results: Sequence[CellResult], *, name: str) -> Table:
             ("s per optimizer step", lambda point: point.text(step_time_s, ".2f")),
             ("peak RSS, MiB", lambda point: point.text(in_mib(peak_rss_bytes), ".0f")),
             ("added memory, MiB", lambda point: point.text(in_mib(added_bytes), ".0f")),
-            ("last loss", lambda point: point.text(_last_loss, ".4f")),
+            ("last loss", lambda point: point.text(last_loss, ".4f")),
             ("share of GEMM rate", lambda point: point.text(gemm_share, ".2f")),
             ("active share", lambda point: point.text(recorded("active_share"), ".3f")),
         ],
     )
-
-
-def _last_loss(result: CellResult) -> float | None:
-    return result.losses[-1] if result.losses else None
 
 
 def _group(result: CellResult) -> tuple[str, float]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from splade_bench.report.drawing import svg_of
-from splade_bench.report.numbers import mib
+from splade_bench.report.formatting import mib
 from splade_bench.report.page import Block, Page, Picture, Text, bullets, table_of
 from splade_bench.report.plots import plot_planned_against_measured
 from splade_bench.report.provenance import failures, measured_on

@@ -1,4 +1,4 @@
-"""Pictures of one run: its memory over time, and its plan."""
+"""Pictures of one run and of plans."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from splade_bench.measure.timeline import Sample, Timeline
 from splade_bench.report.drawing import COLOURS, INK, Target, cycle_colours, drawing
 from splade_bench.units import as_mib
 
-_STRETCHES = 120
+_INTERVALS = 120
+# A step begins where one of these phases ends and another phase follows.
+_BETWEEN_STEPS = ("setup", "batching", "optimizer_step")
 
 
 def plot_timeline(timeline: Timeline, target: Target) -> None:
-    """Resident memory over the whole run, and over the optimizer step that holds the peak, with its phases."""
+    """Resident memory over the whole run, and over the optimizer step with the peak; coloured by phase."""
     phases = list(dict.fromkeys(sample.phase for sample in timeline.samples))
     colour_of = dict(zip(phases, cycle_colours(), strict=False))
     with drawing(target, columns=2) as (whole, step):
@@ -28,7 +30,7 @@ def plot_timeline(timeline: Timeline, target: Target) -> None:
         at_peak = step_at_peak(timeline.samples)
         for phase in dict.fromkeys(sample.phase for sample in at_peak):
             _draw_phase(step, at_peak, phase, colour_of[phase])
-        step.set_title("the optimizer step at its peak (axis cut)", fontsize=10)
+        step.set_title("the optimizer step with the peak (axis cut)", fontsize=10)
         if at_peak:
             sizes = [as_mib(sample.rss_bytes) for sample in at_peak]
             step.set_ylim(bottom=max(0.0, min(sizes) - 0.5 * (max(sizes) - min(sizes)) - 1))
@@ -36,7 +38,7 @@ def plot_timeline(timeline: Timeline, target: Target) -> None:
 
 
 def plot_planned_against_measured(pairs: Sequence[tuple[float, float]], target: Target) -> None:
-    """A point for each (planned, measured) in bytes, and the line on which they are equal."""
+    """A point for each (planned, measured) in bytes, and the line of equal values."""
     planned, measured = ([as_mib(size_bytes) for size_bytes in side] for side in zip(*pairs, strict=True))
     with drawing(target) as (axes,):
         ends = [min(*planned, *measured) / 1.3, max(*planned, *measured) * 1.3]
@@ -44,43 +46,43 @@ def plot_planned_against_measured(pairs: Sequence[tuple[float, float]], target: 
         axes.scatter(measured, planned, color=COLOURS[2], s=24)
         axes.set_xscale("log")
         axes.set_yscale("log")
-        axes.set_xlabel("measured peak RSS above baseline, MiB")
+        axes.set_xlabel("measured added memory, MiB")
         axes.set_ylabel("planned, MiB")
 
 
-def plot_plan(stretches: Sequence[tuple[str, int]], target: Target) -> None:
-    """The phases of a planned optimizer step in their order, as (phase, peak in bytes): a bar each."""
-    phases = list(dict.fromkeys(phase for phase, _ in stretches))
+def plot_plan(peaks: Sequence[tuple[str, int]], target: Target) -> None:
+    """The phases of a planned optimizer step in order: a bar for each (phase, peak in bytes)."""
+    phases = list(dict.fromkeys(phase for phase, _ in peaks))
     with drawing(target) as (axes,):
         for phase, colour in zip(phases, cycle_colours(), strict=False):
-            bars = [(place, as_mib(peak_bytes)) for place, (name, peak_bytes) in enumerate(stretches) if name == phase]
+            bars = [(place, as_mib(peak_bytes)) for place, (name, peak_bytes) in enumerate(peaks) if name == phase]
             places, heights = zip(*bars, strict=True)
             axes.bar(places, heights, width=1.0, align="edge", color=colour, alpha=0.75, label=phase.replace("_", " "))
         axes.set_xticks([])
-        axes.set_xlabel("an optimizer step, from one phase to the next")
+        axes.set_xlabel("one optimizer step, phase by phase")
         axes.set_ylabel("planned memory, MiB")
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False, labelcolor=INK, ncols=len(phases), loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
 def peaks_by_phase(samples: Sequence[Sample]) -> dict[str, tuple[list[float], list[float]]]:
-    """Phase -> times in seconds and, for each of up to 120 stretches of the run, its largest reading in MiB."""
+    """Phase -> times in seconds and peaks in MiB, for up to 120 equal intervals of the run."""
     if not samples:
         return {}
-    stretch_s = max(samples[-1].time_s / _STRETCHES, 1e-9)
+    interval_s = max(samples[-1].time_s / _INTERVALS, 1e-9)
     peaks: dict[str, dict[int, int]] = {}
     for sample in samples:
         of_phase = peaks.setdefault(sample.phase, {})
-        stretch = int(sample.time_s / stretch_s)
-        of_phase[stretch] = max(of_phase.get(stretch, 0), sample.rss_bytes)
+        interval = int(sample.time_s / interval_s)
+        of_phase[interval] = max(of_phase.get(interval, 0), sample.rss_bytes)
     return {
-        phase: ([stretch * stretch_s for stretch in found], [as_mib(size_bytes) for size_bytes in found.values()])
-        for phase, found in peaks.items()
+        phase: ([interval * interval_s for interval in of_phase], list(map(as_mib, of_phase.values())))
+        for phase, of_phase in peaks.items()
     }
 
 
 def step_at_peak(samples: Sequence[Sample]) -> Sequence[Sample]:
-    """The samples of the optimizer step that holds the largest one: from its first forward to its last update."""
+    """The samples of the optimizer step with the peak, from its first forward pass to its update."""
     if not samples:
         return samples
     peak = max(range(len(samples)), key=lambda number: samples[number].rss_bytes)
@@ -94,12 +96,8 @@ def step_at_peak(samples: Sequence[Sample]) -> Sequence[Sample]:
     return samples[start:end]
 
 
-# Before the first step, and while a step's batches are made.
-_BETWEEN_STEPS = ("setup", "batching", "optimizer_step")
-
-
 def _draw_phase(axes: Axes, samples: Sequence[Sample], phase: str, colour: str) -> None:
-    """A bar for each sample of ``phase``, as wide as the time to the next sample."""
+    """A bar for each sample of ``phase``, which ends at the next sample."""
     bars = [
         (sample.time_s, following.time_s - sample.time_s, as_mib(sample.rss_bytes))
         for sample, following in zip_longest(samples, samples[1:], fillvalue=samples[-1])

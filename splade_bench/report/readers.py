@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Hashable, Iterable
 from typing import TypeVar
 
-from splade_bench.report.numbers import median_and_range
+from splade_bench.report.formatting import median_and_range
 from splade_bench.results.figures import Reader
 from splade_bench.results.records import CellResult, Measurement
 from splade_bench.units import as_gib, as_mib
@@ -19,6 +19,11 @@ AnyMeasurement = TypeVar("AnyMeasurement", bound=Measurement)
 def recorded(name: str) -> Reader:
     """Reads the field or metric with this name in a results file."""
     return lambda result: result.figure(name)
+
+
+def mrr_before(result: CellResult) -> float | None:
+    """MRR@10 before training."""
+    return (result.metrics_before or {}).get("mrr@10")
 
 
 def in_mib(reader: Reader) -> Reader:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from splade_bench.config import MEMORY_MODES
+from splade_bench.report.formatting import mib, number
 from splade_bench.report.markdown import table_markdown
 from splade_bench.report.modes import REFERENCE_MODE, compare_modes
-from splade_bench.report.numbers import mib, number
 from splade_bench.report.page import Page, table_of
 from splade_bench.results.figures import added_bytes, mrr_at_10
 from splade_bench.results.records import CellResult, Result

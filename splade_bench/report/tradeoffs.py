@@ -11,13 +11,13 @@ from splade_bench.measure.timeline import Sample
 from splade_bench.report import caveats, claims, mode_overview
 from splade_bench.report.cells import Column, GridPoint, cell_table, grid_points
 from splade_bench.report.drawing import svg_of
+from splade_bench.report.formatting import MISSING, number
 from splade_bench.report.markdown import code
 from splade_bench.report.modes import REFERENCE_MODE, ModeComparison, compare_modes, comparison_table, modes_of
-from splade_bench.report.numbers import MISSING, number
 from splade_bench.report.page import Block, Page, Picture, Text, bullets
 from splade_bench.report.provenance import failures, measured_on
-from splade_bench.report.readers import group_by
-from splade_bench.report.trade_plots import (
+from splade_bench.report.readers import group_by, mrr_before
+from splade_bench.report.sweep_plots import (
     LearningCurve,
     TradePoint,
     plot_learning,
@@ -27,7 +27,7 @@ from splade_bench.report.trade_plots import (
     smoothed,
 )
 from splade_bench.results.conditions import setup_key
-from splade_bench.results.figures import added_bytes, wall_time_s
+from splade_bench.results.figures import added_bytes, mrr_at_10, wall_time_s
 from splade_bench.results.records import CellResult
 
 PAGE_NAME = "TRADEOFFS"
@@ -173,8 +173,8 @@ def _learning(points: Sequence[GridPoint]) -> list[LearningCurve]:
                 mode=mode,
                 queries=[place * (run.queries_seen or 0) for place in places],
                 losses=losses,
-                mrr_before=(run.metrics_before or {}).get("mrr@10"),
-                mrr_after=(run.metrics or {}).get("mrr@10"),
+                mrr_before=mrr_before(run),
+                mrr_after=mrr_at_10(run),
             )
         )
     return curves

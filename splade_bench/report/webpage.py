@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing beside it: no script, style, font or picture from elsewhere."""
+"""The report as one HTML file without external scripts, styles, fonts or pictures."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _TEMPLATE = "report.html.jinja"
 def webpage(pages: Sequence[Page]) -> str:
     """The HTML of all pages, one after the other.
 
-    Tables sort by a click on a heading and are filtered by what is typed above them; a row of a cell links to the
-    command that measures it anew. Text from results is escaped wherever it stands.
+    A click on a heading sorts a table, and a field above it filters its rows. The row of a cell links to the command
+    that measures it again. All text from results is escaped.
     """
     environment = Environment(
         loader=PackageLoader("splade_bench.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -35,12 +35,12 @@ def webpage(pages: Sequence[Page]) -> str:
 class _Row:
     cells: Sequence[str]
     command: int | None
-    """Place of its command in the list at the end, from 1."""
+    """Number of its command in the list at the end, from 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Part:
-    """A block as the template shows it: one of the three is set."""
+    """A block for the template: text, picture or table is set."""
 
     text: Markup | None = None
     picture: Picture | None = None
@@ -56,13 +56,13 @@ class _Section:
 
 
 def _parts(page: Page, commands: list[str]) -> Iterator[_Part]:
-    """The blocks of a page; the commands of its rows are added to ``commands``."""
+    """The blocks of a page. Adds the commands of its rows to ``commands``."""
     to_html = MarkdownIt("commonmark", {"html": False})
     for block in page.blocks:
         if isinstance(block, Text):
             yield _Part(text=Markup(to_html.render(block.markdown)))
         elif isinstance(block, Picture):
-            # As a picture of its own, so that the ids in one drawing never meet those in another.
+            # As separate images, so that the ids in two pictures cannot collide.
             encoded = base64.b64encode(block.svg.encode()).decode()
             yield _Part(picture=block, picture_url=f"data:image/svg+xml;base64,{encoded}")
         else:

@@ -26,7 +26,7 @@ from splade_bench.report.insertions import update_document
 from splade_bench.report.markdown import page_markdown, table_markdown
 from splade_bench.report.page import Page, Table, file_name
 from splade_bench.report.summary import COMMENT_BYTES, summary
-from splade_bench.report.trade_plots import TradePoint, colours_of, markers_of, pareto_front, smoothed
+from splade_bench.report.sweep_plots import TradePoint, colours_of, markers_of, pareto_front, smoothed
 from splade_bench.report.webpage import webpage
 from splade_bench.results.records import CellResult, append_result
 

@@ -1,4 +1,4 @@
-"""Pictures of many runs: what is gained against what it costs."""
+"""Pictures of a sweep: memory, time and quality of many runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from splade_bench.units import as_mib
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TradePoint:
-    """A grid point in one mode: medians over its runs."""
+    """A grid point: medians over its runs."""
 
     mode: str
     label: str
@@ -27,7 +27,7 @@ class TradePoint:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EffectBar:
-    """A technique's medians."""
+    """Medians of a technique."""
 
     technique: str
     saved_mib: float
@@ -36,7 +36,7 @@ class EffectBar:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LearningCurve:
-    """A mode's losses over the queries seen, and its retrieval figure before and after."""
+    """A mode's losses over the queries seen, and its MRR@10 before and after training."""
 
     mode: str
     queries: Sequence[float]
@@ -46,20 +46,20 @@ class LearningCurve:
 
 
 def colours_of(modes: Iterable[str]) -> dict[str, str]:
-    """A colour for each mode, in all pictures the same for those that have a name of their own."""
+    """A colour for each mode. A mode of MEMORY_MODES has the same colour in all pictures."""
     named = dict(zip(MEMORY_MODES, COLOURS, strict=False))
     others = cycle(COLOURS[len(named) :])
     return {mode: named.get(mode) or next(others) for mode in dict.fromkeys(modes)}
 
 
 def markers_of(modes: Iterable[str]) -> dict[str, str]:
-    """A shape for each mode: dots for those that have a name of their own; the others share colours, not shapes."""
+    """A shape for each mode: dots for the modes of MEMORY_MODES. Other modes share colours, so their shapes differ."""
     others = cycle("s^DvP")
     return {mode: "o" if mode in MEMORY_MODES else next(others) for mode in dict.fromkeys(modes)}
 
 
 def pareto_front(points: Iterable[TradePoint]) -> list[TradePoint]:
-    """Those that no other beats in time and memory at once, fastest first."""
+    """The points that no other beats in both time and memory, fastest first."""
     front: list[TradePoint] = []
     for point in sorted(points, key=lambda point: (point.time_s, point.added_bytes)):
         if not front or point.added_bytes < front[-1].added_bytes:
@@ -68,7 +68,7 @@ def pareto_front(points: Iterable[TradePoint]) -> list[TradePoint]:
 
 
 def plot_memory_against_time(points: Sequence[TradePoint], target: Target) -> None:
-    """Seconds of training against memory above the baseline, modes told apart, with the front that none beats."""
+    """Added memory against seconds of training, coloured by mode, with the Pareto front."""
     with drawing(target) as (axes,):
         front = pareto_front(points)
         axes.step(
@@ -88,14 +88,14 @@ def plot_memory_against_time(points: Sequence[TradePoint], target: Target) -> No
             for x, y, point in of_mode:
                 axes.annotate(label(point.label), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7)
         axes.set_xlabel("training time, s")
-        axes.set_ylabel("peak RSS above baseline, MiB")
+        axes.set_ylabel("added memory, MiB")
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False, labelcolor=INK)
 
 
 def plot_effects(bars: Sequence[EffectBar], target: Target) -> None:
-    """A bar to each side for each technique: MiB that it saves, and the change of time, red where it costs."""
+    """For each technique a bar for the MiB that it saves and one for the change of time; costs are red."""
     places = range(len(bars))
     with drawing(target, columns=2, share_y=True, height_in=0.8 + 0.3 * len(bars)) as (saves, costs):
         _bars(saves, places, [bar.saved_mib for bar in bars], good_above=True)
@@ -113,7 +113,7 @@ def _bars(axes: Axes, places: Iterable[int], values: Sequence[float], *, good_ab
 
 
 def plot_timelines(timelines: Mapping[str, Sequence[Sample]], target: Target) -> None:
-    """Resident memory over time, a panel for each mode on one axis of memory, coloured by phase."""
+    """Resident memory over time, coloured by phase; one panel per mode, with a common memory axis."""
     phases = list(dict.fromkeys(sample.phase for samples in timelines.values() for sample in samples))
     colour_of = dict(zip(phases, cycle_colours(), strict=False))
     with drawing(target, columns=len(timelines), share_y=True) as panels:
@@ -131,12 +131,12 @@ def plot_timelines(timelines: Mapping[str, Sequence[Sample]], target: Target) ->
 
 
 def plot_learning(curves: Sequence[LearningCurve], target: Target) -> None:
-    """Loss over the queries seen, and MRR@10 before and after, a line for each mode, thinner and thinner."""
+    """Loss over the queries seen, and MRR@10 before and after training; one line per mode."""
     with drawing(target, columns=2) as (loss, mrr):
         colours = colours_of(curve.mode for curve in curves)
         for number, curve in enumerate(curves):
             colour = colours[curve.mode]
-            # What comes first lies below: where modes agree, all of them show.
+            # Each line is thinner than the one below it, so that equal modes all show.
             width = 1.2 + 1.6 * (len(curves) - 1 - number)
             loss.plot(curve.queries, curve.losses, color=colour, linewidth=width, label=label(curve.mode))
             if curve.mrr_before is not None and curve.mrr_after is not None:
@@ -151,7 +151,7 @@ def plot_learning(curves: Sequence[LearningCurve], target: Target) -> None:
 
 
 def plot_scaling(lines: Mapping[str, Sequence[tuple[float, float]]], along: str, target: Target) -> None:
-    """Memory above the baseline in bytes as one thing grows, as (size, bytes), a line for each mode."""
+    """Added memory against a size; one line per mode through its points (size, bytes). ``along`` names the size."""
     with drawing(target) as (axes,):
         colours = colours_of(lines)
         for mode, points in lines.items():
@@ -159,13 +159,13 @@ def plot_scaling(lines: Mapping[str, Sequence[tuple[float, float]]], along: str,
             sizes, heights = zip(*sorted(points), strict=True)
             axes.plot(sizes, [as_mib(height) for height in heights], color=colour, marker="o", label=label(mode))
         axes.set_xlabel(along)
-        axes.set_ylabel("peak RSS above baseline, MiB")
+        axes.set_ylabel("added memory, MiB")
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False, labelcolor=INK)
 
 
 def smoothed(values: Sequence[float], *, pieces: int = 40) -> tuple[list[float], list[float]]:
-    """Means of up to ``pieces`` stretches of a series, each with the place of its middle, 0 to 1."""
+    """Means of up to ``pieces`` parts of a series: positions of their centres from 0 to 1, and the means."""
     pieces = min(pieces, len(values))
     bounds = [len(values) * piece // pieces for piece in range(pieces + 1)]
     middles = [(start + end) / 2 / len(values) for start, end in pairwise(bounds)]
