@@ -15,7 +15,7 @@ from splade_bench.results.figures import Reader, added_bytes, peak_rss_bytes, st
 from splade_bench.results.records import CellResult
 
 MODE, MINIMAL = "memory-efficient", "minimal-memory"
-SPLADE_LOSS, CHUNKED, CACHED = "SpladeLoss", "SpladePooling-chunked", "CachedSpladeLoss"
+SPLADE_LOSS, CACHED = "SpladeLoss", "CachedSpladeLoss"
 peak_rss_gib = in_gib(peak_rss_bytes)
 
 
