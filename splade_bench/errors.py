@@ -8,29 +8,29 @@ _CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x1f\x7f-\x9f]")
 
 
 class SpladeBenchError(Exception):
-    """Base of every error this package raises on purpose; the command line prints its text as is."""
+    """Base of every error that this package raises on purpose; the command line prints its message."""
 
     exit_code = 1
 
 
 class ConfigError(SpladeBenchError):
-    """An option or a combination of options that cannot be run."""
+    """An option, or a combination of options, that cannot be used."""
 
     exit_code = 2
 
 
 class DataError(SpladeBenchError):
-    """A file that cannot be read as what it should be; the text names the file and the line or record."""
+    """A file that does not have the expected content; the message names the file and the line or record."""
 
     exit_code = 2
 
 
 class TrainingError(SpladeBenchError):
-    """A run that started and cannot go on: a loss that is not finite, no memory left, a lost device."""
+    """A training that cannot start or go on: nothing fits, no memory is left."""
 
-    def __init__(self, message: str, *, status: str = "error") -> None:
-        super().__init__(message)
-        self.status = status
+
+class NotFiniteError(TrainingError):
+    """The loss or the gradient is NaN or infinite."""
 
 
 def one_line(text: str) -> str:

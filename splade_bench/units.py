@@ -11,32 +11,32 @@ _GIB = 1024**3
 
 
 def format_bytes(size_bytes: float) -> str:
-    """``1536 MiB`` style text: whole MiB below 10 GiB, one decimal of GiB above."""
+    """Text like ``1536 MiB``: whole MiB below 10 GiB, one decimal of GiB above."""
     if abs(size_bytes) >= 10 * _GIB:
         return f"{size_bytes / _GIB:.1f} GiB"
     return f"{as_mib(size_bytes):.0f} MiB"
 
 
 def parse_bytes(text: str) -> int:
-    """``1.5GiB``, ``512 MiB`` or a plain number of bytes, as bytes.
+    """The bytes of ``1.5GiB``, ``512 MiB`` or a plain number of bytes.
 
     Raises:
-        ValueError: not such a size. Decimal units (MB, GB) are refused: people mean either by them.
+        ValueError: the text is not a size. MB and GB are refused, because people use them for MiB and GiB too.
     """
     match = _SIZE.fullmatch(text)
     unit = match and _UNITS.get(match[2].upper())
     if not match or not unit:
-        raise ValueError(f"{text!r} is no size; write it as 8GiB, 512MiB or a number of bytes")
+        raise ValueError(f"{text!r} is not a size; write it as 8GiB, 512MiB or a number of bytes")
     return round(float(match[1]) * unit)
 
 
 def as_mib(size_bytes: float) -> float:
-    """Mebibytes, for a table or plot whose heading names the unit."""
+    """Mebibytes, for a table or plot with the unit in its heading."""
     return size_bytes / _MIB
 
 
 def as_gib(size_bytes: float) -> float:
-    """Gibibytes, in the same way."""
+    """Gibibytes, for a table or plot with the unit in its heading."""
     return size_bytes / _GIB
 
 

@@ -1,4 +1,4 @@
-"""Flags from dataclass fields, and every usage error in one line."""
+"""Flags from the fields of a dataclass, and back; every usage error on one line."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import io
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from itertools import dropwhile, takewhile
 from typing import Any, TypeVar
 
 import tyro
 
+from splade_bench.config import option
 from splade_bench.errors import ConfigError
-from splade_bench.results.records import finite_or_none
+from splade_bench.files import finite_or_none
 
 Command = TypeVar("Command")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -42,6 +44,31 @@ def parse(command: type[Command], arguments: Sequence[str], *, verb: str, defaul
         raise ConfigError(f"{_first_paragraph(complaint.getvalue())} (see splade-bench {verb} --help)") from None
 
 
+def given_flags(arguments: Sequence[str]) -> dict[str, str]:
+    """The flags of a command line, each by the name of its field, with the text that follows it.
+
+    ``--no-x`` sets x, and ``--x=1`` is ``--x 1``. The last of equal flags counts. Nothing is checked.
+    """
+    given = {}
+    for argument, next_argument in zip(arguments, [*arguments, ""][1:], strict=True):
+        if argument.startswith("--"):
+            name, equals, value = argument[2:].partition("=")
+            given[name.replace("-", "_").removeprefix("no_")] = value if equals else next_argument
+    return given
+
+
+def to_flags(wanted: Any, default: Any) -> Iterator[str]:
+    """The flags with which :func:`parse`, given the dataclass ``default``, returns ``wanted``."""
+    for field in fields(wanted):
+        value, value_without = getattr(wanted, field.name), getattr(default, field.name)
+        if is_dataclass(value):
+            yield from to_flags(value, value_without)
+        elif isinstance(value, bool) and value != value_without:
+            yield option(field.name if value else f"no_{field.name}")
+        elif value != value_without:
+            yield from (option(field.name), str(value))
+
+
 def print_json(record: dict[str, Any]) -> None:
     """The one JSON object that --json promises on standard output."""
     json.dump(finite_or_none(record), sys.stdout, indent=2, allow_nan=False, ensure_ascii=False)
@@ -49,7 +76,7 @@ def print_json(record: dict[str, Any]) -> None:
 
 
 def _first_paragraph(box: str) -> str:
-    """What is wrong: tyro frames a title, then this, then hints, with rules between them in one of three alphabets."""
+    """The complaint. tyro frames a title, it and hints; rules in one of three alphabets separate them."""
     lines = [line.strip("│| ") for line in _COLOUR.sub("", box).splitlines()[1:]]
     is_text = [bool(set(line) - set("─╭╮╯╰-+")) for line in lines]
     paragraph = dropwhile(lambda pair: not pair[1], zip(lines, is_text, strict=True))

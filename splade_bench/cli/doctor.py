@@ -1,4 +1,4 @@
-"""``splade-bench doctor``: what this machine has, what can be measured on it, and how well."""
+"""``splade-bench doctor``: what can be measured on this machine, and how accurately."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import importlib.util
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+
+from tabulate import tabulate
 
 from splade_bench.bench.calls import CallRunner
 from splade_bench.bench.known_blocks import touch_block
@@ -15,44 +17,40 @@ from splade_bench.measure.control_group import container_limit_bytes
 from splade_bench.measure.device import UNTESTED_ON_HARDWARE
 from splade_bench.measure.machine import machine_info, versions
 from splade_bench.measure.usage import Usage
-from splade_bench.report.markdown import markdown
-from splade_bench.report.probes import PROBES
-from splade_bench.report.tables import MISSING
+from splade_bench.report.formatting import MISSING
+from splade_bench.results.figures import PROBES
 from splade_bench.units import format_bytes
 from splade_bench.worker.known_tensors import fill_tensor
 
 _KNOWN_BYTES = 128 * 2**20
 _HOLD_S = 0.2
 _TIMEOUT_S = 120.0
-_SOURCES = {
-    "sampled_peak_rss_bytes": "resident memory every 10 ms",
-    "pinned_peak_rss_bytes": "the kernel's mark, allocator pinned",
-    "memray_peak_bytes": "memray",
-    "live_peak_bytes": "torch's operators",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DoctorCommand:
-    """Say what this machine has, which figures can be taken on it, and how well each probe reads a known amount.
+    """Show this machine, the figures that can be measured on it, and how accurately each probe reads a known amount.
 
-    Exit codes: 0 every probe that is there reads it back, 1 one does not, 2 usage.
+    Exit codes:
+      0  every available probe is accurate
+      1  a probe is not accurate
+      2  usage error
     """
 
     json: bool = False
-    """Print one JSON object on standard output."""
+    """Print one JSON object to standard output."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """What a probe said of a known amount."""
+    """A probe's reading of a known amount of memory."""
 
     probe: str
     source: str
-    read_bytes: int | None
+    read_bytes: float | None
     allowed_error_ratio: float
     available: bool = True
-    """Whether this machine has it; one that is there and read nothing does not hold."""
+    """Whether this machine has the probe. An available probe that reads nothing is not accurate."""
     expected_bytes: int = _KNOWN_BYTES
 
     @property
@@ -61,13 +59,14 @@ class Reading:
 
     @property
     def holds(self) -> bool:
+        """Whether the probe is accurate, or not available."""
         if self.error_ratio is None:
             return not self.available
         return abs(self.error_ratio) <= self.allowed_error_ratio
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Print the findings; the exit code."""
+    """Print the readings; the exit code."""
     command = parse(DoctorCommand, arguments, verb="doctor")
     readings = calibrate()
     if command.json:
@@ -91,32 +90,30 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def calibrate() -> list[Reading]:
-    """Let each probe read a known amount, each in a process of its own: some seconds, most of them torch's import."""
+    """Let each probe read a known amount in a process of its own. Takes some seconds, mostly to import torch."""
     block = CallRunner(timeout_s=_TIMEOUT_S, memory_passes=("heap", "pinned"), memory_timeline=True).measure(
-        "block", touch_block, [_KNOWN_BYTES, _HOLD_S], {}
+        "block", touch_block, [_KNOWN_BYTES, _HOLD_S]
     )
-    tensor = CallRunner(timeout_s=_TIMEOUT_S, memory_passes=("live",)).measure(
-        "tensor", fill_tensor, [_KNOWN_BYTES], {}
-    )
+    tensor = CallRunner(timeout_s=_TIMEOUT_S, memory_passes=("live",)).measure("tensor", fill_tensor, [_KNOWN_BYTES])
     available = {
         "pinned_peak_rss_bytes": platform.libc_ver()[0] == "glibc",
         "memray_peak_bytes": importlib.util.find_spec("memray") is not None,
     }
-    sources = _SOURCES | {"peak_rss_bytes": block.peak_rss_source or MISSING}
+    sources = {"peak_rss_bytes": block.peak_rss_source}
     return [
         Reading(
-            probe=probe.figure,
-            source=sources[probe.figure],
-            read_bytes=probe.read_bytes(tensor if probe.figure == "live_peak_bytes" else block),
+            probe=figure.name,
+            source=sources.get(figure.name) or probe.source,
+            read_bytes=figure.added(tensor if figure.memory_pass == "live" else block),
             allowed_error_ratio=probe.calibration_limit,
-            available=available.get(probe.figure, True),
+            available=available.get(figure.name, True),
         )
-        for probe in PROBES
+        for figure, probe in PROBES
     ]
 
 
 def not_available(readings: Sequence[Reading]) -> list[str]:
-    """The figures that results taken here will not have."""
+    """The figures that results of this machine do not have."""
     missing = [reading.probe for reading in readings if reading.read_bytes is None]
     usage = Usage.now()
     missing += [name for name in ("major_faults", "swapped_bytes") if getattr(usage, name) is None]
@@ -137,10 +134,10 @@ def _print(readings: Sequence[Reading]) -> None:
         ("container", "no limit" if limit_bytes is None else format_bytes(limit_bytes)),
         ("devices", ", ".join(devices)),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions().items())),
-        ("n/a here", ", ".join(not_available(readings)) or "nothing"),
+        ("unavailable", ", ".join(not_available(readings)) or "nothing"),
     ):
-        print(f"{name:11}{text}")
-    print(f"\nA known {format_bytes(_KNOWN_BYTES)} as each probe reads it:\n")
+        print(f"{name:13}{text}")
+    print(f"\nEach probe's reading of {format_bytes(_KNOWN_BYTES)}:\n")
     rows = [
         [
             reading.probe,
@@ -148,8 +145,8 @@ def _print(readings: Sequence[Reading]) -> None:
             MISSING if reading.read_bytes is None else f"{reading.read_bytes} bytes",
             MISSING if reading.error_ratio is None else f"{reading.error_ratio:+.2%}",
             f"{reading.allowed_error_ratio:.1%}",
-            MISSING if reading.read_bytes is None else "holds" if reading.holds else "DOES NOT HOLD",
+            MISSING if reading.read_bytes is None else "accurate" if reading.holds else "NOT ACCURATE",
         ]
         for reading in readings
     ]
-    print(markdown(["probe", "source", "read", "error", "allowed", ""], rows))
+    print(tabulate(rows, headers=["probe", "source", "reading", "error", "allowed error", ""]))

@@ -1,4 +1,4 @@
-"""``splade-bench evaluate``: a trained model and held-out queries in, retrieval figures out."""
+"""``splade-bench evaluate``: the retrieval metrics of a trained model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from splade_bench.cli.arguments import parse, print_json
-from splade_bench.cli.models import Placement, cache_folder, load_encoder
+from splade_bench.cli.flags import Placement
 from splade_bench.cli.progress import memory_line
+from splade_bench.cli.sources import cache_folder, load_encoder
 from splade_bench.config import MIN_MAX_LENGTH
 from splade_bench.data.embedded import PreparedCorpus
 from splade_bench.data.formats import read_triples, retrieval_dataset
@@ -24,19 +25,27 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateCommand:
-    """Rank held-out queries with a trained model: against the whole corpus, and as the article does.
+    """Evaluate a trained model on held-out queries.
 
-    Exit codes: 0 done, 2 usage or a bad file.
+    Once among all documents, and once among each query's own positives and negatives, as the article does.
+
+    Exit codes:
+      0  done
+      2  usage error or bad file
     """
 
     model_name: str = "splade-output/final_model"
-    """A local model folder or a Hub id."""
+    """A local model folder, or a Hugging Face Hub id."""
     val_file: Path | None = None
-    """A file as train's --train-file; by default the embedded corpus's test queries."""
+    """Validation data in the format of train's --train-file. None: the test queries of the embedded corpus."""
     batch_size: int | None = None
-    """Texts encoded at a time; by default 32, or fewer where --max-length is above 128."""
+    """Texts to encode at once. None: 32, or fewer if --max-length is above 128."""
     max_length: int | None = None
-    """Tokens after which a text is cut; by default what the model was trained with."""
+    """Tokens after which a text is cut. None: as in the model's training."""
+    memory_tracking: bool = False
+    """Log current and peak memory."""
+    json: bool = False
+    """Print one JSON object to standard output. Messages go to standard error."""
     placement: Placement = field(default_factory=Placement)
 
 
@@ -50,7 +59,7 @@ def run(arguments: Sequence[str]) -> int:
     dataset, corpus_name = _dataset(command.val_file)
     device = command.placement.resolve()
     encoder = load_encoder(command.model_name, None, seed=0).to(device)
-    encoder.configure(command.placement.memory_row)
+    encoder.configure(command.placement.memory)
     max_length = command.max_length or encoder.max_length
     encoder.require_positions(max_length)
     peak_rss = PeakRss()
@@ -67,9 +76,9 @@ def run(arguments: Sequence[str]) -> int:
         "metrics": metrics,
         "bm25": evaluate_bm25(dataset),
     }
-    if command.placement.memory_tracking:
+    if command.memory_tracking:
         logger.info("%s", memory_line(peak_rss))
-    if command.placement.json:
+    if command.json:
         print_json(record)
     else:
         _print_table(record)

@@ -7,8 +7,8 @@ import sys
 
 from tqdm import tqdm
 
+from splade_bench.measure.machine import total_memory_bytes
 from splade_bench.measure.rss import PeakRss, current_rss_bytes
-from splade_bench.measure.timeline import total_memory_bytes
 from splade_bench.training.step import Phase
 from splade_bench.training.trainer import StepLoss, TrainState
 from splade_bench.units import format_bytes

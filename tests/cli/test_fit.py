@@ -1,21 +1,22 @@
-"""``splade-bench fit`` and ``train --auto-fit`` on the toy model: what they print, and that train understands it."""
+"""``splade-bench fit`` on the toy model: what it prints, and that ``train`` understands it."""
 
 from __future__ import annotations
 
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from splade_bench.cli import main
-from splade_bench.cli.fit import FitCommand, given_fields, train_arguments
-from splade_bench.cli.train import TrainCommand, parse_train_command
-from splade_bench.config import memory_mode
-from splade_bench.data.records import Triple
+from splade_bench.cli.flags import parse_train_command
+from splade_bench.cli.sources import planned_encoder
+from splade_bench.cli.train import TrainCommand
+from splade_bench.planner.calibration import calibrated_rates
+from splade_bench.planner.rates import Rates
 
 # Four texts, so that there are few sizes of mini-batches to plan.
 TOY = ["fit", "--model-name", "toy", "--device", "cpu", "--max-length", "16", "--batch-size", "2"]
@@ -23,10 +24,17 @@ TOY += ["--negatives-per-query", "0"]
 RUNTIME_BYTES = 400 * 2**20
 
 
+@pytest.fixture(scope="module")
+def rates() -> Rates:
+    """This machine's speed, timed once for all tests here."""
+    return calibrated_rates(planned_encoder("tiny"), torch.device("cpu"))
+
+
 @pytest.fixture(autouse=True)
-def _same_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+def _same_runtime_and_rates(rates: Rates, monkeypatch: pytest.MonkeyPatch) -> None:
     """This process grows from test to test."""
-    monkeypatch.setattr("splade_bench.cli.fit.current_rss_bytes", lambda: RUNTIME_BYTES)
+    monkeypatch.setattr("splade_bench.cli.planning.current_rss_bytes", lambda: RUNTIME_BYTES)
+    monkeypatch.setattr("splade_bench.cli.planning.calibrated_rates", lambda *_, **__: rates)
 
 
 def fit_json(capsys: pytest.CaptureFixture[str], *more: str, code: int = 0) -> dict[str, Any]:
@@ -35,15 +43,8 @@ def fit_json(capsys: pytest.CaptureFixture[str], *more: str, code: int = 0) -> d
     return found
 
 
-@pytest.fixture
-def train_file(tmp_path: Path, triples: Sequence[Triple]) -> Path:
-    path = tmp_path / "train data.json"
-    records = [
-        {"query": one.query, "positive_document": one.positive, "negative_documents": [*one.negatives]}
-        for one in triples
-    ]
-    path.write_text(json.dumps(records), encoding="utf-8")
-    return path
+def train_command(arguments: Sequence[str]) -> TrainCommand:
+    return parse_train_command(TrainCommand, arguments, verb="train")
 
 
 def test_the_answer_is_a_training_that_train_understands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,7 +54,7 @@ def test_the_answer_is_a_training_that_train_understands(capsys: pytest.CaptureF
     assert 0 < found["peak_bytes"] < found["budget_bytes"] == 64 * 2**30
     assert found["predicted_step_time_s"] > 0
     assert found["inexact"] == []
-    command = parse_train_command(TrainCommand, found["train_arguments"], verb="train")
+    command = train_command(found["train_arguments"])
     assert command.config.to_dict() == found["config"]
     assert (command.model_name, command.config.seed, command.config.batch_size) == ("toy", 7, 2)
     assert shlex.split(found["command"]) == ["splade-bench", "train", *found["train_arguments"]]
@@ -73,7 +74,7 @@ def test_text_for_people(capsys: pytest.CaptureFixture[str], train_file: Path) -
     assert "of 8192 MiB" in text
     assert "(predicted)" in text
     assert "frontier" in text
-    assert "texts of full length, 1.0% of the vectors' entries" in text
+    assert "texts of full length; 1.0% of the vectors' entries" in text
 
 
 def test_inexact_settings_are_named_where_they_are_allowed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,39 +82,23 @@ def test_inexact_settings_are_named_where_they_are_allowed(capsys: pytest.Captur
     allowed = fit_json(capsys, "--budget", "64GiB", "--allow-inexact", *given, "--mixed-precision", "no")
 
     named = {name for row in [*allowed["runner_ups"], allowed] for name in row["inexact"]}
-    assert "optimizer states in bfloat16" in named
-    assert "bfloat16 autocast" not in named
+    assert "optimizer-states-bfloat16" in named
+    assert "--mixed-precision bf16" not in named
 
 
 def test_where_nothing_fits_the_smallest_plan_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     # More than the runtime and the toy's weights take, and less than that with what is kept free.
     found = fit_json(capsys, "--budget", str(RUNTIME_BYTES + 15 * 2**20), code=1)
+
     assert (found["fits"], found["command"]) == (False, None)
     assert "nothing fits" in found["verdict"]
     assert "too much" in found["verdict"]
     assert "--allow-inexact" in found["verdict"]
 
 
-def test_work_takes_the_place_of_time_where_the_device_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
+def test_work_takes_the_place_of_time_where_the_device_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TOY, "--device", "mps", "--budget", "8GiB"]) == 0
-    assert "ordered by work, no times predicted" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("flags", "given"),
-    [
-        ([], set()),
-        (["--no-activation-checkpointing"], {"activation_checkpointing"}),
-        (["--optimizer-states", "float32", "--mini-batch-tokens=256"], {"optimizer_states", "mini_batch_tokens"}),
-        (["--mixed_precision", "no", "--attention-dropout"], {"mixed_precision", "attention_dropout"}),
-        (["--memory-mode", "minimal-memory"], set()),
-        (["--memory-mode", "memory-efficient+optimizer-states-disk"], {"optimizer_states"}),
-        (["--memory-mode", "memory-efficient-without-selective-recomputation"], {"selective_recomputation"}),
-        (["--memory-mode", "memory-efficient+length-buckets"], set()),
-    ],
-)
-def test_what_a_command_line_names_is_known_even_where_it_names_the_default(flags: list[str], given: set[str]) -> None:
-    assert given_fields([*TOY[1:], *flags]) == given
+    assert "mps is not in this machine: sorted by work, without times" in capsys.readouterr().out
 
 
 def test_a_named_flag_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,76 +106,50 @@ def test_a_named_flag_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert "--activation-checkpointing" in found["train_arguments"]
     for row in [found, *found["runner_ups"], *found["frontier"]]:
-        command = parse_train_command(TrainCommand, row["train_arguments"], verb="train")
-        assert command.config.memory.activation_checkpointing is True
-        assert command.config.memory.mini_batch_tokens == 16
+        assert train_command(row["train_arguments"]).config.memory.activation_checkpointing is True
 
 
-@pytest.mark.parametrize("mode", ["memory-efficient", "minimal-memory", "standard", "standard+streaming-head"])
-def test_every_setting_has_a_way_back_to_flags(mode: str) -> None:
-    flags = ["--model-name", "toy", "--memory-mode", mode, "--loss", "margin", "--max-steps", "3", "--overwrite"]
-    command = parse_train_command(FitCommand, flags, verb="fit")
-    memory = replace(
-        memory_mode(mode), mmap_threshold_bytes=None, trim_heap=False, mini_batch_tokens=48, padding="max_length"
-    )
-    config = replace(command.config, memory=memory, mixed_precision="bf16", learning_rate=1e-3)
+@pytest.mark.parametrize(("free_bytes", "code"), [(100 * 2**20, 0), (65 * 2**20, 1)])
+def test_free_memory_is_read_once_and_is_the_budget_of_every_plan_and_figure(
+    free_bytes: int, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Free memory of a GPU falls from reading to reading, by as much as decides what fits."""
+    readings = iter([free_bytes, *range(2**20, 0, -1)])
+    monkeypatch.setattr("splade_bench.cli.planning.memory_limit_bytes", lambda name: next(readings))
 
-    again = parse_train_command(TrainCommand, train_arguments(command, config), verb="train")
+    found = fit_json(capsys, "--device", "cuda", code=code)
 
-    assert again.config == config
-    assert (again.overwrite, again.placement.memory_mode) == (True, mode)
+    assert next(readings) == 2**20, "it was read more than once"
+    assert found["budget_bytes"] == free_bytes
+    kept_free_bytes = 64 * 2**20
+    for row in [found["smallest"], *found["frontier"], *found["runner_ups"]]:
+        assert row["fits"] == (row["peak_bytes"] <= free_bytes - kept_free_bytes)
+    if code:
+        over_bytes = found["smallest"]["peak_bytes"] + kept_free_bytes - free_bytes
+        assert "nothing fits in 65 MiB" in found["verdict"]
+        assert f"{over_bytes / 2**20:.0f} MiB too much" in found["verdict"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["fit", "--budget", "8GB"], "--budget '8GB' is no size"),
-        (["fit", "--budget", "1MiB"], "that any batch takes"),
-        (["fit", "--budget", "0"], "--budget 0: must be above 0"),
-        (["fit", "--device", "mps"], "give --budget"),
-        (["fit", "--batch-size", "0"], "--batch-size 0: must be at least 1"),
-        (["fit", "--auto-fit"], "--auto-fit"),
-        (["train", "--budget", "8GiB"], "--budget: says what --auto-fit may choose"),
-        (["train", "--allow-inexact"], "--allow-inexact: says what --auto-fit may choose"),
+        (["--budget", "8GB"], "--budget '8GB' is not a size"),
+        (["--budget", "1MiB"], "that any batch takes"),
+        (["--budget", "0"], "--budget 0: must be above 0"),
+        (["--device", "mps"], "--device mps is not in this machine, so its memory is unknown; give --budget"),
+        (["--batch-size", "0"], "--batch-size 0: must be at least 1"),
+        (["--auto-fit"], "--auto-fit"),
     ],
 )
 def test_a_usage_error_is_one_line_and_exit_code_two(
     arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("splade_bench.cli.plan.memory_limit_bytes", lambda name: None)
-    verb, *flags = arguments
-    device = [] if "--device" in flags else ["--device", "cpu"]
+    monkeypatch.setattr("splade_bench.cli.planning.memory_limit_bytes", lambda name: None)
 
-    code = main([verb, "--model-name", "toy", "--max-length", "16", *device, *flags])
+    code = main([*TOY, *arguments])
 
     captured = capsys.readouterr()
     assert code == 2
     assert complaint in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
-
-
-def test_training_with_what_fit_chooses(capsys: pytest.CaptureFixture[str], train_file: Path, tmp_path: Path) -> None:
-    flags = ["--train-file", str(train_file), "--output-dir", str(tmp_path / "out"), "--max-steps", "2"]
-
-    code = main(["train", *TOY[1:], *flags, "--auto-fit", "--budget", "64GiB", "--json"])
-
-    assert code == 0
-    record = json.loads(capsys.readouterr().out)
-    assert record["optimizer_steps"] == 2
-    assert record["config"]["batch_size"] == 2
-    # Chosen, not the default, which is None.
-    assert record["config"]["memory"]["mini_batch_tokens"] >= 16
-
-
-def test_training_does_not_start_where_fit_complains(
-    capsys: pytest.CaptureFixture[str], train_file: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    flags = ["--train-file", str(train_file), "--output-dir", str(out), "--auto-fit", "--budget", "8GB"]
-
-    code = main(["train", *TOY[1:], *flags])
-
-    assert code == 2
-    assert "--budget '8GB' is no size" in capsys.readouterr().err.splitlines()[-1]
-    assert not (out / "final_model").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 from architectures import make_model
 
 from splade_bench.cli import main
-from splade_bench.data.records import Triple
 
 TOY = ["plan", "--model-name", "toy", "--device", "cpu", "--max-length", "16", "--batch-size", "4"]
 CATEGORIES = {"parameters", "gradients", "optimizer", "activations", "logits", "head", "temporaries", "inputs"}
@@ -76,17 +74,9 @@ def test_text_for_people(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
     assert picture.read_text(encoding="utf-8").count("<svg") == 1
 
 
-def test_the_training_data_may_say_how_long_texts_are(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, triples: Sequence[Triple]
-) -> None:
-    path = tmp_path / "train.json"
-    records = [
-        {"query": one.query, "positive_document": one.positive, "negative_documents": [*one.negatives]}
-        for one in triples
-    ]
-    path.write_text(json.dumps(records), encoding="utf-8")
+def test_the_training_data_may_say_how_long_texts_are(capsys: pytest.CaptureFixture[str], train_file: Path) -> None:
     # Padded to the longest text, so that the cut does not matter.
-    wide = ("--max-length", "512", "--train-file", str(path))
+    wide = ("--max-length", "512", "--train-file", str(train_file))
 
     full = plan_json(capsys, *wide)
     of_data = plan_json(capsys, *wide, "--lengths", "data")
@@ -95,7 +85,7 @@ def test_the_training_data_may_say_how_long_texts_are(
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
-def test_a_device_that_is_not_here_can_be_planned_for(capsys: pytest.CaptureFixture[str], device: str) -> None:
+def test_a_device_that_is_missing_can_be_planned_for(capsys: pytest.CaptureFixture[str], device: str) -> None:
     made = plan_json(capsys, "--device", device, "--budget", "8GiB")
 
     assert made["device"] == device
@@ -103,7 +93,7 @@ def test_a_device_that_is_not_here_can_be_planned_for(capsys: pytest.CaptureFixt
     assert made["calibrated"] is False
     assert made["peak_bytes"] >= made["live_peak_bytes"]
     assert main([*TOY, "--device", device, "--budget", "8GiB"]) == 0
-    assert "not held against measurements" in capsys.readouterr().out
+    assert "was not checked by measurements" in capsys.readouterr().out
 
 
 def test_a_local_model_is_planned_from_its_config_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -117,8 +107,8 @@ def test_a_local_model_is_planned_from_its_config_alone(capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--budget", "8GB"], "--budget '8GB' is no size"),
-        (["--budget", "much"], "--budget 'much' is no size"),
+        (["--budget", "8GB"], "--budget '8GB' is not a size"),
+        (["--budget", "much"], "--budget 'much' is not a size"),
         (["--budget", "0"], "--budget 0: must be above 0"),
         (["--budget", "1MiB"], "that any batch takes"),
         (["--active-share", "1.5"], "--active-share 1.5: must be between 0 and 1"),

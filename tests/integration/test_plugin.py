@@ -148,7 +148,7 @@ def test_the_plugin_imports_no_torch(project: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--memory-limit", "8GB"], "--memory-limit: '8GB' is no size; write it as 8GiB"),
+        (["--memory-limit", "8GB"], "--memory-limit: '8GB' is not a size; write it as 8GiB"),
         (["--memory-passes", "heap,rss"], "--memory-passes: 'rss' is no memory pass; choose from heap, live, pinned"),
         (["--cell-timeout", "soon"], "--cell-timeout: soon is no number of seconds above 0; write it as 600"),
         (["--cell-timeout", "-1"], "--cell-timeout: -1 is no number of seconds above 0"),

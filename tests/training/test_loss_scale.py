@@ -13,7 +13,7 @@ from equality import Gradients, gradients_of, make_config, relative_error
 from torch import Tensor
 
 from splade_bench.data.records import Triple
-from splade_bench.errors import TrainingError
+from splade_bench.errors import NotFiniteError
 from splade_bench.model import SpladeEncoder
 from splade_bench.training import Trainer
 from splade_bench.training.loss_scale import LossScale
@@ -108,7 +108,7 @@ def test_a_gradient_that_is_never_finite_ends_the_run(encoder: SpladeEncoder, tr
     encoder.decoder.weight.register_hook(lambda gradient: gradient * float("nan"))
 
     with pytest.raises(
-        TrainingError, match="optimizer step 1: the gradient norm is nan; float16 has no larger numbers"
+        NotFiniteError, match="optimizer step 1: the gradient norm is nan; float16 has no larger numbers"
     ):
         trainer.train()
 

@@ -1,0 +1,80 @@
+"""The corpus, the encoder and the tokenizer that a command line names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from splade_bench.config import MODEL_PRESETS
+from splade_bench.data.embedded import PreparedCorpus
+from splade_bench.data.formats import file_corpus
+from splade_bench.data.records import Corpus
+from splade_bench.data.wordpiece import inverse_document_frequencies, train_tokenizer
+from splade_bench.errors import ConfigError
+from splade_bench.model import loading
+from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.model.presets import build_preset, wrap_tokenizer
+
+# Vocabulary of a tokenizer that no text is given to.
+_BLANK_VOCAB_SIZE = 512
+
+
+def load_corpus(train_file: Path | None, val_file: Path | None, *, need_negatives: bool) -> Corpus:
+    """The corpus of the given files, or the embedded one.
+
+    Raises:
+        ConfigError: there is a validation file but no training file.
+        DataError: a file cannot be read, or a query of ``train_file`` has no negatives and ``need_negatives`` is set.
+    """
+    if train_file is not None:
+        return file_corpus(train_file, val_file, need_negatives=need_negatives)
+    if val_file is not None:
+        raise ConfigError("--val-file needs --train-file; without both, the embedded corpus is used")
+    return PreparedCorpus.prepare(cache_folder(), []).load()
+
+
+def load_encoder(model_name: str, corpus: Corpus | None, *, seed: int) -> SpladeEncoder:
+    """A preset with random weights and a vocabulary made from ``corpus``, or a pretrained model by path or Hub id."""
+    transformers_logging.disable_progress_bar()
+    if model_name not in MODEL_PRESETS:
+        return SpladeEncoder.from_pretrained(model_name)
+    if corpus is None:
+        raise ConfigError(f"--model-name {model_name}: a preset is not trained; name the folder of a trained model")
+    vocab_size = MODEL_PRESETS[model_name].vocab_size
+    tokenizer = train_tokenizer(corpus.training_texts, vocab_size=vocab_size)
+    documents = list(dict.fromkeys(triple.positive for triple in corpus.triples))
+    idf = inverse_document_frequencies(tokenizer, documents, vocab_size=vocab_size)
+    return build_preset(model_name, tokenizer, seed=seed, inverse_document_frequencies=idf)
+
+
+def load_tokenizer(model_name: str, corpus: Corpus) -> PreTrainedTokenizerBase:
+    """The tokenizer that an encoder from :func:`load_encoder` has."""
+    if model_name in MODEL_PRESETS:
+        vocab_size = MODEL_PRESETS[model_name].vocab_size
+        return wrap_tokenizer(train_tokenizer(corpus.training_texts, vocab_size=vocab_size))
+    return loading.load_tokenizer(model_name)
+
+
+def planned_encoder(model_name: str) -> Callable[[], SpladeEncoder]:
+    """A function that makes an encoder of the same shapes as :func:`load_encoder`, for use under fake tensors.
+
+    Raises:
+        ConfigError: the model cannot be loaded.
+    """
+    if model_name in MODEL_PRESETS:
+        tokenizer = train_tokenizer((), vocab_size=MODEL_PRESETS[model_name].vocab_size)
+        return lambda: build_preset(model_name, tokenizer, seed=0)
+    config, blank = loading.load_config(model_name), wrap_tokenizer(train_tokenizer((), vocab_size=_BLANK_VOCAB_SIZE))
+    return lambda: SpladeEncoder.from_config(config, blank)
+
+
+def cache_folder() -> Path:
+    """The folder of the embedded corpus: SPLADE_BENCH_CACHE, or a folder in the user's cache."""
+    named = os.environ.get("SPLADE_BENCH_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "splade_bench"
