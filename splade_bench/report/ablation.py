@@ -98,17 +98,16 @@ def effects_of(results: Sequence[CellResult]) -> list[Effect]:
 
 
 def _by_setting(results: Sequence[CellResult]) -> Mapping[tuple[object, str], CellResult]:
-    """Successful runs by what the runs of a pair share, and by the setting in which they differ."""
-    return {
-        ((pair_key(replace(result, mixed_precision="no")), result.round), _setting(result)): result
-        for result in succeeded(results)
-    }
+    """Successful runs by what the runs of a pair share, and by the setting in which they differ.
 
-
-def _setting(result: CellResult) -> str:
-    """The mode's name; autocast is written as a technique that is added to it."""
-    autocast = "" if result.mixed_precision == "no" else f"+autocast-{result.mixed_precision}"
-    return f"{result.memory_mode}{autocast}"
+    A setting is a mode's name. Autocast is written as a technique that is added to it.
+    """
+    by_setting: dict[tuple[object, str], CellResult] = {}
+    for result in succeeded(results):
+        shared = pair_key(replace(result, mixed_precision="no")), result.round
+        autocast = "" if result.mixed_precision == "no" else f"+autocast-{result.mixed_precision}"
+        by_setting[shared, result.memory_mode + autocast] = result
+    return by_setting
 
 
 def _setting_blocks(workload: str, setting: str, effects: Sequence[Effect]) -> list[Block]:
@@ -121,7 +120,7 @@ def _setting_blocks(workload: str, setting: str, effects: Sequence[Effect]) -> l
         [
             ("technique", lambda summary: summary.technique),
             ("rounds", lambda summary: str(len(summary.pairs))),
-            ("without, MiB added memory", lambda summary: summary.memory(1)),
+            ("added memory without, MiB", lambda summary: summary.memory(1)),
             ("with, MiB", lambda summary: summary.memory(0)),
             ("saves, MiB", lambda summary: median_and_range(summary.saved_mib, "+.0f")),
             ("time", lambda summary: median_and_range(summary.time_ratios, ".2f")),

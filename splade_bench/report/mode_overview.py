@@ -59,6 +59,8 @@ def overview_table(results: Sequence[CellResult], *, name: str) -> Table:
     if shared is None:
         return Table(name=name, headings=[], rows=[])
     against = {mode: ModeComparison(mode, matched_pairs(shared.results, mode)) for mode in shared.modes}
+    techniques = MEMORY_TECHNIQUES.values()
+    are_on = {mode: sum(technique.is_on(memory_mode(mode)) for technique in techniques) for mode in shared.modes}
     rows: Mapping[str, Callable[[str], str]] = {
         f"memory: peak RSS, MiB, {shared.name}": lambda mode: over_runs(
             shared.at_point(mode), in_mib(peak_rss_bytes), ".0f"
@@ -76,7 +78,7 @@ def overview_table(results: Sequence[CellResult], *, name: str) -> Table:
             dict.fromkeys(result.device for result in shared.of_mode(mode))
         ),
         "memory tracking": lambda mode: "--memory-tracking",
-        "memory techniques": _techniques,
+        "memory techniques": lambda mode: f"{are_on[mode]} of {len(techniques)} are on",
         "how to use it": lambda mode: f"--memory-mode {mode}",
     }
     return Table(
@@ -112,12 +114,6 @@ def _shared_point(results: Sequence[CellResult]) -> _SharedPoint | None:
     if chosen is None or len(modes_at[chosen]) < 2:
         return None
     return _SharedPoint(named, modes_at[chosen], *chosen)
-
-
-def _techniques(mode: str) -> str:
-    memory = memory_mode(mode)
-    on = sum(technique.is_on(memory) for technique in MEMORY_TECHNIQUES.values())
-    return f"{on} of {len(MEMORY_TECHNIQUES)} are on"
 
 
 def _advice_rows(workload: str, shared: _SharedPoint) -> list[list[str]]:

@@ -27,7 +27,7 @@ def webpage(pages: Sequence[Page]) -> str:
         loader=PackageLoader("splade_bench.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     commands: list[str] = []
-    sections = [_Section(page.name, list(_parts(page, commands))) for page in pages]
+    sections = {page.name: list(_parts(page, commands)) for page in pages}
     return environment.get_template(_TEMPLATE).render(sections=sections, commands=commands)
 
 
@@ -47,12 +47,6 @@ class _Part:
     picture_url: str = ""
     table: Table | None = None
     rows: Sequence[_Row] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Section:
-    name: str
-    parts: Sequence[_Part]
 
 
 def _parts(page: Page, commands: list[str]) -> Iterator[_Part]:

@@ -1,4 +1,8 @@
-"""The committed pages say what the committed results say, to the byte."""
+"""The committed pages are those of the committed results, to the byte.
+
+A page also says whether the code has changed since its results were measured. So the first change of the code after a
+measurement changes the pages once.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from splade_bench.report.page import Page
 from splade_bench.results.records import read_results
 
 ROOT = Path(__file__).parents[2]
-# How pytest names the results of a run that is given no file.
+# The names of results files that pytest chooses itself.
 RUN_HERE = re.compile(r"\d{8}T\d{6}Z-")
 AGAIN = "splade-bench report --results reports/results --update README.md docs benchmarks"
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]
@@ -26,7 +30,7 @@ def pages() -> Sequence[Page]:
     paths = sorted((ROOT / "reports" / "results").glob("*.jsonl"))
     own = [path.name for path in paths if RUN_HERE.match(path.name)]
     if own:
-        pytest.skip(f"reports/ is that of a run in this checkout: {own[-1]}")
+        pytest.skip(f"reports/ has the report of a run in this checkout: {own[-1]}")
     return make_pages(read_results(paths))
 
 
@@ -34,7 +38,7 @@ def test_the_pages_are_those_of_the_results(pages: Sequence[Page]) -> None:
     assert {page.name for page in pages} >= {"TRADEOFFS", "ABLATION", "PEERS", "HEAD", "INSTRUMENTS"}
     for page in pages:
         committed = (ROOT / "reports" / f"{page.name}.md").read_text(encoding="utf-8")
-        assert committed == page_markdown(page), f"reports/{page.name}.md is not of these results; run: {AGAIN}"
+        assert committed == page_markdown(page), f"reports/{page.name}.md is not the page of these results; run: {AGAIN}"
 
 
 def test_every_picture_of_a_page_is_there(pages: Sequence[Page]) -> None:
@@ -50,4 +54,4 @@ def test_the_tables_in_a_document_are_those_of_the_report(
     copy = tmp_path / document.name
     copy.write_bytes(document.read_bytes())
 
-    assert not update_document(copy, pages), f"{document.name} is behind the reports; run: {AGAIN}"
+    assert not update_document(copy, pages), f"{document.name} has other tables than the report; run: {AGAIN}"
