@@ -27,7 +27,7 @@ class MiniBatch:
 
 
 def cut_into_mini_batches(
-    groups: Sequence[TextBatch], *, max_tokens: int, max_texts: int | None, pad_to_multiple_of: int = 1
+    groups: Sequence[TextBatch], *, max_tokens: int, max_texts: int | None, pad_to_multiple_of: int | None = None
 ) -> list[MiniBatch]:
     """All texts of ``groups`` in mini-batches of at most ``max_tokens`` tokens, padding included; the largest is last.
 

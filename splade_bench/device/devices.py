@@ -1,8 +1,9 @@
-"""Which device a run gets, and what to ask of it."""
+"""The device of a run: which one it gets, what kind it is, and what applies there."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import torch
 
@@ -12,28 +13,28 @@ from splade_bench.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-# MPS keeps freed memory by size: with a width for every length its cache would grow for as long as training runs.
+# MPS caches freed memory by size: with as many widths as lengths, its cache would grow as long as training runs.
 _MPS_PAD_TO_MULTIPLE_OF = 32
-# torch refuses what would bring MPS over so many times what Metal recommends for a working set
+# torch lets MPS take this many times the working set that Metal recommends
 # (aten/src/ATen/mps/MPSAllocator.h, default_high_watermark_ratio).
 MPS_HIGH_WATERMARK_RATIO = 1.7
 
 
 def available_devices() -> list[DeviceName]:
     """The devices of this machine, in the order in which ``auto`` takes them."""
-    found: list[DeviceName] = []
-    if torch.backends.mps.is_available():
-        found.append("mps")
-    if torch.cuda.is_available():
-        found.append("cuda")
-    return [*found, "cpu"]
+    available: dict[DeviceName, bool] = {
+        "mps": torch.backends.mps.is_available(),
+        "cuda": torch.cuda.is_available(),
+        "cpu": True,
+    }
+    return [name for name, is_available in available.items() if is_available]
 
 
 def resolve_device(name: DeviceName, *, force: bool = False) -> torch.device:
-    """The device called ``name``, or the best one there is.
+    """The device called ``name``, or the best available one.
 
     Raises:
-        ConfigError: the device is missing and ``force`` forbids another.
+        ConfigError: the device is missing and ``force`` is set.
     """
     available = available_devices()
     if name == "auto":
@@ -46,8 +47,8 @@ def resolve_device(name: DeviceName, *, force: bool = False) -> torch.device:
     return torch.device(available[0])
 
 
-def memory_limit_bytes(name: DeviceName) -> int | None:
-    """What an allocator of this accelerator may take at most; None where it is not here."""
+def memory_limit_bytes(name: str) -> int | None:
+    """Most bytes that this accelerator's allocator may take; None if this machine does not have the device."""
     if name not in available_devices():
         return None
     if name == "mps":
@@ -57,26 +58,32 @@ def memory_limit_bytes(name: DeviceName) -> int | None:
 
 
 def device_type(device: torch.device) -> str:
-    """Which paths computations on ``device`` take: those of its type, or of the device that is planned for."""
+    """The kind of device whose paths a step takes: that of ``device``, or the one that a plan is made for.
+
+    A step decides by this, never by ``device.type``, which in a plan is always ``cpu``. ``device.type`` is for calls
+    that need the place of a real tensor: autocast, random generators, clocks.
+    """
     planned = planned_device()
     return planned.type if planned else device.type
 
 
+def memory_on(device: torch.device, memory: MemoryConfig) -> MemoryConfig:
+    """``memory`` as it applies on ``device``: MPS gets its multiple for widths, and only the CPU trims the heap."""
+    kind = device_type(device)
+    multiple = memory.pad_to_multiple_of or (_MPS_PAD_TO_MULTIPLE_OF if kind == "mps" else None)
+    return replace(memory, pad_to_multiple_of=multiple, trim_heap=memory.trim_heap and kind == "cpu")
+
+
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was asked, so that a clock may be read."""
+    """Wait until the device has finished, so that a clock can be read."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
 
 def empty_cache(device: torch.device) -> None:
-    """Give memory that the device's allocator keeps for later back to the system."""
+    """Give unused memory that the device's allocator keeps back to the system."""
     planned = planned_device()
     if planned and planned.type != "cpu":
         planned.allocator.trim()
     elif device.type != "cpu":
         torch.get_device_module(device).empty_cache()  # torch.accelerator's fails for MPS before torch 2.13
-
-
-def pad_to_multiple_of(memory: MemoryConfig, device: torch.device) -> int:
-    """What widths of batches are rounded up to a multiple of: as configured, or as suits the device's allocator."""
-    return memory.pad_to_multiple_of or (_MPS_PAD_TO_MULTIPLE_OF if device_type(device) == "mps" else 1)

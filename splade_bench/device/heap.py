@@ -1,4 +1,4 @@
-"""The C allocator's habits, where they decide what a process keeps: glibc only, and for the whole process."""
+"""Settings of the C allocator that decide how much memory a process keeps. glibc only, for the whole process."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from functools import cache
 from splade_bench.device.planned import planned_device
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
-_after_trim: list[Callable[[], object]] = []
+_callbacks: list[Callable[[], object]] = []
 
 
 def fix_mmap_threshold(threshold_bytes: int) -> bool:
-    """Give every allocation of at least ``threshold_bytes`` a mapping of its own, which freeing returns at once.
+    """Give every allocation of at least ``threshold_bytes`` its own mapping, which goes back to the system when freed.
 
-    glibc starts at 128 KiB but raises its threshold to each mapped block that is freed, up to 32 MiB: from then on
-    tensors come from the heap, and batches of changing width leave holes that stay resident. Fixing the threshold ends
-    that, for the price of more page faults. The effect is on the whole process and cannot be taken back. False where
-    the C library has no such setting (musl, macOS, Windows).
+    glibc's threshold starts at 128 KiB and rises to the size of each freed mapping, up to 32 MiB. From then on tensors
+    come from the heap, and batches of changing width leave holes that stay resident. A fixed threshold prevents that
+    and costs page faults. It holds for the whole process and cannot be undone. Returns False if the C library has no
+    such setting (musl, macOS, Windows).
     """
     if planned := planned_device():
         planned.allocator.fix_mmap_threshold(threshold_bytes)
@@ -29,23 +29,23 @@ def fix_mmap_threshold(threshold_bytes: int) -> bool:
 
 
 class HeapTrimmer:
-    """Trims the heap between the mini-batches of a step, and in them as often as so many bytes were kept for backward.
+    """Trims the heap between mini-batches, and within one each time ``interval_bytes`` more were kept for backward.
 
-    Whatever is freed between tensors that are kept leaves a hole, and glibc's aligned allocations do not fill a hole of
-    just their size: without trimming, the forward pass of a BERT-base leaves 80 MiB of them, and its backward more.
+    A tensor freed between kept ones leaves a hole, and glibc's aligned allocations do not fill a hole of exactly their
+    size. Without trimming, the forward pass of a BERT-base leaves holes of 80 MiB, and its backward more.
     """
 
     def __init__(self, interval_bytes: int) -> None:
         self._interval_bytes = interval_bytes
         self._kept_bytes = 0
 
-    def begin_again(self) -> None:
-        """A forward pass begins after the backward of another, whose holes go."""
+    def begin_pass(self) -> None:
+        """A forward pass begins: trim the holes of the backward pass before it."""
         self._kept_bytes = 0
         trim_heap()
 
     def keep(self, new_bytes: int) -> None:
-        """Count bytes that stay for backward."""
+        """Count bytes that are kept for backward."""
         self._kept_bytes += new_bytes
         if self._kept_bytes >= self._interval_bytes:
             self._kept_bytes = 0
@@ -53,9 +53,9 @@ class HeapTrimmer:
 
 
 def trim_heap() -> bool:
-    """Give the free pages of glibc's heap back to the system, holes between blocks included.
+    """Give the free pages of glibc's heap back to the system, also those of holes between blocks.
 
-    Costs milliseconds, and the page faults of whatever uses those pages next. False where the C library has no such
+    Costs milliseconds, and page faults when those addresses are used again. Returns False if the C library has no such
     function (musl, macOS, Windows).
     """
     if planned := planned_device():
@@ -63,14 +63,14 @@ def trim_heap() -> bool:
         return True
     malloc_trim = _c_function("malloc_trim")
     trimmed = bool(malloc_trim and malloc_trim(0) == 1)
-    for call in _after_trim:
-        call()
+    for callback in _callbacks:
+        callback()
     return trimmed
 
 
-def call_after_trim(call: Callable[[], object]) -> None:
-    """Have this called from now on whenever the heap has been trimmed: it keeps its addresses, but not their pages."""
-    _after_trim.append(call)
+def call_after_trim(callback: Callable[[], object]) -> None:
+    """Call ``callback`` after each later :func:`trim_heap`, by which the heap loses pages but keeps its addresses."""
+    _callbacks.append(callback)
 
 
 @cache

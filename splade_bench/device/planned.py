@@ -6,60 +6,50 @@ tells an allocator something, asks here first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class PlannedAllocator(Protocol):
-    """What a step may tell the allocator of its device."""
+class PlannedAllocator:
+    """What a step may tell the allocator of its device. Here nothing happens."""
 
     def fix_mmap_threshold(self, threshold_bytes: int) -> None:
-        """From now on storages of this size have mappings of their own (glibc)."""
+        """From now on each storage of at least this size gets a mapping of its own (glibc)."""
 
     def trim(self) -> None:
         """Give free memory back to the system."""
 
 
-class PlannedWork(Protocol):
-    """Told of what a step does in a plan that no operator shows.
+class PlannedWork:
+    """Told of every operator in a plan, and of what a step does that no operator shows. Here nothing is counted.
 
-    Rounds are those of loops that a plan shortens, so that the ones left out can be counted; they lie in each other as
-    the loops do.
+    An iteration is one of a loop that a plan shortens, so that those left out can be counted too. Such loops can be
+    nested.
     """
 
-    def begin_iteration(self) -> None:
-        """A round begins that is run."""
-
-    def end_iteration(self) -> object:
-        """It is done; what :meth:`repeat_iteration` is to be given for each like it."""
-
-    def repeat_iteration(self, finished: object) -> None:
-        """A round is left out that is like one before."""
-
-    def on_file(self, size_bytes: int) -> None:
-        """So much would be read from a file or written to it."""
-
-
-class _Uncounted:
-    """A plan that is of memory alone."""
+    def on_operator(
+        self, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], results: Sequence[Any]
+    ) -> None:
+        """``operator`` has made ``results``, the leaves of what it returned."""
 
     def begin_iteration(self) -> None:
-        pass
+        """An iteration begins that runs."""
 
     def end_iteration(self) -> object:
+        """It has ended. Returns the argument of :meth:`repeat_iteration` for equal iterations."""
         return None
 
     def repeat_iteration(self, finished: object) -> None:
-        pass
+        """An iteration is left out that is equal to a finished one."""
 
     def on_file(self, size_bytes: int) -> None:
-        pass
+        """A step would read or write so many bytes of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +58,7 @@ class PlannedDevice:
 
     type: str
     allocator: PlannedAllocator
-    work: PlannedWork = field(default_factory=_Uncounted)
+    work: PlannedWork = field(default_factory=PlannedWork)
 
 
 _planned: ContextVar[PlannedDevice | None] = ContextVar("planned_device", default=None)
@@ -87,6 +77,16 @@ def planning_for(device: PlannedDevice) -> Iterator[None]:
 def planned_device() -> PlannedDevice | None:
     """The device that is being planned for; None where a step runs in earnest."""
     return _planned.get()
+
+
+def fused_dropout(probability: float) -> float:
+    """The dropout of a call to fused attention: ``probability``, but 0 in a plan for CUDA.
+
+    CUDA's fused attention draws dropout without a tensor for it. In a plan the CPU's operator takes its place, which
+    would make one.
+    """
+    planned = planned_device()
+    return 0.0 if planned and planned.type == "cuda" else probability
 
 
 def once_in_plan(items: Iterable[Item], *, key: Callable[[Item], Hashable] = lambda item: None) -> Iterator[Item]:

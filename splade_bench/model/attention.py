@@ -1,8 +1,8 @@
 """Attention with dropout for devices whose fused kernels have none: the same values, a few heads at a time.
 
-Where torch has no fused kernel for attention with dropout (CPU, MPS), it keeps the probabilities and their mask,
-``[B, heads, L, L]`` each, in every layer. Here they exist for some heads at a time, in forward and, made again from the
-same random numbers, in backward.
+Without a fused kernel for attention with dropout (CPU, MPS), torch keeps the probabilities and their mask,
+``[B, A, L, L]`` each, in every layer. Here they exist for a few heads at a time. Backward computes them again from the
+same random numbers.
 
 Shapes: B texts, A heads, L tokens, D head size, C heads at a time.
 """
@@ -17,9 +17,10 @@ from torch import Tensor
 
 from splade_bench.device.planned import once_in_plan
 from splade_bench.model.dropout import keep_mask, keep_scale
+from splade_bench.model.precision import wide_dtype
 from splade_bench.model.rng import capture_rng, restored_rng
 
-# Scores at a time: 2 MiB of float32, so that the passes over them find them in cache.
+# Scores at a time: 2 MiB of float32, which stay in cache from one pass to the next.
 _SCORES_AT_A_TIME = 2**19
 
 
@@ -30,12 +31,10 @@ def streaming_attention(
 
     ``softmax(query @ key.T * scale + mask)``, elements dropped with probability ``dropout`` (rounded to a multiple of
     2^-16, see :func:`splade_bench.model.dropout.compact_dropout`), times ``value`` (Vaswani et al., 2017). ``mask`` is
-    boolean (True: take part) or added, and broadcasts to [B, A, L, L].
+    boolean (True: take part) or added, and broadcasts to [B, A, L, L]. Scores and probabilities are at least float32.
 
-    Scores and probabilities are in float32 where the inputs are narrower.
-
-    Memory: 2^19 scores, or those of one head, while running; the inputs and the generator's state are kept for
-    backward.
+    Memory: 2^19 scores, or those of one head, while running; the inputs and the state of the random generator are kept
+    for backward.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     return cast(
@@ -51,7 +50,7 @@ class _StreamingAttention(torch.autograd.Function):
     ) -> Tensor:
         ctx.rng = capture_rng(query.device)
         texts, heads, length, _ = query.shape
-        # Tokens before heads in memory, as the layer that follows reads them.
+        # Tokens before heads in memory, in the order in which the next layer reads them.
         attended = query.new_empty(texts, length, heads, value.shape[-1]).transpose(1, 2)
         addend = _addend(mask, query)
         with torch.autocast(query.device.type, enabled=False):
@@ -78,7 +77,7 @@ class _StreamingAttention(torch.autograd.Function):
                 kept = (probabilities * keep).mul_(keep_scale(ctx.dropout))  # [B, C, L, L]
                 grad_value[part] = kept.transpose(-1, -2) @ part_grad
                 grad_scores = (part_grad @ part_value.transpose(-1, -2)).mul_(kept)
-                # Softmax's backward. The sum is also grad . attended, but attended has been rounded to its own type.
+                # Softmax's backward. The sum equals grad . attended, but attended was rounded to its own type.
                 grad_scores -= probabilities.mul_(grad_scores.sum(-1, keepdim=True))
                 grad_query[part] = (grad_scores @ part_key).mul_(ctx.scale)
                 grad_key[part] = (grad_scores.transpose(-1, -2) @ part_query).mul_(ctx.scale)
@@ -86,23 +85,19 @@ class _StreamingAttention(torch.autograd.Function):
 
 
 def _widened(part: tuple[slice, slice], *tensors: Tensor) -> Iterator[Tensor]:
-    """The part of each tensor, in float32 where it is narrower: torch's own attention sums in no less either."""
+    """The part of each tensor, at least in float32, as torch's own attention sums."""
     for tensor in tensors:
-        yield tensor[part].to(_wide(tensor.dtype))
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
+        yield tensor[part].to(wide_dtype(tensor.dtype))
 
 
 def _addend(mask: Tensor | None, query: Tensor) -> Tensor | None:
-    """``mask`` as what is added to the scores.
+    """``mask`` as a summand of the scores.
 
-    The lowest number takes the place of -inf: a query with nothing to attend to must not become NaN.
+    The lowest number replaces -inf, so that a query that may not attend to any token does not become NaN.
     """
     if mask is None:
         return None
-    dtype = _wide(query.dtype)
+    dtype = wide_dtype(query.dtype)
     lowest = torch.finfo(dtype).min
     if mask.dtype == torch.bool:
         return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, lowest)

@@ -2,58 +2,46 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForMaskedLM,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.initialization import no_init_weights
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
 from splade_bench.batching.batches import TextBatch, tokenize
 from splade_bench.config import MemoryConfig, MixedPrecision
-from splade_bench.device.devices import device_type
+from splade_bench.device.devices import memory_on
 from splade_bench.device.heap import HeapTrimmer
 from splade_bench.device.reads import mask_of
 from splade_bench.errors import ConfigError
 from splade_bench.model.gradients import takes_gradient_in_place
 from splade_bench.model.head import WINNERS_PAY_FROM, Pooled, pool, splade_max, splade_max_eager
 from splade_bench.model.lean import lean_operators, recipe_scope
+from splade_bench.model.loading import load_model, untrained_model
+from splade_bench.model.precision import AUTOCAST_DTYPES, wide_dtype
 from splade_bench.model.rng import RngState, capture_rng, restored_rng
 
 _DEFAULT_MAX_LENGTH = 512
-# From here on a tokenizer says nothing: transformers writes 10^30 for no limit.
+# A tokenizer without a limit has 10^30 here.
 _NO_MAX_LENGTH = 2**31
-# What a folder that is no whole model makes transformers raise.
-_LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
 # Without trimming, 62 MiB more of BERT-base stay resident and a step takes 3 % less time (reports/NEGATIVE.md).
 _TRIM_INTERVAL_BYTES = 64 * 2**20
-_AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class SpladeEncoder(nn.Module):
-    """Texts -> sparse vectors [N, V]: a masked-language model whose logits are never asked for.
+    """Texts -> sparse vectors [N, V], from a masked-language model whose logits are never made.
 
-    The model's output embeddings, a ``Linear`` [V, H] in every architecture, are taken out and an identity put in
-    their place: what the model then calls logits are the hidden states before its decoder, bitwise. The head takes
-    both from there. :meth:`save_pretrained` puts them back.
+    The model's output embeddings, a ``Linear`` [V, H] in every architecture, are taken out and replaced by an identity.
+    What the model then calls logits are the hidden states before its decoder, bitwise. The head takes both from there.
+    :meth:`save_pretrained` puts the output embeddings back.
 
     Attributes:
-        memory: how forward and backward are computed; set by :meth:`configure`.
-        active_share: share of the vectors' entries that were active of late, as whoever trains the encoder knows it:
-            the streaming head chooses its way of finding winners by it, and a plan takes it as given.
+        memory: how forward and backward are computed, as :meth:`configure` set it for this device.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -70,64 +58,27 @@ class SpladeEncoder(nn.Module):
         self.decoder = decoder
         self.body = model
         self.tokenizer = tokenizer
-        self.active_share = 0.0
-        # autograd's own way for whoever calls backward; a Trainer may have gradients summed in place.
+        # Outside a Trainer, backward leaves gradients where autograd's callers expect them.
         self.configure(MemoryConfig(in_place_gradients=False))
 
     @classmethod
     def from_pretrained(cls, model_name: str) -> Self:
-        """Load a masked-language model and its tokenizer from a local folder or, when named so, the Hub.
+        """Load a masked-language model and its tokenizer from a local folder or, if there is none, from the Hub.
 
         Raises:
-            ConfigError: the name leads nowhere, to a model without a trained MLM head, to one that needs its own
-                code, or to a tokenizer of another model.
+            ConfigError: there is no such model, it has no trained masked-language-model head, it needs its own code,
+                or its tokenizer is that of another model.
         """
-        tokenizer = cls.load_tokenizer(model_name)
-        with _loading(model_name):
-            model, loading = AutoModelForMaskedLM.from_pretrained(
-                model_name,
-                dtype=torch.float32,  # otherwise that of the checkpoint, and updates are lost in half precision
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-        if loading["missing_keys"]:
-            missing = ", ".join(sorted(loading["missing_keys"])[:3])
-            raise ConfigError(
-                f"--model-name {model_name}: has no masked-language-model head (no weights for {missing})"
-            )
-        embeddings = len(model.get_input_embeddings().weight)
-        if len(tokenizer) > embeddings:
-            raise ConfigError(
-                f"--model-name {model_name}: its tokenizer has {len(tokenizer)} tokens, its embeddings are of "
-                f"{embeddings}; save the two together, after resize_token_embeddings"
-            )
-        return cls(model, tokenizer)
-
-    @staticmethod
-    def load_tokenizer(model_name: str) -> PreTrainedTokenizerBase:
-        """The tokenizer of :meth:`from_pretrained` by itself.
-
-        Raises:
-            ConfigError: the name leads nowhere, or to one that needs its own code.
-        """
-        with _loading(model_name):
-            _refuse_custom_code(model_name)
-            # Without the explicit no, transformers asks on a terminal whether a Hub model's own code may run.
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_name, trust_remote_code=False)
-        return tokenizer
+        return cls(*load_model(model_name))
 
     @classmethod
     def from_config(cls, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> Self:
-        """An encoder of this architecture, its weights left as memory comes: for a plan, which reads none.
+        """An encoder of this architecture with uninitialised weights: for a plan, which does not read them.
 
         Raises:
             ConfigError: the architecture is unknown or has no masked-language-model head.
         """
-        with _loading(str(config.name_or_path)), no_init_weights():
-            model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
-        model.tie_weights()
-        return cls(model, tokenizer)
+        return cls(untrained_model(config), tokenizer)
 
     @property
     def device(self) -> torch.device:
@@ -139,21 +90,21 @@ class SpladeEncoder(nn.Module):
 
     @property
     def reps_dtype(self) -> torch.dtype:
-        """Of the sparse vectors, which autocast leaves wide."""
-        return torch.promote_types(self.decoder.weight.dtype, torch.float32)
+        """The type of the sparse vectors, also under autocast."""
+        return wide_dtype(self.decoder.weight.dtype)
 
     @property
     def max_length(self) -> int:
-        """Tokens after which a text is cut, as saved with the tokenizer; at most the model's own positions."""
+        """Tokens after which a text is cut: as saved with the tokenizer, but at most the model's positions."""
         limits = (self.tokenizer.model_max_length, self.position_limit)
         return min((limit for limit in limits if limit and limit < _NO_MAX_LENGTH), default=_DEFAULT_MAX_LENGTH)
 
     @property
     def position_limit(self) -> int | None:
-        """Tokens for which the model has positions; None where it needs no table of them."""
+        """Tokens for which the model has positions; None if it has no table of them."""
         for name, module in self.body.named_modules():
             if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-                # RoBERTa and its kin count positions from behind their padding entry.
+                # RoBERTa and its relatives count positions from behind their padding entry.
                 reserved = 0 if module.padding_idx is None else module.padding_idx + 1
                 return int(module.num_embeddings) - reserved
         return None
@@ -165,14 +116,13 @@ class SpladeEncoder(nn.Module):
 
     @property
     def body_size(self) -> int:
-        """Layers x hidden size: what the activations of a token grow with."""
-        config = self.body.config
-        return int(getattr(config, "num_hidden_layers", 1)) * self.decoder.in_features
+        """Layers x hidden size: the activations of a token grow with it."""
+        return int(getattr(self.body.config, "num_hidden_layers", 1)) * self.decoder.in_features
 
     def configure(self, memory: MemoryConfig, *, mixed_precision: MixedPrecision = "no") -> None:
-        """Choose how forward and backward are computed from now on; weights and results stay as they are.
+        """Choose how forward and backward are computed from now on. Weights and results stay the same.
 
-        The encoder is on the device that it is to compute on by then.
+        Move the encoder to its device first.
 
         Raises:
             ConfigError: transformers has no activation checkpointing for this architecture.
@@ -182,98 +132,91 @@ class SpladeEncoder(nn.Module):
                 f"--activation-checkpointing: {type(self.body).__name__} does not support it; "
                 "use --no-activation-checkpointing"
             )
-        self.memory = memory
-        trims = memory.trim_heap and device_type(self.device) == "cpu"  # an accelerator's memory is not of the heap
-        self._trimmer = trimmer = HeapTrimmer(_TRIM_INTERVAL_BYTES) if trims else None
-        self.autocast_dtype = _AUTOCAST_DTYPES.get(mixed_precision)
+        self.memory = memory = memory_on(self.device, memory)
+        self._trimmer = trimmer = HeapTrimmer(_TRIM_INTERVAL_BYTES) if memory.trim_heap else None
+        self._autocast_dtype = AUTOCAST_DTYPES.get(mixed_precision)
         if memory.activation_checkpointing:
-            device = self.device  # whose generator torch keeps for a layer's second time only if it is CUDA's
+            device = self.device  # torch keeps only CUDA's generator for the second computation of a layer
             options = {
                 "use_reentrant": False,
-                "context_fn": lambda: (recipe_scope(), _again(memory, trimmer, capture_rng(device))),
+                "context_fn": lambda: (recipe_scope(), _recomputing(memory, trimmer, capture_rng(device))),
             }
             _checkpointing(self.body, "{}_checkpointing_enable")(options)
         elif _checkpointing(self.body, "is_{}_checkpointing"):
             _checkpointing(self.body, "{}_checkpointing_disable")()
 
-    def forward(self, batch: TextBatch, *, pooled: Pooled | None = None) -> Tensor:
+    def forward(self, batch: TextBatch, *, pooled: Pooled | None = None, active_share: float = 0.0) -> Tensor:
         """Sparse vectors [N, V], non-negative, of a batch on the encoder's device.
 
         With ``pooled``, the result of :meth:`pool` for the same batch and random numbers, the head only prepares its
-        backward.
+        backward. ``active_share`` is the expected share of the vectors' entries that are active: the streaming head
+        decides by it in which pass to find winners, and a plan takes it as true.
         """
         if self._trimmer and pooled is not None:
-            self._trimmer.begin_again()
+            self._trimmer.begin_pass()
         with self._computing():
-            hidden = self._hidden(batch)
-            decoder = self.decoder
-            # For nothing but its result, as an evaluation is, a batch should not take more than in training.
+            head_inputs = self._head_inputs(batch)
+            # In an evaluation the streaming head takes less memory than training, whatever the configuration.
             if self.memory.head == "eager" and (self.training or torch.is_grad_enabled()):
-                return splade_max_eager(hidden, decoder.weight, decoder.bias, batch.attention_mask)
+                return splade_max_eager(*head_inputs)
+            _, weight, bias, _ = head_inputs
             return splade_max(
-                hidden,
-                decoder.weight,
-                decoder.bias,
-                batch.attention_mask,
-                keep_winners=self._keeps_winners,
-                in_place_gradients=self.memory.in_place_gradients
-                and takes_gradient_in_place(decoder.weight, decoder.bias),
-                planned_active_share=self.active_share,
+                *head_inputs,
+                keep_winners=active_share >= WINNERS_PAY_FROM,
+                in_place_gradients=self.memory.in_place_gradients and takes_gradient_in_place(weight, bias),
+                planned_active_share=active_share,
                 pooled=pooled,
             )
 
     @torch.no_grad()
-    def pool(self, batch: TextBatch) -> Pooled:
-        """:meth:`forward` without a graph, and what the head needs to go through backward later."""
+    def pool(self, batch: TextBatch, *, active_share: float = 0.0) -> Pooled:
+        """:meth:`forward` without a graph, and what the head needs for its backward later."""
         if self.memory.head == "eager":
             return Pooled(self(batch), None)
         with self._computing():
-            hidden = self._hidden(batch)
-            decoder = self.decoder
-            return pool(hidden, decoder.weight, decoder.bias, batch.attention_mask, keep_winners=self._keeps_winners)
+            return pool(*self._head_inputs(batch), keep_winners=active_share >= WINNERS_PAY_FROM)
 
-    def _hidden(self, batch: TextBatch) -> Tensor:
-        """What the decoder is given, [N, L, H]."""
+    def _head_inputs(self, batch: TextBatch) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """Hidden states [N, L, H], the decoder's weight and bias, the attention mask."""
         mask = mask_of(batch.attention_mask, planned_lengths=batch.lengths)
-        hidden: Tensor = self.body(input_ids=batch.input_ids, attention_mask=mask).logits
-        return hidden
-
-    @property
-    def _keeps_winners(self) -> bool:
-        return self.active_share >= WINNERS_PAY_FROM
+        hidden = self.body(input_ids=batch.input_ids, attention_mask=mask).logits
+        return hidden, self.decoder.weight, self.decoder.bias, batch.attention_mask
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        enabled = self.autocast_dtype is not None
+        enabled = self._autocast_dtype is not None
         with (
             lean_operators(self.memory, self._trimmer),
-            torch.autocast(self.device.type, self.autocast_dtype, enabled=enabled),
+            torch.autocast(self.device.type, self._autocast_dtype, enabled=enabled),
         ):
             yield
 
-    def tokenize(
-        self,
-        texts: Sequence[str],
-        *,
-        max_length: int,
-        padding: Literal["max_length", "longest"] = "longest",
-    ) -> TextBatch:
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside the block the encoder is in eval mode."""
+        was_training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(was_training)
+
+    def tokenize(self, texts: Sequence[str], *, max_length: int) -> TextBatch:
         """Texts -> token ids on the encoder's device."""
-        batch = tokenize(self.tokenizer, texts, max_length=max_length, padding=padding)
-        return batch.to(self.device)
+        return tokenize(self.tokenizer, texts, max_length=max_length).to(self.device)
 
     def save_pretrained(self, folder: Path) -> None:
         """Write model and tokenizer so that ``AutoModelForMaskedLM.from_pretrained(folder)`` loads them."""
         try:
             with self.whole_model() as model:
                 model.save_pretrained(folder)
-        except SafetensorError as error:  # a full disk, which is an error of the system's everywhere else
+        except SafetensorError as error:  # a full disk, which everywhere else is an OSError
             raise OSError(f"{folder}: {error}") from error
         self.tokenizer.save_pretrained(folder)
 
     @contextmanager
     def whole_model(self) -> Iterator[PreTrainedModel]:
-        """The masked-language model as it came, its output embeddings in their place; the encoder rests meanwhile."""
+        """The masked-language model with its output embeddings. Do not use the encoder inside the block."""
         self.body.set_submodule(self._decoder_name, self.decoder)
         try:
             yield self.body
@@ -281,44 +224,15 @@ class SpladeEncoder(nn.Module):
             self.body.set_submodule(self._decoder_name, nn.Identity())
 
 
-def load_config(model_name: str) -> PretrainedConfig:
-    """The config of a model in a local folder or, when named so, on the Hub.
-
-    Raises:
-        ConfigError: the name leads nowhere, or to a model that needs its own code.
-    """
-    with _loading(model_name):
-        _refuse_custom_code(model_name)
-        config: PretrainedConfig = AutoConfig.from_pretrained(model_name, trust_remote_code=False)
-    return config
-
-
 @contextmanager
-def _again(memory: MemoryConfig, trimmer: HeapTrimmer | None, rng: RngState) -> Iterator[None]:
+def _recomputing(memory: MemoryConfig, trimmer: HeapTrimmer | None, rng: RngState) -> Iterator[None]:
     """A layer inside the block takes the same paths and random numbers as the first time."""
     with restored_rng(rng), lean_operators(memory, trimmer):
         yield
 
 
-@contextmanager
-def _loading(model_name: str) -> Iterator[None]:
-    """What transformers raises inside the block, as one line that names the model."""
-    try:
-        yield
-    except _LOADING_ERRORS as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"--model-name {model_name}: cannot be loaded: {reason}") from error
-
-
-def _refuse_custom_code(model_name: str) -> None:
-    """Raise if a local model's config names code of its own: clearer than what transformers would say."""
-    config_path = Path(model_name) / "config.json"
-    if config_path.is_file() and "auto_map" in json.loads(config_path.read_text(encoding="utf-8")):
-        raise ConfigError(f"{config_path}: auto_map names custom code, which is never run here")
-
-
 def _checkpointing(body: PreTrainedModel, name: str) -> Any:
-    """An attribute of transformers' activation checkpointing, which earlier releases (5.20) call by another name."""
+    """An attribute of transformers' activation checkpointing, which has another name up to transformers 5.20."""
     try:
         return getattr(body, name.format("activation"))
     except AttributeError:

@@ -1,12 +1,12 @@
 """The SPLADE head: hidden states in, one sparse vector over the vocabulary out, without the logits between.
 
-Two functions with one contract: :func:`splade_max_eager` is the definition, :func:`splade_max` the same values and
-gradients in a fraction of the memory. Two facts make that possible: ``log1p(relu(.))`` is monotone, so the max over
-the tokens may be taken first, on a slice of the vocabulary at a time; and only the token that won an active entry
-gets a gradient, so the backward pass needs no logits either, only each winner's position.
+Two functions with one contract: :func:`splade_max_eager` is the definition, :func:`splade_max` gives the same values
+and gradients in a fraction of the memory. Two facts make that possible. ``log1p(relu(.))`` is monotone, so the max over
+the tokens may come first, one slice of the vocabulary at a time. Only the token that won an active entry gets a
+gradient, so backward needs each winner's position, but no logits.
 
-:func:`pool` and the ``pooled`` argument take the two passes apart: a cached step pools all texts first, forgets their
-hidden states, and goes through backward later, when they have been computed again.
+:func:`pool` and the ``pooled`` argument separate the two passes: a cached step pools all texts first, drops their
+hidden states, and goes through backward later, when it has computed them again.
 
 Shapes: B texts, L tokens, H hidden, V vocabulary, T vocabulary tile, N active entries with a gradient.
 """
@@ -23,25 +23,25 @@ from torch import Tensor
 from splade_bench.device.planned import once_in_plan
 from splade_bench.device.reads import nonzero
 from splade_bench.model.gradients import existing_grad
+from splade_bench.model.precision import product_dtype, wide_dtype
 from splade_bench.model.row_sums import ROWS_AT_A_TIME, add_weighted_rows_, weighted_rows
 
-# A tile of logits is 4 MiB: it stays in cache between the product that writes it and the maximum that reads it, and
-# the product is large enough to run at full speed (measured in benchmarks/test_head.py).
+# A tile of logits is 4 MiB. It stays in cache between the product that writes it and the maximum that reads it, and the
+# product is large enough to run at full speed (measured in benchmarks/test_head.py).
 TOKENS_PER_TILE = 1024
 VOCAB_TILE = 1024
-# Share of active entries from which finding their winners in the forward pass costs less than in backward.
+# From this share of active entries on, it is cheaper to find winners in the forward pass than in backward.
 WINNERS_PAY_FROM = 0.08
 
 
 @dataclass(frozen=True, slots=True)
 class Pooled:
-    """What the head's forward pass leaves for its backward, beside its inputs."""
+    """What the head's backward needs beside its inputs."""
 
     reps: Tensor
     """Sparse vectors [B, V], float32 also under autocast."""
     winners: Tensor | None
-    """Position of the token that won each entry, int32 [B, V]. None: to be found in backward, for the entries that
-    get a gradient."""
+    """Position of the token that won each entry, int32 [B, V]. None: backward finds it, for entries with a gradient."""
 
 
 def splade_max_eager(hidden: Tensor, weight: Tensor, bias: Tensor | None, attention_mask: Tensor) -> Tensor:
@@ -49,12 +49,12 @@ def splade_max_eager(hidden: Tensor, weight: Tensor, bias: Tensor | None, attent
 
     ``max over unmasked tokens of log(1 + relu(hidden @ weight.T + bias))`` (Formal et al., SPLADE v2, 2021).
 
-    Memory: several [B, L, V] tensors while running, one or more of them kept for backward.
+    Memory: several [B, L, V] tensors while running; one or more are kept for backward.
     """
     logits = F.linear(hidden, weight, bias)  # [B, L, V]
     activated = torch.log1p(torch.relu(logits)) * attention_mask.unsqueeze(-1).to(logits.dtype)
     reps = activated.max(dim=1).values  # [B, V]
-    return reps.to(torch.promote_types(reps.dtype, torch.float32))  # autocast leaves them in its own type on the CPU
+    return reps.to(wide_dtype(reps.dtype))  # on the CPU, autocast leaves them in its own type
 
 
 def splade_max(
@@ -71,25 +71,24 @@ def splade_max(
 ) -> Tensor:
     """SPLADE max pooling without the logits: [B, L, H] -> [B, V]; equals :func:`splade_max_eager`.
 
-    One of the tokens that tie for an entry takes its gradient; a text without a token gives zeros. Under autocast the
-    products run in its type, and everything that is summed in float32.
+    If tokens tie for an entry, one of them takes its gradient. A text without tokens gives zeros. Under autocast,
+    products run in its type and sums in float32.
 
     Args:
         hidden: [B, L, H], in any type.
         weight: [V, H], tied to the embeddings or not.
         bias: [V] or None.
-        attention_mask: [B, L], 1 where there is a token: padding may be right, left or scattered.
-        keep_winners: find the winning positions in the forward pass: cheaper where most entries are active.
-        in_place_gradients: add the gradients of ``weight`` and ``bias`` to their ``.grad``, which backward makes where
-            it is None, and return none for them; both must then be leaves.
-        planned_active_share: share of the entries that are active and have a gradient where the inputs are fake
-            tensors, which have no values to tell by.
-        pooled: the result of :func:`pool` for the same inputs: nothing is computed again before backward.
+        attention_mask: [B, L], 1 for a token, 0 for padding: right, left or scattered.
+        keep_winners: find winners in the forward pass, which is cheaper if many entries are active.
+        in_place_gradients: backward adds the gradients of ``weight`` and ``bias`` to their ``.grad``, which it makes if
+            it is None, and returns none for them; both must be leaves.
+        planned_active_share: in a plan, the assumed share of entries that are active and have a gradient.
+        pooled: the result of :func:`pool` for the same inputs, which is then not computed again.
         vocab_tile: vocabulary entries whose logits exist at a time.
 
     Memory: ``max(L, 1024) * vocab_tile`` elements and a copy of ``hidden`` while running; the result, and its winners
-    if asked for, are kept for backward. Backward adds O(N) indices and the gradient of ``weight``, or 4096 rows of it
-    if in place; never [B, L, V].
+    if ``keep_winners``, are kept for backward. Backward adds O(N) indices and the gradient of ``weight``, or 1024 rows
+    of it if in place; never [B, L, V].
     """
     if pooled is None:
         pooled = pool(hidden, weight, bias, attention_mask, keep_winners=keep_winners, vocab_tile=vocab_tile)
@@ -109,14 +108,14 @@ def pool(
     keep_winners: bool = False,
     vocab_tile: int = VOCAB_TILE,
 ) -> Pooled:
-    """The forward pass of :func:`splade_max` by itself, without a graph."""
+    """The forward pass of :func:`splade_max` alone, without a graph."""
     max_logits, winners = _search(hidden, weight, bias, attention_mask, keep_winners, vocab_tile)
     max_logits.masked_fill_(~attention_mask.bool().any(1, keepdim=True), 0.0)
     return Pooled(max_logits.relu_().log1p_(), winners)
 
 
 class _SpladeMax(torch.autograd.Function):
-    """Backward of the head; its forward only hands on what :func:`pool` found."""
+    """Backward of the head. Its forward only passes on the result of :func:`pool`."""
 
     @staticmethod
     def forward(
@@ -129,11 +128,11 @@ class _SpladeMax(torch.autograd.Function):
         in_place_gradients: bool,
         planned_active_share: float,
     ) -> Tensor:
-        reps = pooled.reps.view_as(pooled.reps)  # a tensor of its own: the caller's must not get this graph
+        reps = pooled.reps.view_as(pooled.reps)  # a new tensor, so that the caller's does not get this graph
         ctx.save_for_backward(hidden, weight, attention_mask, reps, pooled.winners)
-        # The leaves themselves: what is unpacked in backward may be another tensor with the same content.
+        # The leaves themselves: backward may unpack another tensor with the same content.
         ctx.parameters = (weight, bias) if in_place_gradients else None
-        ctx.compute_dtype = _compute_dtype(hidden)
+        ctx.compute_dtype = product_dtype(hidden)
         ctx.planned_active_share = planned_active_share
         return reps
 
@@ -169,18 +168,10 @@ class _SpladeMax(torch.autograd.Function):
         return grad_hidden, grad_weight, grad_bias, None, None, None, None
 
 
-def _compute_dtype(hidden: Tensor) -> torch.dtype:
-    """The type in which products run: autocast's where it is on."""
-    device_type = hidden.device.type
-    if hidden.dtype != torch.float64 and torch.is_autocast_enabled(device_type):
-        return torch.get_autocast_dtype(device_type)
-    return hidden.dtype
-
-
 def _fill_masked(hidden: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """``hidden`` with each masked token replaced by its text's first unmasked one, and which token stands where.
+    """``hidden`` with each masked token replaced by its text's first unmasked one, and each token's position [B, L].
 
-    A copy of a token changes no maximum, so no tile needs a mask.
+    Copies of a token do not change a maximum, so tiles need no mask.
     """
     tokens = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape[:2])  # [B, L]
     mask = attention_mask.bool()
@@ -192,16 +183,16 @@ def _fill_masked(hidden: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor
 def _search(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, attention_mask: Tensor, keep_winners: bool, vocab_tile: int
 ) -> tuple[Tensor, Tensor | None]:
-    """``hidden @ weight.T + bias`` maximised over the unmasked tokens, a tile of it at a time: [B, V], and who won."""
+    """The maximum of ``hidden @ weight.T + bias`` over unmasked tokens, one tile at a time: [B, V], and its winners."""
     texts, length, _ = hidden.shape
     vocab_size = len(weight)
-    compute_dtype = _compute_dtype(hidden)
-    wide_dtype = torch.promote_types(compute_dtype, torch.float32)
-    # The bias is constant along the tokens, so it may follow the max. But a narrow logit is rounded: before a bias
-    # that takes most of it away, by more than the rest is worth.
-    bias_in_tile = bias is not None and compute_dtype != wide_dtype
+    compute_dtype = product_dtype(hidden)
+    reps_dtype = wide_dtype(compute_dtype)
+    # The bias is the same for all tokens, so it may be added after the max. But if a narrow logit is rounded first, and
+    # the bias then takes most of it away, the rounding error is larger than the rest.
+    bias_in_tile = bias is not None and compute_dtype != reps_dtype
     filled, source = _fill_masked(hidden.to(compute_dtype), attention_mask)
-    max_logits = torch.empty(texts, vocab_size, dtype=wide_dtype, device=hidden.device)
+    max_logits = torch.empty(texts, vocab_size, dtype=reps_dtype, device=hidden.device)
     winners = torch.empty(texts, vocab_size, dtype=torch.int32, device=hidden.device) if keep_winners else None
     texts_per_tile = max(1, min(texts, TOKENS_PER_TILE // length))
     tile_buffer = filled.new_empty(texts_per_tile * length * min(vocab_tile, vocab_size))
@@ -236,7 +227,7 @@ def _tile_max_with_positions(
 ) -> tuple[Tensor, Tensor]:
     """Largest logit of each text and its token, [T, texts] both.
 
-    The tile lies the other way round: a search for positions is twice as fast along the last dimension.
+    The tile is transposed: finding positions is twice as fast along the last dimension.
     """
     texts, length, hidden_size = tokens.shape
     logits = tile_buffer[: texts * length * len(rows)].view(len(rows), texts * length)
@@ -258,18 +249,17 @@ def _find_winners(
 ) -> Tensor:
     """Position in its text of the token with the largest logit, for N entries, ``counts`` of each text: [N].
 
-    Finding them here, for the entries that have a gradient, costs less than keeping them in the forward pass as long
-    as those are few: a max with positions is slower than one without, for all entries.
+    If few entries have a gradient, this costs less than the forward pass's max with positions over all entries.
     """
-    # As wide as float32 also where the maximum was not: rounded logits would tie more often.
-    wide_dtype = torch.promote_types(compute_dtype, torch.float32)
-    filled, source = _fill_masked(hidden.to(compute_dtype).to(wide_dtype), attention_mask)
+    # At least float32, even if the maximum was narrower: rounded logits would tie more often.
+    search_dtype = wide_dtype(compute_dtype)
+    filled, source = _fill_masked(hidden.to(compute_dtype).to(search_dtype), attention_mask)
     winners = torch.empty_like(entry)
     start = 0
     with torch.autocast(hidden.device.type, enabled=False):
         for row, count in once_in_plan(enumerate(counts), key=lambda pair: pair[1]):
             for chunk in once_in_plan(entry[start : start + count].split(ROWS_AT_A_TIME)):
-                position = (weight[chunk].to(compute_dtype).to(wide_dtype) @ filled[row].t()).argmax(1)
+                position = (weight[chunk].to(compute_dtype).to(search_dtype) @ filled[row].t()).argmax(1)
                 winners[start : start + len(chunk)] = source[row, position]
                 start += len(chunk)
     return winners

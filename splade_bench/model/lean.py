@@ -22,7 +22,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from splade_bench.config import MemoryConfig
 from splade_bench.device.devices import device_type
 from splade_bench.device.heap import HeapTrimmer
-from splade_bench.device.planned import planned_device
+from splade_bench.device.planned import fused_dropout
 from splade_bench.model.attention import streaming_attention
 from splade_bench.model.dropout import compact_dropout
 from splade_bench.model.gradients import Recipe, embedding, linear, takes_gradient_in_place
@@ -136,16 +136,14 @@ class _LeanOperators(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        planned = planned_device()
-        # Fused attention on CUDA draws dropout itself, without a tensor for it: a plan's, on a CPU, is to have none.
-        if not self._memory.attention_dropout or (planned and planned.type == "cuda"):
+        if not self._memory.attention_dropout:
             dropout_p = 0.0
         unfused = device_type(query.device) in ("cpu", "mps") and query.dim() == 4 and not is_causal and not enable_gqa
         trains_mask = attn_mask is not None and attn_mask.requires_grad  # as a learned position bias does
         if 0 < dropout_p < 1 and unfused and not trains_mask and self._memory.streaming_attention:
             return streaming_attention(query, key, value, attn_mask, dropout_p, scale)
         return F.scaled_dot_product_attention(
-            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+            query, key, value, attn_mask, fused_dropout(dropout_p), is_causal, scale=scale, enable_gqa=enable_gqa
         )
 
 

@@ -18,7 +18,7 @@ from splade_bench.model.encoder import SpladeEncoder
 TRAINED_ACTIVE_SHARE = 0.01
 _DECODER_BIAS = -4.0
 # A bias under which every logit is positive and still has five digits.
-_ALL_ACTIVE = 64.0
+ALL_ACTIVE_BIAS = 64.0
 # Logit of a token that meets itself: sqrt(128) * 1, the bias included.
 _SELF_LOGIT = math.sqrt(128) + _DECODER_BIAS
 # Both chosen on the development split of the embedded corpus: weight = mean weight * (idf / mean idf) ** 0.35, and at
@@ -72,13 +72,20 @@ def set_active_share(encoder: SpladeEncoder, texts: TextBatch, share: float) -> 
     has depends on it.
     """
     bias = encoder.decoder.bias
-    bias.fill_(_ALL_ACTIVE)
+    bias.fill_(ALL_ACTIVE_BIAS)
     was_training = encoder.training
     encoder.eval()
-    largest_logits = torch.expm1(encoder(texts)).flatten() - _ALL_ACTIVE
+    bias.fill_(bias_for_active_share(encoder(texts), share))
     encoder.train(was_training)
+
+
+def bias_for_active_share(vectors: torch.Tensor, share: float) -> float:
+    """The bias under which ``share`` of the entries are active, from vectors made with :data:`ALL_ACTIVE_BIAS`."""
+    largest_logits = torch.expm1(vectors).flatten() - ALL_ACTIVE_BIAS
+    if share == 1:
+        return 1 - float(largest_logits.min())
     rank = max(1, round((1 - share) * len(largest_logits)))
-    bias.fill_(-float(largest_logits.kthvalue(rank).values))
+    return -float(largest_logits.kthvalue(rank).values)
 
 
 def bert_config(preset: ModelPreset, dropout: float, attention_dropout: float) -> BertConfig:

@@ -1,8 +1,10 @@
-"""Forward and backward of one batch: gradients are left in the parameters, numbers come back."""
+"""Forward and backward of one batch: gradients are left in the parameters, the loss terms are returned."""
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 
@@ -10,52 +12,43 @@ from splade_bench.batching.batches import TripleBatch
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.training.losses import LossTerms, SpladeLoss
 
-Phase = Literal["batching", "forward", "loss", "backward", "optimizer_step"]
+Phase: TypeAlias = Literal["batching", "forward", "loss", "backward", "optimizer_step"]
 
 
-class PhaseListener(Protocol):
-    """Told which part of an optimizer step begins."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepContext:
+    """What a step needs to know of the optimizer step that it is part of."""
 
-    def __call__(self, phase: Phase) -> None: ...
+    regularizer_scale: float = 1.0
+    gradient_scale: float = 1.0
+    """Factor of the batch's gradient."""
+    active_share: float = 0.0
+    """Expected share of the vectors' entries that are active; see :meth:`SpladeEncoder.forward`."""
+    on_phase: Callable[[Phase], None] = lambda phase: None
+    """Called when a part of the step begins."""
 
 
 class BackwardStep(Protocol):
-    """Forward and backward of one batch, whatever the way there."""
+    """Forward and backward of one batch. Mini-batch sizes come from ``encoder.memory``."""
 
-    def __call__(
-        self,
-        encoder: SpladeEncoder,
-        batch: TripleBatch,
-        loss: SpladeLoss,
-        *,
-        regularizer_scale: float,
-        gradient_scale: float,
-        on_phase: PhaseListener,
-    ) -> LossTerms:
-        """Add ``gradient_scale`` times the batch's gradient to every parameter's ``.grad``; the terms, detached."""
+    def __call__(self, encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss, context: StepContext) -> LossTerms:
+        """Add the batch's gradient, scaled, to every parameter's ``.grad``; return the terms, detached."""
 
 
-def direct_step(
-    encoder: SpladeEncoder,
-    batch: TripleBatch,
-    loss: SpladeLoss,
-    *,
-    regularizer_scale: float,
-    gradient_scale: float,
-    on_phase: PhaseListener,
-) -> LossTerms:
+def direct_step(encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss, context: StepContext) -> LossTerms:
     """The whole batch at once.
 
-    Each group of texts (queries, positives, k-th negatives) is a forward pass of its own, so each is padded only to
-    its own longest text.
+    Each group of texts (queries, positives, k-th negatives) has its own forward pass, so it is padded only to its own
+    longest text.
 
-    Memory: the activations of the whole batch at once, from the first forward pass to the end of backward.
+    Memory: the activations of the whole batch, from the first forward pass to the end of backward.
     """
-    on_phase("forward")
-    query_reps = encoder(batch.queries)  # [B, V]
-    document_reps = torch.cat([encoder(documents) for documents in batch.documents])  # [B * (1 + K), V]
-    on_phase("loss")
-    terms = loss(query_reps, document_reps, regularizer_scale=regularizer_scale)
-    on_phase("backward")
-    (terms.total * gradient_scale).backward()
+    context.on_phase("forward")
+    share = context.active_share
+    query_reps = encoder(batch.queries, active_share=share)  # [B, V]
+    document_reps = torch.cat([encoder(texts, active_share=share) for texts in batch.documents])  # [B * (1 + K), V]
+    context.on_phase("loss")
+    terms = loss(query_reps, document_reps, regularizer_scale=context.regularizer_scale)
+    context.on_phase("backward")
+    (terms.total * context.gradient_scale).backward()
     return terms.detach()

@@ -1,4 +1,4 @@
-"""The loss on held-out data: the same batches whatever a run trained with, so that runs can be compared."""
+"""The loss on held-out data, on the same batches for every configuration, so that runs can be compared."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from splade_bench.batching.batches import TripleBatch
 from splade_bench.batching.mini_batches import cut_into_mini_batches
+from splade_bench.batching.sources import TripleBatches
 from splade_bench.config import TrainConfig
 from splade_bench.data.records import Triple
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.training.losses import SpladeLoss
-from splade_bench.training.trainer import text_batches
 
 BATCH_SIZE = 32
 MAX_BATCHES = 4
@@ -25,29 +25,28 @@ _TOKENS_AT_A_TIME = 4096
 def validation_loss(encoder: SpladeEncoder, triples: Sequence[Triple], config: TrainConfig) -> float | None:
     """Mean loss, regularizers at full weight, over the first 4 whole batches of 32; None with fewer than 32 triples.
 
-    The batch is part of an in-batch loss: its size is fixed here and not the run's.
+    The batch is part of an in-batch loss, so its size is fixed here and is not the run's.
     """
     fixed = replace(config, batch_size=BATCH_SIZE, negatives_per_query=1, seed=0)
-    count = min(len(triples) // BATCH_SIZE, MAX_BATCHES)
-    if not count:
+    whole_batches = min(len(triples) // BATCH_SIZE, MAX_BATCHES)
+    if not whole_batches:
         return None
     loss = SpladeLoss(fixed)
+    source = TripleBatches.for_config(triples[: whole_batches * BATCH_SIZE], encoder.tokenizer, fixed, encoder.device)
     was_training = encoder.training
     encoder.eval()
     totals = []
     try:
-        for batch in text_batches(triples[: count * BATCH_SIZE], encoder, fixed).batches(epoch=0):
-            reps = _encoded(encoder, batch.to(encoder.device))
+        for batch in source.batches(epoch=0):
+            reps = _encode(encoder, batch.to(encoder.device))
             totals.append(loss(reps[: len(batch)], reps[len(batch) :]).total.item())
     finally:
         encoder.train(was_training)
     return sum(totals) / len(totals)
 
 
-def _encoded(encoder: SpladeEncoder, batch: TripleBatch) -> Tensor:
+def _encode(encoder: SpladeEncoder, batch: TripleBatch) -> Tensor:
     """The vectors of all texts [N, V], in the order of their groups, computed a few at a time."""
-    mini_batches = cut_into_mini_batches(
-        (batch.queries, *batch.documents), max_tokens=_TOKENS_AT_A_TIME, max_texts=BATCH_SIZE
-    )
+    mini_batches = cut_into_mini_batches(batch.groups, max_tokens=_TOKENS_AT_A_TIME, max_texts=BATCH_SIZE)
     rows = torch.cat([mini_batch.rows for mini_batch in mini_batches])
     return torch.cat([encoder(mini_batch.texts) for mini_batch in mini_batches])[rows.argsort()]

@@ -1,3 +1,5 @@
+"""Batches from triples and from random token ids: what is in them, how wide they are, and when they repeat."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -7,16 +9,16 @@ from typing import Any
 
 import torch
 
-from splade_bench.batching.batches import SyntheticBatches, TripleBatch, pad
+from splade_bench.batching.batches import TripleBatch, pad
+from splade_bench.batching.sources import SyntheticBatches, TripleBatches
 from splade_bench.config import TrainConfig
 from splade_bench.data.records import Triple
 from splade_bench.model import SpladeEncoder
-from splade_bench.training.trainer import text_batches
 
 
 def batches_of(encoder: SpladeEncoder, triples: Sequence[Triple], epoch: int, **changes: Any) -> list[TripleBatch]:
     config = TrainConfig(**{"batch_size": 5, "max_length": 16, "seed": 3} | changes)
-    return list(text_batches(triples, encoder, config).batches(epoch))
+    return list(TripleBatches.for_config(triples, encoder.tokenizer, config, encoder.device).batches(epoch))
 
 
 def test_padding_fills_to_the_longest_text_or_the_given_width() -> None:

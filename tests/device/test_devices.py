@@ -1,3 +1,5 @@
+"""Which device a run gets, and which memory settings apply on it."""
+
 from __future__ import annotations
 
 import logging
@@ -7,7 +9,7 @@ import torch
 
 from splade_bench.config import MemoryConfig
 from splade_bench.device import devices
-from splade_bench.device.devices import pad_to_multiple_of, resolve_device
+from splade_bench.device.devices import memory_on, resolve_device
 from splade_bench.errors import ConfigError
 
 
@@ -37,8 +39,18 @@ def test_a_forced_missing_device_is_an_error() -> None:
         resolve_device("mps", force=True)
 
 
-@pytest.mark.parametrize(("device", "configured", "expected"), [("mps", None, 32), ("mps", 8, 8), ("cpu", None, 1)])
-def test_widths_are_bucketed_where_the_allocator_caches_by_size(
-    device: str, configured: int | None, expected: int
+@pytest.mark.parametrize(
+    ("device", "configured", "expected"), [("mps", None, 32), ("mps", 8, 8), ("cpu", None, None), ("cpu", 8, 8)]
+)
+def test_widths_are_rounded_up_where_the_allocator_caches_by_size(
+    device: str, configured: int | None, expected: int | None
 ) -> None:
-    assert pad_to_multiple_of(MemoryConfig(pad_to_multiple_of=configured), torch.device(device)) == expected
+    memory = memory_on(torch.device(device), MemoryConfig(pad_to_multiple_of=configured))
+
+    assert memory.pad_to_multiple_of == expected
+
+
+@pytest.mark.parametrize(("device", "trims"), [("cpu", True), ("mps", False), ("cuda", False)])
+def test_the_heap_is_trimmed_for_the_cpu_only(device: str, trims: bool) -> None:
+    assert memory_on(torch.device(device), MemoryConfig(trim_heap=True)).trim_heap == trims
+    assert not memory_on(torch.device(device), MemoryConfig(trim_heap=False)).trim_heap

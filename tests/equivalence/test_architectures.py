@@ -18,7 +18,7 @@ from splade_bench.errors import ConfigError
 from splade_bench.model import SpladeEncoder, lean
 from splade_bench.training.gradcache import gradcache_step
 from splade_bench.training.losses import SpladeLoss
-from splade_bench.training.step import direct_step
+from splade_bench.training.step import StepContext, direct_step
 
 WITHOUT_CHECKPOINTING = {"mpnet", "albert"}
 # Multiply attention's parts themselves, dropout between them: there is no one function to stream.
@@ -48,14 +48,7 @@ def step_gradients(architecture: str, tokenizer: Tokenizer, memory: MemoryConfig
     encoder = SpladeEncoder(model, wrap(tokenizer)).double().train()
     encoder.configure(memory)
     step = gradcache_step if memory.gradient_caching else direct_step
-    step(
-        encoder,
-        make_batch(model.config.pad_token_id or 0),
-        SpladeLoss(make_config()),
-        regularizer_scale=1.0,
-        gradient_scale=1.0,
-        on_phase=lambda phase: None,
-    )
+    step(encoder, make_batch(model.config.pad_token_id or 0), SpladeLoss(make_config()), StepContext())
     return gradients_of(encoder)
 
 

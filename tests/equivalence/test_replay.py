@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 import torch
 from architectures import ARCHITECTURES, make_model, wrap
-from equality import FP64, Gradients, assert_gradients_are_near, gradients_of, make_config
+from equality import FP64, Gradients, assert_gradients_are_near, gradients_of, make_config, text_batches
 from tokenizers import Tokenizer
 
 from splade_bench.batching.batches import TripleBatch
@@ -25,7 +25,7 @@ from splade_bench.model.rng import capture_rng, restored_rng
 from splade_bench.training import Trainer
 from splade_bench.training.gradcache import gradcache_step
 from splade_bench.training.losses import SpladeLoss
-from splade_bench.training.trainer import text_batches
+from splade_bench.training.step import StepContext
 
 FULL = MemoryConfig(mini_batch_size=3)
 WITHOUT_CHECKPOINTING = {"mpnet", "albert"}
@@ -52,27 +52,18 @@ def make_encoder(tokenizer: Tokenizer, memory: MemoryConfig, architecture: str =
 
 
 def make_batch(encoder: SpladeEncoder, triples: Sequence[Triple]) -> TripleBatch:
-    return next(text_batches(triples, encoder, make_config(batch_size=4)).batches(0))
+    return next(text_batches(triples, encoder, make_config(batch_size=4)))
 
 
 def mini_batches(encoder: SpladeEncoder, batch: TripleBatch) -> list[MiniBatch]:
-    made = cut_into_mini_batches(
-        (batch.queries, *batch.documents), max_tokens=10_000, max_texts=encoder.memory.mini_batch_size
-    )
+    made = cut_into_mini_batches(batch.groups, max_tokens=10_000, max_texts=encoder.memory.mini_batch_size)
     assert len(made) == 4
     return made
 
 
 def cached_gradients(encoder: SpladeEncoder, batch: TripleBatch) -> Gradients:
     torch.manual_seed(9)
-    gradcache_step(
-        encoder,
-        batch,
-        SpladeLoss(make_config()),
-        regularizer_scale=1.0,
-        gradient_scale=1.0,
-        on_phase=lambda phase: None,
-    )
+    gradcache_step(encoder, batch, SpladeLoss(make_config()), StepContext())
     return gradients_of(encoder)
 
 

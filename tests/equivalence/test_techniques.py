@@ -15,14 +15,22 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from equality import FP32, FP64, Bounds, Gradients, assert_gradients_are_near, make_config, trained_gradients
+from equality import (
+    FP32,
+    FP64,
+    Bounds,
+    Gradients,
+    assert_gradients_are_near,
+    make_config,
+    text_batches,
+    trained_gradients,
+)
 from tokenizers import Tokenizer
 
 from splade_bench.config import MEMORY_MODES, MemoryConfig
 from splade_bench.data.records import Triple
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.presets import build_preset
-from splade_bench.training.trainer import text_batches
 
 STANDARD = MEMORY_MODES["standard"]
 # What each field that decides about gradients is tried with.
@@ -89,7 +97,7 @@ MEMORIES = techniques_alone() | full_set_without_one() | combinations() | dict(M
 def smallest_gap(encoder: SpladeEncoder, triples: Sequence[Triple], batches: int) -> float:
     """Of the two largest among a text's logits for one entry and 0, relative to the largest logit of all."""
     gaps, largest = [], 0.0
-    source = text_batches(triples, encoder, make_config()).batches(0)
+    source = text_batches(triples, encoder, make_config())
     for _, batch in zip(range(batches), source, strict=False):
         for texts in (batch.queries, *batch.documents):
             with torch.no_grad():

@@ -1,3 +1,5 @@
+"""The encoder on every architecture: the vectors of its own model, what it loads and refuses, what it leaves alone."""
+
 from __future__ import annotations
 
 import copy
@@ -276,7 +278,9 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path: Path, 
     SpladeEncoder.from_pretrained(str(tmp_path))
 
     make_model("bert", vocab_size=len(wrapped) - 1).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=f"tokenizer has {len(wrapped)} tokens, its embeddings are of"):
+    with pytest.raises(
+        ConfigError, match=f"tokenizer has {len(wrapped)} tokens, but the model has embeddings for {len(wrapped) - 1}"
+    ):
         SpladeEncoder.from_pretrained(str(tmp_path))
 
 

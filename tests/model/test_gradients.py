@@ -11,7 +11,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from architectures import make_model, wrap
-from equality import FP64, assert_gradients_are_near, gradients_of, make_config, trained_gradients
+from equality import (
+    FP64,
+    GradientsSeen,
+    assert_gradients_are_near,
+    make_config,
+    step_gradients,
+    trained_gradients,
+)
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -88,17 +95,22 @@ def test_released_gradients_are_none_and_their_memory_is_not_used_again() -> Non
 def test_weights_and_gradients_keep_their_memory_over_the_batches_of_a_step(
     encoder: SpladeEncoder, triples: Sequence[Triple]
 ) -> None:
-    trainer = Trainer(encoder, triples, make_config(memory=EFFICIENT, gradient_accumulation_steps=3))
     addresses: dict[str, set[int]] = {}
-    encoder.train()
-    for batch in trainer._next_window(trainer.source.batches(0)):
-        trainer._micro_step(batch, 1 / 3)
-        for name, parameter in encoder.named_parameters():
-            if parameter.grad is not None:
-                addresses.setdefault(name, set()).add(parameter.grad.data_ptr())
+    phases: list[str] = []
 
+    class Addresses(GradientsSeen):
+        def on_phase(self, phase: str) -> None:
+            phases.append(phase)
+            for name, parameter in encoder.named_parameters():
+                if parameter.grad is not None:
+                    addresses.setdefault(name, set()).update([parameter.data_ptr(), parameter.grad.data_ptr()])
+
+    config = make_config(memory=EFFICIENT, gradient_accumulation_steps=3)
+    Trainer(encoder, triples, config, observers=[Addresses(encoder)]).train()
+
+    assert phases.count("loss") == 3 and phases.count("optimizer_step") == 1
     assert "decoder.weight" in addresses
-    assert all(len(found) == 1 for found in addresses.values())
+    assert all(len(found) == 2 for found in addresses.values())
 
 
 def frozen_names(encoder: SpladeEncoder, what: str) -> set[str]:
@@ -160,7 +172,7 @@ def test_a_hook_on_a_gradient_sees_and_may_change_it(
     seen: dict[str, list[Tensor]] = {"standard": [], "ours": []}
     results = {}
     for which, row in (("standard", STANDARD), ("ours", memory)):
-        model = _copied(encoder)
+        model = copy.deepcopy(encoder).double()
         parameter = model.get_parameter(name)
 
         def hook(gradient: Tensor, which: str = which) -> Tensor:
@@ -168,7 +180,7 @@ def test_a_hook_on_a_gradient_sees_and_may_change_it(
             return gradient * 2
 
         parameter.register_hook(hook)
-        results[which] = _step_gradients(model, triples, row)
+        results[which] = step_gradients(model, triples, make_config(memory=row, max_grad_norm=0.0))
 
     assert len(seen["ours"]) == len(seen["standard"]) == 1
     torch.testing.assert_close(seen["ours"][0], seen["standard"][0], rtol=1e-9, atol=1e-12)
@@ -180,8 +192,9 @@ def test_a_hook_on_a_gradient_sees_and_may_change_it(
 def test_a_hook_after_accumulation_finds_the_gradient_in_place(
     encoder: SpladeEncoder, triples: Sequence[Triple], name: str
 ) -> None:
-    expected = _step_gradients(_copied(encoder), triples, STANDARD)
-    model = _copied(encoder)
+    config = make_config(memory=EFFICIENT, max_grad_norm=0.0)
+    expected = trained_gradients(encoder, triples, replace(config, memory=STANDARD), torch.float64)
+    model = copy.deepcopy(encoder).double()
     found: list[Tensor] = []
 
     def hook(parameter: Tensor) -> None:
@@ -189,23 +202,10 @@ def test_a_hook_after_accumulation_finds_the_gradient_in_place(
         found.append(parameter.grad.clone())
 
     model.get_parameter(name).register_post_accumulate_grad_hook(hook)
-    _step_gradients(model, triples, EFFICIENT)
+    step_gradients(model, triples, config)
 
     assert len(found) > 1  # once a mini-batch
     torch.testing.assert_close(found[-1], expected[name], rtol=1e-9, atol=1e-12)
-
-
-def _copied(encoder: SpladeEncoder) -> SpladeEncoder:
-    return copy.deepcopy(encoder).double()
-
-
-def _step_gradients(model: SpladeEncoder, triples: Sequence[Triple], memory: MemoryConfig) -> dict[str, Tensor]:
-    """Of one batch, run on ``model`` itself: a copy would lose its hooks."""
-    trainer = Trainer(model, triples, make_config(memory=memory))
-    model.train()
-    (batch,) = trainer._next_window(trainer.source.batches(0))
-    trainer._micro_step(batch, 1.0)
-    return gradients_of(model)
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from splade_bench.batching.batches import TripleBatch
+from splade_bench.batching.sources import TripleBatches, TripleSource
 from splade_bench.config import TrainConfig
 from splade_bench.data.records import Triple
 from splade_bench.model import SpladeEncoder
@@ -40,33 +42,42 @@ def make_config(**changes: Any) -> TrainConfig:
     return TrainConfig(**{"batch_size": 6, "max_length": 16, "learning_rate": 1e-3, "max_steps": 1} | changes)
 
 
-class _GradientsBeforeTheStep:
-    """An observer that copies what the optimizer is given."""
-
-    def __init__(self, model: SpladeEncoder) -> None:
-        self._model = model
-        self.seen: Gradients = {}
-
-    def on_phase(self, phase: str) -> None:
-        if phase == "optimizer_step":
-            self.seen = gradients_of(self._model)
-
-    def on_step_end(self, state: TrainState, loss: StepLoss) -> None:
-        pass
+def text_batches(triples: Sequence[Triple], encoder: SpladeEncoder, config: TrainConfig) -> Iterator[TripleBatch]:
+    """The batches of a trainer's first epoch."""
+    return TripleBatches.for_config(triples, encoder.tokenizer, config, encoder.device).batches(epoch=0)
 
 
 def gradients_of(model: torch.nn.Module) -> Gradients:
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
+class GradientsSeen:
+    """An observer that copies the gradients of each optimizer step when the optimizer is about to see them."""
+
+    def __init__(self, model: SpladeEncoder) -> None:
+        self._model = model
+        self.steps: list[Gradients] = []
+
+    def on_phase(self, phase: str) -> None:
+        if phase == "optimizer_step":
+            self.steps.append(gradients_of(self._model))
+
+    def on_step_end(self, state: TrainState, loss: StepLoss) -> None:
+        pass
+
+
 def trained_gradients(
-    encoder: SpladeEncoder, triples: Sequence[Triple], config: TrainConfig, dtype: torch.dtype
+    encoder: SpladeEncoder, triples: Sequence[Triple] | TripleSource, config: TrainConfig, dtype: torch.dtype
 ) -> Gradients:
-    """Of a trainer's first optimizer step: accumulated and clipped as ``config`` says. ``encoder`` stays as it is."""
-    model = copy.deepcopy(encoder).to(dtype)
-    observer = _GradientsBeforeTheStep(model)
-    Trainer(model, triples, config, observers=[observer]).train()
-    return observer.seen
+    """Those of a trainer's first optimizer step, accumulated and clipped. ``encoder`` stays as it is."""
+    return step_gradients(copy.deepcopy(encoder).to(dtype), triples, config)
+
+
+def step_gradients(model: SpladeEncoder, triples: Sequence[Triple] | TripleSource, config: TrainConfig) -> Gradients:
+    """:func:`trained_gradients` by training ``model`` itself, with its hooks."""
+    seen = GradientsSeen(model)
+    Trainer(model, triples, config, observers=[seen]).train()
+    return seen.steps[0]
 
 
 def assert_gradients_are_near(ours: Mapping[str, Tensor], plain: Mapping[str, Tensor], bounds: Bounds) -> None:

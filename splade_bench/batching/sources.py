@@ -1,0 +1,133 @@
+"""Where a trainer's batches come from: plain-text triples, or random token ids for a measurement."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+import torch
+from typing_extensions import Self
+
+from splade_bench.batching.batches import TextBatch, TextTokenizer, TripleBatch, pad, tokenize
+from splade_bench.config import TrainConfig
+from splade_bench.data.records import Triple
+from splade_bench.device.devices import memory_on
+
+# Tokens of synthetic texts with real lengths: queries between these, documents around a median of 75.
+_QUERY_LENGTHS = (4, 20)
+_DOCUMENT_LOG_LENGTH = (math.log(75), 0.6)
+_WARM_UP_LENGTH = 8
+
+
+class TripleSource(Protocol):
+    """A source of batches."""
+
+    def batches(self, epoch: int) -> Iterator[TripleBatch]:
+        """The batches of one epoch, always the same for the same epoch."""
+        ...
+
+    @property
+    def batches_per_epoch(self) -> int: ...
+
+
+def widest_batch(source: TripleSource) -> TripleBatch:
+    """The batch of the first epoch with most tokens, padding included: it decides the peak memory of a run."""
+    return max(source.batches(epoch=0), key=lambda batch: batch.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class TripleBatches:
+    """Batches of plain-text triples: shuffled anew each epoch, each query with freshly drawn negatives.
+
+    Order and draw depend on the seed and the epoch only, so every memory mode sees the same batches.
+    """
+
+    triples: Sequence[Triple]
+    tokenizer: TextTokenizer
+    config: TrainConfig
+
+    @classmethod
+    def for_config(
+        cls, triples: Sequence[Triple], tokenizer: TextTokenizer, config: TrainConfig, device: torch.device
+    ) -> Self:
+        """The batches of a run with this configuration on this device."""
+        return cls(triples, tokenizer, replace(config, memory=memory_on(device, config.memory)))
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return -(-len(self.triples) // self.config.batch_size)
+
+    def batches(self, epoch: int) -> Iterator[TripleBatch]:
+        rng = random.Random(f"{self.config.seed}/{epoch}")
+        order = list(range(len(self.triples)))
+        rng.shuffle(order)
+        for start in range(0, len(order), self.config.batch_size):
+            triples = [self.triples[row] for row in order[start : start + self.config.batch_size]]
+            negatives = [self._draw(triple.negatives, rng) for triple in triples]
+            groups = [[triple.positive for triple in triples], *map(list, zip(*negatives, strict=True))]
+            queries = self._tokenize([triple.query for triple in triples])
+            yield TripleBatch(queries, tuple(self._tokenize(group) for group in groups))
+
+    def _draw(self, negatives: Sequence[str], rng: random.Random) -> list[str]:
+        # A query with too few negatives repeats some: each query has K, so that the batch is rectangular.
+        count = self.config.negatives_per_query
+        return rng.sample(negatives, count) if len(negatives) >= count else rng.choices(negatives, k=count)
+
+    def _tokenize(self, texts: Sequence[str]) -> TextBatch:
+        memory = self.config.memory
+        return tokenize(
+            self.tokenizer,
+            texts,
+            max_length=self.config.max_length,
+            padding=memory.padding,
+            pad_to_multiple_of=memory.pad_to_multiple_of,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SyntheticBatches:
+    """Batches of random token ids, without corpus and tokenizer: for measurements only."""
+
+    batch_size: int
+    max_length: int
+    vocab_size: int
+    negatives_per_query: int
+    batches_per_epoch: int
+    seed: int
+    lengths: Literal["full", "real"] = "full"
+    """All texts at max_length; or queries of 4 to 20 tokens and documents log-normal around 75."""
+    padding: Literal["max_length", "longest"] = "longest"
+    """Pad each group to max_length, or to its longest text."""
+    warm_up: bool = False
+    """Whether each epoch begins with one more batch, of a single query and a few tokens."""
+
+    def batches(self, epoch: int) -> Iterator[TripleBatch]:
+        rng = random.Random(f"{self.seed}/{epoch}")
+        if self.warm_up:
+            yield self._batch([[_WARM_UP_LENGTH]] * (2 + self.negatives_per_query), rng)
+        for _ in range(self.batches_per_epoch):
+            documents = [self._document_lengths(rng) for _ in range(1 + self.negatives_per_query)]
+            yield self._batch([self._query_lengths(rng), *documents], rng)
+
+    def _batch(self, lengths: Sequence[Sequence[int]], rng: random.Random) -> TripleBatch:
+        queries, *documents = (self._texts(group, rng) for group in lengths)
+        return TripleBatch(queries, tuple(documents))
+
+    def _texts(self, lengths: Sequence[int], rng: random.Random) -> TextBatch:
+        # 0-4: special tokens
+        sequences = [[rng.randrange(5, self.vocab_size) for _ in range(length)] for length in lengths]
+        width = self.max_length if self.padding == "max_length" else None
+        return pad(sequences, pad_token_id=0, width=width)
+
+    def _query_lengths(self, rng: random.Random) -> list[int]:
+        shortest, longest = (self.max_length, self.max_length) if self.lengths == "full" else _QUERY_LENGTHS
+        return [min(rng.randint(shortest, longest), self.max_length) for _ in range(self.batch_size)]
+
+    def _document_lengths(self, rng: random.Random) -> list[int]:
+        if self.lengths == "full":
+            return [self.max_length] * self.batch_size
+        drawn = [round(rng.lognormvariate(*_DOCUMENT_LOG_LENGTH)) for _ in range(self.batch_size)]
+        return [max(_QUERY_LENGTHS[0], min(length, self.max_length)) for length in drawn]
