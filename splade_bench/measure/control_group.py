@@ -1,8 +1,8 @@
-"""Control groups of Linux: the ones around this process, and one made around another to limit it and its children.
+"""Control groups of Linux: the groups of this process, and a new group that limits another process and its children.
 
-Such a limit counts what a data limit does not: mapped files, shared memory, children. Its interface has two versions
-(Linux, ``Documentation/admin-guide/cgroup-v1/memory.rst`` and ``cgroup-v2.rst``); the second could be tried on a copy
-of its files only. What the process took before it was moved stays with the group it came from.
+Such a limit counts what a data limit does not: mapped files, shared memory, children. The interface has two versions
+(Linux, ``Documentation/admin-guide/cgroup-v1/memory.rst`` and ``cgroup-v2.rst``); this project tested the second only
+on a copy of its files. Memory that the process had before it was moved still counts in its old group.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from typing_extensions import Self
-
 _PROC = Path("/proc")
 _NAME = "splade-bench-"
 _MEMBERS = "cgroup.procs"
@@ -23,14 +21,14 @@ _MEMBERS = "cgroup.procs"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Interface:
-    """A version: how it is mounted, and the files of a group by what they say."""
+    """A version of the interface: how it is mounted, and a group's files by their content."""
 
     file_system: str
     controller: str
-    """Of memory, as a membership names it."""
+    """The memory controller, as ``/proc/self/cgroup`` names it."""
     limit: str
     no_swap: tuple[str, str | None]
-    """A file, and what to write for no swap beyond the limit; None: the limit itself."""
+    """A file, and what to write to it to forbid swap beyond the limit; None: the limit itself."""
     events: str
 
 
@@ -48,23 +46,23 @@ _SECOND_VERSION = _Interface(
 
 @dataclass(frozen=True, slots=True)
 class ControlGroup:
-    """A group made for one process, and removed when that has ended."""
+    """A group. :meth:`create` makes one for a process, :meth:`remove` removes it when the process has ended."""
 
     folder: Path
     interface: _Interface
 
     @classmethod
-    def around(cls, pid: int, proc: Path = _PROC) -> Self | None:
-        """A new group with process ``pid`` in it; None where this process may make none."""
-        for parent, interface in _places(proc):
-            _remove_left_over(parent, proc)
-            group = cls(parent / f"{_NAME}{os.getpid()}", interface)
+    def create(cls, pid: int, proc: Path = _PROC) -> ControlGroup | None:
+        """A new group with process ``pid`` in it; None if this process may not make one."""
+        for parent in _parent_groups(proc):
+            _remove_left_over(parent.folder, proc)
+            group = cls(parent.folder / f"{_NAME}{os.getpid()}", parent.interface)
             try:
                 group.folder.mkdir()
             except OSError:
                 continue
             try:
-                if (group.folder / interface.limit).exists():  # else memory is not counted here
+                if (group.folder / group.interface.limit).exists():  # else this group does not count memory
                     (group.folder / _MEMBERS).write_text(str(pid))
                     return group
             except OSError:
@@ -73,51 +71,49 @@ class ControlGroup:
         return None
 
     @classmethod
-    def own(cls, proc: Path = _PROC) -> Self | None:
-        """The group that :meth:`around` put this process in; None: it did not."""
-        place = _own_place(proc)
-        return cls(*place) if place and place[0].name.startswith(_NAME) else None
+    def own(cls, proc: Path = _PROC) -> ControlGroup | None:
+        """The group that :meth:`create` put this process in, if any."""
+        group = _own_group(proc)
+        return group if group and group.folder.name.startswith(_NAME) else None
 
     def limit(self, limit_bytes: int) -> None:
-        """Let its processes take no more than this together, nothing of it swapped out: the kernel kills one that must.
+        """Limit the memory of all its processes together, without swap; the kernel kills a process that needs more.
 
-        Pages of files that can be read again are given up first.
+        The kernel first drops pages of files, which can be read again.
         """
         file, text = self.interface.no_swap
-        with suppress(OSError):  # it takes more already, and another limit says so; or swap is not counted here
+        with suppress(OSError):  # it has more already, which another limit reports; or swap is not counted here
             (self.folder / self.interface.limit).write_text(str(limit_bytes))
             (self.folder / file).write_text(text or str(limit_bytes))
 
     def oom_kills(self) -> int:
-        """Its processes that the kernel has ended for want of memory."""
+        """How many of its processes the kernel's out-of-memory killer has ended."""
         return oom_kills(self.folder / self.interface.events) or 0
 
     def remove(self) -> None:
-        """Remove it; one whose last process has not quite ended is left to the next :meth:`around`."""
+        """Remove the group; if its last process has not quite ended, the next :meth:`create` removes it."""
         with suppress(OSError):
             self.folder.rmdir()
 
 
 def container_limit_bytes(proc: Path = _PROC) -> int | None:
-    """What the tightest group around this process lets it take; None where none has a limit, or nobody says."""
-    place = _own_place(proc)
-    if place is None:
+    """The smallest limit of this process's groups; None if there is none."""
+    own = _own_group(proc)
+    if own is None:
         return None
-    folder, interface = place
-    limits = (_limit_bytes(group / interface.limit) for group in (folder, *folder.parents))
+    limits = (_limit_bytes(folder / own.interface.limit) for folder in (own.folder, *own.folder.parents))
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def oom_kills_around(proc: Path = _PROC) -> int:
-    """Processes that the kernel has ended for want of memory: in this process's group, else as far as it may see."""
-    place = _own_place(proc)
-    files = [place[0] / place[1].events] if place else []
-    counts = (oom_kills(path) for path in (*files, proc / "vmstat"))
-    return next((count for count in counts if count is not None), 0)
+def visible_oom_kills(proc: Path = _PROC) -> int:
+    """How many processes the out-of-memory killer has ended: in this process's group if it counts them, else in all."""
+    own = _own_group(proc)
+    count = oom_kills(own.folder / own.interface.events) if own else None
+    return (oom_kills(proc / "vmstat") or 0) if count is None else count
 
 
 def oom_kills(path: Path) -> int | None:
-    """The count of ``oom_kill`` in a file of counters; None: it is not there, or has none."""
+    """The count of ``oom_kill`` in a file of counters; None if there is none."""
     with suppress(OSError):
         for line in path.read_text().splitlines():
             name, _, count = line.partition(" ")
@@ -127,7 +123,7 @@ def oom_kills(path: Path) -> int | None:
 
 
 def _limit_bytes(path: Path) -> int | None:
-    """The limit in a group's file; None: the file is not there, or says that there is none."""
+    """The limit in a group's file; None if there is none."""
     with suppress(OSError):
         text = path.read_text().strip()
         # The first version writes a number near 2^63 for no limit, the second "max".
@@ -135,47 +131,42 @@ def _limit_bytes(path: Path) -> int | None:
     return None
 
 
-def _places(proc: Path) -> Iterator[tuple[Path, _Interface]]:
-    """Where a group may be made: below this process's own; beside it, where that escapes no limit.
+def _parent_groups(proc: Path) -> Iterator[ControlGroup]:
+    """Groups in which to make a group: this process's own, and its parent if that does not escape a limit.
 
-    In the second version a group with processes in it gives its children no memory controller.
+    In the second version, a group that has processes gives its children no memory controller.
     """
-    place = _own_place(proc)
-    if place is None:
+    own = _own_group(proc)
+    if own is None:
         return
-    folder, interface = place
-    yield folder, interface
+    yield own
     with suppress(OSError):
-        if interface is _SECOND_VERSION and (folder / interface.limit).read_text().strip() == "max":
-            yield folder.parent, interface
+        if own.interface is _SECOND_VERSION and (own.folder / own.interface.limit).read_text().strip() == "max":
+            yield ControlGroup(own.folder.parent, own.interface)
 
 
-def _own_place(proc: Path) -> tuple[Path, _Interface] | None:
-    """The folder of the group that counts this process's memory."""
+def _own_group(proc: Path) -> ControlGroup | None:
+    """The group that counts this process's memory; None if there is none, or its folder is not mounted."""
     try:
         memberships = [line.split(":", 2) for line in _lines(proc / "self/cgroup")]
         mounts = [line.split(" - ", 1) for line in _lines(proc / "self/mountinfo")]
     except OSError:  # no Linux
         return None
-    # The first version, where it has the memory: then the second has not.
+    # If the first version has the memory controller, the second does not.
     for interface in (_FIRST_VERSION, _SECOND_VERSION):
         groups = [Path(path) for _, controllers, path in memberships if interface.controller in controllers.split(",")]
-        shown = [where.split(" ")[3:5] for where, what in mounts if _is_mount_of(interface, what)]
-        for group, (root, mount_point) in product(groups, shown):
-            if group.is_relative_to(root):  # else it is outside what is mounted here
-                return Path(mount_point) / group.relative_to(root), interface
+        for group, (where, what) in product(groups, mounts):
+            kind, _, options = what.split(" ", 2)
+            root, mount_point = where.split(" ")[3:5]
+            mounted = kind == interface.file_system and interface.controller in ("", *options.split(","))
+            if mounted and group.is_relative_to(root):  # else the mount does not show the group
+                return ControlGroup(Path(mount_point) / group.relative_to(root), interface)
     return None
 
 
 def _lines(path: Path) -> list[str]:
-    """Of a file that names folders: their names are bytes, and need not be text."""
+    """Lines of a file that names folders: the names are bytes and need not be valid text."""
     return [line for line in os.fsdecode(path.read_bytes()).split("\n") if line]
-
-
-def _is_mount_of(interface: _Interface, what: str) -> bool:
-    """Whether the end of a line of ``mountinfo``, what is mounted there, is the interface's memory controller."""
-    kind, _, options = what.split(" ", 2)
-    return kind == interface.file_system and (not interface.controller or interface.controller in options.split(","))
 
 
 def _remove_left_over(parent: Path, proc: Path) -> None:

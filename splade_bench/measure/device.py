@@ -1,7 +1,7 @@
-"""Peak memory of an accelerator, behind one protocol; the only module that asks one for its memory.
+"""Peak memory of an accelerator, and a limit on it.
 
-Neither CUDA nor MPS was measured on hardware by this project yet (:data:`UNTESTED_ON_HARDWARE`): the calls are held to
-torch's signatures by tests.
+How much memory an accelerator has is asked in :mod:`splade_bench.device.devices`. This project has not measured on the
+devices in :data:`UNTESTED_ON_HARDWARE`: for them, tests only check the calls against torch's signatures.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from splade_bench.errors import ConfigError
 from splade_bench.measure.timeline import MemorySampler
@@ -20,57 +20,47 @@ UNTESTED_ON_HARDWARE = ("cuda", "mps")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DevicePeak:
-    """Peaks and where they came from; None where nothing was measured."""
+    """Peaks and their source; None if nothing was measured."""
 
     source: str | None = None
     allocated_bytes: int | None = None
-    """Of live tensors."""
+    """Peak of live tensors."""
     reserved_bytes: int | None = None
-    """Of what the allocator had taken from the system, free blocks included."""
+    """Peak of what the allocator had taken from the system, free blocks included."""
 
 
-class DeviceMemory(Protocol):
-    """The memory of one accelerator."""
+class DeviceMemory:
+    """The memory of a device. The CPU's tensors are in the process's own memory: nothing to measure or limit here."""
 
     def start(self) -> None:
         """Forget earlier peaks."""
 
     def read(self) -> DevicePeak:
         """The peaks since the start; ends the measurement."""
+        return DevicePeak()
 
     def limit(self, limit_bytes: int) -> None:
-        """Let allocations fail that would bring this process's memory on the device over ``limit_bytes``.
+        """Fail allocations that would bring this process's memory on the device over ``limit_bytes``.
 
         Raises:
-            ConfigError: the device has less than that.
+            ConfigError: the device has less memory.
         """
 
 
 def device_memory(device_type: str) -> DeviceMemory:
     """The memory of a device of this type: ``cpu``, ``cuda`` or ``mps``."""
     if device_type == "cpu":
-        return NoDeviceMemory()
+        return DeviceMemory()
     import torch
 
     if device_type == "cuda":
         return CudaMemory(torch.cuda)
     if device_type == "mps":
         return MpsMemory(torch.mps, torch.accelerator)
-    raise ConfigError(f"--device {device_type}: its memory cannot be measured; choose from cpu, cuda, mps")
+    raise ConfigError(f"--device {device_type}: cannot measure its memory; choose from cpu, cuda, mps")
 
 
-class NoDeviceMemory:
-    """A processor's tensors are in the process's own memory: nothing here to measure, or to limit."""
-
-    def start(self) -> None: ...
-
-    def read(self) -> DevicePeak:
-        return DevicePeak()
-
-    def limit(self, limit_bytes: int) -> None: ...
-
-
-class CudaMemory:
+class CudaMemory(DeviceMemory):
     """torch's caching allocator for CUDA, which keeps both peaks itself.
 
     Does not see: the CUDA context and library workspaces outside the allocator, some hundred MiB.
@@ -94,13 +84,13 @@ class CudaMemory:
         self._cuda.set_per_process_memory_fraction(_fraction(limit_bytes, total_bytes))
 
 
-class MpsMemory:
+class MpsMemory(DeviceMemory):
     """torch's allocator for Apple GPUs.
 
-    ``torch.accelerator`` has its peaks where the allocator keeps them; where it answers 0 or refuses, as earlier
-    versions of torch do, two threads that look every 10 ms stand in, and the source says so.
+    ``torch.accelerator`` reports the peaks in recent versions of torch. Earlier versions answer 0 or raise: then two
+    threads sample memory every 10 ms, and the source says so.
 
-    Does not see: sampled, a peak between two samples.
+    Does not see: when sampled, a peak between two samples.
     """
 
     def __init__(self, mps: Any, accelerator: Any) -> None:
@@ -146,6 +136,6 @@ def _or_none(call: Callable[[], int | None]) -> int | None:
 def _fraction(limit_bytes: int, total_bytes: int) -> float:
     if limit_bytes > total_bytes:
         raise ConfigError(
-            f"--memory-limit {format_bytes(limit_bytes)}: the device has {format_bytes(total_bytes)} only"
+            f"--memory-limit {format_bytes(limit_bytes)}: the device has only {format_bytes(total_bytes)}"
         )
     return limit_bytes / total_bytes

@@ -1,39 +1,34 @@
-"""How far this process's memory rises over a block, whatever it held before.
+"""How much the resident memory of this process grows during a block, independent of what it held before.
 
 Does not see: where the kernel's mark cannot be reset (macOS, Windows, some sandboxes), a peak between two samples.
 """
 
 from __future__ import annotations
 
-from types import TracebackType
+from contextlib import ExitStack
 
 from typing_extensions import Self
 
-from splade_bench.measure.rss import PeakRss, current_rss_bytes
+from splade_bench.measure.rss import PeakRss
 from splade_bench.measure.timeline import MemorySampler
 
 
 class PeakGrowth:
-    """A block whose ``peak_bytes`` is its largest resident memory less that at its start; 0 if it only fell."""
+    """A block. Afterwards ``peak_bytes`` is its largest resident memory minus that at its start, and at least 0."""
 
     def __init__(self) -> None:
         self.peak_bytes = 0
         self._mark = PeakRss()
-        self._sampler: MemorySampler | None = None
+        self._sampling = ExitStack()
 
     def __enter__(self) -> Self:
         self._mark.start()
         if not self._mark.resettable:
-            self._baseline_bytes = current_rss_bytes()
-            self._sampler = MemorySampler()
-            self._sampler.__enter__()
+            self._sampler = self._sampling.enter_context(MemorySampler())
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._sampler is None:
-            self.peak_bytes = self._mark.read().delta_bytes
-        else:
-            self._sampler.__exit__(kind, error, trace)
-            self.peak_bytes = max(0, self._sampler.timeline.peak_bytes - self._baseline_bytes)
+    def __exit__(self, *_: object) -> None:
+        self._sampling.close()
+        memory = self._mark.read()
+        peak_bytes = memory.peak_bytes if self._mark.resettable else self._sampler.timeline.peak_bytes
+        self.peak_bytes = max(0, peak_bytes - memory.start_bytes)

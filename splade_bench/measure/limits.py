@@ -1,8 +1,8 @@
-"""A smaller machine: limits on the memory of this process.
+"""Limits on the memory of this process, to measure as on a smaller machine.
 
-Does not see: on Linux, what ``RLIMIT_DATA`` does not count: file mappings, and pages of a trimmed heap that are touched
-again. A control group does, where whoever started the process gave it one; so its resident memory must be watched too.
-Elsewhere no limit of the kernel holds, and only that watch is left.
+Does not see: what ``RLIMIT_DATA`` does not count on Linux: file mappings, and pages of a trimmed heap that are touched
+again. A control group counts them, if the launcher could make one; so the launcher also watches resident memory. Other
+systems have no such limit in the kernel: there only the launcher's watch holds.
 """
 
 from __future__ import annotations
@@ -16,31 +16,30 @@ from splade_bench.units import format_bytes
 
 
 def limit_rss(limit_bytes: int) -> None:
-    """Let private memory that would bring the resident over ``limit_bytes`` be refused, the runtime included.
+    """Refuse private memory that would bring resident memory, runtime included, over ``limit_bytes``.
 
-    Call it after the imports and a warm-up: before them it would hit the mapping of libraries, which no allocator
-    reports. What the process has now stays; private memory may grow by what is left. The limit holds for the process
-    and its children.
+    Call it after the imports and a warm-up: before them it would fail the mapping of libraries, which no allocator
+    reports. Private memory may grow by the rest of the limit. The limit holds for the process and its children.
 
-    Call :func:`renew_limit` whenever the heap has been trimmed.
+    Call :func:`renew_limit` after each trim of the heap.
 
     Raises:
-        ConfigError: the process takes more than that already.
+        ConfigError: the process already has more.
     """
     resident_bytes = current_rss_bytes()
     if limit_bytes <= resident_bytes:
         raise ConfigError(below_floor(limit_bytes, resident_bytes))
     if sys.platform == "linux":
         renew_limit(limit_bytes)
-        if group := ControlGroup.own():  # behind it, for what it does not count: it says nothing before it kills
+        if group := ControlGroup.own():  # for what that does not count; it kills the process without an error
             group.limit(limit_bytes)
 
 
 def renew_limit(limit_bytes: int) -> None:
-    """Let private memory grow by what is left of the limit; does nothing where the kernel holds no such limit.
+    """Let private memory grow by the rest of the limit; does nothing outside Linux.
 
     ``RLIMIT_DATA`` counts ``VmData``: private writable memory, touched or not. Trimming the heap gives pages back and
-    leaves ``VmData`` as it is, so the limit is computed anew after each trim.
+    leaves ``VmData`` as it is, so the limit must be computed again after each trim.
     """
     if sys.platform != "linux":
         return
@@ -55,8 +54,8 @@ def renew_limit(limit_bytes: int) -> None:
 
 
 def below_floor(limit_bytes: int, floor_bytes: int) -> str:
-    """What to tell a user whose limit leaves no room for anything."""
+    """The error for a limit that leaves no room for anything."""
     return (
         f"--memory-limit {format_bytes(limit_bytes)}: imports and warm-up alone take {format_bytes(floor_bytes)} here; "
-        "give more than that, and what is to be measured needs"
+        "raise the limit to that plus what the measured code needs"
     )

@@ -1,4 +1,4 @@
-"""What a figure was taken on: machine, versions, commit. No host or user names."""
+"""The machine, versions and commit that a figure was measured on. No host or user names."""
 
 from __future__ import annotations
 
@@ -25,21 +25,26 @@ _VERSIONS_OF = ("torch", "transformers", "tokenizers", "psutil", "memray", "pyte
 
 
 def machine_info() -> dict[str, Any]:
-    """Processor, cores, memory and system of this machine, and what decides how its memory is given out."""
+    """Processor, cores, memory and system of this machine, and the settings that change how memory is allocated."""
     return {
         "system": platform.system(),
         "architecture": platform.machine(),
         "processor": _processor_name(),
         "physical_cores": psutil.cpu_count(logical=False),
         "logical_cores": psutil.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
+        "memory_bytes": total_memory_bytes(),
         "allocator": _allocator(),
         "huge_pages": _huge_pages(),
     }
 
 
+def total_memory_bytes() -> int:
+    """Memory of this machine."""
+    return int(psutil.virtual_memory().total)
+
+
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that move a figure; those not installed are left out."""
+    """Versions of Python and of the installed packages that can change a figure."""
     found = {"python": platform.python_version(), "splade_bench": splade_bench.__version__}
     for name in _VERSIONS_OF:
         try:
@@ -50,7 +55,7 @@ def versions() -> dict[str, str]:
 
 
 def source_tree() -> str:
-    """Hash of the package's Python files: the same for the same code, whatever else was committed."""
+    """Source tree fingerprint: a hash of the package's Python files, independent of all other files."""
     digest = hashlib.sha256()
     for path in sorted(PACKAGE_FOLDER.rglob("*.py")):
         digest.update(path.relative_to(PACKAGE_FOLDER).as_posix().encode())
@@ -59,7 +64,7 @@ def source_tree() -> str:
 
 
 def commit() -> str | None:
-    """The commit of the checkout this package runs from, ``-dirty`` with changes; None when installed elsewhere."""
+    """The commit of this package's checkout, with ``-dirty`` if it has changes; None if it has no checkout."""
     if not (PACKAGE_FOLDER.parent / ".git").exists():
         return None
     try:
@@ -71,12 +76,12 @@ def commit() -> str | None:
 
 
 def utc_now() -> str:
-    """The moment, as results files write it: to the microsecond, so that no two runs share one."""
+    """Now, as results files write it: to the microsecond, so that no two runs share one."""
     return datetime.now(timezone.utc).isoformat(timespec="microseconds")
 
 
 def taken_on() -> dict[str, Any]:
-    """The fields of a result that say what its figures were taken on."""
+    """The fields of a result that name the machine, versions and code it was measured on."""
     return {"machine": machine_info(), "versions": versions(), "commit": commit(), "source_tree": source_tree()}
 
 
@@ -86,9 +91,9 @@ def _git(*arguments: str) -> str:
 
 
 def _allocator() -> str:
-    """The C library, and the settings of this process that change how it or torch takes memory."""
+    """The C library, and this process's settings that change how it or torch allocates memory."""
     settings = [
-        # Of a library that is loaded first only the name: its folder may be somebody's home.
+        # Only the name of a preloaded library: its folder may be somebody's home.
         f"{name}={Path(value).name if 'PRELOAD' in name or 'INSERT' in name else value}"
         for name, value in sorted(os.environ.items())
         if name.startswith("MALLOC_") or name in _ALLOCATOR_SETTINGS
@@ -97,7 +102,7 @@ def _allocator() -> str:
 
 
 def _huge_pages() -> str | None:
-    """Which mappings get transparent huge pages; None where there is no such thing."""
+    """Which mappings get transparent huge pages; None if the system has none."""
     try:
         text = _HUGE_PAGES.read_text()
     except OSError:

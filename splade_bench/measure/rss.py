@@ -1,4 +1,4 @@
-"""Resident memory of this process: now, and the kernel's own high-water mark.
+"""Resident memory of a process: now, and the kernel's own high-water mark.
 
 Does not see: pages that were swapped out, and memory on a device.
 """
@@ -8,13 +8,12 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-import psutil
+from typing import Any
 
 _STATUS = Path("/proc/self/status")
-_STATM = Path("/proc/self/statm")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_PEAK_RSS = "5"  # proc(5): resets VmHWM to the current VmRSS
 # macOS, sys/resource.h: struct rusage_info_v4 is 16 bytes of uuid and then 64-bit fields.
@@ -26,32 +25,32 @@ _RUSAGE_FIELDS = 64  # more than any version has
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PeakMemory:
-    """A peak and where it came from. ``peak_bytes`` counts everything the process held, its runtime included."""
+    """A peak and its source. ``peak_bytes`` counts everything the process held, its runtime included."""
 
     source: str
-    baseline_bytes: int
+    start_bytes: int
     peak_bytes: int
 
     @property
-    def delta_bytes(self) -> int:
-        """What the measured part added."""
-        return self.peak_bytes - self.baseline_bytes
+    def added_bytes(self) -> int:
+        """The peak minus the memory at the start."""
+        return self.peak_bytes - self.start_bytes
 
 
 def current_rss_bytes() -> int:
-    """Resident set size now; on macOS the physical footprint.
+    """Resident set size of this process now; on macOS its physical footprint.
 
-    There resident memory leaves compressed pages and the GPU's out and counts some that were freed.
+    On macOS the resident set leaves out compressed pages and the GPU's, and counts some freed pages.
     """
     footprint = _macos_footprint()
-    return footprint[0] if footprint else int(psutil.Process().memory_info().rss)
+    return footprint[0] if footprint else int(_psutil_memory(os.getpid()).rss)
 
 
 def status_bytes(name: str) -> int:
-    """A size that Linux keeps of this process: ``VmHWM``, ``VmData``, ``VmSwap``.
+    """A size that Linux reports for this process: ``VmHWM``, ``VmData``, ``VmSwap``.
 
     Raises:
-        OSError: the kernel does not say.
+        OSError: the kernel does not report it.
     """
     for line in _STATUS.read_text().splitlines():
         if line.startswith(f"{name}:"):
@@ -60,65 +59,90 @@ def status_bytes(name: str) -> int:
 
 
 class RssReader:
-    """Reads the resident set size again and again, for a few microseconds each time on Linux."""
+    """Reads the resident set size of a process many times; on Linux each reading takes a few microseconds.
 
-    def __init__(self) -> None:
-        # psutil opens and parses the same file anew each time, ten times as slowly.
-        self._statm = _STATM.open("rb", buffering=0) if sys.platform == "linux" else None
-        self._page_bytes = os.sysconf("SC_PAGE_SIZE") if sys.platform == "linux" else 1
+    Args:
+        pid: another process; None: this one.
+    """
+
+    def __init__(self, pid: int | None = None) -> None:
+        self._pid = pid
+        self._statm: int | None = None
+        if sys.platform == "linux":
+            self._page_bytes = os.sysconf("SC_PAGE_SIZE")
+            # psutil opens the file for each reading, which takes ten times as long.
+            with suppress(OSError):  # the process has ended already
+                self._statm = os.open(f"/proc/{pid or 'self'}/statm", os.O_RDONLY)
 
     def read(self) -> int:
-        """Resident set size now, in bytes."""
-        if self._statm is None:
+        """Resident set size now, in bytes; 0 if the process has ended."""
+        if sys.platform == "linux":
+            try:
+                return int(os.pread(self._statm, 64, 0).split()[1]) * self._page_bytes if self._statm is not None else 0
+            except (OSError, IndexError):
+                return 0
+        if self._pid is None:
             return current_rss_bytes()
-        return int(os.pread(self._statm.fileno(), 64, 0).split()[1]) * self._page_bytes
+        import psutil
+
+        try:
+            return int(_psutil_memory(self._pid).rss)
+        except psutil.Error:
+            return 0
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file that is read."""
         if self._statm is not None:
-            self._statm.close()
+            os.close(self._statm)
+            self._statm = None
 
 
 class PeakRss:
     """The kernel's high-water mark of resident memory since :meth:`start`.
 
-    Linux resets ``VmHWM`` at the start, which is an effect on the whole process. macOS (the lifetime maximum of the
-    physical footprint) and Windows (the peak working set) cannot reset theirs: there the peak is that of the process's
-    whole life, so measure in a fresh one. ``ru_maxrss`` is not used on Linux: a child inherits its parent's.
+    Linux resets ``VmHWM`` at the start, for the whole process. macOS (the lifetime maximum of the physical footprint)
+    and Windows (the peak working set) cannot reset theirs: there the peak is that of the process's whole life, so
+    measure in a fresh process. ``ru_maxrss`` is not used on Linux: a child inherits its parent's.
     """
 
     def __init__(self) -> None:
-        self._baseline_bytes = 0
+        self._start_bytes = 0
         self._reset = sys.platform == "linux"
 
     def start(self) -> None:
-        """Take the baseline and, where the kernel allows it, forget earlier peaks."""
+        """Note the resident memory now, and reset the mark where the kernel allows it."""
         if sys.platform == "linux":
             try:
                 _CLEAR_REFS.write_text(_RESET_PEAK_RSS)
             except OSError:
                 self._reset = False  # some sandboxes forbid it; the source then says so
-        self._baseline_bytes = current_rss_bytes()
+        self._start_bytes = current_rss_bytes()
 
     @property
     def resettable(self) -> bool:
-        """Whether earlier peaks were forgotten at the start; else the peak is that of the process's whole life."""
+        """Whether the start reset the mark; else the peak is that of the process's whole life."""
         return self._reset
 
     def read(self) -> PeakMemory:
-        """The peak so far; reading does not disturb it."""
+        """The peak so far; reading does not reset it."""
         source, peak_bytes = _lifetime_peak()
         if not self._reset:
             source = f"{source} of the process's whole life"
-        peak_bytes = max(peak_bytes, self._baseline_bytes)  # the kernel's own counts may lag by some pages a thread
-        return PeakMemory(source=source, baseline_bytes=self._baseline_bytes, peak_bytes=peak_bytes)
+        peak_bytes = max(peak_bytes, self._start_bytes)  # the kernel's own counts may lag by some pages a thread
+        return PeakMemory(source=source, start_bytes=self._start_bytes, peak_bytes=peak_bytes)
+
+
+def _psutil_memory(pid: int) -> Any:
+    import psutil  # imported only where it is needed: the launcher must stay small
+
+    return psutil.Process(pid).memory_info()
 
 
 def _lifetime_peak() -> tuple[str, int]:
     if sys.platform == "linux":
         return "VmHWM", status_bytes("VmHWM")
     if sys.platform == "win32":
-        return "peak_wset", int(psutil.Process().memory_info().peak_wset)
+        return "peak_wset", int(_psutil_memory(os.getpid()).peak_wset)
     footprint = _macos_footprint()
     if footprint:
         return "ri_lifetime_max_phys_footprint", footprint[1]
@@ -129,7 +153,7 @@ def _lifetime_peak() -> tuple[str, int]:
 
 
 def _macos_footprint() -> tuple[int, int] | None:
-    """Physical footprint of this process, now and at its largest; None where the system has no such thing."""
+    """Physical footprint of this process: now, and its maximum; None on other systems."""
     if sys.platform != "darwin":
         return None
     fields = (ctypes.c_uint64 * _RUSAGE_FIELDS)()

@@ -1,7 +1,8 @@
-"""Resident memory over time, sampled by a thread, with the part of the run that was under way.
+"""Resident memory over time, sampled by a thread, with the phase of the run at each sample.
 
 Does not see: a peak that rises and falls between two samples; :mod:`splade_bench.measure.rss` has the kernel's. On
-Linux a sample may be some hundred KiB off, and so above the kernel's: each processor counts its own pages for a while.
+Linux a sample may be some hundred KiB off, so above the kernel's mark: each processor counts its pages separately and
+adds them up now and then.
 """
 
 from __future__ import annotations
@@ -11,9 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
-from types import TracebackType
 
-import psutil
 from typing_extensions import Self
 
 from splade_bench.measure.rss import RssReader
@@ -33,7 +32,7 @@ class Sample:
 
 @dataclass(kw_only=True, slots=True)
 class Timeline:
-    """Samples in order of time. When they grow many, every other one is dropped, the larger of each two kept."""
+    """Samples in order of time. Of more than :data:`MAX_SAMPLES`, only the larger of each two neighbours is kept."""
 
     samples: list[Sample] = field(default_factory=list)
     interval_s: float = INTERVAL_S
@@ -51,10 +50,10 @@ class Timeline:
 
 
 class MemorySampler:
-    """Samples memory in a daemon thread while it is entered: resident memory, or whatever ``read`` returns.
+    """Samples resident memory, or what ``read`` returns, in a daemon thread while the block is entered.
 
-    Its own cost is measured by the thread's clock, ``cpu_time_s`` against ``wall_time_s``: 0.6 to 1.3 % of a core, more
-    than half of it for being woken (``reports/NEGATIVE.md``).
+    The thread's clock measures the cost, ``cpu_time_s`` against ``wall_time_s``: 0.6 to 1.3 % of a core, more than half
+    of it for waking up (``reports/NEGATIVE.md``).
     """
 
     def __init__(self, *, phase: Callable[[], str] = lambda: "", read: Callable[[], int] | None = None) -> None:
@@ -70,9 +69,7 @@ class MemorySampler:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
 
@@ -87,8 +84,3 @@ class MemorySampler:
                 self.cpu_time_s = time.thread_time()
                 self.wall_time_s = now_s
                 stopped = self._stop.wait(self.timeline.interval_s)
-
-
-def total_memory_bytes() -> int:
-    """Memory of the machine."""
-    return int(psutil.virtual_memory().total)

@@ -1,6 +1,6 @@
-"""What a part of a run took from the machine beside memory: processor time, page faults, swap.
+"""What a part of a run took from the machine besides memory: processor time, page faults, swap.
 
-Does not see: pages that were swapped out and came back before the reading, other than as major faults.
+Does not see: pages that were swapped out and came back before the reading, except as major faults.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from splade_bench.measure.rss import status_bytes
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Usage:
-    """Totals of this process, or the difference of two; None where the system does not say."""
+    """Totals of this process, or the difference of two totals; None if the system does not report it."""
 
     cpu_time_s: float
     """User and system time, all threads."""
     major_faults: int | None
-    """Pages that had to be read from a disk."""
+    """Pages that were read from a disk."""
     swapped_bytes: int | None
     """Memory that is swapped out."""
 
     @classmethod
     def now(cls) -> Self:
-        """Of this process, so far."""
+        """The totals of this process so far."""
         return cls(cpu_time_s=time.process_time(), major_faults=_major_faults(), swapped_bytes=_swapped_bytes())
 
     def since(self, earlier: Usage) -> Usage:
-        """What came on top of ``earlier``."""
+        """The difference to ``earlier``."""
         return Usage(
             cpu_time_s=self.cpu_time_s - earlier.cpu_time_s,
             major_faults=_difference(self.major_faults, earlier.major_faults),

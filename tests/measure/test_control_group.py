@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from splade_bench.measure.control_group import ControlGroup, container_limit_bytes, oom_kills, oom_kills_around
+from splade_bench.measure.control_group import ControlGroup, container_limit_bytes, oom_kills, visible_oom_kills
 
 MIB = 2**20
 FIRST = "9:name=systemd:/\n4:memory:/jobs/7\n0::/\n"
@@ -72,7 +72,7 @@ def test_the_first_version_limits_memory_and_swap_together(
     (tmp_path / "first/7").mkdir(parents=True)  # the mount shows /jobs
     kernel_fills(tmp_path / "first/7", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.oom_control")
 
-    group = ControlGroup.around(1234, folder)
+    group = ControlGroup.create(1234, folder)
     assert group is not None
     group.limit(512 * MIB)
     (group.folder / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
@@ -94,7 +94,7 @@ def test_the_second_version_makes_a_group_beside_its_own_where_that_escapes_no_l
     (own / "memory.max").write_text(own_limit + "\n")
     kernel_fills(own.parent, "memory.max", "memory.swap.max", "memory.events")
 
-    group = ControlGroup.around(1234, folder)
+    group = ControlGroup.create(1234, folder)
 
     assert not list(own.glob("splade-bench-*")), "a group without a memory controller is removed"
     if own_limit != "max":
@@ -129,9 +129,9 @@ def test_a_process_knows_the_group_that_was_made_for_it(proc: Callable[[str], Pa
 
 @pytest.mark.parametrize("memberships", [FIRST, SECOND, "4:memory:/elsewhere\n", ""])
 def test_where_none_may_be_made_there_is_none(memberships: str, proc: Callable[[str], Path], tmp_path: Path) -> None:
-    assert ControlGroup.around(1234, proc(memberships)) is None  # no folder of a group exists
+    assert ControlGroup.create(1234, proc(memberships)) is None  # no folder of a group exists
     assert ControlGroup.own(tmp_path / "proc") is None
-    assert ControlGroup.around(1234, tmp_path / "nowhere") is None
+    assert ControlGroup.create(1234, tmp_path / "nowhere") is None
 
 
 def test_groups_of_launchers_that_were_killed_are_removed(proc: Callable[[str], Path], tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_groups_of_launchers_that_were_killed_are_removed(proc: Callable[[str], 
         (own / f"splade-bench-{pid}").mkdir(parents=True)
     (folder / "80").mkdir()  # this one lives
 
-    ControlGroup.around(1234, folder)
+    ControlGroup.create(1234, folder)
 
     assert [path.name for path in own.glob("splade-bench-?0")] == ["splade-bench-80"]
 
@@ -177,14 +177,14 @@ def test_the_first_version_writes_a_large_number_for_no_limit(proc: Callable[[st
 
 def test_kills_are_those_of_the_own_group_where_it_counts_them(proc: Callable[[str], Path], tmp_path: Path) -> None:
     folder = proc(FIRST)
-    assert oom_kills_around(folder) == 0, "nobody counts"
+    assert visible_oom_kills(folder) == 0, "nobody counts"
 
     (folder / "vmstat").write_text("pgfault 7\noom_kill 5\n")
-    assert oom_kills_around(folder) == 5
+    assert visible_oom_kills(folder) == 5
 
     (tmp_path / "first/7").mkdir(parents=True)
     (tmp_path / "first/7/memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
-    assert oom_kills_around(folder) == 2
+    assert visible_oom_kills(folder) == 2
 
 
 def test_a_file_without_the_counter_has_no_count(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_file_without_the_counter_has_no_count(tmp_path: Path) -> None:
 
 def test_the_kernel_ends_what_takes_more_than_its_group_may() -> None:
     worker = subprocess.Popen([sys.executable, "-c", SHARES_MEMORY], stdin=subprocess.PIPE, text=True)
-    group = ControlGroup.around(worker.pid)
+    group = ControlGroup.create(worker.pid)
     try:
         if group is None:
             worker.kill()

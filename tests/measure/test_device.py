@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from splade_bench.errors import ConfigError
-from splade_bench.measure.device import CudaMemory, DevicePeak, MpsMemory, NoDeviceMemory, device_memory
+from splade_bench.measure.device import CudaMemory, DeviceMemory, DevicePeak, MpsMemory, device_memory
 
 GIB = 2**30
 
@@ -105,7 +105,7 @@ def test_a_limit_on_mps_is_a_share_of_its_recommended_working_set(mps: Recording
 
 
 def test_a_limit_above_the_device_is_refused(cuda: Recording) -> None:
-    with pytest.raises(ConfigError, match=r"--memory-limit 9216 MiB: the device has 8192 MiB only"):
+    with pytest.raises(ConfigError, match=r"--memory-limit 9216 MiB: the device has only 8192 MiB"):
         CudaMemory(cuda).limit(9 * GIB)
 
 
@@ -114,7 +114,7 @@ def test_a_processor_has_no_device_memory() -> None:
     memory.start()
     memory.limit(1)
 
-    assert isinstance(memory, NoDeviceMemory)
+    assert type(memory) is DeviceMemory
     assert memory.read() == DevicePeak(source=None, allocated_bytes=None, reserved_bytes=None)
 
 

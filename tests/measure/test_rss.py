@@ -22,7 +22,7 @@ block = bytearray(size)             # zeroed pages are touched on the next line
 block[::4096] = b"x" * len(block[::4096])
 del block                           # freed before it is read: it still counts
 memory = peak.read()
-print(json.dumps({"delta_bytes": memory.delta_bytes, "source": memory.source}))
+print(json.dumps({"added_bytes": memory.added_bytes, "source": memory.source}))
 """
 
 
@@ -34,7 +34,7 @@ def test_a_known_allocation_is_read_back_within_one_percent(size: int) -> None:
     measured = json.loads(finished.stdout)
 
     assert measured["source"] == "VmHWM"
-    assert measured["delta_bytes"] == pytest.approx(size, rel=0.01)
+    assert measured["added_bytes"] == pytest.approx(size, rel=0.01)
 
 
 def test_the_parents_memory_is_not_in_the_childs_figure() -> None:
@@ -58,4 +58,4 @@ def test_on_macos_the_lifetime_footprint_rises_with_a_known_allocation() -> None
     measured = json.loads(finished.stdout)
 
     assert measured["source"].startswith("ri_lifetime_max_phys_footprint")
-    assert measured["delta_bytes"] == pytest.approx(256 * MIB, rel=0.05)
+    assert measured["added_bytes"] == pytest.approx(256 * MIB, rel=0.05)
