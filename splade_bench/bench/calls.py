@@ -1,4 +1,4 @@
-"""One call of a function from start to result, seen from the process that asked for it. Imports no torch."""
+"""Measures one call of a function in a fresh process. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from splade_bench.bench.isolate import CellError, WorkerProcess, figures_of_passes
+from splade_bench.bench.isolate import WorkerError, WorkerProcess, figures_of_passes, result_of
 from splade_bench.bench.protocol import CallRequest, MemoryPass
 from splade_bench.errors import ConfigError
 from splade_bench.measure.machine import taken_on, utc_now
@@ -21,64 +21,78 @@ class CallRunner:
 
     timeout_s: float
     memory_passes: Sequence[MemoryPass] = ()
-    """Taken of calls that came to their end, each by another call in a process of its own."""
+    """Each runs the call once more, in a process of its own, if the timed call returned."""
     memory_timeline: bool = False
-    memory_limit_bytes: int | None = None
 
     def measure(
-        self, name: str, function: Callable[..., object], arguments: Sequence[Any], keywords: Mapping[str, Any]
+        self,
+        name: str,
+        function: Callable[..., object],
+        arguments: Sequence[Any] = (),
+        keywords: Mapping[str, Any] | None = None,
+        *,
+        memory_limit_bytes: int | None = None,
     ) -> CallResult:
-        """Call ``function`` in a process of its own; what happens there is the result, not an exception.
+        """Call ``function`` in a fresh process. A failure of the call is part of the result, not an exception.
 
         Raises:
-            ConfigError: another process could not call it so: see :func:`call_request`.
+            ConfigError: another process could not make this call, see :func:`call_request`.
         """
         request = replace(
-            call_request(function, arguments, keywords),
-            memory_limit_bytes=self.memory_limit_bytes,
+            call_request(function, arguments, keywords or {}),
+            memory_limit_bytes=memory_limit_bytes,
             memory_timeline=self.memory_timeline,
         )
         started_at = utc_now()
         try:
-            with WorkerProcess(request, timeout_s=self.timeout_s) as process:
-                process.wait_for("ready")
-                process.go()
-                measured = process.wait_for("result") | {"status": "ok"}
-        except CellError as failure:
+            measured = self._timed(request) | {"status": "ok"}
+        except WorkerError as failure:
             measured = failure.values
         else:
-            # A call is not planned: only this package's own training is.
-            passes = [name for name in self.memory_passes if name != "plan"]
-            measured |= figures_of_passes(request, passes, timeout_s=self.timeout_s)
+            passes = [replace(request, measure=name) for name in self.memory_passes if name != "plan"]
+            measured |= figures_of_passes(passes, timeout_s=self.timeout_s)
         return CallResult(
-            **(taken_on() | measured), name=name, memory_limit_bytes=self.memory_limit_bytes, started_at=started_at
+            **(taken_on() | measured), name=name, memory_limit_bytes=memory_limit_bytes, started_at=started_at
         )
 
-    def floor_bytes(self, function: Callable[..., object]) -> int:
-        """Resident memory of a worker that has imported the function's module: no memory limit can be below it.
+    def value_of(self, module: str, function: str, **keywords: Any) -> Any:
+        """What a function of an importable module returns, called in a fresh process.
 
         Raises:
-            ConfigError: another process could not call it: see :func:`call_request`.
-            CellError: it could not be measured, as where the module cannot be imported.
+            WorkerError: the call failed.
+        """
+        return self._timed(CallRequest(module=module, function=function, keywords=keywords))["value"]
+
+    def floor_bytes(self, function: Callable[..., object]) -> int:
+        """Resident memory of a worker that has imported the function's module: a memory limit must be above it.
+
+        Raises:
+            ConfigError: another process could not call the function, see :func:`call_request`.
+            WorkerError: it could not be measured, as when the module cannot be imported.
         """
         request = replace(call_request(function, [], {}), measure="floor")
+        return int(result_of(request, timeout_s=self.timeout_s)["floor_bytes"])
+
+    def _timed(self, request: CallRequest) -> dict[str, Any]:
         with WorkerProcess(request, timeout_s=self.timeout_s) as process:
-            return int(process.wait_for("result")["floor_bytes"])
+            process.wait_for("ready")
+            process.go()
+            return process.wait_for("result")
 
 
 def call_request(function: Callable[..., object], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> CallRequest:
-    """What another process needs to call ``function``: it is found by its name, and nothing is pickled.
+    """The request to call ``function`` in another process, which finds it by its name: nothing is pickled.
 
     Raises:
-        ConfigError: the function has no name at the top of a file's module, or an argument is not JSON's.
+        ConfigError: the function is not at the top of a module with a file, or an argument does not survive JSON.
     """
     name = getattr(function, "__qualname__", repr(function))
     module = sys.modules.get(getattr(function, "__module__", "") or "")
     file = getattr(module, "__file__", None)
-    found: Any = module
+    by_name: Any = module
     for part in name.split("."):
-        found = getattr(found, part, None)
-    if module is None or file is None or found is not function:
+        by_name = getattr(by_name, part, None)
+    if module is None or file is None or by_name is not function:
         raise ConfigError(f"{name} cannot be called in another process: move it to the top of a module")
     try:
         if json.loads(json.dumps([list(arguments), dict(keywords)])) != [list(arguments), dict(keywords)]:
@@ -88,10 +102,5 @@ def call_request(function: Callable[..., object], arguments: Sequence[Any], keyw
             f"{name} is called in another process, so its arguments must be JSON's (numbers, text, lists): {error}"
         ) from error
     return CallRequest(
-        module=module.__name__,
-        file=file,
-        function=name,
-        arguments=list(arguments),
-        keywords=dict(keywords),
-        path=[str(folder) for folder in sys.path],
+        module=module.__name__, file=file, function=name, arguments=list(arguments), keywords=dict(keywords)
     )

@@ -1,58 +1,44 @@
-"""A worker process from the outside: start, wait, say go, and find out how it ended. Imports no torch."""
+"""A worker process from the outside: start it, wait, let it go, and find out how it ended. Imports no torch."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
-from types import TracebackType
+from collections.abc import Iterable
 from typing import Any
 
 from typing_extensions import Self
 
 from splade_bench.bench.launcher import Exit, LaunchRequest
-from splade_bench.bench.protocol import (
-    GO,
-    PINNED_MMAP_THRESHOLD_BYTES,
-    CallRequest,
-    CellRequest,
-    Event,
-    EventName,
-    MemoryPass,
-    Request,
-)
+from splade_bench.bench.protocol import GO, PINNED_MMAP_THRESHOLD_BYTES, Event, EventName, Request
 from splade_bench.errors import ConfigError
 from splade_bench.results.records import Status
 from splade_bench.units import format_bytes
 
-# glibc moves its thresholds as it goes, and the peak moves with them. Fixed, each tensor of 256 KiB or more has a
-# mapping of its own that goes when the tensor does.
+# By default glibc changes these thresholds while a process runs, and the peak with them. Fixed, each tensor of 256 KiB
+# or more has a mapping of its own that goes when the tensor does.
 PINNED_ENVIRONMENT = {
     name: str(PINNED_MMAP_THRESHOLD_BYTES) for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 }
 _LONGEST_MESSAGE = 10**7
 _LAUNCHER_ENDS_WITHIN_S = 10.0
-# What the kernel knows of a process that cannot be asked any more.
-_PEAK_OF_THE_DEAD = "ru_maxrss of the process's whole life"
 
 
-class CellError(Exception):
-    """A worker did not reach the event it was waited for; the values are the fields of a result."""
+class WorkerError(Exception):
+    """A worker ended before the event that was awaited. ``values`` are fields of a result: ``status``, ``error``..."""
 
-    def __init__(self, values: dict[str, Any]) -> None:
-        super().__init__(f"{values['status']}: {values['error']}")
-        self.values = values
+    def __init__(self, *, status: Status, error: str, **values: Any) -> None:
+        super().__init__(f"{status}: {error}")
+        self.values = {"status": status, "error": error} | values
 
 
 class WorkerProcess:
-    """One worker under its launcher, ended when the block is left, whatever happens.
+    """One worker under its launcher. Both have ended when the block is left, in any way.
 
-    The parent blocks on the pipe and never polls: it must cost the measured child nothing.
+    The parent blocks on the pipe and never polls, so that it costs the measured process nothing.
     """
 
     def __init__(
@@ -74,23 +60,21 @@ class WorkerProcess:
     def __enter__(self) -> Self:
         if sys.platform == "win32":
             raise ConfigError("measuring needs Linux or macOS: Windows has no process groups to end a worker with")
-        line = self._request.to_line()  # whatever cannot be said is found out before there is a process
+        line = self._request.to_line()  # an error in the request comes before there is a process
         self._launcher = subprocess.Popen(
-            (sys.executable, "-m", "splade_bench.bench.launcher", self._launch.to_argument()),
+            (sys.executable, "-m", "splade_bench.bench.launcher", self._launch.to_line()),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **self._request.environment, **self._environment},
             text=True,
             encoding="utf-8",
             errors="replace",
-            start_new_session=True,  # Ctrl-C is the parent's to handle
+            start_new_session=True,  # the parent handles Ctrl-C
         )
         self._write(line)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._launcher.terminate()  # it ends the worker, and then itself
         try:
             self._launcher.wait(_LAUNCHER_ENDS_WITHIN_S)
@@ -102,13 +86,13 @@ class WorkerProcess:
                 if pipe:
                     pipe.close()
             except BrokenPipeError:
-                pass  # what was still to be written has no reader
+                pass  # nobody reads what was not written yet
 
     def wait_for(self, name: EventName) -> dict[str, Any]:
         """Block until the worker sends ``name``; its values.
 
         Raises:
-            CellError: the worker failed, died or ran out of time first.
+            WorkerError: the worker failed, died or ran out of time first.
         """
         assert self._launcher.stdout is not None
         while line := self._launcher.stdout.readline(_LONGEST_MESSAGE):
@@ -116,20 +100,22 @@ class WorkerProcess:
                 continue
             try:
                 event = Event.from_line(line)
-            except (ValueError, KeyError, TypeError) as error:
+            except ValueError as error:
                 if line.startswith("{"):  # the worker was killed in the middle of a message: its end comes next
                     continue
-                raise CellError(_failure("error", f"the worker sent a line that is no message: {error}")) from error
+                raise WorkerError(
+                    status="error", error=f"the worker sent a line that is not a message: {error}"
+                ) from error
             if event.name == "exit":
-                raise CellError(self._cause_of_death(Exit(**event.values)))
+                raise _death(Exit(**event.values), self._launch)
             if event.name == "failed":
-                raise CellError(event.values)
+                raise WorkerError(**event.values)
             if event.name == name:
                 return event.values
-        raise CellError(_failure("error", "the launcher of the worker was ended"))
+        raise WorkerError(status="error", error="the launcher of the worker was ended")
 
     def go(self) -> dict[str, Any]:
-        """Let a ready worker train; returns when it is done."""
+        """Let a ready worker run; returns the values of ``done``."""
         self._write(GO)
         return self.wait_for("done")
 
@@ -139,42 +125,52 @@ class WorkerProcess:
             self._launcher.stdin.write(line)
             self._launcher.stdin.flush()
         except BrokenPipeError:
-            pass  # a worker that died early is found out by the read that follows
-
-    def _cause_of_death(self, ended: Exit) -> dict[str, Any]:
-        status, error = _judged(ended, self._launch)
-        return _failure(status, error) | {
-            "exit_code": ended.exit_code,
-            "exit_signal": ended.exit_signal,
-            "peak_rss_bytes": ended.max_rss_bytes,
-            "peak_rss_source": _PEAK_OF_THE_DEAD,
-        }
+            pass  # the worker died early, which the next read reports
 
 
-def figures_of_passes(
-    request: CellRequest | CallRequest, passes: Sequence[MemoryPass], *, timeout_s: float
-) -> dict[str, Any]:
-    """What the memory passes measured, each in a process of its own.
+def result_of(request: Request, *, timeout_s: float, environment: dict[str, str] | None = None) -> dict[str, Any]:
+    """The result of a request that is not timed, from a process of its own.
 
-    One that fails leaves its figures unmeasured and its reason in ``pass_errors``; those of the others stand.
+    Raises:
+        WorkerError: it has none.
+    """
+    with WorkerProcess(request, timeout_s=timeout_s, environment=environment) as process:
+        return process.wait_for("result")
+
+
+def figures_of_passes(requests: Iterable[Request], *, timeout_s: float) -> dict[str, Any]:
+    """The figures of the memory passes, each taken in a process of its own.
+
+    A pass that fails leaves its figures out and its reason in ``pass_errors``; the other passes are not affected.
     """
     measured: dict[str, Any] = {}
     errors: dict[str, str] = {}
-    for name in passes:
-        environment = PINNED_ENVIRONMENT if name == "pinned" else None
+    for request in requests:
+        environment = PINNED_ENVIRONMENT if request.measure == "pinned" else None
         if environment and platform.libc_ver()[0] != "glibc":
-            continue  # nothing there heeds these settings
+            continue  # other C libraries do not have these settings
         try:
-            with WorkerProcess(replace(request, measure=name), timeout_s=timeout_s, environment=environment) as process:
-                measured |= process.wait_for("result")
-        except CellError as failure:
-            errors[name] = str(failure)
+            measured |= result_of(request, timeout_s=timeout_s, environment=environment)
+        except WorkerError as failure:
+            errors[request.measure] = str(failure)
     # The machine is that of the timed process, whose environment is the user's own.
     return {name: value for name, value in measured.items() if name != "machine"} | {"pass_errors": errors or None}
 
 
-def _judged(ended: Exit, launch: LaunchRequest) -> tuple[Status, str]:
-    """The status of a worker that sent no result, and why."""
+def _death(ended: Exit, launch: LaunchRequest) -> WorkerError:
+    """The error of a worker that sent no result."""
+    status, error = _cause_of_death(ended, launch)
+    return WorkerError(
+        status=status,
+        error=error,
+        exit_code=ended.exit_code,
+        exit_signal=ended.exit_signal,
+        peak_rss_bytes=ended.max_rss_bytes,
+        peak_rss_source="ru_maxrss of the process's whole life",
+    )
+
+
+def _cause_of_death(ended: Exit, launch: LaunchRequest) -> tuple[Status, str]:
     if ended.ended_by == "timeout":
         return "timeout", f"took longer than {launch.timeout_s:g} s"
     if ended.ended_by == "memory-limit":
@@ -185,7 +181,7 @@ def _judged(ended: Exit, launch: LaunchRequest) -> tuple[Status, str]:
     if ended.exit_signal is not None:
         return "killed", f"ended by signal {_signal_name(ended.exit_signal)}"
     if launch.memory_limit_bytes and ended.last_error_line.startswith("MemoryError"):
-        return "oom", "had no memory left to say so"
+        return "oom", "had no memory left to report the failed allocation"
     reason = f": {ended.last_error_line}" if ended.last_error_line else ""
     return "error", f"ended with exit code {ended.exit_code} and no result{reason}"
 
@@ -193,22 +189,5 @@ def _judged(ended: Exit, launch: LaunchRequest) -> tuple[Status, str]:
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
-    except ValueError:  # the real-time ones have no names
+    except ValueError:  # real-time signals have no names
         return str(number)
-
-
-def run_figures_process(module: str, **arguments: Any) -> dict[str, Any]:
-    """The figures that ``module`` prints as JSON for its arguments, taken in a process of its own.
-
-    Raises:
-        subprocess.CalledProcessError: it failed; its standard error was shown.
-    """
-    command = (sys.executable, "-m", module, json.dumps(arguments))
-    environment = {**os.environ, "PYTHONHASHSEED": "0"}
-    finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
-    figures: dict[str, Any] = json.loads(finished.stdout)
-    return figures
-
-
-def _failure(status: Status, error: str) -> dict[str, Any]:
-    return {"status": status, "error": error}

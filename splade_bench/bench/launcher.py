@@ -1,55 +1,46 @@
-"""The process between pytest and a cell: ``python -m splade_bench.bench.launcher ARGUMENTS``.
+"""The process between pytest and a worker: ``python -m splade_bench.bench.launcher REQUEST``.
 
-It starts the worker in a process group of its own, waits, and says how it ended, on the pipe that the worker wrote its
-messages to. It imports no torch and stays small, because the kernel's record of a dead process begins with the memory
-of whoever started it: a cell killed at any moment still has a peak, and it is the cell's.
+It starts the worker in a process group of its own, waits, and reports how it ended on the pipe that the worker wrote
+its messages to. It imports no torch and stays small: the kernel's high-water mark of a process begins with the memory
+of the process that started it. So a worker killed at any moment still has a peak, and the peak is its own.
 
-Does not spin: it sleeps until the worker ends, writes to standard error or a deadline comes. Under a memory limit it
-also reads the worker's resident memory, twenty-five times a second: that sees what no data limit counts (mapped files).
-Where it may, it gives such a worker a control group, on which the worker sets the same limit.
+The launcher sleeps until the worker ends, writes to standard error or reaches its deadline. Under a memory limit it
+also reads the worker's resident memory 25 times a second, which sees what no data limit counts (mapped files). If it
+may, it gives such a worker a control group, on which the worker sets the same limit.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from typing_extensions import Self
-
-from splade_bench.bench.protocol import Event
-from splade_bench.measure.control_group import ControlGroup, oom_kills_around
+from splade_bench.bench.protocol import Event, Message
+from splade_bench.measure.control_group import ControlGroup, visible_oom_kills
+from splade_bench.measure.rss import RssReader
 
 # Twice as often, parent and launcher of a cell took 1.3 % of a core.
 _WATCH_INTERVAL_S = 0.04
-# How often to see whether whoever waits for the worker is still there.
+# How often to check that the process that waits for the worker is still there.
 _IDLE_INTERVAL_S = 1.0
 _STANDARD_ERROR_TAIL_BYTES = 4096
 _READ_BYTES = 2**16
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+
+EndedBy = Literal["timeout", "memory-limit", "abandoned"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LaunchRequest:
-    """What to start, and when to end it."""
+class LaunchRequest(Message):
+    """The command to start, and when to end it."""
 
     command: list[str]
     timeout_s: float
     memory_limit_bytes: int | None = None
-
-    def to_argument(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_argument(cls, text: str) -> Self:
-        return cls(**json.loads(text))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,13 +49,13 @@ class Exit:
 
     exit_code: int | None
     exit_signal: int | None
-    ended_by: Literal["timeout", "memory-limit", "abandoned"] | None
-    """Why the launcher ended it; None: it ended by itself or by somebody else's signal."""
+    ended_by: EndedBy | None
+    """Why the launcher ended it; None: it ended by itself or by another signal."""
     max_rss_bytes: int
     """The kernel's high-water mark of its whole life."""
     oom_kills: int
-    """Processes that the kernel's out-of-memory killer ended meanwhile: of the worker's control group where it has one,
-    else of the launcher's, else as far as can be seen from here."""
+    """Processes that the kernel's out-of-memory killer ended meanwhile: in the worker's control group if it has one,
+    else in the launcher's, else on the whole system."""
     last_error_line: str
 
 
@@ -74,7 +65,7 @@ class Launcher:
     def __init__(self, request: LaunchRequest) -> None:
         self._request = request
         self._parent = os.getppid()
-        self._ended_by: Literal["timeout", "memory-limit", "abandoned"] | None = None
+        self._ended_by: EndedBy | None = None
         self._error_tail = b""
         self._worker: subprocess.Popen[bytes] | None = None
 
@@ -83,14 +74,14 @@ class Launcher:
         wakeup = _wake_up_on(signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
         signal.signal(signal.SIGTERM, self._on_termination)
         signal.signal(signal.SIGINT, self._on_termination)
-        oom_kills_before = oom_kills_around()
+        oom_kills_before = visible_oom_kills()
         self._deadline_s = time.monotonic() + self._request.timeout_s
-        # Standard input and output are the worker's alone from here on, until it has ended.
+        # From here on only the worker uses standard input and output, until it has ended.
         self._worker = worker = subprocess.Popen(self._request.command, stderr=subprocess.PIPE, start_new_session=True)
-        control_group = ControlGroup.around(worker.pid) if self._request.memory_limit_bytes else None
+        control_group = ControlGroup.create(worker.pid) if self._request.memory_limit_bytes else None
         status, max_rss_bytes = self._wait(worker, wakeup)
-        self._kill_group()  # what the worker started ends with it
-        kills = control_group.oom_kills() if control_group else oom_kills_around() - oom_kills_before
+        self._kill_group()  # the worker's own children end with it
+        kills = control_group.oom_kills() if control_group else visible_oom_kills() - oom_kills_before
         if control_group:
             control_group.remove()
         return Exit(
@@ -99,7 +90,7 @@ class Launcher:
             ended_by=self._ended_by,
             max_rss_bytes=max_rss_bytes,
             oom_kills=kills,
-            last_error_line=_last_line(self._error_tail),
+            last_error_line=(self._error_tail.decode(errors="replace").strip().splitlines() or [""])[-1],
         )
 
     def _wait(self, worker: subprocess.Popen[bytes], wakeup: int) -> tuple[int, int]:
@@ -108,51 +99,49 @@ class Launcher:
         errors = worker.stderr.fileno()
         os.set_blocking(errors, False)
         sources = [wakeup, errors]
-        memory = _ResidentMemory(worker.pid) if self._request.memory_limit_bytes else None
+        memory = RssReader(worker.pid) if self._request.memory_limit_bytes else None
+        interval_s = _WATCH_INTERVAL_S if memory else _IDLE_INTERVAL_S
         while True:
-            readable, _, _ = select.select(sources, [], [], self._interval_s())
+            left_s = max(0.0, self._deadline_s - time.monotonic()) if self._ended_by is None else interval_s
+            readable, _, _ = select.select(sources, [], [], min(interval_s, left_s))
             if wakeup in readable:
                 os.read(wakeup, _READ_BYTES)
             if errors in readable and not self._read_errors(errors):
                 sources.remove(errors)
             pid, status, usage = os.wait4(worker.pid, os.WNOHANG)
             if pid:
-                worker.returncode = os.waitstatus_to_exitcode(status)  # nobody is to wait for it again
+                worker.returncode = os.waitstatus_to_exitcode(status)  # so that Popen does not wait for it again
                 self._read_errors(errors)
                 return status, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
             self._end_where_due(memory)
 
-    def _interval_s(self) -> float:
-        interval_s = _WATCH_INTERVAL_S if self._request.memory_limit_bytes else _IDLE_INTERVAL_S
-        return max(0.0, min(interval_s, self._deadline_s - time.monotonic())) if self._ended_by is None else interval_s
-
-    def _end_where_due(self, memory: _ResidentMemory | None) -> None:
+    def _end_where_due(self, memory: RssReader | None) -> None:
         if self._ended_by is not None:
             self._kill_group()
         elif time.monotonic() >= self._deadline_s:
             self._end("timeout")
         elif os.getppid() != self._parent:
             self._end("abandoned")
-        elif memory and self._request.memory_limit_bytes and memory.read_bytes() > self._request.memory_limit_bytes:
+        elif memory and self._request.memory_limit_bytes and memory.read() > self._request.memory_limit_bytes:
             self._end("memory-limit")
 
-    def _end(self, reason: Literal["timeout", "memory-limit", "abandoned"]) -> None:
+    def _end(self, reason: EndedBy) -> None:
         self._ended_by = reason
         self._kill_group()
 
     def _kill_group(self) -> None:
         if self._worker is None:
-            return  # told to end before the worker was started: it ends as soon as it is waited for
+            return  # a signal came before the worker was started: it will end in the first wait
         try:
             os.killpg(self._worker.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
-            pass  # the group is gone; macOS says EPERM when only an unreaped process is left of it
+            pass  # the group is gone; macOS raises EPERM when only an unreaped process is left of it
 
     def _on_termination(self, *_: object) -> None:
         self._end("abandoned")
 
     def _read_errors(self, errors: int) -> bool:
-        """Keep the end of what the worker prints, however much that is; False once there will be no more."""
+        """Keep the end of the worker's standard error; False when it is closed."""
         while True:
             try:
                 text = os.read(errors, _READ_BYTES)
@@ -167,19 +156,18 @@ class Launcher:
 
 def main() -> int:
     """Run one worker; the last line on standard output is its ``exit`` event."""
-    ended = Launcher(LaunchRequest.from_argument(sys.argv[1])).run()
-    # The worker may have been killed in the middle of a line.
-    message = "\n" + Event(name="exit", values=asdict(ended)).to_line()
+    ended = Launcher(LaunchRequest.from_line(sys.argv[1])).run()
     try:
-        sys.stdout.write(message)
+        # The worker may have been killed in the middle of a line.
+        sys.stdout.write("\n" + Event(name="exit", values=asdict(ended)).to_line())
         sys.stdout.flush()
     except BrokenPipeError:
-        os._exit(0)  # nobody is left to be told, and nothing to be flushed
+        os._exit(0)  # the reader is gone; a normal exit would fail to flush
     return 0
 
 
 def _wake_up_on(*signals: signal.Signals) -> int:
-    """A file descriptor that becomes readable with each of these signals: select alone would sleep through them."""
+    """A file descriptor that becomes readable at each of these signals, which would not wake up ``select`` itself."""
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
     os.set_blocking(readable, False)
@@ -187,39 +175,6 @@ def _wake_up_on(*signals: signal.Signals) -> int:
         signal.signal(number, lambda *_: None)
     signal.set_wakeup_fd(writable)
     return readable
-
-
-class _ResidentMemory:
-    """Resident memory of another process, read again and again.
-
-    On Linux its file stays open: woken fifty times a second, whoever opens it anew took 1.7 % of a core, not 0.6 %.
-    """
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._statm: int | None = None
-        if sys.platform == "linux":
-            with suppress(OSError):  # it has ended already
-                self._statm = os.open(f"/proc/{pid}/statm", os.O_RDONLY)
-
-    def read_bytes(self) -> int:
-        """Now; 0 when the process is gone."""
-        if sys.platform == "linux":
-            try:
-                return int(os.pread(self._statm, 64, 0).split()[1]) * _PAGE_BYTES if self._statm is not None else 0
-            except (OSError, IndexError):
-                return 0
-        import psutil
-
-        try:
-            return int(psutil.Process(self._pid).memory_info().rss)
-        except psutil.Error:
-            return 0
-
-
-def _last_line(text: bytes) -> str:
-    lines = text.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else ""
 
 
 if __name__ == "__main__":

@@ -1,24 +1,25 @@
-"""A session under way: measures one thing after another, records each at once, and knows how long the rest takes."""
+"""A session: measures cells and calls one after another, records each at once, and estimates the time left."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
 from splade_bench.bench.calls import CallRunner
 from splade_bench.bench.cells import CellRun, CellRunner
-from splade_bench.bench.isolate import CellError, run_figures_process
+from splade_bench.bench.isolate import WorkerError
 from splade_bench.bench.protocol import MEMORY_PASSES
 from splade_bench.errors import ConfigError, one_line
 from splade_bench.grid.cell import Cell
 from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.measure.limits import below_floor
 from splade_bench.measure.machine import taken_on, utc_now
+from splade_bench.results.conditions import conditions_of, differences
 from splade_bench.results.records import (
     CALIBRATION,
     SETTLED,
@@ -37,47 +38,53 @@ Recorded = TypeVar("Recorded", bound=Result)
 
 
 class MeasuringSession:
-    """Where results go, and how far the session is.
+    """Measures, records and counts.
 
     Args:
-        results_path: file to append results to; None: they are shown only.
-        resume: whether results that the file holds already, of the same cell, source tree, machine, versions and
-            corpus, stand for a run.
+        results_path: file to append results to; None: they are only shown.
+        memory_limit_bytes: limit of each call, and of each cell without a limit of its own.
+        resume: whether to use results that the file already has, instead of measuring the same cell again on the same
+            source tree, machine, versions and corpus.
     """
 
     def __init__(
-        self, *, results_path: Path | None, cells: CellRunner, calls: CallRunner, resume: bool = False
+        self,
+        *,
+        results_path: Path | None,
+        cells: CellRunner,
+        calls: CallRunner,
+        memory_limit_bytes: int | None = None,
+        resume: bool = False,
     ) -> None:
         self.results_path = results_path
-        self.planned_cells = 0
+        self.memory_limit_bytes = memory_limit_bytes
+        self.expected_cells = 0
         self.finished: list[Result] = []
-        self.passed_over: list[Result] = []
-        """What was not measured because the results file had it."""
+        self.reused: list[Result] = []
+        """Results of the file that were used instead of a measurement."""
         self._cells = cells
         self._calls = calls
         self._resume = resume
+        self._name = uuid4().hex
         self._elapsed_s = 0.0
         self._call_floors_bytes: dict[str, int] = {}
 
     def measure(self, cell: Cell, timed: Callable[[CellRun], object], *, test_id: str | None = None) -> CellResult:
-        """Run ``cell``; ``timed`` waits until the run is ready and trains it, under whatever clock it likes.
-
-        A cell without a memory limit of its own has the session's.
+        """Run ``cell`` under the session's memory limit; ``timed`` waits until the run is ready and trains it.
 
         Raises:
-            DataError: the result cannot be written; it is among the finished ones all the same.
+            DataError: the result cannot be written; it is still one of the finished results.
         """
-        if cell.memory_limit_bytes is None:
-            cell = replace(cell, memory_limit_bytes=self._calls.memory_limit_bytes)
+        cell = self.limited(cell)
         start_s = time.perf_counter()
         try:
             with self._cells.start(cell) as run:
                 try:
                     timed(run)
-                except CellError:
-                    pass  # the run knows, and says so in its result
+                except WorkerError:
+                    pass  # the run's result says so
                 result = run.finish()
-        except CellError as failure:  # what the cell needs could not be made
+        except WorkerError as failure:  # the weights that the cell needs could not be made
             result = CellResult.of_cell(cell, **(taken_on() | failure.values), started_at=utc_now())
         self._elapsed_s += time.perf_counter() - start_s
         return self._record(replace(result, test_id=test_id))
@@ -86,65 +93,74 @@ class MeasuringSession:
         self,
         name: str,
         function: Callable[..., object],
-        arguments: Sequence[Any],
-        keywords: Mapping[str, Any],
+        arguments: Sequence[Any] = (),
+        keywords: Mapping[str, Any] | None = None,
         *,
         test_id: str | None = None,
     ) -> CallResult:
-        """Call ``function`` in a fresh process and record what it took.
+        """Call ``function`` in a fresh process and record the measurement.
 
         Raises:
-            ConfigError: another process could not call it so, or the session's memory limit leaves no room for it.
-            DataError: the result cannot be written; it is among the finished ones all the same.
+            ConfigError: another process could not make this call, or the session's memory limit leaves no room for it.
+            DataError: the result cannot be written; it is still one of the finished results.
         """
         self.require_room_for_call(function)
-        result = self._calls.measure(name, function, arguments, keywords)
+        result = self._calls.measure(name, function, arguments, keywords, memory_limit_bytes=self.memory_limit_bytes)
         return self._record(replace(result, test_id=test_id))
 
     def calibrate(self, function: Callable[..., object], *arguments: Any) -> CallResult:
-        """Let every probe read what ``function`` takes, a known amount, and record it."""
-        runner = replace(self._calls, memory_passes=MEMORY_PASSES, memory_timeline=True, memory_limit_bytes=None)
+        """Let every probe read the memory of ``function``, a known amount, and record the readings."""
+        runner = replace(self._calls, memory_passes=MEMORY_PASSES, memory_timeline=True)
         name = " ".join([CALIBRATION, getattr(function, "__name__", ""), *map(str, arguments)])
-        return self._record(runner.measure(name, function, arguments, {}))
+        return self._record(runner.measure(name, function, arguments))
+
+    def limited(self, cell: Cell) -> Cell:
+        """The cell with the session's memory limit, unless it has one of its own."""
+        if cell.memory_limit_bytes is not None:
+            return cell
+        return replace(cell, memory_limit_bytes=self.memory_limit_bytes)
 
     def recorded(self, cell: Cell) -> CellResult | None:
-        """What is known of ``cell`` from this session or, where it resumes, from its results file; None: nothing."""
-        return _settled(cell, self.finished) or self.resumed(cell)
+        """The result of ``cell`` from this session or, in a resumed one, from the results file, if there is one."""
+        return _settled(self.limited(cell), self.finished) or self.resumed(cell)
 
     def resumed(self, cell: Cell) -> CellResult | None:
-        """What the results file knew of ``cell`` before this session, where that resumes; None: nothing."""
-        result = _settled(cell, self._earlier)
-        if result is not None and result not in self.passed_over:
-            self.passed_over.append(result)
+        """The result of ``cell`` that a resumed session found in the results file, if there is one."""
+        result = _settled(self.limited(cell), self._earlier)
+        if result is not None and result not in self.reused:
+            self.reused.append(result)
         return result
 
     def measure_head(self, head: str, *, hidden_size: int, active_share: float) -> HeadResult:
-        """Measure one head in a fresh process and record it."""
-        started_at = utc_now()
-        figures = run_figures_process(
-            "splade_bench.worker.head_alone", head=head, hidden_size=hidden_size, active_share=active_share
-        )
-        return self._record(HeadResult(**(taken_on() | figures), started_at=started_at))
+        """Measure one head in a fresh process and record it.
+
+        Raises:
+            WorkerError: the process failed.
+        """
+        figures = {"head": head, "hidden_size": hidden_size, "active_share": active_share}
+        return self._record(self._made_by(HeadResult, "head_alone", "measure_head", **figures))
 
     def plan_article_run(self, name: str) -> PlanResult:
-        """Plan one way to train what the article could not, in a fresh process, and record it."""
-        started_at = utc_now()
-        figures = run_figures_process("splade_bench.worker.article_plan", name=name)
-        return self._record(PlanResult(**(taken_on() | figures), started_at=started_at))
+        """Plan one way to train the article's run in a fresh process, and record the plan.
+
+        Raises:
+            WorkerError: the process failed.
+        """
+        return self._record(self._made_by(PlanResult, "article_plan", "plan_run", name=name))
 
     def require_room(self, cell: Cell) -> None:
         """Refuse a memory limit under which no cell could start.
 
         Raises:
-            ConfigError: the cell's limit is below what a worker takes without a model.
+            ConfigError: the cell's limit is not above the memory of a worker without a model.
         """
-        limit_bytes = cell.memory_limit_bytes
-        if limit_bytes is None or cell.device != "cpu":  # an accelerator's allocator has nothing before the model
+        limit_bytes = self.limited(cell).memory_limit_bytes
+        if limit_bytes is None or cell.device != "cpu":  # an accelerator has nothing allocated before the model
             return
         try:
             floor_bytes = self._cells.floor_bytes(cell)
-        except CellError as failure:
-            raise ConfigError(f"--memory-limit: what a worker takes could not be measured: {failure}") from failure
+        except WorkerError as failure:
+            raise ConfigError(f"--memory-limit: cannot measure the memory of a worker: {failure}") from failure
         if limit_bytes <= floor_bytes:
             raise ConfigError(below_floor(limit_bytes, floor_bytes))
 
@@ -152,26 +168,25 @@ class MeasuringSession:
         """Refuse a memory limit under which the function's module could not even be imported.
 
         Raises:
-            ConfigError: the session's limit is below what a worker takes before the call.
+            ConfigError: the session's limit is not above the memory of a worker before the call.
         """
-        limit_bytes = self._calls.memory_limit_bytes
-        if limit_bytes is None:
+        if self.memory_limit_bytes is None:
             return
         module = function.__module__
         if module not in self._call_floors_bytes:
             try:
                 self._call_floors_bytes[module] = self._calls.floor_bytes(function)
-            except CellError:
-                return  # the call will fail in the same way, and its record says how
-        if limit_bytes <= self._call_floors_bytes[module]:
-            raise ConfigError(below_floor(limit_bytes, self._call_floors_bytes[module]))
+            except WorkerError:
+                return  # the call will fail in the same way, and its record will say how
+        if self.memory_limit_bytes <= self._call_floors_bytes[module]:
+            raise ConfigError(below_floor(self.memory_limit_bytes, self._call_floors_bytes[module]))
 
     def gradient_error(self, cell: Cell) -> float:
         """See :meth:`splade_bench.bench.cells.CellRunner.gradient_error`."""
         return self._cells.gradient_error(cell)
 
     def line(self, result: Measurement) -> str:
-        """One line for people: what came out, and the time that is left."""
+        """One line for the terminal: the result, and the time left."""
         parts = [result.cell_id if isinstance(result, CellResult) else getattr(result, "name", ""), result.status]
         if result.wall_time_s is not None:
             parts.append(format_seconds(result.wall_time_s))
@@ -183,46 +198,49 @@ class MeasuringSession:
             parts.append(result.error)
         parts += [f"{name} pass {error}" for name, error in (result.pass_errors or {}).items()]
         done = len(self.finished)
-        left_s = self._elapsed_s / done * max(0, self.planned_cells - done) if done else 0.0
-        # A benchmark that chooses its cells as it goes has no number of them.
+        left_s = self._elapsed_s / done * max(0, self.expected_cells - done) if done else 0.0
+        # A benchmark that chooses its cells while it runs does not know how many it has.
         parts.append(
-            f"[{done}/{self.planned_cells}, {format_seconds(left_s)} left]" if self.planned_cells else f"[{done}]"
+            f"[{done}/{self.expected_cells}, {format_seconds(left_s)} left]" if self.expected_cells else f"[{done}]"
         )
         return one_line("  ".join(parts))
 
+    def _made_by(self, kind: type[Recorded], module: str, function: str, **keywords: Any) -> Recorded:
+        """A result whose fields a function of :mod:`splade_bench.worker` returns in a fresh process."""
+        started_at = utc_now()
+        fields = self._calls.value_of(f"splade_bench.worker.{module}", function, **keywords)
+        return kind(**(taken_on() | fields), started_at=started_at)
+
     def _record(self, result: Recorded) -> Recorded:
-        result = replace(result, session=self._name)
+        name = self._earlier[0].session if self._earlier else None
+        result = replace(result, session=name or self._name)
         self.finished.append(result)
         if self.results_path is not None:
             append_result(self.results_path, result)
         return result
 
     @cached_property
-    def _name(self) -> str:
-        """What its results are marked with: where it goes on with another session, as that one's."""
-        return (self._earlier and self._earlier[0].session) or uuid4().hex
-
-    @cached_property
     def _earlier(self) -> list[Result]:
-        """What the newest session in the results file had measured, as far as it ran on what this one runs on."""
+        """The results of the newest session in the results file that are comparable with those of this session.
+
+        A resumed session goes on under the name of that one.
+        """
         if not self._resume or self.results_path is None or not self.results_path.is_file():
             return []
-        own = taken_on()
-        corpora: dict[str, str | None] = {}
-        found = []
-        for result in read_results([self.results_path]):
-            if (result.source_tree, result.versions) != (own["source_tree"], own["versions"]):
-                continue
-            if {name: result.machine.get(name) for name in own["machine"]} != own["machine"]:
-                continue
-            if isinstance(result, CellResult) and result.corpus_sha256:
-                if result.workload not in corpora:
-                    corpora[result.workload] = self._cells.corpus_sha256(result.workload)
-                if result.corpus_sha256 != corpora[result.workload]:
-                    continue
-            found.append(result)
-        newest = max(found, key=lambda result: result.started_at or "", default=None)
-        return [result for result in found if newest and result.session == newest.session]
+        own = conditions_of(Result(**taken_on()))
+        corpus_of = cache(self._cells.corpus_sha256)
+        comparable = [
+            result
+            for result in read_results([self.results_path])
+            if not differences("same code", conditions_of(result), own, where_known=True)
+            and not (
+                isinstance(result, CellResult)
+                and result.corpus_sha256
+                and result.corpus_sha256 != corpus_of(result.workload)
+            )
+        ]
+        newest = max(comparable, key=lambda result: result.started_at or "", default=None)
+        return [result for result in comparable if newest and result.session == newest.session]
 
 
 def _settled(cell: Cell, results: Iterable[Result]) -> CellResult | None:

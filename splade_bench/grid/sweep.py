@@ -1,4 +1,4 @@
-"""The axes of a grid, and the named sweeps that ``--profile`` chooses from."""
+"""The axes of a grid, and the profiles: named sweeps for ``--profile``."""
 
 from __future__ import annotations
 
@@ -26,25 +26,23 @@ class Sweep:
     seeds: Sequence[int] = (42,)
     rounds: int = 1
     """Equal runs of each cell, in turn."""
-    memory_limit_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if self.workload not in WORKLOADS:
             raise ConfigError(f"--workload {self.workload}: no such workload; choose from {', '.join(WORKLOADS)}")
         for name in self.memory_modes:
             memory_mode(name, option="--memory-modes")
-        for flag, value in (("--max-steps", self.max_steps), ("--rounds", self.rounds)):
-            if value is not None and value < 1:
-                raise ConfigError(f"{flag} {value}: must be at least 1")
         for flag, values in (
+            ("--max-steps", [] if self.max_steps is None else [self.max_steps]),
+            ("--rounds", [self.rounds]),
             ("--batch-sizes", self.batch_sizes),
             ("--gradient-accumulation-steps", self.gradient_accumulation_steps),
         ):
-            if min(values) < 1:
+            if min(values, default=1) < 1:
                 raise ConfigError(f"{flag} {min(values)}: must be at least 1")
 
     def cells(self) -> Iterator[Cell]:
-        """Every combination, modes next to each other: what is compared is measured close in time."""
+        """Every combination. Modes come in turn, so that those to compare are measured close in time."""
         rounds = range(1, self.rounds + 1) if self.rounds > 1 else (0,)
         for device, round_number, seed, batch_size, accumulation, mode in product(
             self.devices, rounds, self.seeds, self.batch_sizes, self.gradient_accumulation_steps, self.memory_modes
@@ -57,7 +55,6 @@ class Sweep:
                 memory_mode=mode,
                 max_steps=self.max_steps,
                 seed=seed,
-                memory_limit_bytes=self.memory_limit_bytes,
                 round=round_number,
             )
 
@@ -70,7 +67,7 @@ PROFILES: Mapping[str, Sweep] = MappingProxyType(
             memory_modes=("standard", "memory-efficient"),
             max_steps=10,
         ),
-        # What a gate is held to: token ids by seed, all of one length, so that live bytes are the same everywhere.
+        # For the gate: token ids drawn by seed, all of one length, so that live bytes are equal on every machine.
         "gate": Sweep(
             workload="gate",
             batch_sizes=(4,),

@@ -1,14 +1,12 @@
-"""The source article's run that ran out of memory, planned: ``python -m splade_bench.worker.article_plan JSON``.
+"""Plans the source article's run that ran out of memory, in a process of its own.
 
-BERT-base at 8 x 512 tokens of a query, a positive and a negative, with hinge loss, L1 norms and the model's own dropout
-of 0.1, on MPS with 27.20 GiB allowed. It ended with 26.77 GiB allocated, asking for 476.91 MiB. Its algorithm and this
-package's modes go through the same model of that device's allocator. Prints the figures as JSON.
+The run: BERT-base at 8 x 512 tokens of a query, a positive and a negative, with hinge loss, L1 norms and the model's
+own dropout of 0.1, on MPS with 27.20 GiB allowed. It ended with 26.77 GiB allocated, when it asked for 476.91 MiB. The
+article's algorithm and this package's modes are planned with the same model of that device's allocator.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -26,7 +24,6 @@ from splade_bench.model.presets import bert_config, build_preset
 from splade_bench.planner.device_models import device_model
 from splade_bench.planner.plan import MemoryPlan, plan, plan_rehearsal
 from splade_bench.planner.rehearsal import REHEARSED_STEPS, FakeBatches, Lengths, on_fake_tensors
-from splade_bench.planner.work import CountedWork
 from splade_bench.worker.peers import ArticlePeer, PeerTrainer
 
 DEVICE = "mps"
@@ -59,7 +56,7 @@ def plan_article(mask_dtype: torch.dtype) -> MemoryPlan:
         return live.peak()
 
     model = device_model(DEVICE, threads=1, budget_bytes=BUDGET_BYTES)
-    return plan_rehearsal(rehearsal, model, baseline_bytes=0, budget_bytes=BUDGET_BYTES, counted=CountedWork())
+    return plan_rehearsal(rehearsal, model, baseline_bytes=0, budget_bytes=BUDGET_BYTES)
 
 
 def plan_mode(memory_mode: str) -> MemoryPlan:
@@ -75,7 +72,7 @@ def plan_mode(memory_mode: str) -> MemoryPlan:
     )
 
 
-# What a row of the page is called -> its plan.
+# A row of the report's page -> its plan.
 RUNS: Mapping[str, Callable[[], MemoryPlan]] = {
     "the article's algorithm, mask of integers": partial(plan_article, torch.int64),
     "the article's algorithm, mask of floats": partial(plan_article, torch.float32),
@@ -83,31 +80,21 @@ RUNS: Mapping[str, Callable[[], MemoryPlan]] = {
 }
 
 
-def planned_fields(name: str) -> dict[str, Any]:
-    """The figures of a :class:`splade_bench.results.records.PlanResult`."""
-    made = RUNS[name]()
-    failure = made.first_failure
+def plan_run(name: str) -> dict[str, Any]:
+    """The measured fields of a :class:`splade_bench.results.records.PlanResult`; ``name`` is a key of :data:`RUNS`."""
+    planned = RUNS[name]()
+    failure = planned.first_failure
     return {
         "name": name,
-        "device": made.device,
+        "device": planned.device,
         "batch_size": _CONFIG.batch_size,
         "max_length": _CONFIG.max_length,
         "budget_bytes": BUDGET_BYTES,
-        "peak_bytes": made.peak_bytes,
-        "live_peak_bytes": made.live_peak_bytes,
+        "peak_bytes": planned.peak_bytes,
+        "live_peak_bytes": planned.live_peak_bytes,
         "failed_operator": failure and failure.operator,
         "failed_phase": failure and failure.phase,
         "failed_allocation_bytes": failure and failure.size_bytes,
         "reserved_bytes": failure and failure.reserved_bytes,
+        "machine": machine_info() | {"threads": torch.get_num_threads()},
     }
-
-
-def main() -> int:
-    """Plan what the first argument names."""
-    machine = machine_info() | {"threads": torch.get_num_threads()}
-    print(json.dumps(planned_fields(**json.loads(sys.argv[1])) | {"machine": machine}))
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

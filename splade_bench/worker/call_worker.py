@@ -1,7 +1,7 @@
-"""Any function inside a process of its own: ``python -m splade_bench.worker.call_worker``.
+"""Measures a function inside its own process: ``python -m splade_bench.worker.call_worker``.
 
-Imports the function's module, says ``ready``, waits for ``go``, calls it, says ``done`` and ends with a ``result``.
-Imports torch only where the module does.
+Imports the function's module, sends ``ready``, waits for ``go``, calls it, sends ``done`` and ends with a ``result``.
+Imports torch only if the module does.
 """
 
 from __future__ import annotations
@@ -11,64 +11,55 @@ import importlib.util
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
 from splade_bench.bench.protocol import CallRequest
-from splade_bench.device.heap import call_after_trim
 from splade_bench.measure.device import device_memory
-from splade_bench.measure.limits import limit_rss, renew_limit
 from splade_bench.measure.machine import machine_info
 from splade_bench.measure.rss import current_rss_bytes
-from splade_bench.worker.probes import Probes, heap_fields, live_fields, pinned_fields
-from splade_bench.worker.serving import Send, claim_standard_output, serve, wait_for_go
+from splade_bench.worker.probes import Fields, TimePassProbes, heap_fields, live_fields, pinned_fields
+from splade_bench.worker.serving import Send, claim_standard_output, limit_process, serve, wait_for_go
 
 _LONGEST_VALUE = 10**6
 
 
 class CallWorker:
-    """The life of one measured call."""
+    """Measures one call, in the way that the request names."""
 
-    def __init__(self, request: CallRequest, send: Send, wait_for_go: Callable[[], None]) -> None:
+    def __init__(self, request: CallRequest, send: Send) -> None:
         self.request = request
-        self.measured: dict[str, Any] = {"machine": machine_info()}
+        self.measured: Fields = {"machine": machine_info()}
         self.phase = "import"
         self._send = send
-        self._wait_for_go = wait_for_go
 
     def run(self) -> None:
         """Import, call, and send the result."""
         function = load_function(self.request)
         self.phase = "call"
-
-        def call() -> object:
-            return function(*self.request.arguments, **self.request.keywords)
-
-        if self.request.measure == "time":
-            self._timed(call)
-        elif self.request.measure == "floor":
-            self.measured["floor_bytes"] = current_rss_bytes()
-        elif self.request.measure == "heap":
-            self.measured |= heap_fields(call)
-        elif self.request.measure == "pinned":
-            self.measured |= pinned_fields(call)
-        elif "torch" in sys.modules:  # what makes no tensors has none to count
-            self._count_live(call)
+        passes: Mapping[str, Callable[[Callable[[], object]], Fields]] = {
+            "time": self._time_pass,
+            "floor": lambda _: {"floor_bytes": current_rss_bytes()},
+            "heap": heap_fields,
+            "pinned": pinned_fields,
+            "live": _live_pass,
+        }
+        call = partial(function, *self.request.arguments, **self.request.keywords)
+        self.measured |= passes[self.request.measure](call)
         self._send("result", self.measured)
 
-    def _timed(self, call: Callable[[], object]) -> None:
+    def _time_pass(self, call: Callable[[], object]) -> Fields:
         device = device_memory(_device_type())
-        if self.request.memory_limit_bytes:  # of the process's memory and, where there is one, of the accelerator's
-            limit_rss(self.request.memory_limit_bytes)
-            call_after_trim(partial(renew_limit, self.request.memory_limit_bytes))
+        if self.request.memory_limit_bytes:  # a limit on the process's memory and on the accelerator's, if there is one
+            limit_process(self.request.memory_limit_bytes)
             device.limit(self.request.memory_limit_bytes)
-        probes = Probes(device, phase=(lambda: self.phase) if self.request.memory_timeline else None)
+        probes = TimePassProbes(device, phase=(lambda: self.phase) if self.request.memory_timeline else None)
         probes.start()
         self._send("ready", {})
-        self._wait_for_go()
+        wait_for_go()
         start_s = time.perf_counter()
         try:
             with probes:
@@ -76,19 +67,14 @@ class CallWorker:
         finally:
             self.measured["wall_time_s"] = time.perf_counter() - start_s
             self.measured |= probes.fields()
-        self.measured["value"] = _json_or_none(value)
-        self._send("done", self.measured)
-
-    def _count_live(self, call: Callable[[], object]) -> None:
-        from splade_bench.device.storages import LiveStorages
-
-        self.measured |= live_fields(call, LiveStorages())
+        self._send("done", {})
+        return {"value": _json_or_none(value)}
 
 
 def load_function(request: CallRequest) -> Callable[..., object]:
     """The function that the request names.
 
-    Its module is imported by name where that finds the same file, so that relative imports work, else from its file.
+    Its module is imported by name if that finds the same file, so that relative imports work; else from its file.
     """
     sys.path[:] = request.path
     found: Any = _load_module(request)
@@ -98,9 +84,11 @@ def load_function(request: CallRequest) -> Callable[..., object]:
 
 
 def _load_module(request: CallRequest) -> ModuleType:
+    if request.file is None:
+        return importlib.import_module(request.module)
     try:
         spec = importlib.util.find_spec(request.module)
-    except (ImportError, ValueError):  # a parent package that is not there
+    except (ImportError, ValueError):  # its parent package does not exist
         spec = None
     if spec is not None and spec.origin and Path(spec.origin).resolve() == Path(request.file).resolve():
         return importlib.import_module(request.module)
@@ -112,8 +100,16 @@ def _load_module(request: CallRequest) -> ModuleType:
     return module
 
 
+def _live_pass(call: Callable[[], object]) -> Fields:
+    if "torch" not in sys.modules:  # such a module makes no tensors
+        return {}
+    from splade_bench.device.storages import LiveStorages
+
+    return live_fields(call, LiveStorages())
+
+
 def _device_type() -> str:
-    """The accelerator that torch would use, where the module has imported torch."""
+    """The accelerator that torch would use, if the module has imported torch."""
     torch: Any = sys.modules.get("torch")
     if torch is None:
         return "cpu"
@@ -131,9 +127,9 @@ def _json_or_none(value: object) -> Any:
 
 
 def main() -> int:
-    """Serve one request; the exit code is 0 when a result was sent."""
+    """Serve one request; the exit code is 0 if it sent a result."""
     send = claim_standard_output()
-    return serve(CallWorker(CallRequest.from_line(sys.stdin.readline()), send, wait_for_go), send)
+    return serve(CallWorker(CallRequest.from_line(sys.stdin.readline()), send), send)
 
 
 if __name__ == "__main__":

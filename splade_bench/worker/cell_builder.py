@@ -1,4 +1,4 @@
-"""What a cell is made of: its corpus, its batches, its model."""
+"""Builds the parts of a cell: corpus, batches, model, trainer."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import random
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 
-from splade_bench.batching.batches import SyntheticBatches, TripleBatch, TripleSource
+from splade_bench.batching.batches import TripleBatch
+from splade_bench.batching.sources import SyntheticBatches, TripleBatches, TripleSource, widest_batch
 from splade_bench.config import MODEL_PRESETS, TrainConfig
 from splade_bench.data.embedded import PreparedCorpus
 from splade_bench.data.records import Corpus, sha256_of_texts
@@ -23,7 +24,7 @@ from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.measure.machine import source_tree, versions
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.presets import TRAINED_ACTIVE_SHARE, build_preset, set_active_share
-from splade_bench.training.trainer import Trainer, TrainObserver, text_batches
+from splade_bench.training.trainer import Trainer, TrainObserver
 from splade_bench.training.validation import validation_loss
 from splade_bench.worker.flops import cached_step_flops
 from splade_bench.worker.peers import PeerTrainer, make_peer
@@ -32,28 +33,29 @@ _WARM_UP_STEPS = 2
 
 
 class CellBuilder:
-    """Builds the same parts for the same cell, however often it is asked."""
+    """Builds the same parts for the same cell in each call.
 
-    def __init__(self, cell: Cell, corpus_folder: Path | None, model_folder: Path | None = None) -> None:
+    Args:
+        corpus_folder: the prepared corpus; None for synthetic texts.
+        model_folder: the weights that every trainer of the workload loads, for a workload with shared weights.
+    """
+
+    def __init__(self, cell: Cell, corpus_folder: str | None, model_folder: str | None) -> None:
         self.cell = cell
-        self.model_folder = model_folder
+        self.model_folder = Path(model_folder) if model_folder else None
         self.config = cell.train_config
         self.workload = WORKLOADS[cell.workload]
         self.device = resolve_device(cell.device, force=True)
-        self.prepared = PreparedCorpus(corpus_folder) if corpus_folder else None
+        self.prepared = PreparedCorpus(Path(corpus_folder)) if corpus_folder else None
         self.corpus: Corpus | None = self.prepared.load() if self.prepared else None
 
     def encoder(self) -> SpladeEncoder:
         """The cell's model with its first weights, on its device."""
-        if self.model_folder:
-            return SpladeEncoder.from_pretrained(str(self.model_folder)).to(self.device)
-        return self._new_encoder().to(self.device)
+        loaded = SpladeEncoder.from_pretrained(str(self.model_folder)) if self.model_folder else self.new_encoder()
+        return loaded.to(self.device)
 
-    def planned_encoder(self) -> SpladeEncoder:
-        """A model like :meth:`encoder`'s where tensors are fake: no weights can be loaded there, and nothing moved."""
-        return self._new_encoder()
-
-    def _new_encoder(self) -> SpladeEncoder:
+    def new_encoder(self) -> SpladeEncoder:
+        """The same model with seeded weights that are not loaded, on the CPU: it can be made of fake tensors."""
         vocab_size = MODEL_PRESETS[self.workload.model_name].vocab_size
         if self.prepared:
             tokenizer = self.prepared.load_tokenizer(vocab_size)
@@ -67,18 +69,20 @@ class CellBuilder:
             attention_dropout=self.cell.attention_dropout,
         )
 
-    def save_weights(self) -> None:
-        """Make the folder from which every trainer of this workload loads the same weights."""
+    def save_weights(self) -> Path:
+        """Make the folder from which every trainer of this workload loads the same weights, unless it exists."""
         assert self.model_folder is not None
-        encoder = self._new_encoder().to(self.device)
-        source = replace(self._synthetic(encoder.vocab_size, 1, warm_up=False), padding="longest")  # whatever the mode
+        encoder = self.new_encoder().to(self.device)
+        # Of the same padding in every mode, so that the weights are the same.
+        source = replace(self._synthetic(encoder.vocab_size, 1, warm_up=False), padding="longest")
         documents = next(source.batches(epoch=1)).documents[0]
         set_active_share(encoder, documents, TRAINED_ACTIVE_SHARE)
-        with whole_folder(self.model_folder) as folder:  # one that is there is taken as it is
+        with whole_folder(self.model_folder) as folder:
             encoder.save_pretrained(folder)
+        return self.model_folder
 
     def trainer(self, observers: Sequence[TrainObserver]) -> Trainer | PeerTrainer:
-        """Whoever trains the cell, with the model and the batches, ready to go."""
+        """The cell's trainer with its model and batches."""
         if self.cell.trainer == OWN_TRAINER:
             encoder = self.encoder()
             return Trainer(encoder, self.source(encoder), self.config, observers=observers)
@@ -87,51 +91,40 @@ class CellBuilder:
         return PeerTrainer(peer, self._timed_source(), self.config, observers=observers)
 
     def source(self, encoder: SpladeEncoder) -> TripleSource:
-        """The cell's training batches: the workload's number of queries, drawn by seed."""
+        """The cell's training batches: the workload's number of queries, sampled by seed."""
         if self.corpus is None:
             return self._timed_source()
         count = min(self.workload.queries, len(self.corpus.triples))
         triples = random.Random(self.cell.seed).sample(list(self.corpus.triples), count)
-        return text_batches(triples, encoder, self.config)
+        return TripleBatches.for_config(triples, encoder.tokenizer, self.config, encoder.device)
 
     def toy(self) -> tuple[SpladeEncoder, TripleSource, TrainConfig]:
-        """A run that costs nothing and takes the cell's path through the code, to load kernels and start threads."""
+        """A tiny run on the cell's path through the code: it loads the kernels and starts the threads."""
         vocab_size = MODEL_PRESETS["toy"].vocab_size
         encoder = build_preset("toy", train_tokenizer((), vocab_size=vocab_size), seed=0).to(self.device)
         return encoder, self._synthetic(vocab_size, 1, warm_up=False), replace(self.config, max_steps=_WARM_UP_STEPS)
 
     def step_flops(self) -> int:
-        """Of the last batch that is trained on."""
+        """Floating-point operations of a cached step on the last batch that is trained on."""
         batches = islice(self._timed_source().batches(epoch=0), self.config.max_steps)
         return cached_step_flops(MODEL_PRESETS[self.workload.model_name], deque(batches, maxlen=1)[0])
 
     def quality(self, encoder: SpladeEncoder) -> dict[str, object]:
-        """Held-out figures of a trained encoder; empty for synthetic workloads, which have no meaning to learn."""
-        if self.corpus is None or self.corpus.test is None:
+        """Held-out figures of a trained encoder; none for synthetic texts, which have no meaning to learn."""
+        if self.prepared is None or self.corpus is None or self.corpus.test is None:
             return {}
         figures: dict[str, object] = {
             "validation_loss": validation_loss(encoder, self.corpus.test_triples, self.config)
         }
         if self.workload.ranked:
-            figures["metrics"] = self._metrics(encoder)
-            figures["metrics_before"] = self._metrics_before()
-        return figures
-
-    def _metrics(self, encoder: SpladeEncoder) -> dict[str, float]:
-        assert self.corpus is not None and self.corpus.test is not None
-        return evaluate(encoder, self.corpus.test, max_length=self.config.max_length)
-
-    def _metrics_before(self) -> dict[str, float]:
-        """Figures of the untrained model: the same for every cell of a workload and seed, so taken once on disk."""
-        assert self.prepared is not None
-        key = sha256_of_texts(self.cell.workload, self.cell.seed, self.device.type, source_tree(), versions())[:16]
-        name = f"untrained-{key}.json"
-        path = self.prepared.folder / name
-        if path.is_file():
-            figures: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
-            return figures
-        figures = self._metrics(self.encoder())
-        write_whole_file(path, json.dumps(figures))
+            figures["metrics"] = evaluate(encoder, self.corpus.test, max_length=self.config.max_length)
+            # The untrained model is the same in every cell of a workload and seed, so it is evaluated once.
+            key = sha256_of_texts(self.cell.workload, self.cell.seed, self.device.type, source_tree(), versions())[:16]
+            path = self.prepared.folder / f"untrained-{key}.json"
+            if not path.is_file():
+                untrained = evaluate(self.encoder(), self.corpus.test, max_length=self.config.max_length)
+                write_whole_file(path, json.dumps(untrained))
+            figures["metrics_before"] = json.loads(path.read_text(encoding="utf-8"))
         return figures
 
     def _timed_source(self) -> SyntheticBatches:
@@ -157,12 +150,10 @@ class CellBuilder:
 
 @dataclass(frozen=True, slots=True)
 class WidestBatch:
-    """The widest batch of another source's first epoch, over and over: what decides its peak memory."""
+    """The widest batch of another source's first epoch, again and again: it decides the peak memory."""
 
     source: TripleSource
     batches_per_epoch: int = 1_000_000
 
     def batches(self, epoch: int) -> Iterator[TripleBatch]:
-        widest = max(self.source.batches(0), key=lambda batch: batch.tokens)
-        for _ in range(self.batches_per_epoch):
-            yield widest
+        return repeat(widest_batch(self.source), self.batches_per_epoch)

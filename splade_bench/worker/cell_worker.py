@@ -150,7 +150,7 @@ class CellWorker:
             return {}  # a peer is compared by memory and time only
         if builder.workload.gemm_rate:
             self.measured |= {"step_flops": builder.step_flops(), "gemm_flops_per_s": gemm_flops_per_s()}
-        self.measured["active_share"] = trainer.encoder.active_share
+        self.measured["active_share"] = trainer.state.active_share
         self.measured["parameter_bytes"] = sum(part.nbytes for part in trainer.encoder.parameters())
         return builder.quality(trainer.encoder)
 

@@ -1,4 +1,4 @@
-"""How much work a step is, and how fast this machine works: what a step's time is judged by."""
+"""The work of a step and the speed of this machine: together they say how good a step's time is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def cached_step_flops(preset: ModelPreset, batch: TripleBatch) -> int:
     """Floating-point operations in the products of a cached step over ``batch``, without activation checkpointing.
 
     The body goes forward twice and backward once, at two forwards' price; the head forward once. Padding is not
-    counted, nor what a mini-batch saves by keeping its graph: the figure is of the method, not of what a run did, so
+    counted, nor the savings of a mini-batch that keeps its graph: the figure describes the method, not a run, so
     computing more never raises the rate that is derived from it.
     """
     lengths = [length for texts in (batch.queries, *batch.documents) for length in texts.lengths]

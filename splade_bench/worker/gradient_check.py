@@ -1,4 +1,4 @@
-"""How far a trainer's gradient is from the plain definition's, before anybody is told how fast it is.
+"""How far a trainer's gradient is from the plain definition's: a trainer is only timed if its gradient is right.
 
 On a small model without dropout, with texts of uneven lengths, in float64.
 """
@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from torch import Tensor, nn
 
-from splade_bench.batching.batches import SyntheticBatches
+from splade_bench.batching.sources import SyntheticBatches
 from splade_bench.config import MEMORY_MODES, MODEL_PRESETS, TrainConfig
 from splade_bench.data.wordpiece import train_tokenizer
 from splade_bench.grid.cell import OWN_TRAINER, Cell
@@ -25,12 +25,12 @@ Gradients = dict[str, Tensor]
 _MODEL = "toy"
 _MAX_LENGTH = 40
 _BATCH_SIZE = 4
-# A tensor whose true gradient is zero, as an attention key's bias, is held by this share of the model's largest.
+# A tensor whose true gradient is zero, as an attention key's bias, is compared with this share of the model's largest.
 _FLOOR = 1e-6
 
 
 def gradient_error(cell: Cell) -> float:
-    """Of the cell's trainer with the cell's settings; see :func:`largest_gradient_error`."""
+    """The error of the cell's trainer with the cell's settings, see :func:`largest_gradient_error`."""
     vocab_size = MODEL_PRESETS[_MODEL].vocab_size
     config = replace(
         cell.train_config, max_length=_MAX_LENGTH, max_steps=1, max_grad_norm=0.0, regularizer_warmup_ratio=0.0
@@ -57,7 +57,7 @@ def gradient_error(cell: Cell) -> float:
 def largest_gradient_error(actual: Gradients, exact: Gradients) -> float:
     """Largest difference of an element, relative to its tensor's largest or a millionth of the model's.
 
-    Infinite where the parameters with a gradient are not the same.
+    Infinite if the parameters that have a gradient are not the same.
     """
     if actual.keys() != exact.keys() or not exact:
         return float("inf")
@@ -69,7 +69,7 @@ def largest_gradient_error(actual: Gradients, exact: Gradients) -> float:
 
 
 class _FirstGradients:
-    """An observer that reads the gradients when the optimizer is about to use them for the first time."""
+    """An observer that reads the gradients before the first optimizer step."""
 
     def __init__(self, read: Callable[[], Gradients]) -> None:
         self._read = read

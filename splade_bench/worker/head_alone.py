@@ -1,13 +1,11 @@
-"""The head by itself, in a process of its own: ``python -m splade_bench.worker.head_alone JSON``.
+"""Measures the head by itself, in a process of its own.
 
-One forward and backward pass over hidden states of full length, its time beside that of the one product that no head
-can do without, and what it adds to the process's memory. Prints the figures as JSON.
+A forward and backward pass over hidden states of full length: its time, beside that of the one product that every head
+needs, and the memory it adds to the process.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +16,7 @@ from torch import Tensor
 from splade_bench.measure.machine import machine_info
 from splade_bench.measure.rss import PeakRss
 from splade_bench.model.head import WINNERS_PAY_FROM, splade_max, splade_max_eager
+from splade_bench.model.presets import ALL_ACTIVE_BIAS, bias_for_active_share
 
 TEXTS, LENGTH, VOCAB_SIZE = 2, 512, 30522
 ROUNDS = 9
@@ -27,28 +26,22 @@ def measure_head(head: str, *, hidden_size: int, active_share: float) -> dict[st
     """The measured fields of a :class:`splade_bench.results.records.HeadResult`."""
     hidden, weight, bias, mask = make_inputs(hidden_size, active_share)
     upstream = torch.randn(TEXTS, VOCAB_SIZE)
+    keep_winners = active_share >= WINNERS_PAY_FROM  # as in an encoder that knows the density of its vectors
 
     def forward_and_backward() -> Tensor:
         hidden.grad = None
         if head == "eager":
             reps = splade_max_eager(hidden, weight, bias, mask)
         else:
-            reps = splade_max(
-                hidden,
-                weight,
-                bias,
-                mask,
-                keep_winners=active_share >= WINNERS_PAY_FROM,  # as an encoder does that knows its vectors' density
-                in_place_gradients=True,
-            )
+            reps = splade_max(hidden, weight, bias, mask, keep_winners=keep_winners, in_place_gradients=True)
         reps.backward(upstream)
         return reps.detach()
 
     peak_rss = PeakRss()
     peak_rss.start()
     reps = forward_and_backward()
-    extra_bytes = peak_rss.read().delta_bytes
-    # This way round: with 30,522 numbers a row the same product takes up to 1.5 times as long, which would flatter the
+    extra_bytes = peak_rss.read().added_bytes
+    # In the other layout, with 30,522 numbers a row, the product takes up to 1.5 times as long and would flatter the
     # head.
     product = torch.zeros(VOCAB_SIZE, TEXTS * LENGTH)
     rows, columns = weight.detach(), hidden.detach().reshape(-1, hidden_size).t()
@@ -66,20 +59,21 @@ def measure_head(head: str, *, hidden_size: int, active_share: float) -> dict[st
         "gemm_times_s": gemm_times_s[1:],
         "times_s": times_s[1:],
         "extra_bytes": extra_bytes,
+        "machine": machine_info() | {"threads": torch.get_num_threads(), "device": "cpu"},
     }
 
 
 def make_inputs(hidden_size: int, active_share: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Hidden states, weight, bias and mask with gradients in place; ``active_share`` of the entries are active."""
+    """Hidden states, weight, bias and mask under which ``active_share`` of the entries are active.
+
+    Weight and bias have their gradients already, as in training.
+    """
     torch.manual_seed(0)
     hidden = torch.randn(TEXTS, LENGTH, hidden_size)
     weight = torch.randn(VOCAB_SIZE, hidden_size) / hidden_size**0.5
     mask = torch.ones(TEXTS, LENGTH, dtype=torch.int64)
-    everything = torch.full((VOCAB_SIZE,), 64.0)  # a bias under which all are active
-    largest_logits = torch.expm1(splade_max(hidden, weight, everything, mask)).flatten() - 64.0
-    rank = max(1, round((1 - active_share) * len(largest_logits)))
-    threshold = float(largest_logits.kthvalue(rank).values) if active_share < 1 else float(largest_logits.min()) - 1
-    bias = torch.full((VOCAB_SIZE,), -threshold)
+    vectors = splade_max(hidden, weight, torch.full((VOCAB_SIZE,), ALL_ACTIVE_BIAS), mask)
+    bias = torch.full((VOCAB_SIZE,), bias_for_active_share(vectors, active_share))
     for leaf in (hidden, weight, bias):
         leaf.requires_grad_()
     for parameter in (weight, bias):
@@ -91,14 +85,3 @@ def _seconds(call: Callable[[], object]) -> float:
     start_s = time.perf_counter()
     call()
     return time.perf_counter() - start_s
-
-
-def main() -> int:
-    """Measure what the first argument says."""
-    machine = machine_info() | {"threads": torch.get_num_threads(), "device": "cpu"}
-    print(json.dumps(measure_head(**json.loads(sys.argv[1])) | {"machine": machine}))
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

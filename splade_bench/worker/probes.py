@@ -1,4 +1,4 @@
-"""The fields of a measurement, made from what the probes of one process say."""
+"""Reads the memory probes of this process, as fields of a measurement."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from splade_bench.measure.usage import Usage
 if TYPE_CHECKING:
     from splade_bench.device.storages import LiveStorages
 
+# Fields of a splade_bench.results.records.Measurement, by name.
+Fields = dict[str, Any]
 
-class Probes:
-    """All the probes that cost nothing, and the sampler where it is asked for, around one part of a process.
 
-    The peak of resident memory counts from :meth:`start`, the others from when the block is entered.
+class TimePassProbes:
+    """The probes of the time pass, which cost next to nothing, and the sampler if ``phase`` is given.
+
+    The peak of resident memory counts from :meth:`start`, the other figures from the start of the block.
     """
 
     def __init__(self, device: DeviceMemory, *, phase: Callable[[], str] | None = None) -> None:
@@ -31,7 +34,7 @@ class Probes:
         self._usage: Usage | None = None
 
     def start(self) -> None:
-        """Take the baseline, before anything exists that is to be counted."""
+        """Note the runtime memory, before anything exists that counts."""
         self._device.start()  # a device's context belongs to the runtime
         self._peak_rss.start()
 
@@ -45,11 +48,11 @@ class Probes:
         self._usage = Usage.now().since(self._before)
         self._sampling.close()
 
-    def fields(self) -> dict[str, Any]:
-        """What was measured, also when the block ended early."""
+    def fields(self) -> Fields:
+        """The measured fields, also if the block ended early."""
         peak_rss, device_peak = self._peak_rss.read(), self._device.read()
         fields = (asdict(self._usage) if self._usage else {}) | {
-            "baseline_rss_bytes": peak_rss.baseline_bytes,
+            "baseline_rss_bytes": peak_rss.start_bytes,
             "peak_rss_bytes": peak_rss.peak_bytes,
             "peak_rss_source": peak_rss.source,
             "device_peak_allocated_bytes": device_peak.allocated_bytes,
@@ -60,12 +63,12 @@ class Probes:
             timeline = self._sampler.timeline
             fields["sampled_peak_rss_bytes"] = timeline.peak_bytes
             fields["sampler_cpu_time_s"] = self._sampler.cpu_time_s
-            fields["memory_timeline"] = [asdict(sample) for sample in timeline.samples]
+            fields["memory_timeline"] = timeline.samples
         return fields
 
 
-def heap_fields(call: Callable[[], object]) -> dict[str, Any]:
-    """Run ``call`` under memray."""
+def heap_fields(call: Callable[[], object]) -> Fields:
+    """Run ``call`` under memray; no fields where memray does not run."""
     heap = measure_heap(call)
     if heap is None:
         return {}
@@ -73,21 +76,21 @@ def heap_fields(call: Callable[[], object]) -> dict[str, Any]:
         "memray_peak_bytes": heap.peak_bytes,
         "memray_allocations": heap.allocations,
         "memray_allocated_bytes": heap.allocated_bytes,
-        "memray_top_sites": [site.to_dict() for site in heap.top_sites],
+        "memray_top_sites": heap.top_sites,
     }
 
 
-def pinned_fields(call: Callable[[], object]) -> dict[str, Any]:
-    """Run ``call`` where the environment pins the allocator (:data:`splade_bench.bench.isolate.PINNED_ENVIRONMENT`)."""
+def pinned_fields(call: Callable[[], object]) -> Fields:
+    """Run ``call`` in an environment that pins the allocator, :data:`splade_bench.bench.isolate.PINNED_ENVIRONMENT`."""
     peak_rss = PeakRss()
     peak_rss.start()
     call()
     peak = peak_rss.read()
-    return {"pinned_baseline_rss_bytes": peak.baseline_bytes, "pinned_peak_rss_bytes": peak.peak_bytes}
+    return {"pinned_baseline_rss_bytes": peak.start_bytes, "pinned_peak_rss_bytes": peak.peak_bytes}
 
 
-def live_fields(call: Callable[[], object], live: LiveStorages) -> dict[str, Any]:
-    """Run ``call`` with its tensors counted by ``live``."""
+def live_fields(call: Callable[[], object], live: LiveStorages) -> Fields:
+    """Run ``call`` while ``live`` counts its tensors."""
     with live:
         call()
     peak = live.peak()

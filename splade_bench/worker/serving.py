@@ -1,4 +1,4 @@
-"""What every worker process does: keep the pipe to its parent for messages, and turn whatever happens into one."""
+"""What every worker process does: keep the pipe to its parent for messages, and report every end in a message."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from splade_bench.bench.protocol import Event, EventName
+from splade_bench.device import heap
 from splade_bench.device.out_of_memory import failed_allocation_bytes, is_out_of_memory
-from splade_bench.errors import TrainingError
-from splade_bench.results.records import Status, finite_or_none
+from splade_bench.errors import NotFiniteError, error_line
+from splade_bench.measure.limits import limit_rss, renew_limit
+from splade_bench.results.records import Status
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -21,24 +24,24 @@ Send = Callable[[EventName, dict[str, Any]], None]
 
 
 class Served(Protocol):
-    """A worker; ``measured`` holds what is known so far, also when it ends early in ``phase``."""
+    """A worker. If it ends early, in ``phase``, ``measured`` has the fields that are known by then."""
 
     measured: dict[str, Any]
     phase: str
 
     def run(self) -> None:
-        """Do what the request asks for and send its result."""
+        """Measure what the request asks for and send the result."""
 
 
 def serve(worker: Served, send: Send) -> int:
-    """Run a worker; the exit code is 0 when a result was sent."""
+    """Run a worker; the exit code is 0 if it sent a result."""
     try:
         worker.run()
     except Exception as error:
         status, message = _diagnose(error)
         failure: dict[str, Any] = {"status": status, "error": message, "phase": worker.phase}
         if status == "oom":
-            traceback.clear_frames(error.__traceback__)  # whatever is held there is needed to say so
+            traceback.clear_frames(error.__traceback__)  # their tensors' memory is needed to send the message
             failure["failed_allocation_bytes"] = failed_allocation_bytes(error)
         elif status == "error":
             traceback.print_exc()
@@ -50,7 +53,7 @@ def serve(worker: Served, send: Send) -> int:
 def claim_standard_output() -> Send:
     """Keep the pipe to the parent for messages and point file descriptor 1 at standard error.
 
-    From here on the process ends with its launcher, where the system can promise that.
+    On Linux, the process from now on ends with its launcher.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -58,16 +61,16 @@ def claim_standard_output() -> Send:
     os.dup2(2, 1)
 
     def send(name: EventName, values: dict[str, Any]) -> None:
-        channel.write(Event(name=name, values=finite_or_none(values)).to_line())
+        channel.write(Event(name=name, values=values).to_line())
         channel.flush()
 
     return send
 
 
 def wait_for_go() -> None:
-    """Block until the parent says go; end where the parent is gone.
+    """Block until the parent says go; exit if the parent has ended.
 
-    Standard input is empty afterwards: what is measured must not wait for somebody to type.
+    Standard input is empty afterwards: measured code must not wait for somebody to type.
     """
     if not sys.stdin.readline():
         raise SystemExit(1)
@@ -76,10 +79,20 @@ def wait_for_go() -> None:
     os.close(empty)
 
 
+def limit_process(limit_bytes: int) -> None:
+    """Limit the memory of this process, and renew the limit after each trim of the heap.
+
+    Raises:
+        ConfigError: the process already has more.
+    """
+    limit_rss(limit_bytes)
+    heap.call_after_trim(partial(renew_limit, limit_bytes))
+
+
 def _diagnose(error: Exception) -> tuple[Status, str]:
-    message = " ".join(str(error).split()) or type(error).__name__
+    message = error_line(error)
     if is_out_of_memory(error):
         return "oom", message
-    if isinstance(error, TrainingError) and error.status == "nan":
+    if isinstance(error, NotFiniteError):
         return "nan", message
     return "error", f"{type(error).__name__}: {message}"

@@ -1,4 +1,4 @@
-"""Workers that misbehave in every way the launcher promises to survive, as small real processes."""
+"""Workers that end badly, in every way that the launcher survives, as small real processes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
-from splade_bench.bench.isolate import CellError, WorkerProcess, figures_of_passes
-from splade_bench.bench.protocol import CellRequest
+from splade_bench.bench.calls import call_request
+from splade_bench.bench.isolate import WorkerError, WorkerProcess, figures_of_passes
+from splade_bench.bench.known_blocks import touch_block
+from splade_bench.bench.protocol import CallRequest, CellRequest
 from splade_bench.grid.cell import Cell
 
 CELL = Cell(workload="head", device="cpu", batch_size=1, gradient_accumulation_steps=1, memory_mode="standard")
-REQUEST = CellRequest(cell=CELL, measure="time", corpus_folder=None)
+REQUEST = CellRequest(cell=CELL, measure="time")
 
 GOOD = """
 import sys, json
@@ -59,7 +61,7 @@ def worker(script: str, *, timeout_s: float = 20.0) -> WorkerProcess:
 
 
 def failure_of(script: str, *, timeout_s: float = 20.0) -> dict[str, Any]:
-    with worker(script, timeout_s=timeout_s) as process, pytest.raises(CellError) as caught:
+    with worker(script, timeout_s=timeout_s) as process, pytest.raises(WorkerError) as caught:
         process.wait_for("ready")
     return caught.value.values
 
@@ -78,12 +80,12 @@ def test_a_worker_is_waited_for_in_order() -> None:
         ("raise RuntimeError('boom')", "error", "ended with exit code 1 and no result: RuntimeError: boom"),
         ("import os; os.abort()", "killed", "ended by signal SIGABRT"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "killed", "ended by signal SIGKILL"),
-        ("print('hello')", "error", "no message"),
-        ("print('[1]')", "error", "no message"),
+        ("print('hello')", "error", "not a message"),
+        ("print('[1]')", "error", "not a message"),
         ("import time; time.sleep(60)", "timeout", "took longer than 1 s"),
         (PRINTS_A_GIGABYTE, "error", "ended with exit code 3"),
         ('import os; os.write(1, b\'{"name": "rea\'); os.abort()', "killed", "ended by signal SIGABRT"),
-        ("import os; os.write(1, b'x' * 20_000_000)", "error", "no message"),
+        ("import os; os.write(1, b'x' * 20_000_000)", "error", "not a message"),
     ],
     ids=[
         *["no result", "exception", "abort", "kills itself", "chatter", "no object", "hangs", "a gigabyte"],
@@ -97,7 +99,7 @@ def test_a_worker_that_ends_badly_has_the_right_status(script: str, status: str,
     assert error in str(values["error"])
 
 
-def test_a_worker_that_says_why_it_failed_is_believed() -> None:
+def test_a_worker_that_reports_its_failure_has_the_reported_status() -> None:
     values = failure_of(
         'import json; print(json.dumps({"name": "failed", "values": {"status": "oom", "error": "no memory"}}))'
     )
@@ -105,8 +107,27 @@ def test_a_worker_that_says_why_it_failed_is_believed() -> None:
     assert values == {"status": "oom", "error": "no memory"}
 
 
-def test_a_memory_pass_that_fails_says_why_and_leaves_the_others() -> None:
-    measured = figures_of_passes(REQUEST, ["heap", "live"], timeout_s=0.2)
+def test_a_call_has_no_plan() -> None:
+    request = call_request(touch_block, [1], {})
+
+    assert CallRequest.from_line(request.to_line()) == request
+    with pytest.raises(ValueError, match="plan"):
+        CallRequest.from_line(replace(request, measure="plan").to_line())
+
+
+def test_a_request_survives_its_line_whatever_it_holds() -> None:
+    request = replace(call_request(touch_block, ["ü\udcff"], {}), path=["/a\nb"])
+
+    assert request.to_line().isascii()
+    assert request.to_line().count("\n") == 1
+    assert CallRequest.from_line(request.to_line()) == request
+    assert CellRequest.from_line(REQUEST.to_line()) == REQUEST
+
+
+def test_a_memory_pass_that_fails_has_a_reason_and_does_not_stop_the_others() -> None:
+    passes = [replace(REQUEST, measure="heap"), replace(REQUEST, measure="live")]
+
+    measured = figures_of_passes(passes, timeout_s=0.2)
 
     assert measured == {"pass_errors": dict.fromkeys(["heap", "live"], "timeout: took longer than 0.2 s")}
 
@@ -129,7 +150,7 @@ def test_a_killed_worker_has_a_peak_and_it_is_its_own() -> None:
 def test_resident_memory_over_the_limit_is_oom_whatever_it_is_made_of() -> None:
     request = replace(REQUEST, cell=replace(CELL, memory_limit_bytes=128 * 2**20))
     command = (sys.executable, "-c", MAPS_A_FILE)
-    with WorkerProcess(request, timeout_s=30, command=command) as process, pytest.raises(CellError) as caught:
+    with WorkerProcess(request, timeout_s=30, command=command) as process, pytest.raises(WorkerError) as caught:
         process.wait_for("ready")
 
     assert caught.value.values["status"] == "oom"
@@ -137,7 +158,7 @@ def test_resident_memory_over_the_limit_is_oom_whatever_it_is_made_of() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the process in /proc")
-def test_a_worker_ends_when_whoever_waits_for_it_is_killed() -> None:
+def test_a_worker_ends_when_the_process_that_waits_for_it_is_killed() -> None:
     script = """
 import sys
 from splade_bench.bench.isolate import WorkerProcess
@@ -146,7 +167,7 @@ from splade_bench.grid.cell import Cell
 cell = Cell(workload="head", device="cpu", batch_size=1, gradient_accumulation_steps=1, memory_mode="standard")
 hangs = "import os, json, time; print(json.dumps({'name': 'ready', 'values': {'pid': os.getpid()}}), flush=True); "
 hangs += "time.sleep(60)"
-request = CellRequest(cell=cell, measure="time", corpus_folder=None)
+request = CellRequest(cell=cell, measure="time")
 with WorkerProcess(request, timeout_s=60, command=(sys.executable, "-c", hangs)) as process:
     print(process.wait_for("ready")["pid"], flush=True)
     process.wait_for("done")

@@ -1,4 +1,4 @@
-"""A session keeps what was measured, and knows what need not be measured again."""
+"""A session records its measurements, and knows which cells have a result already."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from results import make_cell_result
 
 from splade_bench.bench.calls import CallRunner, call_request
 from splade_bench.bench.cells import CellRunner
@@ -24,7 +25,7 @@ from splade_bench.results.records import CellResult, append_result, read_results
 CELL = Cell(workload="head", device="cpu", batch_size=1, gradient_accumulation_steps=1, memory_mode="standard")
 
 
-def surroundings() -> list[str]:
+def environment_and_input() -> list[str]:
     return [os.environ["PYTHONHASHSEED"], sys.stdin.read()]
 
 
@@ -38,7 +39,7 @@ def make_session(folder: Path, **changes: Any) -> MeasuringSession:
 
 
 def record(folder: Path, **changes: Any) -> CellResult:
-    result = replace(CellResult.of_cell(CELL, status="ok", **taken_on()), **changes)
+    result = make_cell_result(CELL, **(taken_on() | changes))
     append_result(folder / "results.jsonl", result)
     return result
 
@@ -47,13 +48,13 @@ def record(folder: Path, **changes: Any) -> CellResult:
     ("status", "settled"),
     [("ok", True), ("oom", True), ("nan", True), ("timeout", True), ("killed", False), ("error", False)],
 )
-def test_what_another_run_would_give_again_is_not_run_again(tmp_path: Path, status: str, settled: bool) -> None:
+def test_a_cell_that_would_end_in_the_same_way_does_not_run_again(tmp_path: Path, status: str, settled: bool) -> None:
     recorded = record(tmp_path, status=status)
 
     session = make_session(tmp_path, resume=True)
 
     assert session.resumed(CELL) == (recorded if settled else None)
-    assert session.passed_over == ([recorded] if settled else [])
+    assert session.reused == ([recorded] if settled else [])
     assert session.resumed(replace(CELL, seed=7)) is None
     assert make_session(tmp_path, resume=False).resumed(CELL) is None
 
@@ -68,20 +69,33 @@ def test_results_of_something_else_do_not_count(tmp_path: Path, changes: dict[st
     assert make_session(tmp_path, resume=True).resumed(CELL) is None
 
 
-def test_a_session_that_goes_on_with_another_is_one_with_it(tmp_path: Path) -> None:
-    first = make_session(tmp_path).measure_call("a call", touch_block, [1], {})
+def test_a_cell_has_the_memory_limit_of_its_session_wherever_it_is_asked_for(tmp_path: Path) -> None:
+    limited = replace(CELL, memory_limit_bytes=600 * 2**20)
+    recorded = record(tmp_path, memory_limit_bytes=limited.memory_limit_bytes, cell_id=limited.cell_id)
+    session = make_session(tmp_path, memory_limit_bytes=600 * 2**20, resume=True)
 
-    assert make_session(tmp_path, resume=True).measure_call("b", touch_block, [1], {}).session == first.session
-    assert make_session(tmp_path).measure_call("c", touch_block, [1], {}).session != first.session
+    assert session.resumed(CELL) == session.recorded(CELL) == recorded
+    assert session.limited(CELL) == limited
+    assert session.limited(replace(CELL, memory_limit_bytes=7)).memory_limit_bytes == 7
+    assert make_session(tmp_path, resume=True).resumed(CELL) is None
+    with pytest.raises(ConfigError, match="--memory-limit 1 MiB: imports and warm-up alone take"):
+        make_session(tmp_path, memory_limit_bytes=2**20).require_room(CELL)
 
 
-def test_a_call_has_no_input_and_hashes_as_every_other(tmp_path: Path) -> None:
-    result = make_session(tmp_path).measure_call("a call", surroundings, [], {})
+def test_a_resumed_session_keeps_its_name(tmp_path: Path) -> None:
+    first = make_session(tmp_path).measure_call("a call", touch_block, [1])
+
+    assert make_session(tmp_path, resume=True).measure_call("b", touch_block, [1]).session == first.session
+    assert make_session(tmp_path).measure_call("c", touch_block, [1]).session != first.session
+
+
+def test_a_call_has_no_input_and_the_same_hashes_as_every_other(tmp_path: Path) -> None:
+    result = make_session(tmp_path).measure_call("a call", environment_and_input)
 
     assert result.value == ["0", ""]
 
 
-def test_a_call_is_recorded_with_what_measured_it(tmp_path: Path) -> None:
+def test_a_call_is_recorded_with_its_session_and_test(tmp_path: Path) -> None:
     session = make_session(tmp_path)
 
     result = session.measure_call("a call", touch_block, [2**20], {}, test_id="tests/x.py::y")
@@ -89,11 +103,11 @@ def test_a_call_is_recorded_with_what_measured_it(tmp_path: Path) -> None:
     assert read_results([tmp_path / "results.jsonl"]) == [result]
     assert (result.status, result.value, result.test_id) == ("ok", 2**20, "tests/x.py::y")
     assert result.session
-    assert result.session != make_session(tmp_path).measure_call("a call", touch_block, [1], {}).session
+    assert result.session != make_session(tmp_path).measure_call("a call", touch_block, [1]).session
 
 
 def once_then_twice(folder: str) -> None:
-    """Comes to its end when it is called for the first and for the third time: the time pass and the pinned one."""
+    """Fails in its second call only: the first is the time pass, the second the heap pass, the third the pinned one."""
     calls = Path(folder, "calls")
     number = len(calls.read_text()) + 1 if calls.exists() else 1
     calls.write_text("x" * number)
@@ -114,17 +128,17 @@ def test_a_memory_pass_that_fails_is_on_the_record_and_in_the_line(tmp_path: Pat
     assert "  heap pass error: ValueError: not again  " in session.line(result)
 
 
-def test_without_a_file_results_are_kept_all_the_same(tmp_path: Path) -> None:
+def test_without_a_file_results_are_still_kept(tmp_path: Path) -> None:
     session = make_session(tmp_path, results_path=None)
 
-    result = session.measure_call("a call", touch_block, [1], {})
+    result = session.measure_call("a call", touch_block, [1])
 
     assert session.finished == [result]
 
 
-def test_a_line_says_what_came_out_whatever_the_error_holds(tmp_path: Path) -> None:
+def test_a_line_shows_the_result_and_no_control_characters(tmp_path: Path) -> None:
     session = make_session(tmp_path)
-    session.planned_cells = 2
+    session.expected_cells = 2
     result = CellResult.of_cell(CELL, status="error", error="boom\x1b[31m\nmore", peak_rss_bytes=2**20, wall_time_s=2.0)
 
     assert session.line(result) == "head-cpu-b1-a1-standard  error  2.0 s  peak 1 MiB  boom  more  [0/2, 0.0 s left]"
@@ -134,14 +148,14 @@ class Bound:
     def method(self) -> None: ...
 
 
-def test_only_what_another_process_finds_by_its_name_is_called_there() -> None:
+def test_only_a_function_that_another_process_finds_by_its_name_is_called() -> None:
     assert call_request(touch_block, [1], {"hold_s": 0.5}).function == "touch_block"
     for function in (Bound().method, lambda: None, len):
         with pytest.raises(ConfigError, match="move it to the top of a module"):
             call_request(function, [], {})
 
 
-def test_a_name_that_now_means_something_else_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_function_whose_name_has_another_value_now_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
     module = sys.modules[touch_block.__module__]
     monkeypatch.setattr(module, "touch_block", lambda size_bytes: 0)
 

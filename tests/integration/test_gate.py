@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from splade_bench.bench.isolate import CellError, WorkerProcess
+from splade_bench.bench.isolate import WorkerError, WorkerProcess
 from splade_bench.bench.protocol import CellRequest, MemoryPass
-from splade_bench.gate.baseline import GatedCell, gated_cells
+from splade_bench.gate.cells import GatedCell, gated_cells
 from splade_bench.gate.rules import parse_rule
 from splade_bench.gate.verdict import check, verdict_lines
 from splade_bench.grid.cell import Cell
@@ -130,7 +130,7 @@ def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measure:
             for name in passes:
                 with WorkerProcess(CellRequest(cell=cell, measure=name, corpus_folder=None), timeout_s=120) as process:
                     figures |= process.wait_for("result")
-        except CellError as failure:
+        except WorkerError as failure:
             figures = failure.values
         return gated_cells([CellResult.of_cell(cell, **(taken_on() | figures))])
 
@@ -154,12 +154,12 @@ def test_a_planted_regression_is_caught_and_blamed(
     name: str, measure: Measure, unchanged: dict[str, dict[str, GatedCell]]
 ) -> None:
     plant = PLANTS[name]
-    base = unchanged.get(plant.mode) or measure(plant.mode, "")
-    unchanged[plant.mode] = base
-    (cell,) = base.values()
+    baseline = unchanged.get(plant.mode) or measure(plant.mode, "")
+    unchanged[plant.mode] = baseline
+    (cell,) = baseline.values()
     size = round(0.02 * cell.figures["live_peak_bytes"]) // 4 * 4
 
-    verdict = check(measure(plant.mode, plant.patch.replace("SIZE", str(size))), base, RULES)
+    verdict = check(measure(plant.mode, plant.patch.replace("SIZE", str(size))), baseline, RULES)
 
     lines = verdict_lines(verdict)
     print(*lines, sep="\n")  # `pytest -rP` shows what reports/GATE.md has in a table

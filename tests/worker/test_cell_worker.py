@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from splade_bench.bench.cells import CellRunner
-from splade_bench.bench.isolate import CellError, WorkerProcess
+from splade_bench.bench.isolate import WorkerError, result_of
 from splade_bench.bench.protocol import MEMORY_PASSES, CellRequest
 from splade_bench.grid.cell import Cell
 
@@ -65,7 +65,7 @@ def test_a_loss_that_is_not_finite_is_a_row_of_its_own(
 
     with runner.start(make_cell()) as run:
         run.wait_until_ready()
-        with pytest.raises(CellError):
+        with pytest.raises(WorkerError):
             run.train()
         result = run.finish()
 
@@ -80,7 +80,7 @@ def test_a_loss_that_is_not_finite_is_a_row_of_its_own(
 def test_a_cell_over_its_memory_limit_is_oom_with_what_it_asked_for(runner: CellRunner) -> None:
     with runner.start(make_cell(memory_mode="standard", batch_size=8, memory_limit_bytes=600 * 2**20)) as run:
         run.wait_until_ready()
-        with pytest.raises(CellError):
+        with pytest.raises(WorkerError):
             run.train()
         result = run.finish()
 
@@ -106,7 +106,7 @@ def test_a_device_that_is_not_here_is_an_error_row(runner: CellRunner) -> None:
     if torch.backends.mps.is_available():
         pytest.skip("this machine has the device that the test needs to be missing")
     with runner.start(make_cell(device="mps")) as run:
-        with pytest.raises(CellError):
+        with pytest.raises(WorkerError):
             run.wait_until_ready()
         result = run.finish()
 
@@ -117,8 +117,7 @@ def test_a_device_that_is_not_here_is_an_error_row(runner: CellRunner) -> None:
 def test_each_memory_pass_runs_alone() -> None:
     measured: dict[str, Any] = {}
     for name in MEMORY_PASSES:
-        with WorkerProcess(CellRequest(cell=make_cell(), measure=name, corpus_folder=None), timeout_s=120) as process:
-            measured |= process.wait_for("result")
+        measured |= result_of(CellRequest(cell=make_cell(), measure=name), timeout_s=120)
 
     assert measured["memray_peak_bytes"] > 2**20
     assert "splade_bench/" in measured["memray_top_sites"][0]["site"]
