@@ -1,7 +1,7 @@
 """The pytest plugin for any project: measure a function or a training cell in a fresh process, and limit peak memory.
 
-Imports no torch, and nothing of this package that a run without measurements would not need. Its options carry their
-own prefixes (``--memory-``, ``--cell-``) and each is an ini key too, so that it can live beside any project's own.
+A run without measurements imports only what its options need, and never torch. The options have prefixes of their own
+(``--memory-``, ``--cell-``), so that they do not clash with those of other plugins.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
 from splade_bench.errors import SpladeBenchError
-from splade_bench.pytest_plugin.options import add_options, memory_options, require_followable
+from splade_bench.pytest_plugin.options import add_options, check_options, memory_options
 from splade_bench.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from splade_bench.bench.session import MeasuringSession
     from splade_bench.grid.cell import Cell
     from splade_bench.results.records import CallResult, CellResult, Measurement
+
+Measured = TypeVar("Measured", bound="Measurement")
 
 MARKER = "limit_peak_memory"
 _SESSION = pytest.StashKey["MeasuringSession"]()
@@ -37,14 +39,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Read the options; one that cannot be followed is a usage error before anything runs."""
+    """Read the options; an unusable one is a usage error before anything runs."""
     config.addinivalue_line(
         "markers",
-        f'{MARKER}("1.5GiB"): fail the test if it took more: of what it measured with measure_memory or measure_cell '
-        "the largest peak RSS, the runtime included; of a test that measured nothing its own growth of this process",
+        f'{MARKER}("1.5GiB"): fail the test above this limit of the largest peak RSS, runtime included, among its '
+        "measured calls and cells; without one, of how much the test process grew",
     )
     options = memory_options(config)
-    require_followable(config, options)
+    check_options(config, options)
     runs = not (config.option.collectonly or config.option.help)
     if runs and options.baseline_path is not None and not options.update_baseline:
         from splade_bench.pytest_plugin.baseline import require_baseline
@@ -55,7 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def open_session(
     config: pytest.Config, *, results_path: Path | None = None, cache: Path | None = None, resume: bool = False
 ) -> MeasuringSession:
-    """The session that this run's fixtures measure in, made on the first call, by another plugin in its own way."""
+    """The session in which this run's fixtures measure; the first call makes it, with that call's arguments."""
     if _SESSION in config.stash:
         return config.stash[_SESSION]
     from splade_bench.bench.calls import CallRunner
@@ -64,27 +66,26 @@ def open_session(
 
     options = memory_options(config)
     common: dict[str, Any] = {
-        "timeout_s": options.timeout_s,
-        "memory_passes": options.passes,
-        "memory_timeline": options.timeline,
+        **{"timeout_s": options.timeout_s, "memory_passes": options.passes, "memory_timeline": options.timeline}
     }
     config.stash[_SESSION] = MeasuringSession(
         results_path=options.results_path or results_path,
         cells=CellRunner(cache=cache or _cache_folder(config), **common),
-        calls=CallRunner(memory_limit_bytes=options.limit_bytes, **common),
+        calls=CallRunner(**common),
+        memory_limit_bytes=options.limit_bytes,
         resume=resume,
     )
     return config.stash[_SESSION]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A limit that cannot be read is found out before the first test runs."""
+    """Refuse a marker's limit that cannot be read, before the first test runs."""
     for item in items:
         _limit_bytes(item)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """A memory limit that no call could keep is found out before the first test runs."""
+    """Refuse a ``--memory-limit`` below the memory of any call, before the first test runs."""
     config = session.config
     calls = any("measure_memory" in getattr(item, "fixturenames", ()) for item in session.items)
     if not calls or config.option.collectonly or memory_options(config).limit_bytes is None:
@@ -99,13 +100,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Forget what an earlier attempt measured: a test that is run again is judged anew."""
+    """Forget the peaks of an earlier attempt: a test that runs again has to pass by itself."""
     item.stash[_PEAKS] = []
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    """Hold a test to its marker's limit."""
+    """Fail a test whose peak is above its marker's limit."""
     limit_bytes = _limit_bytes(item)
     if limit_bytes is None:
         return (yield)
@@ -115,20 +116,17 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     with PeakGrowth() as growth:
         result = yield
     if peaks:
-        peak_bytes, what = max(peaks), "the peak RSS of what it measured"
+        peak_bytes, what = max(peaks), "the largest peak RSS of its measurements"
     else:
-        peak_bytes, what = growth.peak_bytes, "the growth of this process's memory"
+        peak_bytes, what = growth.peak_bytes, "the growth of the test process"
     if peak_bytes > limit_bytes:
-        pytest.fail(
-            f"{MARKER}: {what} is {format_bytes(peak_bytes)} ({peak_bytes} bytes), "
-            f"over the limit of {format_bytes(limit_bytes)}",
-            pytrace=False,
-        )
+        peak = f"{format_bytes(peak_bytes)} ({peak_bytes} bytes)"
+        pytest.fail(f"{MARKER}: {what} is {peak}, over the limit of {format_bytes(limit_bytes)}", pytrace=False)
     return result
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Hold what was measured against the baseline: a regression fails the run."""
+    """Compare the measurements with the baseline, or update it; a regression fails the run."""
     options = memory_options(session.config)
     if options.baseline_path is None or session.config.option.collectonly:
         return
@@ -142,7 +140,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say what the baseline said, and where the results are."""
+    """Show the comparison with the baseline, and where the results are."""
     verdict = config.stash.get(_VERDICT, None)
     if verdict is not None:
         terminalreporter.section("memory baseline")
@@ -155,21 +153,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture
 def measure_memory(request: pytest.FixtureRequest) -> Callable[..., CallResult]:
-    """Call a function in a fresh process and measure it: ``measure_memory(function, *arguments, **keywords)``.
+    """Measure a call in a fresh process: ``measure_memory(function, *arguments, **keywords)``.
 
-    The function stands at the top of a module, its arguments are JSON's. The test fails here when the call does not
-    come to its end; the result has its peaks, its time and, where JSON can hold it, its value.
+    Put the function at the top of a module; its arguments must be JSON's (numbers, text, lists). Returns the peaks, the
+    time and, if JSON can hold it, the returned value. The test fails if the call does.
     """
-    config = request.config
-    session = open_session(config)
+    session = open_session(request.config)
 
     def measure(function: Callable[..., object], *arguments: Any, **keywords: Any) -> CallResult:
-        name = f"{request.node.nodeid}: {_stable(_call_text(function, arguments, keywords), request)}"
-        try:
-            result = session.measure_call(name, function, arguments, keywords, test_id=request.node.nodeid)
-        except SpladeBenchError as error:
-            pytest.fail(str(error), pytrace=False)
-        _note(request, result, session.line(result))
+        test_id = request.node.nodeid
+        name = f"{test_id}: {_call_text(request, function, arguments, keywords)}"
+        result = _recorded(
+            request, session, lambda: session.measure_call(name, function, arguments, keywords, test_id=test_id)
+        )
         if result.status != "ok":
             pytest.fail(f"{result.name}: {result.status}: {result.error}", pytrace=False)
         return result
@@ -179,33 +175,27 @@ def measure_memory(request: pytest.FixtureRequest) -> Callable[..., CallResult]:
 
 @pytest.fixture
 def measure_cell(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> Callable[[Cell], CellResult]:
-    """Train a cell in a fresh process and record it; the benchmark's time is that of the training loop alone.
+    """Train a cell in a fresh process: ``measure_cell(cell)``. pytest-benchmark's time is that of the training loop.
 
-    The test ends here when the cell is not ``ok``: out of memory is an expected failure with its reason (a gate is to
-    judge it), a skipped cell or one that is resumed a skip, everything else a failure.
+    Returns the result of a cell that is ``ok``. Any other cell ends the test here: out of memory is an expected failure
+    (the gate judges it), a result that ``--resume`` found is a skip, and the rest are failures.
     """
     session = open_session(request.config)
 
     def measure(cell: Cell) -> CellResult:
         if (earlier := session.resumed(cell)) is not None:
             pytest.skip(f"{earlier.cell_id}: {earlier.status} in {session.results_path}")
-        benchmark.group = cell.device
+        benchmark.group, benchmark.params = cell.device, cell.to_dict()
 
         def timed(run: CellRun) -> None:
             benchmark.pedantic(run.train, setup=run.wait_until_ready, rounds=1, iterations=1)
 
-        try:
-            result = session.measure(cell, timed, test_id=request.node.nodeid)
-        except SpladeBenchError as error:
-            pytest.fail(str(error), pytrace=False)
-        _note(request, result, session.line(result))
+        result = _recorded(request, session, lambda: session.measure(cell, timed, test_id=request.node.nodeid))
         if result.status != "ok":
-            benchmark.has_error = True  # also when it failed after the timed call: its time is not to be compared
-        # Said here, outside the timed call, where pytest-benchmark would take them for a broken measurement.
+            benchmark.has_error = True  # also after a failure outside the timed call: its time must not be compared
+        # Raised here, outside the timed call: inside, pytest-benchmark would report a broken benchmark.
         if result.status == "oom":
             pytest.xfail(f"out of memory: {result.error}")
-        if result.status == "skipped":
-            pytest.skip(result.error or "skipped")
         if result.status != "ok":
             pytest.fail(f"{result.cell_id}: {result.status}: {result.error}", pytrace=False)
         benchmark.extra_info.update(_extra_info(result))
@@ -214,14 +204,15 @@ def measure_cell(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) ->
     return measure
 
 
-def _call_text(function: Callable[..., object], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> str:
-    """A call as people write it: calls with other arguments are other measurements."""
+def _call_text(
+    request: pytest.FixtureRequest,
+    function: Callable[..., object],
+    arguments: Sequence[Any],
+    keywords: Mapping[str, Any],
+) -> str:
+    """A call as people write it, the same in every run: without the names of pytest's temporary folders."""
     written = [*map(repr, arguments), *(f"{name}={value!r}" for name, value in keywords.items())]
-    return f"{getattr(function, '__qualname__', function)}({', '.join(written)})"
-
-
-def _stable(text: str, request: pytest.FixtureRequest) -> str:
-    """Without pytest's temporary folders, whose names are others each time and hold the user's."""
+    text = f"{getattr(function, '__qualname__', function)}({', '.join(written)})"
     if "tmp_path" in request.fixturenames:
         text = text.replace(str(request.getfixturevalue("tmp_path")), "tmp_path")
     if "tmp_path_factory" in request.fixturenames:
@@ -240,28 +231,29 @@ def show_line(line: str, config: pytest.Config) -> None:
 
 
 def shown_path(path: Path, config: pytest.Config) -> str:
-    """A path as people see it from the root folder."""
+    """A path relative to the root folder, if it is inside."""
     return str(path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path)
 
 
-def _note(request: pytest.FixtureRequest, result: Measurement, line: str) -> None:
-    """Show a result, and keep its peak for the test's limit."""
-    show_line(line, request.config)
+def _recorded(request: pytest.FixtureRequest, session: MeasuringSession, measure: Callable[[], Measured]) -> Measured:
+    """Measure, show the result, and keep its peak for the test's limit."""
+    try:
+        result = measure()
+    except SpladeBenchError as error:
+        pytest.fail(str(error), pytrace=False)
+    show_line(session.line(result), request.config)
     if result.peak_rss_bytes is not None:
         request.node.stash[_PEAKS].append(result.peak_rss_bytes)
-
-
-_EXTRA_FIGURES = (
-    *("status", "peak_rss_bytes", "baseline_rss_bytes", "memray_peak_bytes", "live_peak_bytes"),
-    *("pinned_peak_rss_bytes", "final_loss", "validation_loss"),
-)
+    return result
 
 
 def _extra_info(result: CellResult) -> dict[str, Any]:
-    """What pytest-benchmark's JSON says of a cell beside its time; ``benchmem`` is pytest-benchmem's own form."""
-    info = {name: getattr(result, name) for name in _EXTRA_FIGURES}
-    info["mrr@10"] = (result.metrics or {}).get("mrr@10")
-    if result.memray_peak_bytes is not None:  # it reads all of them or none
+    """What pytest-benchmark's JSON has of a cell besides its time; ``benchmem`` is what pytest-benchmem reads."""
+    from splade_bench.results.figures import RECORDED
+
+    info: dict[str, Any] = {figure.name: figure(result) for figure in RECORDED}
+    info |= {"status": result.status, "baseline_rss_bytes": result.baseline_rss_bytes}
+    if result.memray_peak_bytes is not None:  # it reads either all or none
         info["benchmem"] = {
             "peak_bytes": [result.memray_peak_bytes],
             "allocations": [result.memray_allocations],
@@ -285,6 +277,6 @@ def _limit_bytes(item: pytest.Item) -> int | None:
 def _cache_folder(config: pytest.Config) -> Path:
     cache: Any = getattr(config, "cache", None)  # absent with -p no:cacheprovider
     if cache:
-        with suppress(OSError):  # pytest only warns where it cannot write, and calls need no such folder
+        with suppress(OSError):  # pytest itself only warns if it cannot write, and calls need no such folder
             return Path(cache.mkdir("splade_bench"))
     return config.rootpath / ".splade_bench_cache"

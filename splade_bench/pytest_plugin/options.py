@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -14,6 +14,44 @@ from splade_bench.errors import SpladeBenchError
 from splade_bench.units import parse_bytes
 
 _DEFAULT_TIMEOUT_S = 1800.0
+# Flag, type of its ini key (None: it has none), help, and further arguments for argparse.
+_FLAGS: Sequence[tuple[str, Literal["string", "bool", "linelist"] | None, str, dict[str, Any]]] = (
+    ("--memory-results", "string", "append measurements to this JSON Lines file", {"metavar": "FILE"}),
+    ("--memory-baseline", "string", "fail if a measurement is worse than in this baseline", {"metavar": "FILE"}),
+    (
+        "--memory-fail-on",
+        "linelist",
+        "rule of the baseline, METRIC:LIMIT[:CELLS], such as live_peak_bytes:1% or peak_rss_bytes:5%+16MiB:base-*; may "
+        "be repeated (in an ini file: one rule a line)",
+        {"metavar": "RULE", "action": "append"},
+    ),
+    ("--memory-update-baseline", None, "write the measurements to --memory-baseline", {"action": "store_true"}),
+    (
+        "--memory-limit",
+        "string",
+        "measure as on a machine with this much memory, runtime included, such as 8GiB",
+        {"metavar": "SIZE"},
+    ),
+    (
+        "--memory-passes",
+        "string",
+        "memory passes to run, each in a process of its own, with commas: "
+        f"{', '.join(MEMORY_PASSES)}, or none (default: {','.join(DEFAULT_MEMORY_PASSES)})",
+        {"metavar": "NAMES"},
+    ),
+    (
+        "--memory-timeline",
+        "bool",
+        "sample resident memory every 10 ms and record it with the phase of the run",
+        {"action": "store_true"},
+    ),
+    (
+        "--cell-timeout",
+        "string",
+        f"end a measured process after this time (default: {_DEFAULT_TIMEOUT_S:.0f})",
+        {"metavar": "SECONDS"},
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,84 +68,50 @@ class MemoryOptions:
     timeout_s: float
 
 
+_PARSED = pytest.StashKey[MemoryOptions]()
+
+
 def add_options(parser: pytest.Parser) -> None:
-    """Add the options that a measurement needs, each as an ini key too."""
+    """Add the flags and their ini keys: ``--memory-results`` is ``memory_results`` in an ini file."""
     group = parser.getgroup("splade-bench memory")
-    options: tuple[tuple[str, dict[str, Any]], ...] = (
-        ("results", {"metavar": "FILE", "help": "JSON Lines file to append measurements to"}),
-        ("baseline", {"metavar": "FILE", "help": "fail where a measurement is worse than in this baseline"}),
-        (
-            "limit",
-            {"metavar": "SIZE", "help": "8GiB: measure as on a machine with that much memory, the runtime included"},
-        ),
-        (
-            "passes",
-            {
-                "metavar": "NAMES",
-                "help": "peaks to take too, in processes of their own, with commas, from: "
-                f"{', '.join(MEMORY_PASSES)}; none for no such pass (default: {','.join(DEFAULT_MEMORY_PASSES)})",
-            },
-        ),
-    )
-    for name, settings in options:
-        group.addoption(f"--memory-{name}", default=None, **settings)
-        parser.addini(f"memory_{name}", settings["help"])
-    group.addoption(
-        "--memory-fail-on",
-        metavar="RULE",
-        action="append",
-        help="METRIC:LIMIT[:CELLS], as live_peak_bytes:1%% or peak_rss_bytes:5%%+16MiB:base-*; may be repeated",
-    )
-    parser.addini("memory_fail_on", "rules of the baseline, one a line", type="linelist", default=[])
-    group.addoption(
-        "--memory-update-baseline", action="store_true", help="write what was measured to --memory-baseline"
-    )
-    group.addoption(
-        "--memory-timeline",
-        action="store_true",
-        default=None,
-        help="sample resident memory every 10 ms and record it phase by phase",
-    )
-    parser.addini("memory_timeline", "sample resident memory every 10 ms", type="bool", default=False)
-    group.addoption(
-        "--cell-timeout", metavar="SECONDS", default=None, help="end a measured process after this long (default: 1800)"
-    )
-    parser.addini("cell_timeout", "end a measured process after this long")
+    for flag, ini_type, text, settings in _FLAGS:
+        group.addoption(flag, default=None, help=text.replace("%", "%%"), **settings)
+        if ini_type is not None:
+            parser.addini(_name(flag), text, type=ini_type)
 
 
 def memory_options(config: pytest.Config) -> MemoryOptions:
-    """The plugin's options, from the command line or the ini file.
+    """The plugin's options, from the command line or the ini file; parsed in the first call of a run.
 
     Raises:
         pytest.UsageError: a value cannot be read.
     """
-    return MemoryOptions(
-        results_path=_path(config, "memory_results"),
-        baseline_path=_path(config, "memory_baseline"),
-        fail_on=config.getoption("memory_fail_on") or config.getini("memory_fail_on"),
-        update_baseline=config.getoption("memory_update_baseline"),
-        limit_bytes=_parsed(config, "memory_limit", parse_bytes, default=None),
-        passes=_parsed(config, "memory_passes", _parse_passes, default=DEFAULT_MEMORY_PASSES),
-        timeline=bool(_option(config, "memory_timeline")),
-        timeout_s=_parsed(config, "cell_timeout", _parse_timeout, default=_DEFAULT_TIMEOUT_S),
-    )
+    if _PARSED not in config.stash:
+        config.stash[_PARSED] = MemoryOptions(
+            results_path=_path(config, "memory_results"),
+            baseline_path=_path(config, "memory_baseline"),
+            fail_on=_value(config, "memory_fail_on"),
+            update_baseline=bool(config.getoption("memory_update_baseline")),
+            limit_bytes=_parsed(config, "memory_limit", parse_bytes, default=None),
+            passes=_parsed(config, "memory_passes", _parse_passes, default=DEFAULT_MEMORY_PASSES),
+            timeline=bool(_value(config, "memory_timeline")),
+            timeout_s=_parsed(config, "cell_timeout", _parse_timeout, default=_DEFAULT_TIMEOUT_S),
+        )
+    return config.stash[_PARSED]
 
 
-def require_followable(config: pytest.Config, options: MemoryOptions) -> None:
-    """Refuse, before anything runs, what would otherwise be passed over in silence.
+def check_options(config: pytest.Config, options: MemoryOptions) -> None:
+    """Refuse, before anything runs, options that would have no effect.
 
     Raises:
         pytest.UsageError: it names the option and what to change.
     """
-    for flag in ("memory_results", "memory_baseline", "memory_limit", "memory_passes", "cell_timeout"):
-        if config.getoption(flag) == "":
-            raise pytest.UsageError(f"--{flag.replace('_', '-')}: is empty; give it a value, or leave it out")
+    for flag, *_ in _FLAGS:
+        if config.getoption(_name(flag)) == "":
+            raise pytest.UsageError(f"{flag}: is empty; give it a value, or leave it out")
     if options.baseline_path is None:
-        for flag, given in (
-            ("--memory-update-baseline", options.update_baseline),
-            ("--memory-fail-on", config.getoption("memory_fail_on")),
-        ):
-            if given:
+        for flag in ("--memory-update-baseline", "--memory-fail-on"):
+            if config.getoption(_name(flag)):
                 raise pytest.UsageError(f"{flag}: name the file with --memory-baseline")
     if options.results_path is not None and options.results_path.exists():
         from splade_bench.results.records import read_results
@@ -124,32 +128,33 @@ def require_one_process(config: pytest.Config) -> None:
     """Refuse to measure in several processes of pytest-xdist.
 
     Raises:
-        pytest.UsageError: tests are to run side by side.
+        pytest.UsageError: the tests would run at the same time.
     """
     if getattr(config.option, "numprocesses", None) or getattr(config.option, "tx", None):
-        raise pytest.UsageError("-n: what is measured side by side disturbs each other; run without it")
+        raise pytest.UsageError("-n: tests that run at the same time disturb each other's measurements; leave it out")
+
+
+def _name(flag: str) -> str:
+    return flag.strip("-").replace("-", "_")
 
 
 def _path(config: pytest.Config, name: str) -> Path | None:
-    """A path on the command line is relative to where pytest was called, one of the ini file to the root folder."""
-    named = config.getoption(name)
-    if named:
-        return Path(config.invocation_params.dir, named)
-    configured = config.getini(name)
-    return config.rootpath / configured if configured else None
+    """A path: on the command line relative to the current folder, in the ini file relative to the root folder."""
+    flag, ini = config.getoption(name), config.getini(name)
+    if flag:
+        return Path(config.invocation_params.dir, flag)
+    return config.rootpath / ini if ini else None
 
 
-def _option(config: pytest.Config, name: str) -> Any:
+def _value(config: pytest.Config, name: str) -> Any:
     value = config.getoption(name)
     return config.getini(name) if value is None else value
 
 
 def _parsed(config: pytest.Config, name: str, parse: Callable[[str], Any], *, default: Any) -> Any:
-    value = _option(config, name)
-    if not value:
-        return default
+    value = _value(config, name)
     try:
-        return parse(value)
+        return parse(value) if value else default
     except ValueError as error:
         raise pytest.UsageError(f"--{name.replace('_', '-')}: {error}") from error
 
@@ -160,7 +165,7 @@ def _parse_passes(text: str) -> Sequence[str]:
         return ()
     for name in names:
         if name not in MEMORY_PASSES:
-            raise ValueError(f"{name!r} is no memory pass; choose from {', '.join(MEMORY_PASSES)}, or none")
+            raise ValueError(f"{name!r} is not a memory pass; choose from {', '.join(MEMORY_PASSES)}, or none")
     return [name for name in MEMORY_PASSES if name in names]
 
 
@@ -170,5 +175,5 @@ def _parse_timeout(text: str) -> float:
     except ValueError:
         timeout_s = 0.0
     if not 0 < timeout_s < float("inf"):
-        raise ValueError(f"{text} is no number of seconds above 0; write it as 600")
+        raise ValueError(f"{text} is not a number of seconds above 0; write it as 600")
     return timeout_s

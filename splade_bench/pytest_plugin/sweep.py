@@ -1,14 +1,14 @@
-"""pytest options and fixtures of this project's sweep; the root conftest loads it.
+"""pytest options and fixtures of this project's own sweep; the root conftest loads this plugin.
 
-Kept apart from :mod:`splade_bench.pytest_plugin`, which other projects load: a plain ``--device`` would clash with
-theirs. Imports no torch: the process that waits for a cell must stay small.
+It is separate from :mod:`splade_bench.pytest_plugin`, which other projects load: an option such as ``--device`` would
+clash with theirs. Imports no torch: the process that waits for a cell must stay small.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,24 +17,25 @@ from typing import Any
 import pytest
 
 from splade_bench.bench.cells import CellRun
+from splade_bench.bench.session import MeasuringSession
 from splade_bench.config import MEMORY_MODES
 from splade_bench.errors import SpladeBenchError
 from splade_bench.grid.cell import Cell
 from splade_bench.grid.sweep import PROFILES, Sweep
 from splade_bench.grid.workloads import WORKLOADS
+from splade_bench.measure.machine import PACKAGE_FOLDER
 from splade_bench.pytest_plugin.hooks import open_session, show_line, shown_path
 from splade_bench.pytest_plugin.options import memory_options, require_one_process
 from splade_bench.report.document import write_report
-from splade_bench.results.records import CallResult, CellResult, HeadResult, PlanResult, read_results
+from splade_bench.results.records import CallResult, CellResult, read_results
 
 _SWEEP = pytest.StashKey[Sweep]()
-_CELL_ARGUMENTS = ("device", "batch_size", "gradient_accumulation_steps", "memory_mode", "seed", "round_number")
-# Runs of each contender where medians are compared.
+# Rounds of each contender in benchmarks that compare medians.
 ROUNDS = 5
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the axes of the sweep and where its report goes."""
+    """Add the axes of the sweep and the folder of its report."""
     group = parser.getgroup("splade-bench sweep")
     group.addoption("--device", default="cpu", help="devices to sweep: cpu, cuda, mps, or several with commas")
     group.addoption("--batch-sizes", help="queries per forward pass, with commas: 2,8")
@@ -49,24 +50,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--rounds",
         type=int,
-        help=f"equal runs of each cell, in turn (default: 1, and {ROUNDS} where trainers or techniques are compared)",
+        help=f"equal runs of each cell, in turn (default: 1; {ROUNDS} in comparisons of trainers or techniques)",
     )
     group.addoption(
         "--resume",
         action="store_true",
-        help="pass over cells that --memory-results holds from this machine, source tree and corpus",
+        help="skip cells that --memory-results already has, measured with this machine, source tree and corpus",
     )
     group.addoption(
-        "--reports", metavar="FOLDER", default="reports", help="folder of the report and, below it, of results"
+        "--reports", metavar="FOLDER", default="reports", help="folder for the report, with a subfolder for results"
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Read the sweep; a device that is not here is a usage error before anything runs."""
+    """Read the sweep; a device that this machine does not have is a usage error before anything runs."""
     require_one_process(config)
     if config.getoption("--resume") and memory_options(config).results_path is None:
-        raise pytest.UsageError("--resume: name the file to go on with, --memory-results FILE")
-    config.addinivalue_line("markers", "takes_long: runs only where its file is named, or with --profile full")
+        raise pytest.UsageError("--resume: name the file to resume, --memory-results FILE")
+    config.addinivalue_line("markers", "takes_long: runs only if its file is named, or with --profile full")
     try:
         sweep = _read_sweep(config)
     except SpladeBenchError as error:
@@ -82,39 +83,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that asks for ``cell`` runs once for each grid point; each axis is a parameter of its own."""
-    if "cell" in metafunc.fixturenames:
-        cells = list(metafunc.config.stash[_SWEEP].cells())
-        metafunc.parametrize(
-            _CELL_ARGUMENTS,
-            [
-                [
-                    *[cell.device, cell.batch_size, cell.gradient_accumulation_steps, cell.memory_mode],
-                    *[cell.seed, cell.round],
-                ]
-                for cell in cells
-            ],
-            ids=_ids(cells),
-        )
+    """A test with an argument ``cell`` runs once for each grid point of the sweep, and is named after its cell."""
+    if "cell" not in metafunc.fixturenames:
+        return
+    sweep = metafunc.config.stash[_SWEEP]
 
+    def test_name(cell: Cell) -> str:
+        seed = f"-seed{cell.seed}" if len(set(sweep.seeds)) > 1 else ""
+        return cell.cell_id + seed + (f"-round{cell.round}" if cell.round else "")
 
-def _ids(cells: Sequence[Cell]) -> list[str]:
-    """A test's name is its cell's, with what else tells it from the others."""
-    several_seeds = len({cell.seed for cell in cells}) > 1
-    return [
-        "-".join(
-            [
-                cell.cell_id,
-                *([f"seed{cell.seed}"] if several_seeds else []),
-                *([f"round{cell.round}"] if cell.round else []),
-            ]
-        )
-        for cell in cells
-    ]
+    limited = open_session(metafunc.config).limited
+    metafunc.parametrize("cell", [limited(cell) for cell in sweep.cells()], ids=test_name)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out benchmarks that take an hour, unless their file is named or the profile is ``full``."""
+    """Deselect benchmarks that take an hour, unless their file is named or the profile is ``full``."""
     if config.getoption("--profile") == "full":
         return
     named = {Path(config.invocation_params.dir, argument.partition("::")[0]).resolve() for argument in config.args}
@@ -125,13 +108,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Count the cells that will run, for the time that is left, and refuse a limit that none of them could keep."""
+    """Count the cells that will run, to estimate the time left, and refuse a limit that leaves no room for any cell."""
     if not session.config.option.collectonly and any("benchmarks" in item.path.parts for item in session.items):
-        _require_one_package(Path.cwd() / "splade_bench", Path(__file__).parent)
+        require_one_package(Path.cwd() / "splade_bench", PACKAGE_FOLDER)
     fixture_names = (getattr(item, "fixturenames", ()) for item in session.items)
     measuring = open_session(session.config)
-    measuring.planned_cells = sum("measure_cell" in names for names in fixture_names)
-    if measuring.planned_cells and not session.config.option.collectonly:
+    measuring.expected_cells = sum("measure_cell" in names for names in fixture_names)
+    if measuring.expected_cells and not session.config.option.collectonly:
         try:
             measuring.require_room(next(session.config.stash[_SWEEP].cells()))
         except SpladeBenchError as error:
@@ -139,7 +122,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """End a sweep with its report's path."""
+    """Write the report of a sweep and show its path."""
     session = open_session(config)
     if all(isinstance(result, CallResult) and not result.is_calibration for result in session.finished):
         return
@@ -155,86 +138,41 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(scope="session")
 def sweep(pytestconfig: pytest.Config) -> Sweep:
-    """The axes that this run's options name."""
+    """The sweep of this run's options."""
     return pytestconfig.stash[_SWEEP]
 
 
-@pytest.fixture
-def cell(
-    sweep: Sweep,
-    device: Any,
-    batch_size: int,
-    gradient_accumulation_steps: int,
-    memory_mode: str,
-    seed: int,
-    round_number: int,
-) -> Cell:
-    """The grid point of this test."""
-    return Cell(
-        workload=sweep.workload,
-        device=device,
-        batch_size=batch_size,
-        gradient_accumulation_steps=gradient_accumulation_steps,
-        memory_mode=memory_mode,
-        max_steps=sweep.max_steps,
-        seed=seed,
-        memory_limit_bytes=sweep.memory_limit_bytes,
-        round=round_number,
-    )
+@pytest.fixture(scope="session")
+def measuring(pytestconfig: pytest.Config) -> MeasuringSession:
+    """The session that measures and records: heads, plans of the article's run, calibrations, gradient errors."""
+    return open_session(pytestconfig)
 
 
 @pytest.fixture(scope="session")
-def record_cell(pytestconfig: pytest.Config) -> Callable[[Cell], CellResult]:
-    """Run a cell in a fresh process and record it, whatever becomes of it; the caller judges its status.
+def record_cell(measuring: MeasuringSession, pytestconfig: pytest.Config) -> Callable[[Cell], CellResult]:
+    """Train a cell in a fresh process and record it, with any status: ``record_cell(cell)``.
 
-    A cell that this run, or with ``--resume`` an earlier one, has measured already is not run again.
+    A cell that this run, or with ``--resume`` an earlier run, has already measured does not run again.
     """
-    session = open_session(pytestconfig)
+
+    def train(run: CellRun) -> None:
+        run.wait_until_ready()
+        run.train()
 
     def record(cell: Cell) -> CellResult:
-        result = session.recorded(cell) or session.measure(cell, _train_untimed)
-        show_line(session.line(result), pytestconfig)
+        result = measuring.recorded(cell) or measuring.measure(cell, train)
+        show_line(measuring.line(result), pytestconfig)
         return result
 
     return record
 
 
 @pytest.fixture(scope="session")
-def gradient_error(pytestconfig: pytest.Config) -> Callable[[Cell], float]:
-    """How far the gradient of a cell's trainer is from the plain definition's, relative, in float64."""
-    return open_session(pytestconfig).gradient_error
-
-
-@pytest.fixture(scope="session")
-def calibrate(pytestconfig: pytest.Config) -> Callable[..., CallResult]:
-    """Let every probe read a known amount and record it: ``(function, *arguments)``."""
-    return open_session(pytestconfig).calibrate
-
-
-@pytest.fixture(scope="session")
-def measure_head(pytestconfig: pytest.Config) -> Callable[..., HeadResult]:
-    """Measure a head by itself in a fresh process and record it: ``(head, *, hidden_size, active_share)``."""
-    return open_session(pytestconfig).measure_head
-
-
-@pytest.fixture(scope="session")
-def plan_article_run(pytestconfig: pytest.Config) -> Callable[[str], PlanResult]:
-    """Plan one way to train what the article could not, in a fresh process, and record it: ``(name)``."""
-    return open_session(pytestconfig).plan_article_run
-
-
-@pytest.fixture(scope="session")
 def reports_folder(pytestconfig: pytest.Config) -> Path:
-    """Where ``--reports`` says; it is there."""
+    """The folder of ``--reports``, made if it does not exist."""
     folder = _reports(pytestconfig)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _train_untimed(run: CellRun) -> None:
-    """Outside pytest-benchmark's clock; the worker has its own."""
-    run.wait_until_ready()
-    run.train()
 
 
 def _reports(config: pytest.Config) -> Path:
@@ -243,10 +181,7 @@ def _reports(config: pytest.Config) -> Path:
 
 def _read_sweep(config: pytest.Config) -> Sweep:
     sweep = PROFILES[config.getoption("--profile")]
-    changes: dict[str, Any] = {
-        "devices": config.getoption("--device").split(","),
-        "memory_limit_bytes": memory_options(config).limit_bytes,
-    }
+    changes: dict[str, Any] = {"devices": config.getoption("--device").split(",")}
     for flag, field, parse in (
         ("--batch-sizes", "batch_sizes", int),
         ("--gradient-accumulation-steps", "gradient_accumulation_steps", int),
@@ -265,11 +200,15 @@ def _read_sweep(config: pytest.Config) -> Sweep:
     return replace(sweep, **changes)
 
 
-def _require_one_package(here: Path, imported: Path) -> None:
-    """Refuse to measure where this process and its workers, which start in its folder, would import different code."""
+def require_one_package(here: Path, imported: Path) -> None:
+    """Refuse to measure if this process and its workers, which start in its folder, would import different code.
+
+    Raises:
+        pytest.UsageError: ``here`` is a package, and not the imported one.
+    """
     if (here / "__init__.py").is_file() and not here.samefile(imported):
         raise pytest.UsageError(
-            f"{imported}: is not the package of this checkout, which its workers would take; pip install --editable ."
+            f"{imported}: is not the package of this checkout, which its workers would import; pip install --editable ."
         )
 
 
@@ -277,11 +216,11 @@ def _require_devices(sweep: Sweep) -> None:
     wanted = [device for device in sweep.devices if device != "cpu"]
     if not wanted:
         return
-    # In a process of its own: importing torch here would stay with the parent of every measured cell.
+    # In a process of its own: torch would stay in the memory of this process, the parent of every measured cell.
     script = "from splade_bench.device.devices import available_devices; print(*available_devices())"
     available = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True
     ).stdout.split()
     for device in wanted:
         if device not in available:
-            raise pytest.UsageError(f"--device {device}: this machine has {', '.join(available)} only")
+            raise pytest.UsageError(f"--device {device}: this machine has only {', '.join(available)}")
