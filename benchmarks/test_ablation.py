@@ -1,6 +1,6 @@
-"""Each technique alone and each left out of the full set; and what the modes do to quality, over seeds.
+"""Each technique alone, and each left out of the full set; and the quality of the modes over seeds.
 
-What comes out stands in ``reports/ABLATION.md``: what a technique saves, what it costs, what it does to MRR@10.
+The page of the results is ``reports/ABLATION.md``: what a technique saves, what it costs, and how it changes MRR@10.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from splade_bench.results.records import CellResult
 SEEDS = (1, 2, 3, 4, 5)
 REFERENCE = "memory-efficient"
 AUTOCAST = {"memory_mode": REFERENCE, "mixed_precision": "bf16"}
-# These change nothing by themselves: they need mini-batches, or widths that follow the texts.
+# These have no effect alone: they need mini-batches, or widths that follow the texts.
 NEED_OTHERS = ("smallest-mini-batches", "length-buckets")
-# Techniques that change the result of training, each judged by its own quality over seeds.
+# Techniques that change the result of training: each is compared over seeds.
 INEXACT: Sequence[tuple[str, Mapping[str, Any]]] = (
     ("quality", {"memory_mode": f"{REFERENCE}+optimizer-states-bfloat16"}),
     ("quality", AUTOCAST),
@@ -35,7 +35,7 @@ def is_on(memory: MemoryConfig, technique: str) -> bool:
 
 
 def ablated_modes() -> Iterator[str]:
-    """The names of all memory settings to run, each beside the one it is compared with."""
+    """The names of all memory modes to run, each near the one it is compared with."""
     standard, full, minimal = (MEMORY_MODES[name] for name in ("standard", "memory-efficient", "minimal-memory"))
     yield "standard"
     yield from (
@@ -51,7 +51,7 @@ def ablated_modes() -> Iterator[str]:
 
 
 def settings() -> Iterator[Mapping[str, Any]]:
-    """Those and autocast, as the fields of a cell."""
+    """These modes and autocast, as fields of a cell."""
     yield from ({"memory_mode": name} for name in ablated_modes())
     yield AUTOCAST
 
@@ -75,10 +75,10 @@ def make_cell(workload: str, seed: int, **changes: Any) -> Cell:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every setting in each round, so that whatever drifts on the machine hits all of them alike."""
+    """Every setting in each round, so that a drift of the machine affects all of them equally."""
     if {"setting", "round_number"} <= set(metafunc.fixturenames):
         rounds = range(1, (metafunc.config.getoption("--rounds") or ROUNDS) + 1)
-        # A collection every five batches has nothing to do in two.
+        # With a collection every five batches there is none in two.
         chosen = [setting for setting in settings() if not name_of(setting).endswith("garbage-collection")]
         cases = [(setting, number) for number in rounds for setting in chosen]
         ids = [f"{name_of(setting)}-{number}" for setting, number in cases]
@@ -109,7 +109,7 @@ def test_what_a_technique_does_to_training(
 def mrr_differences(
     workload: str, setting: Mapping[str, Any], reference: str, record_cell: Callable[[Cell], CellResult]
 ) -> tuple[list[float], float]:
-    """Of each seed's pair; and the largest relative difference in one of the first ten losses of a pair."""
+    """The difference of each seed's pair, and the largest relative difference of the first ten losses of a pair."""
     differences, loss_differences = [], [0.0]
     for seed in SEEDS:
         own = record_cell(make_cell(workload, seed, **setting))
@@ -124,7 +124,7 @@ def mrr_differences(
 
 
 @pytest.mark.takes_long
-def test_memory_efficient_training_ranks_as_the_standard_one(record_cell: Callable[[Cell], CellResult]) -> None:
+def test_memory_efficient_training_ranks_like_standard_training(record_cell: Callable[[Cell], CellResult]) -> None:
     differences, loss_difference = mrr_differences(
         "quality", {"memory_mode": "memory-efficient"}, "standard", record_cell
     )
@@ -142,4 +142,4 @@ def test_inexact_techniques_have_a_verdict_of_their_own(
 ) -> None:
     differences, _ = mrr_differences(workload, setting, REFERENCE, record_cell)
 
-    assert any(differences), "what changes nothing was not switched on"
+    assert any(differences), "the same figures: the technique was not switched on"

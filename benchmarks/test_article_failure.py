@@ -1,14 +1,13 @@
-"""The source article's run that ran out of memory, planned for its device, and this package's modes on the same batch.
+"""Plans of the source article's run that ran out of memory, and of this package's modes on the same batch.
 
-What comes out stands in ``reports/ARTICLE.md``. Nothing is trained, and no Mac is needed.
+The page of the results is ``reports/ARTICLE.md``. Nothing is trained, and no Mac is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
+from splade_bench.bench.session import MeasuringSession
 from splade_bench.report.article import explains
 from splade_bench.results.records import PlanResult
 
@@ -17,8 +16,8 @@ MODES = ("standard", "memory-efficient", "minimal-memory")
 
 
 @pytest.fixture(scope="module")
-def plans(plan_article_run: Callable[[str], PlanResult]) -> dict[str, PlanResult]:
-    return {name: plan_article_run(name) for name in (INTEGER_MASK, FLOAT_MASK, *MODES)}
+def plans(measuring: MeasuringSession) -> dict[str, PlanResult]:
+    return {name: measuring.plan_article_run(name) for name in (INTEGER_MASK, FLOAT_MASK, *MODES)}
 
 
 @pytest.mark.takes_long

@@ -1,4 +1,4 @@
-"""How long ``splade-bench check`` takes of a thousand cells as a process of its own, start and imports included."""
+"""The time of ``splade-bench check`` for a thousand cells, as a process of its own with start and imports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from splade_bench.files import append_line
-from splade_bench.gate.baseline import gated_cells, write_baseline
+from splade_bench.gate.baseline import write_baseline
+from splade_bench.gate.cells import gated_cells
 from splade_bench.grid.cell import Cell
 from splade_bench.results.records import CellResult
 
@@ -23,7 +24,7 @@ MIB = 2**20
 
 
 def make_result(seed: int) -> CellResult:
-    """A row as long as one that all the default passes have filled."""
+    """A record as long as one with the figures of all default passes."""
     cell = Cell(
         workload="tiny",
         device="cpu",
@@ -55,10 +56,10 @@ def make_result(seed: int) -> CellResult:
 
 def test_a_thousand_cells_are_checked_within_two_seconds(pytestconfig: pytest.Config, tmp_path: Path) -> None:
     if pytestconfig.getoption("--profile") == "smoke":
-        pytest.skip("smoke runs on machines that are busy with other things: it judges no times")
+        pytest.skip("smoke checks no times: it may run on busy machines")
     results = [make_result(seed) for seed in range(CELLS)]
     write_baseline(tmp_path / "baseline.json", gated_cells(results))
-    # One is worse, so that there is something to find.
+    # One regression to find.
     results[-1] = replace(results[-1], live_peak_bytes=180 * MIB)
     append_line(tmp_path / "results.jsonl", "\n".join(result.to_json() for result in results))
     command = [

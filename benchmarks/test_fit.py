@@ -1,6 +1,6 @@
-"""What fit chooses against what is measured: a choice runs within its budget, and nearly as fast as any other.
+"""What ``fit`` chooses, compared with measurements: a choice keeps to its budget and is nearly the fastest.
 
-What came out is written to ``reports/fit.log`` and, for runs that get no more memory than their budget, to
+The outcomes are written to ``reports/fit.log`` and, for runs that get no more memory than their budget, to
 ``reports/fit-limits.log``.
 """
 
@@ -39,13 +39,13 @@ LIMITED_WORKLOADS = {
     "base": ("--model-name", "base", "--max-length", "256", "--batch-size", "8"),
 }
 LIMITED_STEPS = 2
-# How much slower than the fastest alternative that was measured a choice may be.
+# A choice may take this multiple of the time of the fastest measured alternative.
 SLOWER = 1.10
 ALTERNATIVES = 3
 
 
 def splade_bench(*arguments: str, limit_bytes: int | None = None) -> Any:
-    """The JSON that a verb prints; with a limit, the system gives it no more private memory than that."""
+    """The JSON that a verb prints; a limit is one on its private memory."""
     command = [sys.executable, "-m", "splade_bench", *arguments, "--json"]
     if limit_bytes is not None:
         command = ["bash", "-c", 'ulimit -d "$0" && exec "$@"', str(limit_bytes // 1024), *command]
@@ -54,7 +54,7 @@ def splade_bench(*arguments: str, limit_bytes: int | None = None) -> Any:
 
 
 def full_texts(folder: Path) -> Path:
-    """A training file whose texts are cut at any --max-length: what a plan for full lengths is of."""
+    """A training file whose texts are all longer than --max-length, as in a plan for full lengths."""
     text = " ".join(f"word{number % 97} of a long text" for number in range(600))
     record = {"query": text, "positive_document": text, "negative_documents": [text]}
     path = folder / "train.jsonl"
@@ -72,7 +72,7 @@ def train(
 
 
 def outcome(found: Any, peak_bytes: int, step_time_s: float) -> str:
-    """What fit says of its choice, beside what was measured."""
+    """What ``fit`` predicts of its choice, and the measurements."""
     return (
         f"{found['settings']}: planned {found['peak_bytes'] / 2**20:.0f} MiB, measured {peak_bytes / 2**20:.0f}; "
         f"predicted {found['predicted_step_time_s']:.2f} s, measured {step_time_s:.2f}"
@@ -81,7 +81,7 @@ def outcome(found: Any, peak_bytes: int, step_time_s: float) -> str:
 
 @pytest.fixture(scope="module")
 def log(reports_folder: Path) -> Iterator[Log]:
-    """Writes a line of what came out to a file, which a first line empties."""
+    """Writes a line to a file, which the first line empties."""
     with ExitStack() as files:
         opened: dict[str, TextIO] = {}
 
@@ -110,7 +110,7 @@ def test_the_choice_keeps_to_its_budget_and_is_nearly_the_fastest(
     log("fit.log", f"{name} {budget}: {outcome(found, peak_bytes, step_time_s)}")
     for settings, other_bytes, other_s in alternatives:
         log("fit.log", f"  {settings}: {other_bytes / 2**20:.0f} MiB, {other_s:.2f} s")
-    assert alternatives or budget == WORKLOADS[name][1][0], "only the tightest budget may leave nothing to choose"
+    assert alternatives or budget == WORKLOADS[name][1][0], "only the tightest budget may leave no alternative"
     assert peak_bytes <= parse_bytes(budget)
     assert step_time_s <= SLOWER * min((other_s for _, _, other_s in alternatives), default=step_time_s)
 
@@ -119,9 +119,7 @@ def test_the_choice_keeps_to_its_budget_and_is_nearly_the_fastest(
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts private memory on Linux only")
 @pytest.mark.parametrize("budget", ["4GiB", "8GiB", "16GiB"])
 @pytest.mark.parametrize("name", LIMITED_WORKLOADS)
-def test_the_choice_runs_where_there_is_no_more_than_its_budget(
-    name: str, budget: str, tmp_path: Path, log: Log
-) -> None:
+def test_the_choice_runs_with_no_more_memory_than_its_budget(name: str, budget: str, tmp_path: Path, log: Log) -> None:
     flags = [*LIMITED_WORKLOADS[name], "--device", "cpu", "--train-file", str(full_texts(tmp_path))]
 
     found = splade_bench("fit", *flags, "--budget", budget)

@@ -1,4 +1,4 @@
-"""The gate on code that did not change: a hundred times, each from newly measured processes, without a false alarm."""
+"""The gate on unchanged code: a hundred times, each with new measurements, without a false alarm."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from splade_bench.bench.cells import CellRunner
 from splade_bench.bench.protocol import MemoryPass
-from splade_bench.gate.baseline import GatedCell, gated_cells
+from splade_bench.gate.cells import GatedCell, gated_cells
 from splade_bench.gate.rules import DEFAULT_RULES
 from splade_bench.gate.verdict import check, verdict_lines
 from splade_bench.grid.cell import Cell
@@ -28,7 +28,7 @@ def measure(cell: Cell, cache: Path, passes: tuple[MemoryPass, ...]) -> CellResu
 
 
 def measure_as_for_a_gate(cell: Cell, cache: Path) -> dict[str, GatedCell]:
-    """The cell in three processes, and its live bytes, which are always the same, in a fourth."""
+    """The cell in three processes; a fourth counts its live bytes, which are always the same."""
     return gated_cells(
         [
             measure(replace(cell, round=number), cache, ("live",) if number == 1 else ())
@@ -40,13 +40,13 @@ def measure_as_for_a_gate(cell: Cell, cache: Path) -> dict[str, GatedCell]:
 @pytest.mark.takes_long
 def test_unchanged_code_raises_no_alarm(reports_folder: Path, tmp_path: Path) -> None:
     cell = next(cell for cell in PROFILES["gate"].cells() if cell.memory_mode == "memory-efficient")
-    base = measure_as_for_a_gate(cell, tmp_path)
-    (name,) = base
+    baseline = measure_as_for_a_gate(cell, tmp_path)
+    (name,) = baseline
     log, alarms = [], []
     for number in range(1, RUNS + 1):
-        head = measure_as_for_a_gate(cell, tmp_path)
-        verdict = check(head, base, DEFAULT_RULES)
-        figures = ", ".join(f"{figure} {value:g}" for figure, value in sorted(head[name].figures.items()))
+        current = measure_as_for_a_gate(cell, tmp_path)
+        verdict = check(current, baseline, DEFAULT_RULES)
+        figures = ", ".join(f"{figure} {value:g}" for figure, value in sorted(current[name].figures.items()))
         log.append(f"run {number}: exit code {verdict.exit_code}, {verdict.evaluated} checks: {figures}")
         if verdict.exit_code != 0 or verdict.not_evaluated:
             alarms.append(verdict_lines(verdict))

@@ -1,4 +1,4 @@
-"""A sweep whose pytest is killed again and again: nothing that was finished is lost, and nothing is run twice."""
+"""A sweep whose pytest is killed again and again: no finished cell is lost, and no cell runs twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from splade_bench.results.records import CellResult, read_results
 
 KILLS = 20
-# Cells of a second each, but for the start of their process: 48 of them.
+# 48 cells of a second each, besides the start of their process.
 AXES = [
     *["--workload", "head", "--max-steps", "2", "--memory-passes", "none"],
     *["--batch-sizes", "1,2,3,4", "--gradient-accumulation-steps", "1,2", "--seeds", "1,2"],
@@ -46,7 +46,7 @@ def test_killed_at_twenty_moments_a_sweep_loses_nothing_and_repeats_nothing(
         log.append(
             f"kill {number}: after {killed_after_s:.1f} s, {len(before)} cells recorded before, {len(after)} after"
         )
-        assert after[: len(before)] == before  # what was recorded stands
+        assert after[: len(before)] == before  # recorded cells are not lost
         kept += len(after) > len(before)
         if over:
             break
@@ -59,14 +59,14 @@ def test_killed_at_twenty_moments_a_sweep_loses_nothing_and_repeats_nothing(
     (reports_folder / "killed-sweep.log").write_text("\n".join(log) + "\n")
 
     assert kills == KILLS
-    assert kept >= KILLS / 2  # else these moments would say nothing of what is recorded
+    assert kept >= KILLS / 2  # else few kills came after a cell was recorded
     assert len(runs) == CELLS
     assert set(runs.values()) == {1}
     assert {cell.status for cell in cells} == {"ok"}
 
 
 def _moments() -> list[tuple[int, float]]:
-    """When pytest is killed: after so many new cells, and seconds in which it starts, or is in the next of them."""
+    """When to kill pytest: after a number of new cells, plus seconds in which it starts up or is in the next cell."""
     generator = random.Random(5)
     return [(generator.choice((0, 1, 1, 2)), generator.uniform(0.2, 8.0)) for _ in range(KILLS)]
 

@@ -1,8 +1,8 @@
-"""This package against its peers: the same weights, batches, loss and optimizer, each run in a fresh process.
+"""This package compared with its peers: the same weights, batches, loss and optimizer, each run in a fresh process.
 
-Every trainer's gradient is held against the plain definition first. A peer that has a size to choose is given its best
-from a scan; then all take turns, in an order that alternates from round to round. What comes out stands in
-``reports/PEERS.md``, beside what this package promises.
+Every trainer's gradient is first compared with the plain definition's. A peer that has a size gets the best size of a
+scan. Then all run in turn, in an order that alternates between rounds. The page of the results is ``reports/PEERS.md``,
+with what this package promises.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from splade_bench.bench.session import MeasuringSession
 from splade_bench.grid.cell import ARTICLE_TRAINER, OWN_TRAINER, PEER_MODE, Cell
 from splade_bench.pytest_plugin.sweep import ROUNDS
 from splade_bench.results.records import CellResult
 
-# A size within this of the fastest counts as fast: of those, the one with the smallest peak is taken.
+# Sizes with at most this multiple of the shortest time are fast; the best of them has the smallest peak.
 AS_FAST_WITHIN = 1.05
 LARGEST_GRADIENT_ERROR = 1e-9
 CHUNK_SIZES = (32, 128)
@@ -25,15 +26,15 @@ CHUNK_SIZES = (32, 128)
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A workload and what is run on it."""
+    """A workload and the runs on it."""
 
     workload: str
     batch_size: int
     timed_steps: int
     mini_batch_sizes: Sequence[int] = ()
-    """Of CachedSpladeLoss, to scan; none: sentence-transformers' losses are left out."""
+    """Of CachedSpladeLoss, to scan; empty: without sentence-transformers' losses."""
     article_batch_size: int | None = None
-    """Where the article's algorithm does not fit at batch_size."""
+    """For the article's algorithm, if it does not fit at batch_size."""
     minimal_memory: bool = False
 
     @property
@@ -77,16 +78,14 @@ def _has_peers() -> None:
     "trainer",
     [OWN_TRAINER, "minimal-memory", ARTICLE_TRAINER, "SpladeLoss", "SpladePooling-chunked", "CachedSpladeLoss"],
 )
-def test_every_trainer_makes_the_gradient_of_the_plain_definition(
-    trainer: str, gradient_error: Callable[[Cell], float]
-) -> None:
+def test_every_trainer_makes_the_gradient_of_the_plain_definition(trainer: str, measuring: MeasuringSession) -> None:
     comparison = COMPARISONS[0]
     if trainer in (OWN_TRAINER, "minimal-memory"):
         cell = comparison.cell(memory_mode="memory-efficient" if trainer == OWN_TRAINER else trainer)
     else:
         cell = comparison.peer(trainer, size={"SpladePooling-chunked": 8, "CachedSpladeLoss": 3}.get(trainer))
 
-    assert gradient_error(cell) <= LARGEST_GRADIENT_ERROR
+    assert measuring.gradient_error(cell) <= LARGEST_GRADIENT_ERROR
 
 
 @pytest.mark.takes_long
@@ -113,7 +112,7 @@ def test_peers(
 def contenders(
     comparison: Comparison, attention_dropout: float, record_cell: Callable[[Cell], CellResult]
 ) -> list[Cell]:
-    """Who takes part, each peer at its best size."""
+    """The cells to compare, each peer at its best size."""
     modes = ["memory-efficient", *(["minimal-memory"] if comparison.minimal_memory else [])]
     article_batch_size = comparison.article_batch_size or comparison.batch_size
     article = replace(comparison.peer(ARTICLE_TRAINER), batch_size=article_batch_size)
@@ -133,7 +132,7 @@ def contenders(
 
 
 def best_size(scanned: Sequence[CellResult]) -> int | None:
-    """The fastest; of those as fast as that, the one with the smallest peak."""
+    """The size with the smallest peak among the fast ones."""
     times_s = {result.trainer_size: result.step_time_s for result in scanned if result.step_time_s is not None}
     assert times_s, [result.error for result in scanned]
     limit_s = AS_FAST_WITHIN * min(times_s.values())

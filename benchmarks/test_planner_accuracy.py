@@ -1,6 +1,6 @@
-"""What the planner predicts against what is measured, over models, lengths, batches, modes and optimizers.
+"""The planner's predictions compared with measurements, over models, lengths, batches, modes and optimizers.
 
-What comes out stands in ``reports/PLANNER.md``. Everything here is memory: it judges no times.
+The page of the results is ``reports/PLANNER.md``. All figures are memory, not time.
 """
 
 from __future__ import annotations

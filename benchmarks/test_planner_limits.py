@@ -1,6 +1,6 @@
-"""Runs under a memory limit just above and just below their plan: the one survives, the other runs out of memory.
+"""Runs under a memory limit just above and just below their plan: the first ends well, the second runs out of memory.
 
-Forty configurations drawn by seed. What came out, a line each, is written to ``reports/planner-limits.log``.
+Forty configurations, sampled by seed. ``reports/planner-limits.log`` gets one line for each.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from splade_bench.bench.cells import CellRun
-from splade_bench.bench.isolate import CellError, WorkerProcess, figures_of_passes
+from splade_bench.bench.isolate import WorkerError, WorkerProcess, result_of
 from splade_bench.bench.protocol import CellRequest
 from splade_bench.grid.cell import Cell
 from splade_bench.results.records import CellResult
@@ -21,7 +21,7 @@ from splade_bench.units import format_bytes
 CONFIGURATIONS = 40
 TIMEOUT_S = 600.0
 ABOVE, BELOW = 1.05, 0.90
-# Workload -> batch sizes that take it from little more than its weights to a few gigabytes.
+# Workload -> batch sizes, from little more memory than the weights to a few gigabytes.
 BATCH_SIZES = {
     "plan-bert-tiny-32": (8, 16, 32),
     "plan-bert-tiny-128": (4, 8, 16),
@@ -56,24 +56,19 @@ def configurations() -> list[Cell]:
 
 def plan_of(cell: Cell) -> int:
     """Planned peak RSS in bytes, the runtime included."""
-    figures = figures_of_passes(request_for(cell), ("plan",), timeout_s=TIMEOUT_S)
-    return int(figures["planned_peak_rss_bytes"])
+    return int(result_of(CellRequest(cell=cell, measure="plan"), timeout_s=TIMEOUT_S)["planned_peak_rss_bytes"])
 
 
 def run(cell: Cell) -> CellResult:
-    """The training alone: no memory pass."""
-    made = CellRun(request=request_for(cell), memory_passes=(), timeout_s=TIMEOUT_S)
-    with WorkerProcess(made.request, timeout_s=TIMEOUT_S) as made.process:
+    """The training alone, without memory passes."""
+    cell_run = CellRun(request=CellRequest(cell=cell, measure="time"), memory_passes=(), timeout_s=TIMEOUT_S)
+    with WorkerProcess(cell_run.request, timeout_s=TIMEOUT_S) as cell_run.process:
         try:
-            made.wait_until_ready()
-            made.train()
-        except CellError:
-            pass  # the run knows, and says so in its result
-        return made.finish()
-
-
-def request_for(cell: Cell) -> CellRequest:
-    return CellRequest(cell=cell, measure="time", corpus_folder=None)
+            cell_run.wait_until_ready()
+            cell_run.train()
+        except WorkerError:
+            pass  # the run's result says so
+        return cell_run.finish()
 
 
 def line(planned_bytes: int, above: CellResult, below: CellResult) -> str:

@@ -1,4 +1,4 @@
-"""A report over a thousand cells, in a fresh process."""
+"""The time of a report over a thousand cells, in a fresh process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Device x batch size x accumulation x memory mode: each cell trains in a fresh process and becomes one record."""
+"""The sweep: each cell trains in a fresh process and becomes one record."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from splade_bench.grid.sweep import Sweep
 from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.results.records import CellResult
 
-# With fewer queries a batch there are too few negatives to learn from reliably (reports/NEGATIVE.md).
+# Smaller batches have too few negatives to learn reliably (reports/NEGATIVE.md).
 LEARNING_BATCH_SIZE = 8
 
 
 @pytest.fixture(scope="module")
 def rises() -> dict[int, list[float]]:
-    """Batch size -> how far MRR@10 rose in each of its cells."""
+    """Batch size -> the rise of MRR@10 in each of its cells."""
     return {}
 
 
