@@ -34,8 +34,8 @@ class CheckCommand:
     baseline: Path
     """Baseline file, as --update-baseline writes it."""
     fail_on: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
-    """Rules METRIC:LIMIT[:CELLS], after one flag or a flag each, as live_peak_bytes:1% or peak_rss_bytes:5%:base-*; the
-    last that fits a cell counts. Without any: live_peak_bytes:1% peak_rss_bytes:10%+16MiB final_loss:5% mrr@10:0.03."""
+    """Rules METRIC:LIMIT[:CELLS], such as live_peak_bytes:1% or peak_rss_bytes:5%:base-*. Of those that fit a cell, the
+    last counts. Default: live_peak_bytes:1% peak_rss_bytes:10%+16MiB final_loss:5% mrr@10:0.03."""
     update_baseline: bool = False
     """Write the results as the new baseline, without a check."""
     json: bool = False
