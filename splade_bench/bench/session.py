@@ -256,6 +256,7 @@ def _training_figures(result: CellResult) -> list[str]:
         parts.append(f"{format_seconds(result.step_time_s)} a step")
     if result.final_loss is not None:
         parts.append(f"loss {result.final_loss:.3f}")
-    if result.metrics and result.metrics_before:
-        parts.append(f"MRR@10 {result.metrics_before['mrr@10']:.3f} to {result.metrics['mrr@10']:.3f}")
+    before, after = (result.metrics_before or {}).get("mrr@10"), result.figure("mrr@10")
+    if before is not None and after is not None:
+        parts.append(f"MRR@10 {before:.3f} to {after:.3f}")
     return parts
