@@ -72,8 +72,7 @@ class MemoryConfig:
     padding: Literal["max_length", "longest"] = "longest"
     """Pad each group of texts to max_length, or to its own longest text."""
     pad_to_multiple_of: int | None = None
-    """Round widths up to a multiple of this: fewer shapes for an allocator that caches by shape. None: 32 on MPS,
-    else 1."""
+    """Round widths up to a multiple of this, for an allocator that caches by shape. None: 32 on MPS, else 1."""
     gradient_caching: bool = True
     """Run a batch in mini-batches of texts of similar length, with the gradient of the whole batch."""
     mini_batch_tokens: int | None = None
@@ -89,8 +88,7 @@ class MemoryConfig:
     compact_dropout: bool = True
     """CPU: draw dropout from 16 bits (its probability rounded to a multiple of 2^-16), keep one byte per element."""
     streaming_attention: bool = True
-    """CPU and MPS: attention with dropout for a few heads at a time, without [L, L] tensors of all heads for
-    backward."""
+    """CPU and MPS: attention with dropout a few heads at a time, without [L, L] tensors of all heads for backward."""
     attention_dropout: bool = True
     """False, *inexact*: no dropout on attention probabilities, so that a device's fused attention can run."""
     optimizer_states: Literal["float32", "bfloat16", "disk"] = "float32"

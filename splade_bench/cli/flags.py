@@ -39,8 +39,7 @@ class Placement:
     force_device: bool = False
     """Make a missing --device an error."""
     memory_mode: str = DEFAULT_MEMORY_MODE
-    """standard, article, memory-efficient or minimal-memory; or one of them with a technique added or left out, as
-    MODE+TECHNIQUE or MODE-without-TECHNIQUE."""
+    """standard, article, memory-efficient or minimal-memory, also as MODE+TECHNIQUE or MODE-without-TECHNIQUE."""
     memory_efficient: bool = False
     """Select the default, --memory-mode memory-efficient. The article's command lines have this flag."""
 
@@ -60,7 +59,7 @@ class Placement:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Output:
-    """What a training writes beside the model."""
+    """The files and messages of a training."""
 
     output_dir: Path = Path("splade-output")
     """Folder for final_model, run.json and the memory timeline."""

@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 class TrainCommand(TrainFlags):
     """Train a SPLADE model. Without --train-file it uses the embedded corpus, which takes under a minute on two cores.
 
-    --model-name and --memory-mode decide the defaults of other flags. The defaults below are those of a preset; a
-    pretrained model has --max-length 256, --batch-size 8 and --learning-rate 2e-5.
+    The defaults of other flags depend on --model-name and --memory-mode. Give these two with --help to see the others'
+    defaults: for example, a pretrained model has --max-length 256, --batch-size 8 and --learning-rate 2e-5.
 
     Ctrl-C and SIGTERM stop it after the current optimizer step, and the model is saved. A second signal ends it at
     once.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +143,14 @@ def test_a_budget_below_the_floor_says_what_the_floor_is_made_of(capsys: pytest.
 
     complaint = capsys.readouterr().err
     assert all(part in complaint for part in ("the runtime", "parameters", "optimizer"))
+
+
+def test_the_runtime_of_a_plan_has_everything_that_a_training_imports() -> None:
+    script = (
+        "import sys; from splade_bench.cli import main; code = main(sys.argv[1:]); "
+        "assert {'splade_bench.cli.training_run', 'matplotlib'} <= set(sys.modules); raise SystemExit(code)"
+    )
+
+    finished = subprocess.run([sys.executable, "-c", script, *TOY], capture_output=True, text=True)
+
+    assert finished.returncode == 0, finished.stderr
