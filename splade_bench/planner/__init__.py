@@ -1,1 +1,1 @@
-"""Peak memory before anything is allocated: the trainer's own step on fake tensors, and models of allocators."""
+"""Predicts peak memory before anything is allocated: the trainer's step on fake tensors, and models of allocators."""

@@ -1,7 +1,6 @@
-"""The ways of computing a batch that a fit chooses from, as data.
+"""The ways of computing a batch that a fit can choose from, as data.
 
-Each is the user's own configuration with other settings of *how* it is computed. All but those marked inexact leave the
-gradient of each batch as it is.
+Each candidate is the user's own configuration with other settings of *how* a batch is computed.
 """
 
 from __future__ import annotations
@@ -12,43 +11,52 @@ from itertools import combinations
 from types import MappingProxyType
 from typing import Any
 
-from splade_bench.config import TrainConfig
+from splade_bench.config import MEMORY_TECHNIQUES, TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Technique:
-    """Settings that take less memory or less time."""
+class Change:
+    """Settings that take less memory or less time than those that were asked for."""
 
     name: str
+    """As ``--memory-mode`` spells the technique that is added or left out, else the flag."""
     memory: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the memory settings."""
     run: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the configuration itself."""
-    exact: bool = True
+    exact: bool
+    """Whether the gradient of a batch stays the same."""
     devices: Collection[str] = ("cpu", "cuda", "mps")
     """Kinds of device for which it is considered."""
 
     @property
     def fields(self) -> frozenset[str]:
-        """All that it sets."""
+        """Everything that it sets."""
         return frozenset((*self.memory, *self.run))
 
 
-TECHNIQUES: Sequence[Technique] = (
-    Technique(name="no selective recomputation", memory={"selective_recomputation": False}),
-    Technique(name="activation checkpointing", memory={"activation_checkpointing": True}),
-    Technique(name="optimizer states on disk", memory={"optimizer_states": "disk"}),
-    Technique(name="optimizer states in bfloat16", memory={"optimizer_states": "bfloat16"}, exact=False),
-    Technique(name="no attention dropout", memory={"attention_dropout": False}, exact=False),
-    Technique(name="bfloat16 autocast", run={"mixed_precision": "bf16"}, exact=False, devices=("cpu", "cuda")),
+def _technique(name: str, *, added: bool = True) -> Change:
+    technique = MEMORY_TECHNIQUES[name]
+    if added:
+        return Change(name=name, memory=technique.settings, exact=technique.exact)
+    return Change(name=f"without {name}", memory=technique.settings_off, exact=technique.exact)
+
+
+CHANGES: Sequence[Change] = (
+    _technique("selective-recomputation", added=False),
+    _technique("activation-checkpointing"),
+    _technique("optimizer-states-disk"),
+    _technique("optimizer-states-bfloat16"),
+    _technique("no-attention-dropout"),
+    Change(name="--mixed-precision bf16", run={"mixed_precision": "bf16"}, exact=False, devices=("cpu", "cuda")),
 )
-# What a configuration has before a technique is added: the exact settings that take least time.
+# The settings before any change: the fastest exact ones.
 _START: Mapping[str, Any] = MappingProxyType(
     {"selective_recomputation": True, "activation_checkpointing": False, "optimizer_states": "float32"}
 )
 MINI_BATCHES = "mini_batch_tokens"
-# All that a candidate may differ in from what was asked for, its batch left aside.
-SEARCHED_FIELDS = frozenset({MINI_BATCHES}).union(*(technique.fields for technique in TECHNIQUES))
+# The fields in which a candidate can differ from the configuration asked for, apart from the size of the batch.
+SEARCHED_FIELDS = frozenset({MINI_BATCHES}).union(*(change.fields for change in CHANGES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,85 +64,79 @@ class Candidate:
     """One way of computing an optimizer step."""
 
     texts: int | None
-    """Full-length texts in a mini-batch, at most; None: as configured."""
-    techniques: tuple[Technique, ...] = ()
+    """Most full-length texts in a mini-batch. None: as configured."""
+    changes: tuple[Change, ...] = ()
     splits: int = 1
-    """Batches that one batch has been cut into, summed by accumulation: inexact from 2 on."""
+    """Equal batches into which the batch is cut, summed by gradient accumulation: inexact from 2 on."""
 
     @property
     def inexact(self) -> list[str]:
-        """What in it changes the gradient, by name."""
-        named = [technique.name for technique in self.techniques if not technique.exact]
-        return [*named, f"accumulation of {self.splits} batches in place of one"] if self.splits > 1 else named
+        """The names of what changes the gradient."""
+        cut = [f"accumulation of {self.splits} batches in place of one"] if self.splits > 1 else []
+        return [*(change.name for change in self.changes if not change.exact), *cut]
 
     def describe(self) -> str:
-        """The same for people."""
+        """In words, with the names of its changes."""
         size = [] if self.texts is None else [f"mini-batches of {self.texts}"]
-        split = [f"accumulation of {self.splits}"] if self.splits > 1 else []
-        return ", ".join([*size, *(technique.name for technique in self.techniques), *split]) or "as configured"
+        cut = [f"accumulation of {self.splits}"] if self.splits > 1 else []
+        return ", ".join([*size, *(change.name for change in self.changes), *cut]) or "as configured"
 
 
 class Candidates:
-    """Those for one configuration.
+    """The candidates for one configuration.
 
     Args:
-        asked: what the user wants: its batch, accumulation and everything that is not searched are kept.
+        asked: the user's configuration. Its batch, accumulation and every field that is not searched are kept.
         given: searched fields that the user has set, which are kept too.
+        device: kind of device.
+        allow_inexact: whether candidates may change the gradient.
     """
 
     def __init__(self, asked: TrainConfig, *, given: Collection[str], device: str, allow_inexact: bool) -> None:
         start = {name: value for name, value in _START.items() if name not in given}
         self._asked = replace(asked, memory=replace(asked.memory, **start))
-        self.allow_inexact = allow_inexact
-        self.techniques = [
-            technique
-            for technique in TECHNIQUES
-            if not technique.fields & set(given)
-            and (technique.exact or allow_inexact)
-            and device in technique.devices
-            and self.config(Candidate(None, (technique,))) != self._asked
+        self._allow_inexact = allow_inexact
+        self.changes = [
+            change
+            for change in CHANGES
+            if not change.fields & set(given)
+            and (change.exact or allow_inexact)
+            and device in change.devices
+            and self.config(Candidate(None, (change,))) != self._asked
         ]
-        texts = asked.batch_size * (2 + asked.negatives_per_query)
-        cuts = asked.memory.gradient_caching and MINI_BATCHES not in given
-        self.sizes: Sequence[int | None] = [*_doubled(texts), texts] if cuts else [None]
+        self.sizes: Sequence[int | None] = [None]
+        if asked.memory.gradient_caching and MINI_BATCHES not in given:
+            texts = asked.batch_size * (2 + asked.negatives_per_query)
+            self.sizes = [*(2**exponent for exponent in range((texts - 1).bit_length())), texts]
 
     def config(self, candidate: Candidate) -> TrainConfig:
-        """The configuration that a candidate stands for."""
+        """The configuration of a candidate."""
+        asked = self._asked
         memory: dict[str, Any] = {}
         run: dict[str, Any] = {}
         if candidate.texts is not None:
-            memory[MINI_BATCHES] = candidate.texts * self._asked.max_length
-        for technique in candidate.techniques:
-            memory |= technique.memory
-            run |= technique.run
+            memory[MINI_BATCHES] = candidate.texts * asked.max_length
+        for change in candidate.changes:
+            memory |= change.memory
+            run |= change.run
         if candidate.splits > 1:
-            run["batch_size"] = self._asked.batch_size // candidate.splits
-            run["gradient_accumulation_steps"] = self._asked.gradient_accumulation_steps * candidate.splits
-        return replace(self._asked, **run, memory=replace(self._asked.memory, **memory))
+            run["batch_size"] = asked.batch_size // candidate.splits
+            run["gradient_accumulation_steps"] = asked.gradient_accumulation_steps * candidate.splits
+        return replace(asked, **run, memory=replace(asked.memory, **memory))
 
-    def combinations(self) -> Iterator[tuple[Technique, ...]]:
-        """Every set of techniques that do not contradict each other."""
-        for count in range(len(self.techniques) + 1):
-            for chosen in combinations(self.techniques, count):
-                fields = [name for technique in chosen for name in technique.fields]
+    def combinations(self) -> Iterator[tuple[Change, ...]]:
+        """Every set of changes that set different fields."""
+        for count in range(len(self.changes) + 1):
+            for chosen in combinations(self.changes, count):
+                fields = [name for change in chosen for name in change.fields]
                 if len(fields) == len(set(fields)):
                     yield chosen
 
-    def splits(self) -> Iterator[int]:
-        """Numbers of equal batches that the wanted one can be cut into, where that is allowed.
+    def splits(self) -> Sequence[int]:
+        """Numbers of equal batches into which the batch can be cut; none where candidates must be exact.
 
-        Each keeps a negative for its queries: without one nothing is learnt.
+        Each query keeps a negative, of its own or of its batch: without one nothing is learned.
         """
         batch_size, negatives = self._asked.batch_size, self._asked.negatives_per_query
-        if not self.allow_inexact:
-            return
-        for splits in range(2, batch_size + 1):
-            if batch_size % splits == 0 and (batch_size // splits > 1 or negatives):
-                yield splits
-
-
-def _doubled(below: int) -> Iterator[int]:
-    size = 1
-    while size < below:
-        yield size
-        size *= 2
+        most = batch_size if negatives else batch_size // 2
+        return [number for number in range(2, most + 1) if batch_size % number == 0] if self._allow_inexact else []

@@ -1,35 +1,35 @@
 """The fastest way of computing a batch that fits a budget.
 
-A plan takes seconds, so not every candidate gets one: the size of mini-batches and each technique alone are planned,
-what they do together is estimated from that, and the most promising are planned in their turn. Whatever comes out has
-been planned itself.
+A plan takes seconds, so only some candidates get one: the sizes of mini-batches and each change alone. The effect of
+several changes is estimated from these plans, and the most promising combinations are planned too. Every result of the
+search has a plan of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from splade_bench.config import TrainConfig
 from splade_bench.errors import ConfigError
 from splade_bench.planner.candidates import Candidate, Candidates
 from splade_bench.planner.plan import MemoryPlan
-from splade_bench.planner.work import Work, moved_bytes, product_flops
+from splade_bench.planner.work import moved_bytes, product_flops
 
-# Kept free of the budget, the larger of both: plans have been so much too low. The runtime of a training has its corpus
-# and its tokenizer too (measured: 3 to 52 MiB more than planned).
+# Part of the budget that a plan must leave free, the larger of both, because plans have been too low by as much. A
+# training's runtime also has its corpus and its tokenizer (measured: 3 to 52 MiB more than planned).
 _FREE_SHARE = 0.03
 _FREE_BYTES = 64 * 2**20
-# Predicted times that differ by less are taken to be the same.
-_SAME = 0.01
-# The next larger mini-batches that are looked at must save so much time, or there is no look at larger ones.
-_WORTH = 0.02
-# Sizes of mini-batches double; the first look at them takes every second.
+# Predicted times that differ by a smaller share are equal.
+_EQUAL_TIME = 0.01
+# The search for larger mini-batches goes on while the next size saves at least this share of the time.
+_WORTHWHILE = 0.02
+# Sizes of mini-batches double; the first search takes every second one.
 _STRIDE = 2
-# Combinations that are planned because of what has been estimated of them.
+# Combinations that are planned because their estimates are good.
 _ESTIMATED_PLANS = 3
-# What a byte moved is taken to cost where nothing can be timed, in floating-point operations: accelerators do 10 to 40
-# of them in float32 in the time of one byte.
+# Cost of a moved byte in floating-point operations, where nothing can be timed: accelerators do 10 to 40 of them in
+# float32 in the time of one byte.
 _FLOPS_PER_BYTE = 20
 
 
@@ -40,38 +40,46 @@ class Trial:
     candidate: Candidate
     config: TrainConfig
     plan: MemoryPlan
-    work: Work
     step_time_s: float | None
-    """Predicted for an optimizer step; None where there is nothing to time on."""
+    """Predicted time of an optimizer step; None if the device is not in this machine."""
 
     @property
     def cost(self) -> float:
-        """What trials are ordered by: seconds, or work."""
+        """The order of trials: seconds, or floating-point operations."""
         if self.step_time_s is not None:
             return self.step_time_s
-        return product_flops(self.work) + _FLOPS_PER_BYTE * moved_bytes(self.work)
+        return product_flops(self.plan.work) + _FLOPS_PER_BYTE * moved_bytes(self.plan.work)
 
     @property
     def fits(self) -> bool:
         return self.plan.fits is not False
 
+    @property
+    def peak_bytes(self) -> int:
+        return self.plan.peak_bytes
 
-# Plans a candidate within the budget, less what is kept free.
+    @property
+    def varying_bytes(self) -> int:
+        """The part of the peak that depends on the batch."""
+        return max(1, self.plan.peak_bytes - self.plan.fixed_bytes)
+
+
+# Plans a candidate within the budget without the part that is kept free.
 Try = Callable[[Candidate, TrainConfig], Trial]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fit:
-    """Every candidate that was planned, in order of cost."""
+    """Every candidate with a plan, in order of cost."""
 
     trials: Sequence[Trial]
 
     @property
     def chosen(self) -> Trial | None:
-        """The fastest that fits, and of those that are as fast one that is exact and small; None if nothing does."""
+        """The fastest that fits; of several equally fast ones the most exact, then the smallest. None if none fits."""
         fitting = [trial for trial in self.trials if trial.fits]
-        as_fast = [trial for trial in fitting if trial.cost <= (1 + _SAME) * fitting[0].cost]
-        return min(as_fast, key=lambda trial: (len(trial.candidate.inexact), trial.plan.peak_bytes), default=None)
+        fastest = [trial for trial in fitting if trial.cost <= (1 + _EQUAL_TIME) * fitting[0].cost]
+        return min(fastest, key=lambda trial: (len(trial.candidate.inexact), trial.peak_bytes), default=None)
 
     @property
     def runner_ups(self) -> Sequence[Trial]:
@@ -81,26 +89,26 @@ class Fit:
     @property
     def smallest(self) -> Trial:
         """The one with the lowest peak."""
-        return min(self.trials, key=lambda trial: trial.plan.peak_bytes)
+        return _smallest(self.trials)
 
     @property
     def frontier(self) -> Sequence[Trial]:
-        """Those than which none is both faster and smaller, the fastest first."""
-        found: list[Trial] = []
+        """The trials for which no other is both faster and smaller, the fastest first."""
+        frontier: list[Trial] = []
         for trial in self.trials:
-            # A batch that was cut is another training: it is no point on the same curve.
-            if trial.candidate.splits == 1 and all(trial.plan.peak_bytes < one.plan.peak_bytes for one in found):
-                found.append(trial)
-        return found
+            # A batch that was cut is another training, so not a point on the same curve.
+            if trial.candidate.splits == 1 and all(trial.peak_bytes < faster.peak_bytes for faster in frontier):
+                frontier.append(trial)
+        return frontier
 
 
 def kept_free_bytes(budget_bytes: int) -> int:
-    """How much of a budget a plan has to leave."""
+    """The part of a budget that a plan must leave free."""
     return max(_FREE_BYTES, int(_FREE_SHARE * budget_bytes))
 
 
 def fit(candidates: Candidates, plan_one: Try) -> Fit:
-    """Plan few of the candidates, the fastest that fits among them."""
+    """Plan some of the candidates, among them the fastest that fits."""
     search = _Search(candidates, plan_one)
     search.run()
     return Fit(trials=sorted(search.trials.values(), key=lambda trial: trial.cost))
@@ -109,20 +117,20 @@ def fit(candidates: Candidates, plan_one: Try) -> Fit:
 class _Search:
     def __init__(self, candidates: Candidates, plan_one: Try) -> None:
         self._candidates = candidates
+        self._sizes = candidates.sizes
         self._plan_one = plan_one
         self.trials: dict[Candidate, Trial] = {}
 
     def run(self) -> None:
-        sizes = self._candidates.sizes
-        self._survey(self._try(Candidate(sizes[0])))
-        for technique in tuple(self._candidates.techniques):
+        self._try_sizes()
+        for change in tuple(self._candidates.changes):
             try:
-                self._try(Candidate(sizes[0], (technique,)))
+                self._try(Candidate(self._sizes[0], (change,)))
             except ConfigError:  # the model or this machine cannot have it
-                self._candidates.techniques.remove(technique)
-        self._try_estimated()
-        if best := self._best():
-            self._grow(best)
+                self._candidates.changes.remove(change)
+        self._try_combinations()
+        if fastest := self._fastest():
+            self._try_larger(fastest)
         else:
             self._cut()
 
@@ -131,83 +139,79 @@ class _Search:
             self.trials[candidate] = self._plan_one(candidate, self._candidates.config(candidate))
         return self.trials[candidate]
 
-    def _best(self) -> Trial | None:
+    def _fastest(self) -> Trial | None:
         return min((trial for trial in self.trials.values() if trial.fits), key=lambda trial: trial.cost, default=None)
 
-    def _survey(self, trial: Trial) -> None:
-        """Larger mini-batches in large steps, as long as they pay; and the whole batch, of which nothing is done twice.
+    def _try_sizes(self) -> None:
+        """The smallest mini-batches, the whole batch, and larger mini-batches in large steps while they save time.
 
-        Those that do not fit alone may do so with a technique, and how fast they are is to be known for that.
+        A size that does not fit alone may fit with a change, so its time is needed too.
         """
-        sizes = self._candidates.sizes
-        self._try(Candidate(sizes[-1]))
-        for size in sizes[_STRIDE::_STRIDE]:
+        trial = self._try(Candidate(self._sizes[0]))
+        self._try(Candidate(self._sizes[-1]))
+        for size in self._sizes[_STRIDE::_STRIDE]:
             larger = self._try(Candidate(size))
-            if larger.cost > (1 - _WORTH) * trial.cost:
+            if larger.cost > (1 - _WORTHWHILE) * trial.cost:
                 break
             trial = larger
 
-    def _grow(self, trial: Trial) -> None:
-        """Larger mini-batches in small steps, as long as they fit and pay."""
-        sizes = self._candidates.sizes
-        for size in sizes[sizes.index(trial.candidate.texts) + 1 :]:
-            larger = self._try(Candidate(size, trial.candidate.techniques))
-            if not larger.fits or larger.cost > (1 - _WORTH) * trial.cost:
+    def _try_larger(self, trial: Trial) -> None:
+        """Larger mini-batches with the same changes in small steps, while they fit and save time."""
+        for size in self._sizes[self._sizes.index(trial.candidate.texts) + 1 :]:
+            larger = self._try(Candidate(size, trial.candidate.changes))
+            if not larger.fits or larger.cost > (1 - _WORTHWHILE) * trial.cost:
                 break
             trial = larger
 
-    def _try_estimated(self) -> None:
-        """Combinations that look faster than what fits so far; and the one that looks smallest."""
+    def _try_combinations(self) -> None:
+        """The combinations with estimates that fit and are faster than every trial; and that with the lowest peak."""
         estimates = [
-            self._estimate(Candidate(size, chosen))
-            for size in self._candidates.sizes
-            for chosen in self._candidates.combinations()
+            self._estimate(Candidate(size, changes))
+            for size in self._sizes
+            for changes in self._candidates.combinations()
         ]
-        smallest = min(estimates, key=lambda estimate: estimate.peak_bytes)
-        budget_bytes = self.trials[Candidate(self._candidates.sizes[0])].plan.budget_bytes
+        budget_bytes = self.trials[Candidate(self._sizes[0])].plan.budget_bytes
         left = _ESTIMATED_PLANS
         for estimate in sorted(estimates, key=lambda estimate: estimate.cost):
-            best = self._best()
-            if left == 0 or (best and estimate.cost >= best.cost):
+            fastest = self._fastest()
+            if left == 0 or (fastest and estimate.cost >= fastest.cost):
                 break
-            if estimate.candidate in self.trials or (budget_bytes is not None and estimate.peak_bytes > budget_bytes):
-                continue
-            self._try(estimate.candidate)
-            left -= 1
-        self._try(smallest.candidate)
+            fits = budget_bytes is None or estimate.peak_bytes <= budget_bytes
+            if fits and estimate.candidate not in self.trials:
+                self._try(estimate.candidate)
+                left -= 1
+        self._try(min(estimates, key=lambda estimate: estimate.peak_bytes).candidate)
 
     def _estimate(self, candidate: Candidate) -> _Estimate:
-        """What is there whatever the batch changes by a sum, what comes and goes by a product."""
-        sizes = self._candidates.sizes
-        start = self.trials[Candidate(sizes[0])]
-        passing, cost = self._of_size(candidate.texts)
-        standing = _standing_bytes(start)
-        for technique in candidate.techniques:
-            alone = self.trials[Candidate(sizes[0], (technique,))]
-            standing += _standing_bytes(alone) - _standing_bytes(start)
-            passing *= _passing_bytes(alone) / _passing_bytes(start)
+        """A change adds to the fixed bytes, and multiplies the varying bytes and the cost."""
+        start = self.trials[Candidate(self._sizes[0])]
+        fixed_bytes = start.plan.fixed_bytes
+        varying_bytes, cost = self._interpolate(candidate.texts)
+        for change in candidate.changes:
+            alone = self.trials[Candidate(self._sizes[0], (change,))]
+            fixed_bytes += alone.plan.fixed_bytes - start.plan.fixed_bytes
+            varying_bytes *= alone.varying_bytes / start.varying_bytes
             cost *= alone.cost / start.cost
-        return _Estimate(candidate, standing + passing, cost)
+        return _Estimate(candidate, fixed_bytes + varying_bytes, cost)
 
-    def _of_size(self, texts: int | None) -> tuple[float, float]:
-        """Passing bytes and cost of mini-batches of so many texts, between those that have been planned."""
-        sizes = self._candidates.sizes
-        planned = [sizes.index(size) for size in sizes if Candidate(size) in self.trials]
-        place = sizes.index(texts)
-        below = self.trials[Candidate(sizes[max(one for one in planned if one <= place)])]
-        above = self.trials[Candidate(sizes[min(one for one in planned if one >= place)])]
-        low, high, size = (one or 1 for one in (below.candidate.texts, above.candidate.texts, texts))
+    def _interpolate(self, texts: int | None) -> tuple[float, float]:
+        """Varying bytes and cost of mini-batches of ``texts`` texts, from the nearest planned sizes."""
+        index = self._sizes.index(texts)
+        planned = [number for number, size in enumerate(self._sizes) if Candidate(size) in self.trials]
+        below = self.trials[Candidate(self._sizes[max(other for other in planned if other <= index)])]
+        above = self.trials[Candidate(self._sizes[min(other for other in planned if other >= index)])]
+        low, high, size = (count or 1 for count in (below.candidate.texts, above.candidate.texts, texts))
         share = (size - low) / max(1, high - low)
-        passing = _passing_bytes(below) + share * (_passing_bytes(above) - _passing_bytes(below))
-        # Mini-batches are as many as they are small, and what they cost beyond their texts is by mini-batch.
+        varying_bytes = below.varying_bytes + share * (above.varying_bytes - below.varying_bytes)
+        # Beyond the cost of its texts, each mini-batch has a cost of its own, and their number is inverse to the size.
         saved = (1 / low - 1 / size) / (1 / low - 1 / high) if high > low else 0.0
-        return passing, below.cost + saved * (above.cost - below.cost)
+        return varying_bytes, below.cost + saved * (above.cost - below.cost)
 
     def _cut(self) -> None:
-        """Fewer queries at a time, where that is allowed: only now, for it trains on fewer in-batch negatives."""
-        smallest = min(self.trials.values(), key=lambda trial: trial.plan.peak_bytes).candidate
+        """Fewer queries per batch, if that is allowed. It comes last, because in-batch negatives get fewer too."""
+        smallest = _smallest(self.trials.values()).candidate
         for splits in self._candidates.splits():
-            if self._try(Candidate(smallest.texts, smallest.techniques, splits)).fits:
+            if self._try(Candidate(smallest.texts, smallest.changes, splits)).fits:
                 break
 
 
@@ -218,9 +222,5 @@ class _Estimate:
     cost: float
 
 
-def _standing_bytes(trial: Trial) -> int:
-    return sum(trial.plan.standing_bytes.values())
-
-
-def _passing_bytes(trial: Trial) -> int:
-    return max(1, trial.plan.peak_bytes - _standing_bytes(trial))
+def _smallest(trials: Iterable[Trial]) -> Trial:
+    return min(trials, key=lambda trial: trial.peak_bytes)

@@ -1,9 +1,10 @@
-"""What glibc keeps resident for the storages of a step on the CPU (malloc/malloc.c)."""
+"""The model of glibc's malloc: the memory that it keeps resident for a step's storages (malloc/malloc.c)."""
 
 from __future__ import annotations
 
 from collections import deque
 
+from splade_bench.planner.allocators import Allocator
 from splade_bench.planner.blocks import Block, FreeBlocks, join, round_up, split
 
 _PAGE_BYTES = 4096
@@ -11,63 +12,58 @@ _HEADER_BYTES = 16
 _KIB, _MIB = 2**10, 2**20
 
 
-class GlibcAllocator:
-    """glibc's malloc, as torch's CPU allocator asks it: ``posix_memalign`` with 64 bytes (c10/core/CPUAllocator.cpp).
+class GlibcAllocator(Allocator):
+    """glibc's malloc as torch's CPU allocator calls it: ``posix_memalign`` with 64 bytes (c10/core/CPUAllocator.cpp).
 
-    A request takes the smallest free chunk of the heap that it fits in, else the heap's end. Where neither has room,
-    one of at least the mapping threshold gets a mapping of its own, which freeing returns at once, and the heap grows
-    for a smaller one. Freed neighbours are joined. The end of the heap goes back to the system when more than the trim
-    threshold of it is free; holes stay resident until the heap is trimmed. The mapping threshold starts at 128 KiB and
-    rises to each freed mapping of at most 32 MiB, the trim threshold to twice that, unless it has been fixed.
+    A request takes the smallest free chunk of the heap that has room, else the heap's end. If neither has room, a
+    request of at least the mapping threshold gets a mapping of its own, which goes back to the system when it is freed,
+    and for a smaller one the heap grows. Freed neighbours are joined. The end of the heap goes back to the system when
+    more than the trim threshold of it is free; holes stay resident until the heap is trimmed. The mapping threshold
+    starts at 128 KiB and rises to the size of each freed mapping of at most 32 MiB, the trim threshold to twice that,
+    unless it is fixed.
 
-    With a storage come small objects of C++ and Python, which no operator shows: one of them is taken to lie behind it
-    in the heap, and to be there for a while after it has gone. So a storage's hole seldom has room for another of its
-    size, and the heap's end seldom moves back. How small and for how long is calibrated (reports/NEGATIVE.md).
+    With a storage come small objects of C++ and Python, which no operator shows. The model has one of them, behind the
+    storage in the heap, and keeps it for a while after the storage is freed. So the hole of a storage seldom has room
+    for another of its size, and the heap's end seldom moves back. The size and the time are calibrated
+    (reports/NEGATIVE.md).
 
-    Everything that is allocated is taken to be written to. Does not see: workspaces inside operators, and holes that
-    were there before.
+    Every allocated byte counts as written. Does not see: workspaces inside operators, and holes from before the run.
     """
 
     name = "glibc"
     _ALIGNMENT_BYTES = 64
-    # memalign asks for so much more, to find an aligned place in it, and then gives what it does not need back.
+    # memalign asks for this much more, takes an aligned part and gives the rest back.
     _SEARCH_BYTES = 64 + 32
     _TOP_PAD_BYTES = 128 * _KIB
     _MAX_MMAP_THRESHOLD_BYTES = 32 * _MIB
     _SMALL_BYTES = 64
-    _SMALL_OUTLIVES_STORAGES = 50  # that come to the heap
+    _SMALL_OUTLIVES_STORAGES = 50  # allocated in the heap since
 
     def __init__(self) -> None:
+        super().__init__()  # reserved: mappings and the heap's written pages
         self._mmap_threshold_bytes = self._trim_threshold_bytes = 128 * _KIB
         self._threshold_is_fixed = False
-        self._mapped: dict[int, int] = {}
-        self._mapped_bytes = 0
+        self._mapped_bytes: dict[int, int] = {}
         self._used: dict[int, Block] = {}
-        self._heap_storages = 0  # storages, to the heap, so far
-        self._small: dict[int, Block] = {}  # by the storage that each lies behind
-        self._outliving: deque[tuple[int, Block]] = deque()  # those whose storage has gone, and when they go
+        self._heap_storages = 0  # storages allocated in the heap so far
+        self._small: dict[int, Block] = {}  # by the storage in front
+        self._outliving: deque[tuple[int, Block]] = deque()  # small objects whose storage is freed, and when they are
         self._holes = FreeBlocks()
         self._end = Block(0)  # free memory behind the last chunk
-        self._resident_bytes = 0
-
-    @property
-    def reserved_bytes(self) -> int:
-        """Resident: mappings and the heap's written pages."""
-        return self._mapped_bytes + self._resident_bytes
 
     def fix_mmap_threshold(self, threshold_bytes: int) -> None:
         """As ``mallopt(M_MMAP_THRESHOLD, threshold_bytes)``."""
         self._mmap_threshold_bytes, self._threshold_is_fixed = threshold_bytes, True
 
     def allocate(self, storage: int, size_bytes: int) -> None:
-        """Find room for a storage."""
+        """Give a storage a chunk of the heap or a mapping."""
         size_bytes = round_up(size_bytes + _HEADER_BYTES, self._ALIGNMENT_BYTES)
         searched_bytes = size_bytes + self._SEARCH_BYTES
         block = self._holes.take(searched_bytes)
         if block is None:
             if searched_bytes >= self._mmap_threshold_bytes and searched_bytes > self._end.size_bytes:
-                self._mapped[storage] = round_up(searched_bytes, _PAGE_BYTES)
-                self._mapped_bytes += self._mapped[storage]
+                self._mapped_bytes[storage] = round_up(searched_bytes, _PAGE_BYTES)
+                self.reserved_bytes += self._mapped_bytes[storage]
                 return
             block = self._from_end(size_bytes)
         elif block.size_bytes - size_bytes >= self._ALIGNMENT_BYTES:
@@ -82,9 +78,9 @@ class GlibcAllocator:
 
     def free(self, storage: int) -> None:
         """Take the room of a storage back."""
-        mapped_bytes = self._mapped.pop(storage, None)
+        mapped_bytes = self._mapped_bytes.pop(storage, None)
         if mapped_bytes is not None:
-            self._mapped_bytes -= mapped_bytes
+            self.reserved_bytes -= mapped_bytes
             rises = self._mmap_threshold_bytes < mapped_bytes <= self._MAX_MMAP_THRESHOLD_BYTES
             if rises and not self._threshold_is_fixed:
                 self._mmap_threshold_bytes, self._trim_threshold_bytes = mapped_bytes, 2 * mapped_bytes
@@ -97,26 +93,21 @@ class GlibcAllocator:
         """As ``malloc_trim(0)``: the whole pages of every hole, and the end."""
         for hole in self._holes:
             kept_bytes = min(hole.resident_bytes, _PAGE_BYTES)  # half a page at either side
-            self._resident_bytes -= hole.resident_bytes - kept_bytes
+            self.reserved_bytes -= hole.resident_bytes - kept_bytes
             hole.resident_bytes = kept_bytes
         self._shorten(0)
 
     def _free_block(self, block: Block) -> None:
-        if block.before and block.before.is_free:
-            self._holes.remove(block.before)
-            block = join(block.before, block)
-        if block.after is self._end:
-            self._end = join(block, self._end)
-            if self._end.size_bytes >= self._trim_threshold_bytes:
-                self._shorten(self._TOP_PAD_BYTES)
+        block = self._holes.join_neighbours(block)
+        if block.after is not self._end:
+            self._holes.add(block)
             return
-        if block.after and block.after.is_free:
-            self._holes.remove(block.after)
-            block = join(block, block.after)
-        self._holes.add(block)
+        self._end = join(block, self._end)
+        if self._end.size_bytes >= self._trim_threshold_bytes:
+            self._shorten(self._TOP_PAD_BYTES)
 
     def _small_behind(self, block: Block) -> Block | None:
-        """A small object in the free memory behind ``block``; None where there is too little."""
+        """A small object in the free memory behind ``block``; None if there is too little."""
         behind = block.after
         if behind is None or behind.size_bytes < self._SMALL_BYTES:
             return None
@@ -132,11 +123,11 @@ class GlibcAllocator:
         return behind
 
     def _write(self, block: Block) -> None:
-        self._resident_bytes += block.size_bytes - block.resident_bytes
+        self.reserved_bytes += block.size_bytes - block.resident_bytes
         block.resident_bytes = block.size_bytes
 
     def _from_end(self, size_bytes: int) -> Block:
-        """A chunk cut from the heap's end, which grows where it is too short."""
+        """A chunk of the heap's end, which grows if it is too short."""
         if self._end.size_bytes < size_bytes + self._SEARCH_BYTES:
             missing_bytes = size_bytes + self._SEARCH_BYTES + self._TOP_PAD_BYTES - self._end.size_bytes
             self._end.size_bytes += round_up(missing_bytes, _PAGE_BYTES)
@@ -145,15 +136,15 @@ class GlibcAllocator:
     def _cut_end(self, size_bytes: int) -> Block:
         """The front of the heap's end."""
         block = self._end
-        written_bytes = block.resident_bytes  # of the end, what lies in front has been written to
+        written_bytes = block.resident_bytes  # they are at the front
         self._end = split(block, size_bytes)
         block.resident_bytes = min(size_bytes, written_bytes)
         self._end.resident_bytes = written_bytes - block.resident_bytes
         return block
 
     def _shorten(self, kept_bytes: int) -> None:
-        """Give the heap's end back, all but so much of it."""
+        """Give the heap's end back to the system but for ``kept_bytes``."""
         self._end.size_bytes = min(self._end.size_bytes, kept_bytes)
-        gone_bytes = max(0, self._end.resident_bytes - self._end.size_bytes)
-        self._end.resident_bytes -= gone_bytes
-        self._resident_bytes -= gone_bytes
+        returned_bytes = max(0, self._end.resident_bytes - self._end.size_bytes)
+        self._end.resident_bytes -= returned_bytes
+        self.reserved_bytes -= returned_bytes

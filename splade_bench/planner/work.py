@@ -1,6 +1,6 @@
-"""How much work an optimizer step is, counted on fake tensors: products by their shape, passes over memory by size.
+"""The work of an optimizer step, counted on fake tensors: matrix products by shape, everything else by bytes.
 
-What is counted is what is called; how long it takes is :mod:`splade_bench.planner.rates`'s to say.
+:mod:`splade_bench.planner.rates` says how long it takes.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-# Of what a size is an exponent of two, the smallest and the largest that are told apart: below, a call's own price is
-# all that counts; above, nothing stays in a cache.
+from splade_bench.device.planned import PlannedWork
+
+# Sizes are counted as powers of two between these exponents. Below, only the price of an operator counts; above, no
+# cache holds the tensor.
 SMALLEST, LARGEST = 12, 26
-Kind: TypeAlias = Literal["pass", "function", "random", "rows", "sort", "fault", "file", "call"]
+Kind: TypeAlias = Literal["elementwise", "function", "random", "rows", "sort", "fault", "file", "operator"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Product:
     columns: int
     dtype: torch.dtype
     adds: bool = False
-    """Whether it is added to what is there, as the gradient of a weight is."""
+    """Whether it is added to the result's old value, as the gradient of a weight is."""
 
     @property
     def flops(self) -> int:
@@ -43,87 +45,83 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True)
-class Passes:
-    """Work of one kind that is counted in bytes, in calls of about ``2 ** exponent`` bytes each.
+class Traffic:
+    """Work of one kind, counted in bytes, by operators that each move about ``2 ** exponent`` bytes.
 
-    Kinds: *pass* reads and writes elements in order; *function* computes exp, erf or the like for each; *random* draws;
-    *rows* gathers or sums rows by index; *sort* sorts; *fault* takes fresh pages from the system; *file* reads or
-    writes a file; *call* is an operator, a byte each.
+    Kinds: *elementwise* reads and writes elements in order; *function* computes exp, erf or the like of each; *random*
+    draws; *rows* gathers or sums rows by index; *sort* sorts; *fault* takes fresh pages from the system; *file* reads
+    or writes a file; *operator* counts operators instead of bytes.
     """
 
     kind: Kind
     exponent: int = SMALLEST
 
 
-# Product -> how often; Passes -> bytes.
-Work: TypeAlias = Counter[Product | Passes]
+# Product -> how often; Traffic -> bytes.
+Work: TypeAlias = Counter[Product | Traffic]
 
 
 def product_flops(work: Work) -> int:
-    """Floating-point operations in the products."""
+    """Floating-point operations of the products."""
     return sum(times * task.flops for task, times in work.items() if isinstance(task, Product))
 
 
-def calls(work: Work) -> int:
-    """Operators that are called, views included."""
-    return work[Passes("call")]
+def operators(work: Work) -> int:
+    """Number of operators that are called, views included."""
+    return work[Traffic("operator")]
 
 
 def moved_bytes(work: Work) -> int:
-    """Bytes of everything that is no product."""
-    return sum(amount for task, amount in work.items() if isinstance(task, Passes) and task.kind != "call")
+    """Bytes of everything but the products."""
+    return sum(amount for task, amount in work.items() if isinstance(task, Traffic) and task.kind != "operator")
 
 
-class CountedWork:
-    """Counts the last optimizer step of a plan: its operators, its rounds that were left out, its files."""
+class CountedWork(PlannedWork):
+    """Counts operators, iterations that a plan leaves out, and files."""
 
     def __init__(self) -> None:
-        self._rounds: list[Work] = [Counter()]
+        self._nested: list[Work] = [Counter()]  # one for each iteration under way, and the total before them
         self.largest_operand_bytes = 0
-        """Of any product's right matrix, in any step."""
+        """Of any product's right matrix; :meth:`clear` keeps it."""
 
     @property
     def work(self) -> Work:
-        """Of the optimizer step so far."""
-        return self._rounds[0]
+        """Counted since the last :meth:`clear`."""
+        return self._nested[0]
 
-    def on_phase(self, phase: str) -> None:
-        """A part of an optimizer step begins."""
-        if phase == "batching":
-            self._rounds = [Counter()]
-
-    def on_step_end(self, state: object, loss: object) -> None:
-        """An optimizer step is done."""
+    def clear(self) -> None:
+        """Count from zero, outside any iteration."""
+        self._nested = [Counter()]
 
     def begin_iteration(self) -> None:
-        self._rounds.append(Counter())
+        self._nested.append(Counter())
 
     def end_iteration(self) -> object:
-        finished = self._rounds.pop()
+        finished = self._nested.pop()
         self.repeat_iteration(finished)
         return finished
 
     def repeat_iteration(self, finished: object) -> None:
         assert isinstance(finished, Counter)
-        self._rounds[-1].update(finished)
+        self._nested[-1].update(finished)
 
     def on_file(self, size_bytes: int) -> None:
         self.add("file", size_bytes)
 
     def add(self, kind: Kind, size_bytes: int) -> None:
-        """Count a call that is no product."""
+        """Count so many bytes of one kind."""
         exponent = min(max(size_bytes.bit_length(), SMALLEST), LARGEST)
-        self._rounds[-1][Passes(kind, exponent)] += size_bytes
+        self._nested[-1][Traffic(kind, exponent)] += size_bytes
 
     def on_operator(
         self, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], results: Sequence[Any]
     ) -> None:
-        self._rounds[-1][Passes("call")] += 1
+        self._nested[-1][Traffic("operator")] += 1
         if operator.is_view or operator.overloadpacket in _FREE:
             return
         for task in _tasks(operator, args, kwargs, results):
             if isinstance(task, Product):
-                self._rounds[-1][task] += 1
+                self._nested[-1][task] += 1
                 self.largest_operand_bytes = max(self.largest_operand_bytes, task.right_bytes)
             else:
                 self.add(*task)
@@ -136,16 +134,15 @@ def _tasks(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result
     packet = operator.overloadpacket
     if packet in _PRODUCTS:
         return _PRODUCTS[packet](*args)
-    written = [result for result in results if isinstance(result, Tensor)]
     if packet in _ROWS:
         return [("rows", _ROWS[packet](*args))]
-    kind = _KINDS.get(packet, "pass")
-    if kind != "pass":
-        passes = 2 if kind == "rows" else 1
-        return [(kind, passes * max((_bytes(tensor) for tensor in written), default=0))]
-    read = [leaf for arg in (*args, *kwargs.values()) for leaf in _tensors(arg)]
+    written = [result for result in results if isinstance(result, Tensor)]
+    if kind := _KINDS.get(packet):
+        directions = 2 if kind == "rows" else 1  # rows are read and written
+        return [(kind, directions * max((_bytes(tensor) for tensor in written), default=0))]
+    read = [tensor for arg in (*args, *kwargs.values()) for tensor in _tensors(arg)]
     rewritten = read if operator in _FUSED else ()
-    return [("pass", sum(_bytes(tensor) for tensor in (*read, *written, *rewritten)))]
+    return [("elementwise", sum(_bytes(tensor) for tensor in (*read, *written, *rewritten)))]
 
 
 def _tensors(arg: Any) -> Sequence[Tensor]:
@@ -155,18 +152,18 @@ def _tensors(arg: Any) -> Sequence[Tensor]:
 
 
 def _bytes(tensor: Tensor) -> int:
-    """Those that its elements lie in: repeated ones count once."""
+    """Bytes of the elements; repeated ones (stride 0) count once."""
     sizes = (size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride or not size)
     return prod(sizes) * tensor.itemsize
 
 
-def _product(left: Tensor, right: Tensor, *, adds: bool = False) -> Product:
+def _product(left: Tensor, right: Tensor, *, adds: bool = False) -> Sequence[_Task]:
     *batch, rows, inner = left.shape
-    return Product(prod(batch), rows, inner, right.shape[-1], left.dtype, adds)
+    return [Product(prod(batch), rows, inner, right.shape[-1], left.dtype, adds)]
 
 
 def _attention(query: Tensor, key: Tensor, *, into_scores: int, out_of_scores: int) -> Sequence[_Task]:
-    """Fused attention, as the products that it is made of and the exponentials between them."""
+    """Fused attention as its products and the exponentials between them."""
     *batch, length, size = query.shape
     heads = prod(batch)
     return [
@@ -178,20 +175,20 @@ def _attention(query: Tensor, key: Tensor, *, into_scores: int, out_of_scores: i
 
 _aten = torch.ops.aten
 _PRODUCTS: Mapping[Any, Callable[..., Sequence[_Task]]] = {
-    _aten.mm: lambda left, right, *_: [_product(left, right)],
-    _aten.bmm: lambda left, right, *_: [_product(left, right)],
-    _aten.addmm: lambda addend, left, right, *_: [_product(left, right)],
-    _aten.addmm_: lambda addend, left, right, *_: [_product(left, right, adds=True)],
-    _aten.baddbmm: lambda addend, left, right, *_: [_product(left, right)],
+    _aten.mm: lambda left, right, *_: _product(left, right),
+    _aten.bmm: lambda left, right, *_: _product(left, right),
+    _aten.addmm: lambda addend, left, right, *_: _product(left, right),
+    _aten.addmm_: lambda addend, left, right, *_: _product(left, right, adds=True),
+    _aten.baddbmm: lambda addend, left, right, *_: _product(left, right),
     _aten._scaled_dot_product_flash_attention_for_cpu: (
         lambda query, key, *_: _attention(query, key, into_scores=1, out_of_scores=1)
     ),
-    # The scores again, and the gradients of the weights on them, of values, queries and keys.
+    # The scores again; the gradients of the scores, values, queries and keys.
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: (
         lambda grad, query, key, *_: _attention(query, key, into_scores=2, out_of_scores=3)
     ),
 }
-# Where what is read or written is not of the result's size.
+# Bytes where the result has another size than the rows that are read or written.
 _ROWS: Mapping[Any, Callable[..., int]] = {
     _aten._embedding_bag: lambda table, index, *_: index.numel() * table.shape[1] * table.itemsize,
     _aten.index_add_: lambda target, dim, index, source, *_: 3 * _bytes(source),
@@ -204,6 +201,6 @@ _KINDS: Mapping[Any, Kind] = {
     **dict.fromkeys((_aten.embedding, _aten.index, _aten.gather, _aten.index_select), "rows"),
     **dict.fromkeys((_aten.sort, _aten.argsort), "sort"),
 }
-# Read and write all that they are given, and return nothing.
+# Operators that read and write all their arguments and return nothing.
 _FUSED = frozenset({_aten._fused_adamw_.default, _aten._foreach_mul_.Scalar})
 _FREE = frozenset({_aten.empty, _aten.empty_like, _aten.new_empty, _aten.empty_strided, _aten.detach, _aten.alias})

@@ -1,75 +1,77 @@
-"""What a fit chooses, of candidates whose peak and cost are known: no model is planned here."""
+"""The choice of a fit among candidates whose peak and cost are known. No model is planned here."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from splade_bench.config import MemoryConfig, TrainConfig, memory_mode
 from splade_bench.errors import ConfigError
-from splade_bench.planner.candidates import SEARCHED_FIELDS, TECHNIQUES, Candidate, Candidates
+from splade_bench.planner.candidates import CHANGES, SEARCHED_FIELDS, Candidate, Candidates, Change
 from splade_bench.planner.fit import Fit, Trial, fit
 from splade_bench.planner.plan import MemoryPlan
 
 ASKED = TrainConfig(batch_size=8, max_length=32, negatives_per_query=1)
-# Technique -> what becomes of the standing part, of the passing part, and of the time.
+# Change -> what it adds to the fixed part, and by what it multiplies the varying part and the time.
 EFFECTS = {
-    "no selective recomputation": (0, 1.3, 0.95),
-    "activation checkpointing": (0, 0.3, 1.3),
-    "optimizer states on disk": (-40, 1.0, 1.1),
-    "optimizer states in bfloat16": (-20, 1.0, 1.02),
-    "no attention dropout": (0, 0.9, 0.8),
-    "bfloat16 autocast": (0, 0.7, 1.5),
+    "without selective-recomputation": (0, 1.3, 0.95),
+    "activation-checkpointing": (0, 0.3, 1.3),
+    "optimizer-states-disk": (-40, 1.0, 1.1),
+    "optimizer-states-bfloat16": (-20, 1.0, 1.02),
+    "no-attention-dropout": (0, 0.9, 0.8),
+    "--mixed-precision bf16": (0, 0.7, 1.5),
 }
 
 
 def figures(candidate: Candidate) -> tuple[float, float, float]:
-    """Standing MB, passing MB and seconds."""
-    standing, passing, seconds = 60.0, 10.0 * (candidate.texts or 1), 10.0 + 8.0 / (candidate.texts or 1)
-    for technique in candidate.techniques:
-        less, ratio, slower = EFFECTS[technique.name]
-        standing, passing, seconds = standing + less, passing * ratio, seconds * slower
-    return standing, passing / candidate.splits, seconds * (0.75 if candidate.splits > 1 else 1)
+    """Fixed MB, varying MB and seconds."""
+    fixed, varying, seconds = 60.0, 10.0 * (candidate.texts or 1), 10.0 + 8.0 / (candidate.texts or 1)
+    for change in candidate.changes:
+        added, ratio, slower = EFFECTS[change.name]
+        fixed, varying, seconds = fixed + added, varying * ratio, seconds * slower
+    return fixed, varying / candidate.splits, seconds * (0.75 if candidate.splits > 1 else 1)
 
 
 def run(
     budget: float, *, allow_inexact: bool = False, given: Collection[str] = (), without: str = "", **asked: Any
 ) -> Fit:
     def plan_one(candidate: Candidate, config: TrainConfig) -> Trial:
-        if without in (technique.name for technique in candidate.techniques) or without == "as configured":
+        if without in (change.name for change in candidate.changes) or without == "as configured":
             raise ConfigError("the model cannot have it")
-        standing, passing, seconds = figures(candidate)
+        fixed, varying, seconds = figures(candidate)
         made = MemoryPlan(
             device="cpu",
             allocator="",
             calibrated=True,
-            peak_bytes=int(standing + passing),
-            baseline_bytes=int(standing),
+            peak_bytes=int(fixed + varying),
+            baseline_bytes=int(fixed),
             workspace_bytes=0,
-            live_peak_bytes=int(passing),
+            live_peak_bytes=int(varying),
             by_category={},
             peak_phase="",
             peak_op="",
             timeline=[],
             budget_bytes=int(budget),
-            fits=standing + passing <= budget,
+            fits=fixed + varying <= budget,
             first_failure=None,
             active_share=0.01,
+            work=Counter(),
         )
-        return Trial(candidate=candidate, config=config, plan=made, work=Counter(), step_time_s=seconds)
+        return Trial(candidate=candidate, config=config, plan=made, step_time_s=seconds)
 
     config = TrainConfig(**{"batch_size": 8, "max_length": 32} | asked)
     return fit(Candidates(config, given=given, device="cpu", allow_inexact=allow_inexact), plan_one)
 
 
 def exhaustively(budget: float, *, allow_inexact: bool = False) -> float:
-    """The least time of all candidates that fit and are of one batch."""
+    """The least time of all candidates that fit and do not cut the batch."""
     candidates = Candidates(ASKED, given=(), device="cpu", allow_inexact=allow_inexact)
     every = [Candidate(size, chosen) for size in candidates.sizes for chosen in candidates.combinations()]
-    fitting = [seconds for standing, passing, seconds in map(figures, every) if standing + passing <= budget]
+    fitting = [seconds for fixed, varying, seconds in map(figures, every) if fixed + varying <= budget]
     return min(fitting)
 
 
@@ -101,9 +103,9 @@ def test_where_nothing_fits_the_smallest_is_known() -> None:
 
     assert found.chosen is None
     assert found.smallest.plan.peak_bytes == 23
-    assert [technique.name for technique in found.smallest.candidate.techniques] == [
-        "activation checkpointing",
-        "optimizer states on disk",
+    assert [change.name for change in found.smallest.candidate.changes] == [
+        "activation-checkpointing",
+        "optimizer-states-disk",
     ]
 
 
@@ -113,24 +115,24 @@ def test_what_changes_the_gradient_is_a_candidate_only_where_it_is_allowed() -> 
 
     allowed = run(120, allow_inexact=True)
     assert allowed.chosen is not None
-    assert "no attention dropout" in allowed.chosen.candidate.inexact
+    assert "no-attention-dropout" in allowed.chosen.candidate.inexact
     assert allowed.chosen.config.memory.attention_dropout is False
 
 
-def test_what_is_as_fast_is_exact_and_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(EFFECTS, "no attention dropout", (0, 1.0, 1.0))
-    monkeypatch.setitem(EFFECTS, "no selective recomputation", (0, 1.3, 0.995))
+def test_of_equally_fast_candidates_the_exact_and_small_one_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EFFECTS, "no-attention-dropout", (0, 1.0, 1.0))
+    monkeypatch.setitem(EFFECTS, "without selective-recomputation", (0, 1.3, 0.995))
 
     found = run(400, allow_inexact=True)
 
     assert found.chosen is not None
-    assert found.chosen.candidate.techniques == ()
+    assert found.chosen.candidate.changes == ()
 
 
 def test_a_batch_is_cut_only_where_nothing_else_fits() -> None:
     assert all(trial.candidate.splits == 1 for trial in run(27, allow_inexact=True).trials)
 
-    # Of the smallest, 20 stand and 1.9 pass.
+    # Of the smallest, 20 are fixed and 1.9 vary.
     cut = run(21.5, allow_inexact=True)
     assert cut.chosen is not None
     assert cut.chosen.candidate.splits == 2
@@ -138,14 +140,12 @@ def test_a_batch_is_cut_only_where_nothing_else_fits() -> None:
     assert run(10, allow_inexact=True).chosen is None
 
 
-def test_a_technique_that_the_model_cannot_have_is_left_out() -> None:
-    found = run(68, without="activation checkpointing")
+def test_a_change_that_the_model_cannot_have_is_left_out() -> None:
+    found = run(68, without="activation-checkpointing")
 
     assert found.chosen is not None
     assert all(
-        technique.name != "activation checkpointing"
-        for trial in found.trials
-        for technique in trial.candidate.techniques
+        change.name != "activation-checkpointing" for trial in found.trials for change in trial.candidate.changes
     )
     with pytest.raises(ConfigError, match="cannot have it"):
         run(68, without="as configured")
@@ -190,15 +190,30 @@ def test_a_cut_batch_keeps_its_queries() -> None:
     assert (config.batch_size, config.gradient_accumulation_steps) == (2, 4)
 
 
-def test_techniques_that_set_the_same_field_are_not_combined() -> None:
+def test_changes_that_set_the_same_field_are_not_combined() -> None:
     candidates = Candidates(ASKED, given=(), device="cpu", allow_inexact=True)
     for chosen in candidates.combinations():
-        fields = [name for technique in chosen for name in technique.fields]
+        fields = [name for change in chosen for name in change.fields]
         assert len(fields) == len(set(fields))
 
 
-def test_the_table_names_fields_that_are_there() -> None:
-    for technique in TECHNIQUES:
-        assert set(technique.memory) <= set(MemoryConfig.__dataclass_fields__)
-        assert set(technique.run) <= set(TrainConfig.__dataclass_fields__)
+def test_the_changes_set_fields_that_exist() -> None:
+    for change in CHANGES:
+        assert set(change.memory) <= set(MemoryConfig.__dataclass_fields__)
+        assert set(change.run) <= set(TrainConfig.__dataclass_fields__)
     assert "mini_batch_tokens" in SEARCHED_FIELDS
+
+
+@pytest.mark.parametrize("change", [change for change in CHANGES if change.memory], ids=lambda change: change.name)
+def test_a_memory_mode_takes_the_name_of_a_change(change: Change) -> None:
+    left_out = change.name.startswith("without ")
+    mode = "memory-efficient-" + change.name.replace(" ", "-") if left_out else f"memory-efficient+{change.name}"
+
+    assert memory_mode(mode) == replace(memory_mode("memory-efficient"), **change.memory)
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1, 2]), (2, [1, 2, 4]), (3, [1, 2, 4, 6]), (4, [1, 2, 4, 8])])
+def test_sizes_of_mini_batches_double_up_to_the_batch(batch_size: int, sizes: list[int]) -> None:
+    asked = TrainConfig(batch_size=batch_size, max_length=32, negatives_per_query=0)
+
+    assert Candidates(asked, given=(), device="cpu", allow_inexact=False).sizes == sizes

@@ -1,11 +1,13 @@
-"""The plan's live bytes are those that a run really has, whatever the mode, the technique and the architecture."""
+"""A plan's live bytes are those of a real run, for every mode, technique and architecture."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -20,12 +22,12 @@ from splade_bench.device.planned import PlannedDevice, planned_device, planning_
 from splade_bench.device.storages import LivePeak, LiveStorages
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.presets import build_preset
-from splade_bench.planner import rehearsal
 from splade_bench.planner.allocators import LiveAllocator
 from splade_bench.planner.device_models import device_model
 from splade_bench.planner.plan import plan
-from splade_bench.planner.rehearsal import Lengths, rehearse
-from splade_bench.training import Trainer, gradcache
+from splade_bench.planner.rehearsal import FakeBatches, Lengths, rehearse
+from splade_bench.training import Trainer
+from splade_bench.training.losses import SpladeLoss
 
 LENGTHS = Lengths(groups=((3, 5, 2, 7), (9, 4, 12, 6), (16, 5, 3, 11)))
 MakeEncoder = Callable[[], SpladeEncoder]
@@ -45,17 +47,18 @@ def texts(lengths: tuple[int, ...], width: int) -> TextBatch:
 
 
 class Batches:
-    """What the rehearsal's batches are, with tokens in them."""
+    """The rehearsal's batches, with tokens in them."""
 
-    batches_per_epoch = 100
+    batches_per_epoch = 20
 
     def __init__(self, config: TrainConfig, planned: Lengths) -> None:
         self.config = config
-        self.planned = planned.groups
+        # Before anything is counted: a fake batch is made of tensors too.
+        fake = islice(FakeBatches(planned, config).batches(epoch=0), self.batches_per_epoch)
+        self.groups = [batch.lengths for batch in fake]
 
     def batches(self, epoch: int) -> Iterator[TripleBatch]:
-        small = tuple((8,) for _ in self.planned)
-        for groups in [small] * self.config.gradient_accumulation_steps + [self.planned] * self.batches_per_epoch:
+        for groups in self.groups:
             memory = self.config.memory
             longest = [round_up(max(lengths), memory.pad_to_multiple_of or 1, at_most=16) for lengths in groups]
             widths = [16] * len(groups) if memory.padding == "max_length" else longest
@@ -63,7 +66,7 @@ class Batches:
             yield TripleBatch(queries, tuple(documents))
 
 
-def measured(make_encoder: MakeEncoder, config: TrainConfig, lengths: Lengths = LENGTHS) -> tuple[LivePeak, float]:
+def measure(make_encoder: MakeEncoder, config: TrainConfig, lengths: Lengths = LENGTHS) -> tuple[LivePeak, float]:
     """Live bytes of two optimizer steps, and the share of entries that were active."""
     encoder = make_encoder()
     live = LiveStorages(vocab_size=encoder.vocab_size)
@@ -71,54 +74,83 @@ def measured(make_encoder: MakeEncoder, config: TrainConfig, lengths: Lengths = 
     live.add([*encoder.parameters(), *encoder.buffers()], "parameters")
     with live:
         trainer.train()
-    return live.peak(), encoder.active_share
+    return live.peak(), trainer.state.active_share
 
 
-def planned(
-    make_encoder: MakeEncoder, config: TrainConfig, active_share: float, lengths: Lengths = LENGTHS
+def rehearsed(
+    make_encoder: MakeEncoder,
+    config: TrainConfig,
+    active_share: float = 0.1,
+    lengths: Lengths | None = None,
+    *,
+    device: str = "cpu",
 ) -> LivePeak:
-    device = PlannedDevice("cpu", LiveAllocator())
-    return rehearse(make_encoder, config, lengths, device=device, active_share=active_share)
+    planned_device = PlannedDevice(device, LiveAllocator())
+    return rehearse(
+        make_encoder, config, lengths or Lengths.full(config), device=planned_device, active_share=active_share
+    )
 
 
-def assert_plan_is_true(
-    make_encoder: MakeEncoder, config: TrainConfig, *, make_fake: MakeEncoder | None = None
-) -> None:
-    true, active_share = measured(make_encoder, config)
-    plan = planned(make_fake or make_encoder, config, active_share)
-
+def assert_plan_is_true(plan: LivePeak, true: LivePeak) -> None:
     # In a model this small the head's indices weigh, and a plan counts them by the mean share of active entries.
     assert plan.peak_bytes == pytest.approx(true.peak_bytes, rel=0.005, abs=8192)
     assert (plan.phase, plan.operator) == (true.phase, true.operator)
     assert plan.by_category == pytest.approx(true.by_category, abs=0.02 * true.peak_bytes)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def make_encoder(tokenizer: Tokenizer) -> MakeEncoder:
     return lambda: build_preset("toy", tokenizer, seed=0, dropout=0.1, attention_dropout=0.1)
 
 
+@dataclass(frozen=True)
+class Pair:
+    """What a configuration takes, and what its plan says."""
+
+    true: LivePeak
+    plan: LivePeak
+
+
+PairOf = Callable[[TrainConfig], Pair]
+
+
+@pytest.fixture(scope="module")
+def pair_of(make_encoder: MakeEncoder) -> PairOf:
+    """Measures and plans a configuration of the toy; one that several tests have only once."""
+
+    @cache
+    def pair(config: TrainConfig) -> Pair:
+        true, active_share = measure(make_encoder, config)
+        return Pair(true, rehearsed(make_encoder, config, active_share, LENGTHS))
+
+    return pair
+
+
 @pytest.mark.parametrize("mode", MEMORY_MODES)
 @pytest.mark.parametrize("accumulated", [1, 3])
-def test_live_bytes_of_every_mode(make_encoder: MakeEncoder, mode: str, accumulated: int) -> None:
-    assert_plan_is_true(make_encoder, make_config(mode, gradient_accumulation_steps=accumulated))
+def test_live_bytes_of_every_mode(pair_of: PairOf, mode: str, accumulated: int) -> None:
+    pair = pair_of(make_config(mode, gradient_accumulation_steps=accumulated))
+
+    assert_plan_is_true(pair.plan, pair.true)
 
 
 @pytest.mark.parametrize("technique", MEMORY_TECHNIQUES)
 @pytest.mark.parametrize("change", ["standard+", "memory-efficient-without-"])
-def test_live_bytes_with_every_technique(make_encoder: MakeEncoder, change: str, technique: str) -> None:
+def test_live_bytes_with_every_technique(pair_of: PairOf, change: str, technique: str) -> None:
     config = make_config(change + technique)
     if config.memory.pad_to_multiple_of:
         config = replace(config, memory=replace(config.memory, pad_to_multiple_of=5))  # on texts of up to 16
-    assert_plan_is_true(make_encoder, config)
+    pair = pair_of(config)
+
+    assert_plan_is_true(pair.plan, pair.true)
 
 
 @pytest.mark.parametrize("changes", [{"mixed_precision": "bf16"}, {"loss": "margin"}, {"regularizer": "l1"}])
 @pytest.mark.parametrize("mode", ["standard", "memory-efficient"])
-def test_live_bytes_with_autocast_and_other_losses(
-    make_encoder: MakeEncoder, mode: str, changes: dict[str, Any]
-) -> None:
-    assert_plan_is_true(make_encoder, make_config(mode, **changes))
+def test_live_bytes_with_autocast_and_other_losses(pair_of: PairOf, mode: str, changes: dict[str, Any]) -> None:
+    pair = pair_of(make_config(mode, **changes))
+
+    assert_plan_is_true(pair.plan, pair.true)
 
 
 @pytest.mark.parametrize("mode", ["standard", "memory-efficient"])
@@ -127,38 +159,37 @@ def test_live_bytes_of_every_architecture(tokenizer: Tokenizer, architecture: st
     config = make_config(mode)
     model = make_model(architecture)
 
-    assert_plan_is_true(
-        lambda: SpladeEncoder(model, wrap(tokenizer)),
-        config,
-        make_fake=lambda: SpladeEncoder.from_config(model.config, wrap(tokenizer)),
-    )
+    true, active_share = measure(lambda: SpladeEncoder(model, wrap(tokenizer)), config)
+    plan = rehearsed(lambda: SpladeEncoder.from_config(model.config, wrap(tokenizer)), config, active_share, LENGTHS)
+
+    assert_plan_is_true(plan, true)
 
 
 def test_live_bytes_of_texts_without_padding(tokenizer: Tokenizer) -> None:
-    """Of such a batch transformers leaves out the mask, which fused attention would keep as floats in every layer."""
+    """Transformers leaves out the mask of such a batch, which fused attention would keep as floats in every layer."""
     config = make_config("standard")
     full = Lengths.full(config)
 
     def make_encoder() -> SpladeEncoder:
         return build_preset("toy", tokenizer, seed=0)  # attention is fused where it has no dropout
 
-    true, active_share = measured(make_encoder, config, full)
+    true, active_share = measure(make_encoder, config, full)
 
-    assert planned(make_encoder, config, active_share, full).peak_bytes == true.peak_bytes
+    assert rehearsed(make_encoder, config, active_share, full).peak_bytes == true.peak_bytes
 
 
-# The real step is changed, and plan and measurement must change alike. Each: what is patched, and by what.
+# Each of these changes the real step. The plan must change as the measurement does.
 
 
 def retain_reps(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[Any] = []
-    first_passes = gradcache._first_passes
+    call = SpladeLoss.__call__
 
-    def retaining(*given: Any, into: Tensor) -> Any:
-        kept.append(into.clone())
-        return first_passes(*given, into=into)
+    def retaining(loss: SpladeLoss, query_reps: Tensor, document_reps: Tensor, **options: Any) -> Any:
+        kept.append(document_reps.detach().clone())
+        return call(loss, query_reps, document_reps, **options)
 
-    monkeypatch.setattr(gradcache, "_first_passes", retaining)
+    monkeypatch.setattr(SpladeLoss, "__call__", retaining)
 
 
 def drop_checkpointing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,25 +227,33 @@ MUTATIONS = {
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_change_of_the_step_changes_the_plan_by_itself(
-    make_encoder: MakeEncoder, name: str, monkeypatch: pytest.MonkeyPatch
+    make_encoder: MakeEncoder, pair_of: PairOf, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mutate, mode = MUTATIONS[name]
     config = make_config(mode)
     # In mini-batches of few tokens, so that the first pass and the tiles matter in a model this small.
     config = replace(config, memory=replace(config.memory, mini_batch_tokens=24))
-    before, active_share = measured(make_encoder, config)
-    planned_before = planned(make_encoder, config, active_share)
+    before = pair_of(config)
 
     mutate(monkeypatch)
-    after, active_share = measured(make_encoder, config)
-    planned_after = planned(make_encoder, config, active_share)
+    true, active_share = measure(make_encoder, config)
+    plan = rehearsed(make_encoder, config, active_share, LENGTHS)
     gc.collect()
 
-    assert after.by_phase != before.by_phase
-    for phase, before_bytes in before.by_phase.items():
-        moved_bytes = after.by_phase[phase] - before_bytes
-        planned_bytes = planned_after.by_phase[phase] - planned_before.by_phase[phase]
+    assert true.by_phase != before.true.by_phase
+    for phase, before_bytes in before.true.by_phase.items():
+        moved_bytes = true.by_phase[phase] - before_bytes
+        planned_bytes = plan.by_phase[phase] - before.plan.by_phase[phase]
         assert planned_bytes == pytest.approx(moved_bytes, abs=0.005 * before_bytes), phase
+
+
+def test_the_first_optimizer_step_is_on_few_tokens_and_the_others_on_the_planned_ones() -> None:
+    config = make_config(gradient_accumulation_steps=3)
+    *first, second, third = islice(FakeBatches(LENGTHS, config).batches(epoch=0), 5)
+
+    assert len(first) == 3
+    assert all(batch.tokens < second.tokens / 4 for batch in first)
+    assert second.lengths == third.lengths == LENGTHS.groups
 
 
 def test_a_plan_makes_no_tensor(make_encoder: MakeEncoder) -> None:
@@ -230,9 +269,8 @@ def test_a_plan_makes_no_tensor(make_encoder: MakeEncoder) -> None:
     assert sum(size for size in real if size > 0) >= 4 * 2**20
 
     config = make_config("standard", batch_size=64)
-    lengths = Lengths.full(config)
     with watched() as sizes:
-        peak = rehearse(make_encoder, config, lengths, device=PlannedDevice("cpu", LiveAllocator()), active_share=0.1)
+        peak = rehearsed(make_encoder, config)
 
     assert peak.peak_bytes > 20 * 2**20
     assert sum(size for size in sizes if size > 0) < 2**20
@@ -241,7 +279,7 @@ def test_a_plan_makes_no_tensor(make_encoder: MakeEncoder) -> None:
 def test_a_plan_takes_nothing_of_the_disk(make_encoder: MakeEncoder) -> None:
     memory = replace(MEMORY_MODES["minimal-memory"], optimizer_states="disk", optimizer_states_dir="/nowhere")
 
-    assert planned(make_encoder, make_config(memory=memory), 0.1).peak_bytes
+    assert rehearsed(make_encoder, make_config(memory=memory)).peak_bytes
 
 
 def test_a_part_of_a_batch_may_hold_its_longest_texts() -> None:
@@ -266,7 +304,7 @@ def test_the_heap_is_trimmed_for_the_cpu_alone(make_encoder: MakeEncoder, device
 
 
 def test_more_active_entries_take_more(make_encoder: MakeEncoder) -> None:
-    few, many = (planned(make_encoder, make_config(), share) for share in (0.01, 1.0))
+    few, many = (rehearsed(make_encoder, make_config(), share) for share in (0.01, 1.0))
 
     assert few.peak_bytes < many.peak_bytes
 
@@ -274,16 +312,7 @@ def test_more_active_entries_take_more(make_encoder: MakeEncoder) -> None:
 def test_an_accelerator_takes_its_own_paths(make_encoder: MakeEncoder) -> None:
     """Attention with dropout is fused on CUDA and decomposed on MPS; the CPU's own way is a few heads at a time."""
     config = make_config("standard", batch_size=8)
-    peaks = {
-        device: rehearse(
-            make_encoder,
-            config,
-            Lengths.full(config),
-            device=PlannedDevice(device, LiveAllocator()),
-            active_share=0.1,
-        ).by_phase["loss"]
-        for device in ("cpu", "cuda", "mps")
-    }
+    peaks = {device: rehearsed(make_encoder, config, device=device).by_phase["loss"] for device in ("cuda", "mps")}
 
     assert peaks["cuda"] < peaks["mps"]
 
@@ -293,12 +322,10 @@ def test_attention_that_a_model_multiplies_itself_is_fused_nowhere(tokenizer: To
     model = make_model("mpnet", dropout=0.1)
     config = make_config("standard", batch_size=8)
     with_dropout, without = (
-        rehearse(
+        rehearsed(
             lambda: SpladeEncoder.from_config(model.config, wrap(tokenizer)),
             replace(config, memory=replace(config.memory, attention_dropout=attention_dropout)),
-            Lengths.full(config),
-            device=PlannedDevice("cuda", LiveAllocator()),
-            active_share=0.1,
+            device="cuda",
         ).by_phase["loss"]
         for attention_dropout in (True, False)
     )
@@ -321,4 +348,3 @@ def test_planning_ends_with_its_block() -> None:
     with planning_for(PlannedDevice("mps", LiveAllocator())):
         assert planned_device() is not None
     assert planned_device() is None
-    assert rehearsal._FIRST_LENGTH == 8  # what Batches above has in its first optimizer step

@@ -1,4 +1,4 @@
-"""Work counted on fake tensors is the work of a real step, rounds that a plan leaves out included."""
+"""Work counted on fake tensors is the work of a real step, with the iterations that a plan leaves out."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from splade_bench.model.presets import build_preset
 from splade_bench.planner.allocators import LiveAllocator
 from splade_bench.planner.calibration import calibrated_rates
 from splade_bench.planner.device_models import device_model
-from splade_bench.planner.plan import plan
+from splade_bench.planner.plan import MemoryPlan, plan
 from splade_bench.planner.rates import Rates
 from splade_bench.planner.rehearsal import Lengths
-from splade_bench.planner.work import CountedWork, Passes, Product, calls, product_flops
+from splade_bench.planner.work import CountedWork, Product, Traffic, operators, product_flops
 from splade_bench.training import Trainer
 
 LENGTH = 16
@@ -40,19 +40,9 @@ def make_encoder(tokenizer: Tokenizer) -> Any:
     return lambda: build_preset("toy", tokenizer, seed=0)
 
 
-def counted_work(make_encoder: Any, config: TrainConfig, *, active_share: float = 0.01) -> CountedWork:
-    counted = CountedWork()
+def make_plan(make_encoder: Any, config: TrainConfig, *, active_share: float = 0.01) -> MemoryPlan:
     model = device_model("cpu", threads=1)
-    plan(
-        make_encoder,
-        config,
-        Lengths.full(config),
-        model,
-        baseline_bytes=0,
-        active_share=active_share,
-        counted=counted,
-    )
-    return counted
+    return plan(make_encoder, config, Lengths.full(config), model, baseline_bytes=0, active_share=active_share)
 
 
 class FullBatches:
@@ -67,11 +57,12 @@ class FullBatches:
             yield TripleBatch(texts, (texts, texts))
 
 
-def measured_flops(encoder: SpladeEncoder, config: TrainConfig) -> int:
-    """Of one real optimizer step, by torch's own counter."""
+def measured_flops(encoder: SpladeEncoder, config: TrainConfig) -> tuple[int, float]:
+    """Flops of one real optimizer step, by torch's own counter, and the share of entries that were active."""
+    trainer = Trainer(encoder, FullBatches(), replace(config, max_steps=1))
     with FlopCounterMode(display=False) as counter:
-        Trainer(encoder, FullBatches(), replace(config, max_steps=1)).train()
-    return counter.get_total_flops()
+        trainer.train()
+    return counter.get_total_flops(), trainer.state.active_share
 
 
 # Winners are searched for among as many entries as are active, which a plan can only assume: kept from the forward pass
@@ -88,17 +79,16 @@ def measured_flops(encoder: SpladeEncoder, config: TrainConfig) -> int:
 )
 def test_products_are_those_of_a_real_step(make_encoder: Any, changes: dict[str, Any]) -> None:
     config = make_config(**{"in_place_gradients": False} | changes)  # torch's counter knows no addmm_
-    encoder = make_encoder()
-    true_flops = measured_flops(encoder, config)
+    true_flops, active_share = measured_flops(make_encoder(), config)
 
-    counted = counted_work(make_encoder, config, active_share=encoder.active_share)
+    planned = make_plan(make_encoder, config, active_share=active_share)
 
-    assert product_flops(counted.work) == pytest.approx(true_flops, rel=0.1)
+    assert product_flops(planned.work) == pytest.approx(true_flops, rel=0.1)
 
 
-def test_twice_the_texts_in_equal_rounds_are_twice_the_work(make_encoder: Any) -> None:
+def test_twice_the_texts_in_equal_mini_batches_are_twice_the_work(make_encoder: Any) -> None:
     few, many = (
-        product_flops(counted_work(make_encoder, make_config(batch_size=size, mini_batch_tokens=LENGTH)).work)
+        product_flops(make_plan(make_encoder, make_config(batch_size=size, mini_batch_tokens=LENGTH)).work)
         for size in (8, 16)
     )
 
@@ -106,21 +96,21 @@ def test_twice_the_texts_in_equal_rounds_are_twice_the_work(make_encoder: Any) -
 
 
 def test_accumulated_batches_are_all_counted(make_encoder: Any) -> None:
-    one, seven = (counted_work(make_encoder, make_config(gradient_accumulation_steps=steps)).work for steps in (1, 7))
+    one, seven = (make_plan(make_encoder, make_config(gradient_accumulation_steps=steps)).work for steps in (1, 7))
 
     assert product_flops(seven) == pytest.approx(7 * product_flops(one))
-    assert calls(one) < calls(seven) < 7 * calls(one)  # the optimizer's are there once
+    assert operators(one) < operators(seven) < 7 * operators(one)  # the optimizer runs once
 
 
 def test_states_on_disk_are_read_and_written_once(make_encoder: Any) -> None:
-    counted = counted_work(make_encoder, make_config(optimizer_states="disk"))
+    work = make_plan(make_encoder, make_config(optimizer_states="disk")).work
     parameters = sum(parameter.numel() for parameter in make_encoder().parameters())
 
-    moved = sum(amount for task, amount in counted.work.items() if isinstance(task, Passes) and task.kind == "file")
+    moved = sum(amount for task, amount in work.items() if isinstance(task, Traffic) and task.kind == "file")
     assert moved == 2 * 8 * parameters
 
 
-def test_rounds_in_rounds_multiply() -> None:
+def test_nested_iterations_multiply() -> None:
     counted = CountedWork()
     with planning_for(PlannedDevice("cpu", LiveAllocator(), counted)):
         for _ in once_in_plan(range(3)):
@@ -132,34 +122,34 @@ def test_rounds_in_rounds_multiply() -> None:
 
     totals: Counter[str] = Counter()
     for task, amount in counted.work.items():
-        assert isinstance(task, Passes)
+        assert isinstance(task, Traffic)
         totals[task.kind] += amount
     assert totals == {"file": 3, "random": 15, "sort": 2}
 
 
-def test_nothing_is_left_out_in_earnest() -> None:
+def test_outside_a_plan_nothing_is_left_out() -> None:
     assert list(once_in_plan([1, 1, 2])) == [1, 1, 2]
     assert [*map(memoized_in_plan(str, key=lambda _: 0, copy=str), [1, 2])] == ["1", "2"]
 
 
-def test_a_step_says_what_its_calls_cost() -> None:
+def test_the_price_of_an_operator_is_the_time_beyond_its_work() -> None:
     rates = Rates(torch.device("cpu"))
-    work: Any = Counter({Passes("call"): 4})
+    work: Any = Counter({Traffic("operator"): 4})
 
-    rates.learn_calls(work, 2.0)
+    rates.learn_operators(work, 2.0)
 
-    assert rates.seconds(Counter({Passes("call"): 3})) == 1.5
+    assert rates.seconds(Counter({Traffic("operator"): 3})) == 1.5
 
 
 def test_twice_the_work_takes_twice_the_time() -> None:
     rates = Rates(torch.device("cpu"))
     small, large = (Product(1, size, size, size, torch.float32, adds) for size, adds in ((8, False), (256, True)))
-    work: Any = Counter({large: 10, small: 1, Passes("pass", 20): 2**22, Passes("fault", 22): 2**22})
+    work: Any = Counter({large: 10, small: 1, Traffic("elementwise", 20): 2**22, Traffic("fault", 22): 2**22})
 
     assert 0 < rates.seconds(work) == pytest.approx(rates.seconds(work + work) / 2)
 
 
-def test_what_cannot_be_timed_any_more_is_taken_from_its_like() -> None:
+def test_after_the_time_for_timing_a_product_is_as_fast_as_the_nearest_one() -> None:
     rates = Rates(torch.device("cpu"), budget_s=0.0)
     known, unknown = (Product(1, 64, 64, columns, torch.float32) for columns in (64, 128))
     known_s = rates.seconds(Counter({known: 1}))
@@ -169,16 +159,18 @@ def test_what_cannot_be_timed_any_more_is_taken_from_its_like() -> None:
 
 def test_every_kind_of_work_has_a_rate() -> None:
     rates = Rates(torch.device("cpu"))
-    for kind in ("pass", "function", "random", "rows", "sort", "file"):
-        assert rates.seconds(Counter({Passes(kind, 16): 2**16})) > 0
+    for kind in ("elementwise", "function", "random", "rows", "sort", "file"):
+        assert rates.seconds(Counter({Traffic(kind, 16): 2**16})) > 0
 
 
-def test_the_price_of_a_call_comes_from_a_real_step(make_encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    learnt = []
-    monkeypatch.setattr(Rates, "learn_calls", lambda self, work, duration_s: learnt.append((calls(work), duration_s)))
+def test_the_price_of_an_operator_comes_from_a_real_step(make_encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    learned = []
+    monkeypatch.setattr(
+        Rates, "learn_operators", lambda self, work, duration_s: learned.append((operators(work), duration_s))
+    )
 
     calibrated_rates(make_encoder, torch.device("cpu"))
 
-    ((number, duration_s),) = learnt
+    ((number, duration_s),) = learned
     assert number > 0
     assert duration_s > 0
