@@ -74,7 +74,8 @@ def help_texts() -> Mapping[str, str]:
 
 def help_text(*arguments: str) -> str:
     shown = io.StringIO()
-    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+        patch.setenv("COLUMNS", "80")  # a wide terminal gets boxes side by side
         main(arguments)
     return shown.getvalue()
 
