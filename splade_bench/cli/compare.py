@@ -21,7 +21,7 @@ from splade_bench.results.records import read_results
 class CompareCommand:
     """Show how the figures of the same cells differ between two results files, worst change first.
 
-    There is no verdict.
+    It gives no verdict.
 
     Exit codes:
       0  done

@@ -46,7 +46,7 @@ def write_baseline(path: Path, cells: Mapping[str, GatedCell]) -> None:
     """Write a baseline whole or not at all: sorted, one figure a line, so that a change reads as a diff.
 
     Raises:
-        DataError: there is no cell, a cell or a memory pass failed, or the file cannot be written.
+        DataError: there are no cells, a cell or a memory pass failed, or the file cannot be written.
     """
     if not cells:
         raise DataError(f"{path}: there are no cells to make a baseline of")

@@ -9,7 +9,7 @@ from typing import Any
 from splade_bench.errors import DataError, one_line
 from splade_bench.results.conditions import BASELINE_CONDITIONS, conditions_of, differences
 from splade_bench.results.figures import GATED, Figure
-from splade_bench.results.records import SETTLED, AllocationSite, Measurement, Result, Status
+from splade_bench.results.records import SETTLED, AllocationSite, Int, Measurement, Result, Status
 from splade_bench.results.reproduce import gate_name, reproduce
 
 _LARGEST = 2**60
@@ -23,8 +23,8 @@ class GatedCell:
     conditions: Mapping[str, Any]
     figures: Mapping[str, Any]
     """Numbers, as :func:`require_possible` checks."""
-    live_peak_by_category: Mapping[str, int] = field(default_factory=dict)
-    live_peak_by_phase: Mapping[str, int] = field(default_factory=dict)
+    live_peak_by_category: Mapping[str, Int] = field(default_factory=dict)
+    live_peak_by_phase: Mapping[str, Int] = field(default_factory=dict)
     live_peak_operator: str | None = None
     memray_top_sites: Sequence[AllocationSite] = ()
     runs: int = 1

@@ -16,7 +16,7 @@ from splade_bench.results.records import CellResult, Measurement, Result
 Item = TypeVar("Item")
 Conditions = Mapping[str, Any]
 Level = Literal["anywhere", "same interpreter", "same corpus", "same machine", "equal runs", "same code", "same setup"]
-_MEMORY_TOLERANCE = 0.01
+_MEMORY_TOLERANCE = 100  # a hundredth
 _MACHINE = (
     *("system", "architecture", "processor", "logical_cores", "memory_bytes", "allocator", "huge_pages"),
     # Only a worker knows these; they are missing if it crashed early.
@@ -126,5 +126,5 @@ def newest_comparable(
 def _is_same(name: str, before: Any, after: Any) -> bool:
     """Virtual machines of one class differ in memory by some hundred KiB."""
     if name == "memory_bytes" and isinstance(before, int) and isinstance(after, int):
-        return abs(after - before) <= _MEMORY_TOLERANCE * before
+        return abs(after - before) <= before // _MEMORY_TOLERANCE
     return bool(before == after)

@@ -25,6 +25,8 @@ CALIBRATION = "calibration"
 Status = Literal["ok", "oom", "killed", "timeout", "nan", "error"]
 # Another run would end in the same way. A run that was killed, or failed for an unknown reason, is repeated.
 SETTLED: Sequence[Status] = ("ok", "oom", "nan", "timeout")
+# Within what can have been measured, and what a float can hold.
+Int: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**60), le=2**60)]
 Times: TypeAlias = Annotated[list[float], msgspec.Meta(min_length=1)]
 
 
@@ -32,15 +34,15 @@ class AllocationSite(TypedDict):
     """A place in the code, and the heap memory that was allocated there."""
 
     site: str
-    size_bytes: int
-    allocations: NotRequired[int]
+    size_bytes: Int
+    allocations: NotRequired[Int]
 
 
 class MemorySample(TypedDict):
     """Resident memory at a moment of the measured part."""
 
     time_s: float
-    rss_bytes: int
+    rss_bytes: Int
     phase: str
 
 
@@ -74,51 +76,51 @@ class Measurement(Result):
     """One line: why the status is not ok."""
     phase: str | None = None
     """The part of the run in which it ended early."""
-    exit_code: int | None = None
+    exit_code: Int | None = None
     """Exit code of a process that ended without a result."""
-    exit_signal: int | None = None
+    exit_signal: Int | None = None
     """The signal that ended it."""
-    failed_allocation_bytes: int | None = None
+    failed_allocation_bytes: Int | None = None
     """The size of the allocation that failed."""
-    memory_limit_bytes: int | None = None
+    memory_limit_bytes: Int | None = None
     """The limit on resident memory, the runtime included."""
     wall_time_s: float | None = None
     """Time of the measured part: the training loop, or the call."""
-    baseline_rss_bytes: int | None = None
+    baseline_rss_bytes: Int | None = None
     """The runtime memory: resident memory after imports and, for a cell, a warm-up on a toy model."""
-    peak_rss_bytes: int | None = None
+    peak_rss_bytes: Int | None = None
     """The kernel's high-water mark from then to the end of the measured part, runtime included."""
     peak_rss_source: str | None = None
-    sampled_peak_rss_bytes: int | None = None
+    sampled_peak_rss_bytes: Int | None = None
     """The same as a thread sees it that samples every 10 ms, if a timeline was requested."""
     sampler_cpu_time_s: float | None = None
     """The part of ``cpu_time_s`` that the sampling thread took."""
     memory_timeline: list[MemorySample] | None = None
     cpu_time_s: float | None = None
     """User and system time of all threads during the measured part."""
-    major_faults: int | None = None
+    major_faults: Int | None = None
     """Pages read from disk during the measured part: swapped out, or of a mapped file."""
-    swapped_bytes: int | None = None
+    swapped_bytes: Int | None = None
     """Growth of the process's swapped memory during the measured part."""
-    device_peak_allocated_bytes: int | None = None
+    device_peak_allocated_bytes: Int | None = None
     """Peak memory of live tensors on the accelerator."""
-    device_peak_reserved_bytes: int | None = None
+    device_peak_reserved_bytes: Int | None = None
     """Peak memory that the accelerator's allocator reserved."""
     device_peak_source: str | None = None
-    pinned_baseline_rss_bytes: int | None = None
-    pinned_peak_rss_bytes: int | None = None
+    pinned_baseline_rss_bytes: Int | None = None
+    pinned_peak_rss_bytes: Int | None = None
     """Peak RSS if every tensor of 256 KiB has its own mapping: repeatable, but not what a user gets. A memory pass; in
     a cell, memory passes run two optimizer steps of the widest batch."""
-    live_peak_bytes: int | None = None
+    live_peak_bytes: Int | None = None
     """Peak bytes of live tensors, a cell's model included. A memory pass."""
-    live_peak_by_category: dict[str, int] | None = None
-    live_peak_by_phase: dict[str, int] | None = None
+    live_peak_by_category: dict[str, Int] | None = None
+    live_peak_by_phase: dict[str, Int] | None = None
     live_peak_phase: str | None = None
     live_peak_operator: str | None = None
-    memray_peak_bytes: int | None = None
+    memray_peak_bytes: Int | None = None
     """Peak of the heap minus what was loaded before. A memory pass."""
-    memray_allocations: int | None = None
-    memray_allocated_bytes: int | None = None
+    memray_allocations: Int | None = None
+    memray_allocated_bytes: Int | None = None
     """Sum of all allocations, freed ones included."""
     memray_top_sites: list[AllocationSite] | None = None
     """The largest at the peak."""
@@ -153,32 +155,32 @@ class CellResult(Measurement):
     cell_id: str
     workload: str
     device: str
-    batch_size: int
-    gradient_accumulation_steps: int
+    batch_size: Int
+    gradient_accumulation_steps: Int
     memory_mode: str
-    max_steps: int | None
+    max_steps: Int | None
     seed: int
     attention_dropout: float = 0.0
     mixed_precision: MixedPrecision = "no"
     trainer: str = OWN_TRAINER
-    trainer_size: int | None = None
-    round: int = 0
+    trainer_size: Int | None = None
+    round: Int = 0
     step_time_s: float | None = None
     """Median seconds per optimizer step, without the first."""
     step_time_min_s: float | None = None
     step_time_max_s: float | None = None
     final_loss: float | None = None
     """Mean loss of the last tenth of the optimizer steps; depends on the batch size."""
-    planned_peak_rss_bytes: int | None = None
+    planned_peak_rss_bytes: Int | None = None
     """The planner's prediction for two optimizer steps of the widest batch. A memory pass."""
-    planned_baseline_rss_bytes: int | None = None
+    planned_baseline_rss_bytes: Int | None = None
     """The runtime memory in the prediction."""
-    planned_live_peak_bytes: int | None = None
-    parameter_bytes: int | None = None
+    planned_live_peak_bytes: Int | None = None
+    parameter_bytes: Int | None = None
     """Size of the trained weights. Gradients have the same size, and AdamW's moments twice that."""
     active_share: float | None = None
     """Share of active entries in the document vectors of the last optimizer step."""
-    step_flops: int | None = None
+    step_flops: Int | None = None
     """Floating-point operations of a cached step on the last batch, with only the recomputation that caching needs."""
     gemm_flops_per_s: float | None = None
     """Rate of a 4096 x 4096 x 4096 product in float32, after the training in the same process."""
@@ -190,8 +192,8 @@ class CellResult(Measurement):
     """Retrieval metrics on held-out queries after training."""
     metrics_before: dict[str, float | None] | None = None
     """The same before training."""
-    optimizer_steps: int | None = None
-    queries_seen: int | None = None
+    optimizer_steps: Int | None = None
+    queries_seen: Int | None = None
     corpus_sha256: str | None = None
 
     @property
@@ -211,16 +213,16 @@ class HeadResult(Result):
 
     head: str
     """streaming or eager."""
-    hidden_size: int
+    hidden_size: Int
     active_share: float
     """Share of the vectors' entries that are active and get a gradient."""
-    texts: int
-    length: int
-    vocab_size: int
+    texts: Int
+    length: Int
+    vocab_size: Int
     gemm_times_s: Times
     """Times of weight @ hidden.T, [V, texts * length], into a warm output, alternating with the head's."""
     times_s: Times
-    extra_bytes: int
+    extra_bytes: Int
     """Peak RSS of one forward and backward pass, without inputs, weights and gradients."""
     record_type: Literal["head"] = "head"
 
@@ -233,16 +235,16 @@ class PlanResult(Result):
     """The memory mode or peer that is planned."""
     device: str
     """The kind of the planned device; it need not be here."""
-    batch_size: int
-    max_length: int
-    budget_bytes: int
-    peak_bytes: int
-    live_peak_bytes: int
+    batch_size: Int
+    max_length: Int
+    budget_bytes: Int
+    peak_bytes: Int
+    live_peak_bytes: Int
     failed_operator: str | None = None
     """The first operator whose result exceeds the budget; null if the plan fits."""
     failed_phase: str | None = None
-    failed_allocation_bytes: int | None = None
-    reserved_bytes: int | None = None
+    failed_allocation_bytes: Int | None = None
+    reserved_bytes: Int | None = None
     """Memory reserved when that allocation failed."""
     record_type: Literal["plan"] = "plan"
 
@@ -291,6 +293,6 @@ def read_results(paths: Iterable[Path]) -> list[Result]:
         for number, record in read_lines(path):
             try:
                 results.append(_parse(record))
-            except (ValueError, OverflowError) as error:
+            except ValueError as error:
                 raise DataError(f"{path}:{number}: {error}") from error
     return results

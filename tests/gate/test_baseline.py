@@ -13,8 +13,8 @@ from results import make_call_result
 from splade_bench.errors import DataError
 from splade_bench.gate.baseline import read_baseline, write_baseline
 from splade_bench.gate.cells import gated_cells, newest_sessions, only_in_earlier_sessions
-from splade_bench.gate.rules import DEFAULT_RULES
-from splade_bench.gate.verdict import check
+from splade_bench.gate.rules import DEFAULT_RULES, parse_rule
+from splade_bench.gate.verdict import check, verdict_lines
 
 
 def test_a_baseline_comes_back_as_it_was_written_sorted_and_a_figure_a_line(tmp_path: Path) -> None:
@@ -62,6 +62,45 @@ def test_absurd_figures_are_refused(tmp_path: Path, value: object) -> None:
 
     with pytest.raises(DataError, match=f"{NAME}: live_peak_bytes .* is (not a number|out of range)"):
         read_baseline(path)
+
+
+@pytest.mark.parametrize(
+    "field", ["status", "conditions", "figures", "live_peak_by_category", "memray_top_sites", "runs"]
+)
+@pytest.mark.parametrize("value", [None, True, "x", [1], [{"site": 1}], {"x": "y"}, {"x": None}, -1, 2.5, 10**400])
+def test_a_damaged_cell_is_refused_in_one_line_or_judged(tmp_path: Path, field: str, value: object) -> None:
+    path = tmp_path / "baseline.json"
+    write_baseline(path, cells())
+    record = json.loads(path.read_text())
+    record["cells"][NAME][field] = value
+    path.write_text(json.dumps(record))
+
+    try:
+        damaged = read_baseline(path)
+    except DataError as error:
+        message = str(error)
+    else:
+        message = f"{NAME}: judged"
+        for current, baseline in ((cells(), damaged), (damaged, cells())):
+            verdict_lines(check(current, baseline, DEFAULT_RULES))
+
+    assert f"{NAME}: " in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("value", [None, True, "x", [1], {"x": 1}, -1, 2.5, 10**400])
+@pytest.mark.parametrize("name", ["memory_bytes", "processor", "torch", "max_steps"])
+def test_an_odd_condition_of_a_baseline_differs(tmp_path: Path, name: str, value: object) -> None:
+    path = tmp_path / "baseline.json"
+    write_baseline(path, cells(make_result(max_steps=3)))
+    record = json.loads(path.read_text())
+    record["cells"][NAME]["conditions"][name] = value
+    path.write_text(json.dumps(record))
+
+    verdict = check(cells(make_result(max_steps=3)), read_baseline(path), [parse_rule("peak_rss_bytes:1%")])
+
+    assert verdict.exit_code == 3
+    assert f"{name} " in verdict.not_evaluated[0]
 
 
 def test_absurd_results_and_runs_recorded_twice_are_refused() -> None:
