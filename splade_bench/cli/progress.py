@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar on a terminal, plain lines elsewhere."""
+"""The progress of a training for a person: a bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from splade_bench.units import format_bytes
 
 logger = logging.getLogger(__name__)
 
-PLAIN_LINES = 10
+# Lines of progress in a whole run, where there is no bar.
+_LINES = 10
 
 
 class Progress:
-    """Observes a run: loss, active dims and memory after each optimizer step."""
+    """Shows the loss, active dims and memory after an optimizer step; with memory tracking, peak memory too."""
 
     def __init__(self, *, peak_rss: PeakRss, memory_tracking: bool) -> None:
         self.phase: str = "setup"
@@ -40,7 +41,8 @@ class Progress:
             self._bar = self._bar or tqdm(total=state.max_steps, unit="step", dynamic_ncols=True)
             self._bar.set_postfix(figures, refresh=False)
             self._bar.update()
-        if self._is_due(state):
+        interval = max(1, state.max_steps // _LINES)
+        if state.global_step % interval == 0 or state.global_step == state.max_steps:
             if not sys.stderr.isatty():
                 line = ", ".join(f"{name} {text}" for name, text in figures.items())
                 logger.info("optimizer step %d of %d: %s", state.global_step, state.max_steps, line)
@@ -48,17 +50,13 @@ class Progress:
                 logger.info("%s", memory_line(self._peak_rss))
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """End the bar and leave it on the terminal."""
         if self._bar is not None:
             self._bar.close()
 
-    def _is_due(self, state: TrainState) -> bool:
-        interval = max(1, state.max_steps // PLAIN_LINES)
-        return state.global_step % interval == 0 or state.global_step == state.max_steps
-
 
 def memory_line(peak_rss: PeakRss) -> str:
-    """Current and peak resident memory, in bytes and as a share of the machine's."""
+    """Current and peak resident memory, in bytes and as a share of the machine's memory."""
     total_bytes = total_memory_bytes()
     parts = []
     for name, size_bytes in (("now", current_rss_bytes()), ("peak", peak_rss.read().peak_bytes)):

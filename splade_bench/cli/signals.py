@@ -1,11 +1,11 @@
-"""Ctrl-C and termination while a run is under way: the first ends it in good order, the second at once."""
+"""Ctrl-C and SIGTERM during a training: the first stops it in order, the second ends the process at once."""
 
 from __future__ import annotations
 
 import logging
 import signal
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from typing_extensions import Self
@@ -16,7 +16,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
-    """Handlers for SIGINT and SIGTERM while entered; the earlier ones are put back afterwards."""
+    """Handles SIGINT and SIGTERM while the block is entered, and restores the earlier handlers afterwards."""
 
     def __init__(self) -> None:
         self._received: int | None = None
@@ -25,11 +25,11 @@ class StopSignals:
 
     @property
     def exit_code(self) -> int:
-        """0 without a signal, else 128 plus its number, as shells do."""
+        """0 without a signal, else 128 plus its number, as in shells."""
         return 0 if self._received is None else 128 + self._received
 
     def on_first(self, call: Callable[[], None]) -> None:
-        """What the first signal does; before this is said, it ends the process at once."""
+        """Set what the first signal does. Until this is set, it ends the process at once."""
         self._on_first = call
 
     def __enter__(self) -> Self:
@@ -37,16 +37,14 @@ class StopSignals:
             self._before[number] = signal.signal(number, self._receive)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        self._on_first = None  # a run that is over need not be kept for it
+        self._on_first = None  # it holds a trainer that may be freed now
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._received is not None or self._on_first is None:
             raise SystemExit(128 + number)
         self._received = number
-        logger.warning("%s: finishing this optimizer step; once more to end at once", signal.Signals(number).name)
+        logger.warning("%s: finishing this optimizer step; send it again to end at once", signal.Signals(number).name)
         self._on_first()
