@@ -1,12 +1,14 @@
-"""A file of training data, which the verbs' tests share."""
+"""A file of training data, and a count of parses, for the tests of several verbs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tyro
 
 from splade_bench.data.records import Triple
 
@@ -25,3 +27,17 @@ def train_file(tmp_path: Path, triples: Sequence[Triple]) -> Path:
     ]
     path.write_text(json.dumps(records), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def parses(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
+    """The command lines that were parsed since."""
+    parsed: list[Sequence[str]] = []
+    cli: Callable[..., Any] = tyro.cli
+
+    def counted_cli(*arguments: Any, args: Sequence[str], **keywords: Any) -> Any:
+        parsed.append(args)
+        return cli(*arguments, args=args, **keywords)
+
+    monkeypatch.setattr(tyro, "cli", counted_cli)
+    return parsed

@@ -82,6 +82,7 @@ def test_a_training_does_not_start_where_fit_fails(
     error: str,
     message: str,
     in_this_process: list[str],
+    parses: list[Sequence[str]],
     train_file: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -94,6 +95,7 @@ def test_a_training_does_not_start_where_fit_fails(
 
     assert main(train_arguments(train_file, out, "--budget", budget, *flags)) == code
 
+    assert len(parses) == 1, "the process that plans gets no command line"
     (reply,) = map(json.loads, in_this_process)
     assert reply["error"] == error
     assert message in reply["message"]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
-import tyro
 
 from splade_bench.cli import main
 from splade_bench.cli.fit import FitCommand
@@ -43,20 +41,6 @@ def test_the_model_and_the_memory_mode_decide_the_defaults_of_other_flags(
     arguments: list[str], config: TrainConfig
 ) -> None:
     assert config_of(*arguments) == config
-
-
-@pytest.fixture
-def parses(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
-    """The command lines that were parsed since."""
-    parsed: list[Sequence[str]] = []
-    cli: Callable[..., Any] = tyro.cli
-
-    def counted_cli(*arguments: Any, args: Sequence[str], **keywords: Any) -> Any:
-        parsed.append(args)
-        return cli(*arguments, args=args, **keywords)
-
-    monkeypatch.setattr(tyro, "cli", counted_cli)
-    return parsed
 
 
 @pytest.mark.parametrize("verb", ["train", "plan", "fit"])
