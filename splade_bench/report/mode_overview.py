@@ -98,7 +98,7 @@ def advice(results: Sequence[CellResult]) -> list[Block]:
             rows += _advice_rows(workload, shared)
             notes += _dominated(workload, shared)
     if not rows:
-        return bullets(["No workload ran in several modes at one grid point, so there is no advice."])
+        return bullets(["No workload ran in several modes at one grid point, so no mode is recommended."])
     return [Table(name="advice", headings=["workload", "if you want", "use", "because"], rows=rows), *bullets(notes)]
 
 

@@ -38,7 +38,7 @@ def test_the_pages_are_those_of_the_results(pages: Sequence[Page]) -> None:
     assert {page.name for page in pages} >= {"TRADEOFFS", "ABLATION", "PEERS", "HEAD", "INSTRUMENTS"}
     for page in pages:
         committed = (ROOT / "reports" / f"{page.name}.md").read_text(encoding="utf-8")
-        assert committed == page_markdown(page), f"reports/{page.name}.md is not the page of these results; run: {AGAIN}"
+        assert committed == page_markdown(page), f"reports/{page.name}.md is not of these results; run: {AGAIN}"
 
 
 def test_every_picture_of_a_page_is_there(pages: Sequence[Page]) -> None:

@@ -17,10 +17,10 @@ from splade_bench.measure.machine import source_tree
 from splade_bench.measure.timeline import Sample, Timeline
 from splade_bench.report.cells import cell_table, grid_points
 from splade_bench.report.document import make_pages, write_report
+from splade_bench.report.formatting import MISSING
 from splade_bench.report.markdown import escape, markdown
 from splade_bench.report.mode_overview import advice
 from splade_bench.report.modes import compare_modes, ratios
-from splade_bench.report.formatting import MISSING
 from splade_bench.report.page import Page, Text
 from splade_bench.report.plots import plot_timeline, step_at_peak
 from splade_bench.report.provenance import measured_on
