@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 
 import torch
 
 from splade_bench.batching.sources import SyntheticBatches
 from splade_bench.config import MemoryConfig, TrainConfig
-from splade_bench.device.devices import synchronize
 from splade_bench.device.storages import LiveStorages
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.planner.rates import Rates
 from splade_bench.planner.work import CountedWork
+from splade_bench.training.step_clock import StepClock
 from splade_bench.training.trainer import Trainer
 
 _LENGTH = 64
@@ -47,23 +45,12 @@ def calibrated_rates(
         batches_per_epoch=_STEPS,
         seed=0,
     )
-    work, clock = CountedWork(), _Clock(device)
+    work, clock = CountedWork(), StepClock(device)
     counted = Trainer(encoder, batches, replace(_CONFIG, max_steps=1))
     with LiveStorages(operators=work):
         counted.train()
-    Trainer(encoder, batches, _CONFIG, observers=[clock]).train()
-    rates.learn_operators(work.work, min(end_s - start_s for start_s, end_s in pairwise(clock.ends_s)))
+    timed = Trainer(encoder, batches, _CONFIG, observers=[clock])
+    clock.start()
+    timed.train()
+    rates.learn_operators(work.work, min(clock.step_times_s()))
     return rates
-
-
-class _Clock:
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.ends_s: list[float] = []
-
-    def on_phase(self, phase: str) -> None:
-        """A part of an optimizer step begins."""
-
-    def on_step_end(self, state: object, loss: object) -> None:
-        synchronize(self._device)
-        self.ends_s.append(time.perf_counter())

@@ -6,7 +6,7 @@ import math
 import mmap
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import cycle
 
@@ -86,7 +86,7 @@ class Rates:
             elif task.kind == "file":
                 self._byte_s[task] = self._time_file() / _FILE_BYTES
             else:
-                self._byte_s[task] = self._time(_TASKS[task.kind](size_bytes, self._device)) / size_bytes
+                self._byte_s[task] = self._time(_task(task.kind, size_bytes, self._device)) / size_bytes
         return self._byte_s[task]
 
     def _product_task(self, product: Product) -> Callable[[], object]:
@@ -150,42 +150,26 @@ class Rates:
         return time.perf_counter() - start_s
 
 
+def _task(kind: Kind, size_bytes: int, device: torch.device) -> Callable[[], object]:
+    """An operator of this kind that moves ``size_bytes``."""
+    if kind == "function":
+        inputs = _cold(size_bytes, device)
+        return lambda: F.gelu(next(inputs))
+    if kind == "random":
+        bits = torch.empty(size_bytes // 8, dtype=torch.int64, device=device)
+        return lambda: bits.random_(-(2**63), None)
+    if kind == "rows":
+        table = torch.ones(2**12, 2**9, device=device)
+        index = torch.arange(max(1, size_bytes // table[0].nbytes // 2), device=device) * 1237 % len(table)
+        return lambda: table[index]
+    if kind == "sort":
+        keys = torch.arange(size_bytes // 8, device=device) * 1237 % 4093
+        return lambda: torch.argsort(keys, stable=True)
+    tensors = _cold(size_bytes // 2, device)
+    return lambda: next(tensors).copy_(next(tensors))
+
+
 def _cold(size_bytes: int, device: torch.device) -> Iterator[Tensor]:
-    """Tensors of random numbers of this size without end, none of them in a cache."""
+    """Tensors of this size without end, none of them in a cache."""
     copies = max(2, min(_COLD_BYTES // size_bytes, _MAX_COPIES))
     return cycle([torch.rand(max(1, size_bytes // 4), device=device) for _ in range(copies)])
-
-
-def _elementwise(size_bytes: int, device: torch.device) -> Callable[[], object]:
-    numbers = _cold(size_bytes // 2, device)
-    return lambda: next(numbers).copy_(next(numbers))
-
-
-def _function(size_bytes: int, device: torch.device) -> Callable[[], object]:
-    numbers = _cold(size_bytes, device)
-    return lambda: F.gelu(next(numbers))
-
-
-def _random(size_bytes: int, device: torch.device) -> Callable[[], object]:
-    bits = torch.empty(size_bytes // 8, dtype=torch.int64, device=device)
-    return lambda: bits.random_(-(2**63), None)
-
-
-def _rows(size_bytes: int, device: torch.device) -> Callable[[], object]:
-    table = torch.ones(2**12, 2**9, device=device)
-    index = torch.arange(max(1, size_bytes // table[0].nbytes // 2), device=device) * 1237 % len(table)
-    return lambda: table[index]
-
-
-def _sort(size_bytes: int, device: torch.device) -> Callable[[], object]:
-    numbers = torch.arange(size_bytes // 8, device=device) * 1237 % 4093
-    return lambda: torch.argsort(numbers, stable=True)
-
-
-_TASKS: Mapping[Kind, Callable[[int, torch.device], Callable[[], object]]] = {
-    "elementwise": _elementwise,
-    "function": _function,
-    "random": _random,
-    "rows": _rows,
-    "sort": _sort,
-}

@@ -7,18 +7,14 @@ Reads a request, builds the model, sends ``ready``, waits for ``go``, trains, se
 from __future__ import annotations
 
 import gc
-import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 import torch
 import transformers
 
 from splade_bench.bench.protocol import PINNED_MMAP_THRESHOLD_BYTES, CellRequest
-from splade_bench.device.devices import synchronize
 from splade_bench.device.heap import trim_heap
 from splade_bench.device.storages import LiveStorages
 from splade_bench.grid.cell import ARTICLE_TRAINER, OWN_TRAINER
@@ -29,49 +25,13 @@ from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.planner.device_models import device_model
 from splade_bench.planner.plan import plan
 from splade_bench.planner.rehearsal import Lengths
-from splade_bench.training.step import Phase
-from splade_bench.training.trainer import StepLoss, Trainer, TrainObserver, TrainState
+from splade_bench.training.step_clock import StepClock
+from splade_bench.training.trainer import Trainer, TrainObserver
 from splade_bench.worker.cell_builder import CellBuilder, WidestBatch
 from splade_bench.worker.flops import gemm_flops_per_s
 from splade_bench.worker.gradient_check import gradient_error
 from splade_bench.worker.probes import Fields, TimePassProbes, heap_fields, live_fields, pinned_fields
 from splade_bench.worker.serving import Send, claim_standard_output, limit_process, serve, wait_for_go
-
-
-class StepClock:
-    """Observes a run: the end of each optimizer step, and the current phase."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._start_s = 0.0
-        self._ends_s: list[float] = []
-        self.phase = "setup"
-
-    def start(self) -> None:
-        synchronize(self._device)
-        self._ends_s.clear()
-        self._start_s = time.perf_counter()
-
-    def on_phase(self, phase: Phase) -> None:
-        self.phase = phase
-
-    def on_step_end(self, state: TrainState, loss: StepLoss) -> None:
-        synchronize(self._device)
-        self._ends_s.append(time.perf_counter())
-
-    def times(self) -> Fields:
-        """Seconds from the start to now, and per optimizer step without the first, unless it is the only one."""
-        synchronize(self._device)
-        now_s = time.perf_counter()
-        ends_s = [self._start_s, *self._ends_s]
-        steps_s = [end - start for start, end in pairwise(ends_s)]
-        counted = steps_s[1:] or steps_s
-        return {
-            "wall_time_s": now_s - self._start_s,
-            "step_time_s": statistics.median(counted) if counted else None,
-            "step_time_min_s": min(counted, default=None),
-            "step_time_max_s": max(counted, default=None),
-        }
 
 
 class CellWorker:
