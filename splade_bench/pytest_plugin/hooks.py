@@ -70,7 +70,7 @@ def open_session(
     }
     config.stash[_SESSION] = MeasuringSession(
         results_path=options.results_path or results_path,
-        cells=CellRunner(cache=cache or _cache_folder(config), **common),
+        cells=CellRunner(cache=cache or cache_folder(config), **common),
         calls=CallRunner(**common),
         memory_limit_bytes=options.limit_bytes,
         resume=resume,
@@ -274,7 +274,8 @@ def _limit_bytes(item: pytest.Item) -> int | None:
         raise pytest.UsageError(f"{item.nodeid}: {MARKER} takes one size, as in {MARKER}('1.5GiB'): {error}") from error
 
 
-def _cache_folder(config: pytest.Config) -> Path:
+def cache_folder(config: pytest.Config) -> Path:
+    """A folder below pytest's cache; a folder in the root folder if pytest has no cache or cannot write it."""
     cache: Any = getattr(config, "cache", None)  # absent with -p no:cacheprovider
     if cache:
         with suppress(OSError):  # pytest itself only warns if it cannot write, and calls need no such folder

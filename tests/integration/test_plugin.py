@@ -1,8 +1,7 @@
-"""The plugin in a project that is not this one, however it got there."""
+"""The plugin in a project that is not this one."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -11,6 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,43 +19,85 @@ from typing import Any
 import psutil
 import pytest
 
-from splade_bench.pytest_plugin.hooks import _cache_folder
-from splade_bench.pytest_plugin.options import require_one_process
+from splade_bench.pytest_plugin.hooks import cache_folder
+from splade_bench.pytest_plugin.options import memory_options, require_one_process
 from splade_bench.results.records import CallResult, read_results
+
+pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parent.parent.parent
 FOREIGN = ROOT / "tests" / "support" / "foreign_project"
-# With the plugin of this checkout, named on the command line, and no other.
-PLUGIN = ("-p", "splade_bench.pytest_plugin")
+# The plugin of this checkout, named on the command line, and no other plugin.
+PLUGIN = ("-p", "splade_bench.pytest_plugin", "-p", "no:cacheprovider")
 CHECKOUT = {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 FAILING = {"test_over_the_limit_in_its_own_process", "test_over_the_limit_in_this_process"}
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
+def folder(tmp_path: Path) -> Path:
+    """A copy of the foreign project, for a pytest in a process of its own."""
     return Path(shutil.copytree(FOREIGN, tmp_path / "project"))
 
 
-def run_pytest(
-    folder: Path, *arguments: str, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", *arguments],
-        cwd=folder,
-        env=os.environ | (environment or {}),
-        capture_output=True,
-        text=True,
-        timeout=300,
+@dataclass(frozen=True)
+class Run:
+    """A run of the foreign project's tests, in a process of its own."""
+
+    folder: Path
+    exit_code: int
+    output: str
+
+    @property
+    def outcomes(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for line in self.output.splitlines():
+            status, _, rest = line.partition(" ")
+            if status in ("PASSED", "FAILED", "ERROR"):
+                found.setdefault(status, set()).add(rest.split(" ")[0].rpartition("::")[2])
+        return found
+
+    @property
+    def names(self) -> list[str | None]:
+        return [getattr(result, "name", None) for result in read_results([self.folder / "memory.jsonl"])]
+
+
+def run_pytest(folder: Path, *arguments: str, environment: dict[str, str]) -> Run:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", *arguments]
+    finished = subprocess.run(
+        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=300
     )
+    return Run(folder, finished.returncode, finished.stdout + finished.stderr)
 
 
-def outcomes(finished: subprocess.CompletedProcess[str]) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
-    for line in finished.stdout.splitlines():
-        status, _, rest = line.partition(" ")
-        if status in ("PASSED", "FAILED", "ERROR"):
-            found.setdefault(status, set()).add(rest.split(" ")[0].rpartition("::")[2])
-    return found
+def assert_works(run: Run) -> None:
+    assert run.outcomes.get("FAILED") == FAILING, run.output
+    assert len(run.outcomes["PASSED"]) == 10
+    assert "ERROR" not in run.outcomes
+    assert run.exit_code == 1
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The foreign project run once with the plugin of this checkout."""
+    folder = Path(shutil.copytree(FOREIGN, tmp_path_factory.mktemp("checkout") / "project"))
+    return run_pytest(folder, *PLUGIN, environment=CHECKOUT)
+
+
+def test_a_plain_checkout_serves_a_foreign_project(checkout: Run) -> None:
+    assert_works(checkout)
+
+
+def test_the_limits_marker_names_what_is_over_the_limit(checkout: Run) -> None:
+    assert "limit_peak_memory: the growth of the test process is" in checkout.output
+    assert "limit_peak_memory: the largest peak RSS of its measurements is" in checkout.output
+
+
+def test_every_call_of_a_foreign_project_is_recorded(checkout: Run) -> None:
+    results = read_results([checkout.folder / "memory.jsonl"])
+
+    assert all(isinstance(result, CallResult) for result in results)
+    assert [result.status for result in results if isinstance(result, CallResult)].count("error") == 1
+    assert "results: memory.jsonl" in checkout.output
 
 
 @pytest.fixture(scope="module")
@@ -72,127 +114,92 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def assert_works(finished: subprocess.CompletedProcess[str]) -> None:
-    assert outcomes(finished).get("FAILED") == FAILING, finished.stdout + finished.stderr
-    assert len(outcomes(finished)["PASSED"]) == 8
-    assert "ERROR" not in outcomes(finished)
-    assert finished.returncode == 1
+def test_a_wheel_serves_a_foreign_project_by_its_entry_point(folder: Path, wheel: Path) -> None:
+    assert_works(run_pytest(folder, "--import-mode=importlib", environment={"PYTHONPATH": f"{wheel}:{folder}"}))
 
 
-def test_a_plain_checkout_serves_a_foreign_project(project: Path) -> None:
-    finished = run_pytest(project, *PLUGIN, environment=CHECKOUT)
-
-    assert_works(finished)
-    assert "limit_peak_memory: the growth of this process's memory is" in finished.stdout
-    assert "limit_peak_memory: the peak RSS of what it measured is" in finished.stdout
-    results = read_results([project / "memory.jsonl"])
-    assert all(isinstance(result, CallResult) for result in results)
-    assert [result.status for result in results if isinstance(result, CallResult)].count("error") == 1
-    assert "results: memory.jsonl" in finished.stdout
-
-
-def test_a_wheel_serves_a_foreign_project_by_its_entry_point(project: Path, wheel: Path) -> None:
-    finished = run_pytest(project, "--import-mode=importlib", environment={"PYTHONPATH": f"{wheel}:{project}"})
-
-    assert_works(finished)
-
-
-def test_the_package_as_it_is_installed_here_serves_a_foreign_project(project: Path) -> None:
+def test_the_installed_package_serves_a_foreign_project_and_names_its_calls_alike(folder: Path, checkout: Run) -> None:
     if not any(entry.name == "splade_bench.pytest_plugin" for entry in entry_points(group="pytest11")):
         pytest.skip("the package is not installed here")
 
-    assert_works(run_pytest(project, "--import-mode=importlib", environment={"PYTHONPATH": str(project)}))
+    run = run_pytest(folder, "--import-mode=importlib", environment={"PYTHONPATH": str(folder)})
+
+    assert_works(run)
+    assert run.names == checkout.names
 
 
-def test_a_conftest_that_names_the_plugin_loads_it_once(project: Path, wheel: Path) -> None:
-    conftest = project / "conftest.py"
+def test_a_conftest_that_names_the_plugin_loads_it_once(folder: Path, wheel: Path) -> None:
+    conftest = folder / "conftest.py"
     conftest.write_text(conftest.read_text() + '\npytest_plugins = ["splade_bench.pytest_plugin"]\n')
 
-    finished = run_pytest(project, environment={"PYTHONPATH": str(wheel)})
-
-    assert_works(finished)
+    assert_works(run_pytest(folder, environment={"PYTHONPATH": str(wheel)}))
 
 
-def test_pytest_memray_works_beside_it(project: Path) -> None:
+def test_the_name_of_a_call_has_no_temporary_folder(checkout: Run, folder: Path) -> None:
+    run = run_pytest(folder, *PLUGIN, "-k", "temporary_folder", environment=CHECKOUT)
+
+    (name,) = run.names
+    assert name == "test_blocks.py::test_a_path_in_a_temporary_folder: basename('tmp_path/index')"
+    assert name in checkout.names
+
+
+def test_pytest_memray_works_beside_it(folder: Path) -> None:
     pytest.importorskip("pytest_memray", reason="memray does not run on Windows")
-    finished = run_pytest(
-        project,
-        *[
-            *PLUGIN,
-            "-p",
-            "pytest_memray.plugin",
-            "--memray",
-            "-k",
-            "process_of_its_own or within",
-        ],
-        environment=CHECKOUT,
-    )
+    memray = ("-p", "pytest_memray.plugin", "--memray", "-k", "process_of_its_own or within")
 
-    assert finished.returncode == 0, finished.stdout
-    assert "MEMRAY REPORT" in finished.stdout
+    run = run_pytest(folder, *PLUGIN, *memray, environment=CHECKOUT)
+
+    assert run.exit_code == 0, run.output
+    assert "MEMRAY REPORT" in run.output
 
 
-def test_the_plugin_imports_no_torch(project: Path) -> None:
-    (project / "test_blocks.py").write_text(
-        "import sys\n"
-        "def test_nothing(pytestconfig):\n"
-        "    assert 'splade_bench.pytest_plugin' in sys.modules\n"
-        "    assert not {'torch', 'transformers', 'psutil'} & set(sys.modules)\n"
-    )
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """The foreign project, whose tests run in this process."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    shutil.copytree(FOREIGN, pytester.path, dirs_exist_ok=True)
+    return pytester
 
-    finished = run_pytest(project, *PLUGIN, environment=CHECKOUT)
 
-    assert finished.returncode == 0, finished.stdout
+def run_here(project: pytest.Pytester, *arguments: str, tests: str | None = None) -> pytest.RunResult:
+    """Run the foreign project, or other tests in its place."""
+    if tests is not None:
+        (project.path / "test_blocks.py").write_text(tests)
+    return project.runpytest_inprocess(*PLUGIN, *arguments)
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (["--memory-limit", "8GB"], "--memory-limit: '8GB' is not a size; write it as 8GiB"),
-        (["--memory-passes", "heap,rss"], "--memory-passes: 'rss' is no memory pass; choose from heap, live, pinned"),
-        (["--cell-timeout", "soon"], "--cell-timeout: soon is no number of seconds above 0; write it as 600"),
-        (["--cell-timeout", "-1"], "--cell-timeout: -1 is no number of seconds above 0"),
+        (
+            ["--memory-passes", "heap,rss"],
+            "--memory-passes: 'rss' is not a memory pass; choose from heap, live, pinned",
+        ),
+        (["--cell-timeout", "soon"], "--cell-timeout: soon is not a number of seconds above 0; write it as 600"),
+        (["--cell-timeout", "-1"], "--cell-timeout: -1 is not a number of seconds above 0"),
         (["--memory-baseline", ""], "--memory-baseline: is empty"),
         (["--memory-fail-on", "live_peak_bytes:1%"], "--memory-fail-on: name the file with --memory-baseline"),
     ],
 )
-def test_an_option_that_cannot_be_followed_is_a_usage_error(
-    project: Path, arguments: list[str], complaint: str
-) -> None:
-    finished = run_pytest(
-        project,
-        *PLUGIN,
-        *arguments,
-        environment=CHECKOUT,
-    )
+def test_an_unusable_option_is_a_usage_error(project: pytest.Pytester, arguments: list[str], complaint: str) -> None:
+    finished = run_here(project, *arguments)
 
-    assert finished.returncode == 4
-    assert complaint in finished.stderr
+    assert finished.ret == pytest.ExitCode.USAGE_ERROR
+    assert complaint in finished.stderr.str()
 
 
-def test_a_call_has_the_same_name_whatever_pytests_temporary_folder(project: Path, tmp_path: Path) -> None:
-    (project / "test_blocks.py").write_text(
-        "import os.path\n"
-        "def test_it(measure_memory, tmp_path):\n"
-        "    assert measure_memory(os.path.basename, str(tmp_path / 'index')).value == 'index'\n"
-    )
-    names = set()
-    for number in range(2):
-        finished = run_pytest(
-            project,
-            *PLUGIN,
-            f"--basetemp={tmp_path / str(number)}",
-            *["--memory-results", f"{number}.jsonl"],
-            environment=CHECKOUT,
-        )
-        assert finished.returncode == 0, finished.stdout
-        names |= {getattr(result, "name", None) for result in read_results([project / f"{number}.jsonl"])}
+def test_the_options_are_parsed_once(project: pytest.Pytester) -> None:
+    config = project.parseconfigure(*PLUGIN, "--memory-limit", "8GiB")
 
-    assert names == {"test_blocks.py::test_it: basename('tmp_path/index')"}
+    options = memory_options(config)
+
+    assert (options.limit_bytes, options.passes, options.timeout_s) == (8 * 2**30, ["heap"], 60.0)
+    assert memory_options(config) is options
 
 
-def test_a_test_that_is_run_again_is_judged_anew(project: Path) -> None:
-    (project / "conftest.py").write_text(
+def test_a_test_that_runs_again_is_judged_by_its_last_attempt(project: pytest.Pytester) -> None:
+    (project.path / "conftest.py").write_text(
         "from _pytest.runner import runtestprotocol\n"
         "def pytest_runtest_protocol(item, nextitem):\n"
         "    runtestprotocol(item, nextitem=nextitem, log=False)\n"
@@ -200,24 +207,23 @@ def test_a_test_that_is_run_again_is_judged_anew(project: Path) -> None:
         "    runtestprotocol(item, nextitem=nextitem, log=True)\n"
         "    return True\n"
     )
-    (project / "test_blocks.py").write_text(
-        "import pytest\n"
+    finished = run_here(
+        project,
+        tests="import pytest\n"
         "from work.blocks import touch\n"
         "attempts = []\n"
         "@pytest.mark.limit_peak_memory('160MiB')\n"
         "def test_it(measure_memory):\n"
         "    attempts.append(1)\n"
         "    measure_memory(touch, 256 if len(attempts) == 1 else 1)\n"
-        "    assert len(attempts) == 2\n"
+        "    assert len(attempts) == 2\n",
     )
 
-    finished = run_pytest(project, *PLUGIN, environment=CHECKOUT)
-
-    assert finished.returncode == 0, finished.stdout
+    assert finished.ret == 0, finished.stdout.str()
 
 
-def test_an_interrupt_keeps_what_was_measured_and_leaves_no_process(project: Path) -> None:
-    (project / "work" / "waits.py").write_text(
+def test_an_interrupt_keeps_the_records_and_leaves_no_process(folder: Path) -> None:
+    (folder / "work" / "waits.py").write_text(
         "import os, time\n"
         "from pathlib import Path\n"
         "def wait(path):\n"
@@ -225,7 +231,7 @@ def test_an_interrupt_keeps_what_was_measured_and_leaves_no_process(project: Pat
         "    Path(path).with_suffix('.new').rename(path)\n"
         "    time.sleep(120)\n"
     )
-    (project / "test_blocks.py").write_text(
+    (folder / "test_blocks.py").write_text(
         "from work.blocks import touch\n"
         "from work.waits import wait\n"
         "def test_first(measure_memory):\n"
@@ -236,23 +242,23 @@ def test_an_interrupt_keeps_what_was_measured_and_leaves_no_process(project: Pat
         "    measure_memory(touch, 1)\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", *PLUGIN, "-p", "no:cacheprovider"],
-        cwd=project,
+        [sys.executable, "-m", "pytest", *PLUGIN],
+        cwd=folder,
         env=os.environ | CHECKOUT,
         stdout=subprocess.DEVNULL,
-        # A shell's job in the background ignores it, and so would its children.
+        # A shell's background job ignores SIGINT, and so would its children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     with process:
         for _ in range(1200):
-            if (project / "pid").exists():
+            if (folder / "pid").exists():
                 break
             time.sleep(0.05)
-        worker = int((project / "pid").read_text())
+        worker = int((folder / "pid").read_text())
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == pytest.ExitCode.INTERRUPTED
 
-    assert [result.status for result in read_results([project / "memory.jsonl"])] == ["ok"]
+    assert [result.status for result in read_results([folder / "memory.jsonl"])] == ["ok"]
     for _ in range(100):
         if not psutil.pid_exists(worker):
             break
@@ -260,112 +266,90 @@ def test_an_interrupt_keeps_what_was_measured_and_leaves_no_process(project: Pat
     assert not psutil.pid_exists(worker)
 
 
-def test_what_only_collects_needs_no_baseline(project: Path) -> None:
-    arguments = [*PLUGIN, "--memory-baseline", "nothing.json"]
+def test_a_run_that_only_collects_needs_no_baseline(project: pytest.Pytester) -> None:
+    baseline = ("--memory-baseline", "nothing.json")
 
-    assert run_pytest(project, *arguments, "--collect-only", environment=CHECKOUT).returncode == 0
-    finished = run_pytest(project, *arguments, environment=CHECKOUT)
-    assert finished.returncode == 4
-    assert "make it with --update-baseline (pytest: --memory-update-baseline)" in finished.stderr
+    assert run_here(project, *baseline, "--collect-only").ret == 0
+    finished = run_here(project, *baseline)
+    assert finished.ret == pytest.ExitCode.USAGE_ERROR
+    assert "with --update-baseline (pytest: --memory-update-baseline)" in finished.stderr.str()
 
 
-def test_a_cache_that_cannot_be_written_stops_no_measurement(tmp_path: Path) -> None:
-    class Cache:
-        def mkdir(self, name: str) -> Path:
-            raise PermissionError(name)
+def test_a_cache_that_cannot_be_written_stops_no_measurement(project: pytest.Pytester) -> None:
+    not_a_folder = f"cache_dir={project.path / 'conftest.py'}/cache"
 
-    config: Any = SimpleNamespace(cache=Cache(), rootpath=tmp_path)
+    config = project.parseconfigure("-p", "splade_bench.pytest_plugin", "-o", not_a_folder)
 
-    assert _cache_folder(config) == tmp_path / ".splade_bench_cache"
+    assert cache_folder(config) == project.path / ".splade_bench_cache"
 
 
 @pytest.mark.parametrize("option", [{"numprocesses": 2}, {"numprocesses": None, "tx": ["2*popen"]}])
-def test_measuring_side_by_side_is_a_usage_error(option: dict[str, object]) -> None:
+def test_measuring_in_several_processes_is_a_usage_error(option: dict[str, object]) -> None:
     config: Any = SimpleNamespace(option=SimpleNamespace(**option))
 
-    with pytest.raises(pytest.UsageError, match="-n: what is measured side by side disturbs each other"):
+    with pytest.raises(pytest.UsageError, match="-n: tests that run at the same time disturb each other"):
         require_one_process(config)
     config.option = SimpleNamespace()
     require_one_process(config)
 
 
-def test_a_marker_that_cannot_be_read_is_a_usage_error(project: Path) -> None:
-    (project / "test_blocks.py").write_text(
-        "import pytest\n@pytest.mark.limit_peak_memory(512)\ndef test_nothing():\n    pass\n"
+def test_a_marker_that_cannot_be_read_is_a_usage_error(project: pytest.Pytester) -> None:
+    finished = run_here(
+        project, tests="import pytest\n@pytest.mark.limit_peak_memory(512)\ndef test_nothing():\n    pass\n"
     )
 
-    finished = run_pytest(project, *PLUGIN, environment=CHECKOUT)
-
-    assert finished.returncode == 4
-    assert "limit_peak_memory takes one size" in finished.stderr
+    assert finished.ret == pytest.ExitCode.USAGE_ERROR
+    assert "limit_peak_memory takes one size" in finished.stderr.str()
 
 
-def test_a_results_file_that_is_none_is_a_usage_error(project: Path) -> None:
-    (project / "memory.jsonl").mkdir()
-    (project / "test_blocks.py").write_text(
-        "from work.blocks import touch\ndef test_it(measure_memory):\n    measure_memory(touch, 1)\n"
-    )
+def test_a_results_file_that_cannot_be_read_is_a_usage_error(project: pytest.Pytester) -> None:
+    (project.path / "memory.jsonl").mkdir()
 
-    finished = run_pytest(project, *PLUGIN, environment=CHECKOUT)
+    finished = run_here(project)
 
-    assert finished.returncode == 4
-    assert "--memory-results: " in finished.stderr
-    assert "memory.jsonl: cannot be read" in finished.stderr
+    assert finished.ret == pytest.ExitCode.USAGE_ERROR
+    assert "--memory-results: " in finished.stderr.str()
+    assert "memory.jsonl: cannot be read" in finished.stderr.str()
 
 
-def test_a_limit_below_what_any_call_takes_is_a_usage_error_that_says_how_much(project: Path) -> None:
-    finished = run_pytest(
-        project,
-        *PLUGIN,
-        "--memory-limit",
-        "8MiB",
-        environment=CHECKOUT,
-    )
+def test_a_limit_below_what_any_call_takes_is_a_usage_error_that_says_how_much(project: pytest.Pytester) -> None:
+    finished = run_here(project, "--memory-limit", "8MiB")
 
-    assert finished.returncode == 4
-    assert re.search(r"--memory-limit 8 MiB: imports and warm-up alone take \d+ MiB here", finished.stderr)
-    assert not (project / "memory.jsonl").exists()
+    assert finished.ret == pytest.ExitCode.USAGE_ERROR
+    assert re.search(r"--memory-limit 8 MiB: imports and warm-up alone take \d+ MiB here", finished.stderr.str())
+    assert not (project.path / "memory.jsonl").exists()
 
 
-def test_a_limit_below_what_the_functions_own_imports_take_fails_the_test_with_the_floor(project: Path) -> None:
-    (project / "work" / "large.py").write_text(
+def test_a_limit_below_what_the_functions_own_imports_take_fails_the_test_with_the_floor(
+    project: pytest.Pytester,
+) -> None:
+    (project.path / "work" / "large.py").write_text(
         "BALLAST = b'x' * 200 * 2**20\n\n\ndef size() -> int:\n    return len(BALLAST)\n"
     )
-    (project / "test_blocks.py").write_text(
-        "from work.large import size\ndef test_it(measure_memory):\n    measure_memory(size)\n"
-    )
 
-    finished = run_pytest(
+    finished = run_here(
         project,
-        *PLUGIN,
-        "--memory-limit",
-        "128MiB",
-        environment=CHECKOUT,
+        *("--memory-limit", "128MiB"),
+        tests="from work.large import size\ndef test_it(measure_memory):\n    measure_memory(size)\n",
     )
 
-    assert finished.returncode == 1
-    assert re.search(r"--memory-limit 128 MiB: imports and warm-up alone take 2\d\d MiB here", finished.stdout)
-    assert not (project / "memory.jsonl").exists()
+    assert finished.ret == pytest.ExitCode.TESTS_FAILED
+    assert re.search(r"--memory-limit 128 MiB: imports and warm-up alone take 2\d\d MiB here", finished.stdout.str())
+    assert not (project.path / "memory.jsonl").exists()
 
 
-def test_a_limit_makes_a_call_fail_as_on_a_smaller_machine(project: Path) -> None:
-    (project / "test_blocks.py").write_text(
-        "import pytest\nfrom work.blocks import touch\n"
+def test_a_limit_makes_a_call_fail_as_on_a_smaller_machine(project: pytest.Pytester) -> None:
+    finished = run_here(
+        project,
+        *("--memory-limit", "256MiB"),
+        tests="import pytest\nfrom work.blocks import touch\n"
         "def test_it(measure_memory):\n"
         "    with pytest.raises(pytest.fail.Exception, match='oom'):\n"
         "        measure_memory(touch, 512)\n"
-        "    measure_memory(touch, 32)\n"
+        "    measure_memory(touch, 32)\n",
     )
 
-    finished = run_pytest(
-        project,
-        *PLUGIN,
-        "--memory-limit",
-        "256MiB",
-        environment=CHECKOUT,
-    )
-
-    assert finished.returncode == 0, finished.stdout
-    rows = [json.loads(line) for line in (project / "memory.jsonl").read_text().splitlines()]
-    assert [row["status"] for row in rows] == ["oom", "ok"]
-    assert rows[0]["memory_limit_bytes"] == 256 * 2**20
+    assert finished.ret == 0, finished.stdout.str()
+    oom, ok = (result for result in read_results([project.path / "memory.jsonl"]) if isinstance(result, CallResult))
+    assert (oom.status, ok.status) == ("oom", "ok")
+    assert oom.memory_limit_bytes == 256 * 2**20

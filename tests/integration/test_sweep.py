@@ -1,8 +1,9 @@
-"""``pytest benchmarks`` as people run it, in a pytest of its own."""
+"""``pytest benchmarks`` as people run it."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,36 +11,32 @@ from typing import Any
 
 import pytest
 
-from splade_bench.pytest_plugin.sweep import _require_one_package
+from splade_bench.pytest_plugin.sweep import require_one_package
 from splade_bench.results.records import read_results
 
+pytest_plugins = ["pytester"]
+
 ROOT = Path(__file__).parent.parent.parent
+SWEEP = "benchmarks/test_training_cells.py"
 
 
-def run_pytest(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    import os
-
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
-        cwd=ROOT,
-        env=os.environ | (environment or {}),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def run_here(pytester: pytest.Pytester, *arguments: str, target: str = "benchmarks") -> pytest.RunResult:
+    """Run the benchmarks in this process: for runs that end before anything is measured."""
+    command = ("-p", "no:cacheprovider", "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"))
+    return pytester.runpytest_inprocess(*command, str(ROOT / target), *arguments)
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
-def test_a_device_that_is_not_here_is_a_usage_error(device: str) -> None:
+def test_a_device_that_this_machine_does_not_have_is_a_usage_error(pytester: pytest.Pytester, device: str) -> None:
     import torch
 
     if torch.cuda.is_available() or torch.backends.mps.is_available():
         pytest.skip("this machine has an accelerator")
 
-    finished = run_pytest("benchmarks", "--device", device)
+    finished = run_here(pytester, "--device", device)
 
-    assert finished.returncode == 4
-    assert f"--device {device}: this machine has cpu only" in finished.stderr
+    assert finished.ret == pytest.ExitCode.USAGE_ERROR
+    assert f"--device {device}: this machine has only cpu" in finished.stderr.str()
 
 
 @pytest.mark.parametrize(
@@ -49,40 +46,71 @@ def test_a_device_that_is_not_here_is_a_usage_error(device: str) -> None:
         (["--workload", "huge"], "--workload huge: no such workload"),
         (["--memory-modes", "fast"], "--memory-modes fast: no such mode"),
         (["--max-steps", "0"], "--max-steps 0"),
-        (["--resume"], "--resume: name the file to go on with, --memory-results FILE"),
+        (["--resume"], "--resume: name the file to resume, --memory-results FILE"),
     ],
 )
-def test_axes_that_cannot_be_run_are_usage_errors(arguments: list[str], complaint: str) -> None:
-    finished = run_pytest("benchmarks", *arguments)
+def test_axes_that_cannot_be_run_are_usage_errors(
+    pytester: pytest.Pytester, arguments: list[str], complaint: str
+) -> None:
+    finished = run_here(pytester, *arguments)
 
-    assert finished.returncode == 4
-    assert complaint in finished.stderr
+    assert finished.ret == pytest.ExitCode.USAGE_ERROR
+    assert complaint in finished.stderr.str()
 
 
-def test_figures_of_one_checkout_are_not_taken_with_the_code_of_another(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("selection", "names"),
+    [
+        ("b8 and memory-efficient and seed2", ["tiny-cpu-b8-a1-memory-efficient-seed2"]),
+        ("a1 and standard and b4", ["tiny-cpu-b4-a1-standard-seed1", "tiny-cpu-b4-a1-standard-seed2"]),
+    ],
+)
+def test_a_test_has_the_name_of_its_cell_and_is_selected_by_its_axes(
+    pytester: pytest.Pytester, selection: str, names: list[str]
+) -> None:
+    axes = ("--batch-sizes", "4,8", "--gradient-accumulation-steps", "1", "--seeds", "1,2")
+
+    finished = run_here(pytester, *axes, "--collect-only", "-q", "-k", selection, target=SWEEP)
+
+    assert finished.ret == 0, finished.stdout.str()
+    assert [line.split("::")[1] for line in finished.outlines if "::" in line] == [
+        f"test_training_cell[{name}]" for name in names
+    ]
+
+
+def test_the_limit_of_a_run_is_in_the_names_of_its_cells(pytester: pytest.Pytester) -> None:
+    limit = ("--memory-limit", "1GiB", "--profile", "gate")
+
+    finished = run_here(pytester, *limit, "--collect-only", "-q", target=SWEEP)
+
+    assert "test_training_cell[gate-cpu-b4-a2-standard-limit1024MiB]" in finished.stdout.str()
+
+
+def test_a_checkout_is_not_measured_with_the_code_of_another(tmp_path: Path) -> None:
     (tmp_path / "splade_bench").mkdir()
-    _require_one_package(tmp_path / "splade_bench", ROOT / "splade_bench")  # no package, but a clone of that name
+    require_one_package(tmp_path / "splade_bench", ROOT / "splade_bench")  # a folder of that name, but not a package
     (tmp_path / "splade_bench" / "__init__.py").touch()
 
     with pytest.raises(pytest.UsageError, match=r"is not the package of this checkout.*pip install --editable \."):
-        _require_one_package(tmp_path / "splade_bench", ROOT / "splade_bench")
-    _require_one_package(ROOT / "splade_bench", ROOT / "splade_bench")
-    _require_one_package(tmp_path / "elsewhere", ROOT / "splade_bench")
+        require_one_package(tmp_path / "splade_bench", ROOT / "splade_bench")
+    require_one_package(ROOT / "splade_bench", ROOT / "splade_bench")
+    require_one_package(tmp_path / "elsewhere", ROOT / "splade_bench")
 
 
-def test_a_file_that_holds_something_else_is_not_appended_to(tmp_path: Path) -> None:
-    (tmp_path / "notes.jsonl").write_text('{"my": "notes"}\n')
+def test_a_file_with_other_content_is_not_appended_to(pytester: pytest.Pytester) -> None:
+    notes = pytester.path / "notes.jsonl"
+    notes.write_text('{"my": "notes"}\n')
 
-    finished = run_pytest("benchmarks", "--memory-results", str(tmp_path / "notes.jsonl"))
+    finished = run_here(pytester, "--memory-results", str(notes))
 
-    assert finished.returncode == 4
-    assert "notes.jsonl:1: is not a result record" in finished.stderr
-    assert (tmp_path / "notes.jsonl").read_text() == '{"my": "notes"}\n'
+    assert finished.ret == pytest.ExitCode.USAGE_ERROR
+    assert "notes.jsonl:1: is not a result record" in finished.stderr.str()
+    assert notes.read_text() == '{"my": "notes"}\n'
 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """Three cells of which one dies in training, by a patch in the worker's own process."""
+    """Three cells: one is killed in training and one runs out of memory, by a patch in the worker's process."""
     folder = tmp_path_factory.mktemp("sweep")
     (folder / "sitecustomize.py").write_text(
         "import os, sys\n"
@@ -97,17 +125,17 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Complete
         "        return train(self)\n"
         "    trainer.Trainer.train = dying\n"
     )
-    finished = run_pytest(
-        "benchmarks/test_training_cells.py",
+    command = [
+        *[sys.executable, "-m", "pytest", "-p", "no:cacheprovider", SWEEP, "--memory-passes", "heap"],
         *["--workload", "head", "--batch-sizes", "2", "--gradient-accumulation-steps", "1", "--max-steps", "12"],
         *["--memory-modes", "standard,article,memory-efficient"],
         *["--reports", str(folder), "--benchmark-json", str(folder / "benchmark.json")],
-        environment={"PYTHONPATH": str(folder)},
-    )
-    return finished, folder
+    ]
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300), folder
 
 
-def test_every_cell_is_a_row_whatever_became_of_it(sweep: tuple[Any, Path]) -> None:
+def test_every_cell_is_recorded_with_any_status(sweep: tuple[Any, Path]) -> None:
     finished, folder = sweep
     (path,) = (folder / "results").glob("*-default.jsonl")
 
@@ -123,7 +151,7 @@ def test_every_cell_is_a_row_whatever_became_of_it(sweep: tuple[Any, Path]) -> N
     assert finished.returncode == 1
 
 
-def test_only_finished_cells_enter_the_timing_and_their_time_is_the_trainings(sweep: tuple[Any, Path]) -> None:
+def test_only_cells_that_are_ok_are_timed_and_their_time_is_that_of_the_training(sweep: tuple[Any, Path]) -> None:
     _, folder = sweep
     (path,) = (folder / "results").glob("*.jsonl")
     (recorded,) = (result for result in read_results([path]) if result.status == "ok")
@@ -161,7 +189,7 @@ def test_pytest_benchmem_reads_the_memory_of_a_cell(sweep: tuple[Any, Path], tmp
     assert plotted.returncode == 0, plotted.stderr
 
 
-def test_a_line_a_cell_is_shown_and_the_report_at_the_end(sweep: tuple[Any, Path]) -> None:
+def test_each_cell_has_a_line_and_the_report_comes_at_the_end(sweep: tuple[Any, Path]) -> None:
     finished, folder = sweep
 
     assert "head-cpu-b2-a1-memory-efficient  ok" in finished.stdout

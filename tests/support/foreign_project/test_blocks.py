@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os.path
+import sys
+
 import pytest
 from work.blocks import fail, touch
 
@@ -9,6 +12,11 @@ MIB = 2**20
 def touch_here(size_mib: int) -> dict[str, int]:
     """A function of the test file itself, which no other process can import by name."""
     return {"touched": touch(size_mib)}
+
+
+def test_the_plugin_imports_nothing_large():  # comes first: measuring imports psutil
+    assert "splade_bench.pytest_plugin" in sys.modules
+    assert not {"torch", "transformers", "psutil"} & set(sys.modules)
 
 
 def test_a_function_is_measured_in_a_process_of_its_own(measure_memory):
@@ -22,6 +30,10 @@ def test_a_function_is_measured_in_a_process_of_its_own(measure_memory):
 
 def test_a_function_of_the_test_file_is_measured_too(measure_memory):
     assert measure_memory(touch_here, size_mib=16).value == {"touched": 16}
+
+
+def test_a_path_in_a_temporary_folder(measure_memory, tmp_path):
+    assert measure_memory(os.path.basename, str(tmp_path / "index")).value == "index"
 
 
 def test_a_call_that_fails_fails_the_test(measure_memory):
