@@ -98,6 +98,11 @@ def finite_or_none(record: Any) -> Any:
     return json.loads(json.dumps(record), parse_constant=lambda constant: None)
 
 
+def json_text(record: Any) -> str:
+    """Indented JSON for a file or a terminal; a number that is not finite becomes null."""
+    return msgspec.json.format(msgspec.json.encode(record), indent=2).decode()
+
+
 def encode_line(record: Any) -> str:
     """A dataclass as one line of strict JSON, without its newline: a number that is not finite becomes null."""
     return json.dumps(finite_or_none(msgspec.to_builtins(record)), ensure_ascii=False)

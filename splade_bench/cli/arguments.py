@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import dropwhile, takewhile
@@ -16,7 +14,7 @@ import tyro
 
 from splade_bench.config import option
 from splade_bench.errors import ConfigError
-from splade_bench.files import finite_or_none
+from splade_bench.files import json_text
 
 Command = TypeVar("Command")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -69,10 +67,9 @@ def to_flags(wanted: Any, default: Any) -> Iterator[str]:
             yield from (option(field.name), str(value))
 
 
-def print_json(record: dict[str, Any]) -> None:
-    """The one JSON object that --json promises on standard output."""
-    json.dump(finite_or_none(record), sys.stdout, indent=2, allow_nan=False, ensure_ascii=False)
-    print()
+def print_json(record: Any) -> None:
+    """Print the one JSON object that --json promises."""
+    print(json_text(record))
 
 
 def _first_paragraph(box: str) -> str:

@@ -8,36 +8,31 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import msgspec
 
-from splade_bench.cli.planning import FitRequest, make_fit, nothing_fits
+from splade_bench.cli.planning import PlanRequest, make_fit, nothing_fits
 from splade_bench.config import TrainConfig
 from splade_bench.errors import ConfigError, DataError, SpladeBenchError, TrainingError, error_line
 
 _ERRORS = {kind.__name__: kind for kind in (ConfigError, DataError, TrainingError)}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FittedTraining:
-    """The settings that were chosen."""
+class Fitted(msgspec.Struct, tag=True):
+    """The chosen settings, also in words."""
 
     config: TrainConfig
     settings: str
-    """The same in words."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Failure:
-    """The reply where there are none, with an exit code other than 0."""
+class Failed(msgspec.Struct, tag=True):
+    """The name of an error's class, and its message."""
 
     error: str
-    """Name of the error's class."""
     message: str
 
 
-def fitted_training(request: FitRequest) -> FittedTraining:
+def fitted_training(request: PlanRequest) -> Fitted:
     """The fastest settings that fit.
 
     Raises:
@@ -48,33 +43,28 @@ def fitted_training(request: FitRequest) -> FittedTraining:
     )
     if not finished.stdout:
         raise TrainingError(f"--auto-fit: the process that plans ended with exit code {finished.returncode}")
-    if finished.returncode == 0:
-        return msgspec.json.decode(finished.stdout, type=FittedTraining)
-    failure = msgspec.json.decode(finished.stdout, type=Failure)
-    raise _ERRORS.get(failure.error, TrainingError)(failure.message)
+    reply: Fitted | Failed = msgspec.json.decode(finished.stdout, type=Fitted | Failed)
+    if isinstance(reply, Failed):
+        raise _ERRORS.get(reply.error, TrainingError)(reply.message)
+    return reply
 
 
-def answer(request: FitRequest) -> FittedTraining:
-    """:func:`fitted_training` in this process."""
-    found = make_fit(request)
-    if found.chosen is None:
-        raise TrainingError(nothing_fits(request, found))
-    return FittedTraining(config=found.chosen.config, settings=found.chosen.candidate.describe())
-
-
-def main() -> int:
-    """Answer the request on standard input; the exit code."""
-    request = msgspec.json.decode(sys.stdin.buffer.read(), type=FitRequest)
-    reply: FittedTraining | Failure
+def main() -> None:
+    """Answer the request on standard input."""
+    request = msgspec.json.decode(sys.stdin.buffer.read(), type=PlanRequest)
+    reply: Fitted | Failed
     try:
-        reply = answer(request)
+        found = make_fit(request)
+        if found.chosen is None:
+            raise TrainingError(nothing_fits(request, found))
+        reply = Fitted(found.chosen.config, found.chosen.candidate.describe())
     except (SpladeBenchError, OSError, MemoryError, RuntimeError) as error:
-        reply = Failure(error=type(error).__name__, message=error_line(error))
-    except KeyboardInterrupt:  # the parent gets it too
-        return 130
+        reply = Failed(type(error).__name__, error_line(error))
     sys.stdout.buffer.write(msgspec.json.encode(reply))
-    return 1 if isinstance(reply, Failure) else 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        main()
+    except KeyboardInterrupt:  # the training's process gets it too
+        raise SystemExit(130) from None

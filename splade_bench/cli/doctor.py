@@ -77,10 +77,7 @@ def run(arguments: Sequence[str]) -> int:
                 "versions": versions(),
                 "devices": available_devices(),
                 "untested_on_hardware": list(UNTESTED_ON_HARDWARE),
-                "probes": [
-                    asdict(reading) | {"error_ratio": reading.error_ratio, "holds": reading.holds}
-                    for reading in readings
-                ],
+                "probes": [asdict(one) | {"error_ratio": one.error_ratio, "holds": one.holds} for one in readings],
                 "not_available": not_available(readings),
             }
         )

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
+
 from splade_bench.cli.arguments import parse, print_json
 from splade_bench.cli.flags import Placement
 from splade_bench.cli.progress import memory_line
@@ -94,8 +96,6 @@ def _dataset(val_file: Path | None) -> tuple[RetrievalDataset, str]:
 
 
 def _print_table(record: dict[str, Any]) -> None:
-    from tabulate import tabulate
-
     print(f"{record['corpus']}: {record['queries']} queries, {record['documents']} documents")
     rows = [[name, value, record["bm25"].get(name)] for name, value in record["metrics"].items()]
     print(tabulate(rows, headers=["metric", "model", "BM25"], floatfmt=".3f", missingval="—"))

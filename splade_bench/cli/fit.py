@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tabulate import tabulate
 
 from splade_bench.cli.arguments import print_json
 from splade_bench.cli.flags import PlannedFlags, parse_train_command, searched_fields_given, train_arguments
-from splade_bench.cli.planning import FitRequest, make_fit, nothing_fits, planned_training, require_budget
+from splade_bench.cli.planning import PlanRequest, make_fit, nothing_fits
 from splade_bench.planner.fit import Fit, Trial
 from splade_bench.planner.work import product_flops
 from splade_bench.units import format_bytes, format_seconds
 
-NOTHING_FITS = 1
 _RUNNER_UPS = 5
 
 
@@ -40,22 +39,17 @@ class FitCommand(PlannedFlags):
 def run(arguments: Sequence[str]) -> int:
     """Print the choice; the exit code."""
     command = parse_train_command(FitCommand, arguments, verb="fit")
-    training = planned_training(command)
-    request = FitRequest(
-        training=training,
-        budget_bytes=require_budget(command.budget, training.device_type),
-        given=searched_fields_given(arguments),
-        allow_inexact=command.allow_inexact,
-    )
+    given = searched_fields_given(arguments)
+    request = replace(PlanRequest.of(command), given=given, allow_inexact=command.allow_inexact)
     found = make_fit(request)
     if command.json:
         print_json(_record(command, request, found))
     else:
         print("\n".join(_lines(command, request, found)))
-    return 0 if found.chosen else NOTHING_FITS
+    return 0 if found.chosen else 1
 
 
-def _record(command: FitCommand, request: FitRequest, found: Fit) -> dict[str, Any]:
+def _record(command: FitCommand, request: PlanRequest, found: Fit) -> dict[str, Any]:
     chosen = found.chosen
     best = _row(command, chosen) if chosen else {"fits": False, "verdict": nothing_fits(request, found)}
     return best | {
@@ -64,7 +58,7 @@ def _record(command: FitCommand, request: FitRequest, found: Fit) -> dict[str, A
         "runner_ups": [_row(command, trial) for trial in found.runner_ups],
         "frontier": [_row(command, trial) for trial in found.frontier],
         "budget_bytes": request.budget_bytes,
-        "device": request.training.device_type,
+        "device": request.device_type,
         "plans": len(found.trials),
         "active_share": command.active_share,
         "lengths": command.lengths,
@@ -88,9 +82,9 @@ def _command_line(command: FitCommand, trial: Trial) -> str:
     return shlex.join(["splade-bench", "train", *train_arguments(command, trial.config)])
 
 
-def _lines(command: FitCommand, request: FitRequest, found: Fit) -> list[str]:
+def _lines(command: FitCommand, request: PlanRequest, found: Fit) -> list[str]:
     if chosen := found.chosen:
-        peak = f"peak {format_bytes(chosen.peak_bytes)} of {format_bytes(request.budget_bytes)}"
+        peak = f"peak {format_bytes(chosen.peak_bytes)} of {format_bytes(request.required_budget_bytes)}"
         time_s = chosen.step_time_s
         time = "" if time_s is None else f", {format_seconds(time_s)} per optimizer step (predicted)"
         lines = [_command_line(command, chosen), "", f"{chosen.candidate.describe()}: {peak}{time}"]
@@ -101,7 +95,7 @@ def _lines(command: FitCommand, request: FitRequest, found: Fit) -> list[str]:
         lines += ["", "runner-ups:", _table(found.runner_ups[:_RUNNER_UPS])]
     lines += ["", "frontier (every other plan is slower or larger), fastest first:", _table(found.frontier), ""]
     if found.trials[0].step_time_s is None:
-        lines.append(f"--device {request.training.device_type} is not in this machine: sorted by work, without times")
+        lines.append(f"--device {request.device_type} is not in this machine: sorted by work, without times")
     texts = "texts of full length" if command.lengths == "full" else "the texts of the widest batch"
     lines.append(f"assumed: {texts}; {command.active_share:.1%} of the vectors' entries are active (--active-share)")
     return lines

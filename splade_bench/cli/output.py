@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -12,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from splade_bench.errors import ConfigError
-from splade_bench.files import finite_or_none, write_whole_file
+from splade_bench.files import json_text, write_whole_file
 from splade_bench.model.encoder import SpladeEncoder
 
 
@@ -58,5 +57,4 @@ class OutputFolder:
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Write ``run.json``."""
-        text = json.dumps(finite_or_none(dict(record)), indent=2, allow_nan=False, ensure_ascii=False)
-        write_whole_file(self.record, text + "\n")
+        write_whole_file(self.record, json_text(record) + "\n")

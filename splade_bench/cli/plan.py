@@ -10,12 +10,10 @@ from tabulate import tabulate
 
 from splade_bench.cli.arguments import print_json
 from splade_bench.cli.flags import PlannedFlags, parse_train_command
-from splade_bench.cli.planning import make_plan, planned_training, resolve_budget
+from splade_bench.cli.planning import PlanRequest, make_plan
 from splade_bench.planner.plan import MemoryPlan
 from splade_bench.report.plots import plot_plan
 from splade_bench.units import format_bytes
-
-DOES_NOT_FIT = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,15 +35,14 @@ class PlanCommand(PlannedFlags):
 def run(arguments: Sequence[str]) -> int:
     """Print the plan; the exit code."""
     command = parse_train_command(PlanCommand, arguments, verb="plan")
-    training = planned_training(command)
-    made = make_plan(training, resolve_budget(command.budget, training.device_type))
+    made = make_plan(PlanRequest.of(command))
     if command.timeline:
         plot_plan([(stretch.phase, stretch.peak_bytes) for stretch in made.timeline], command.timeline)
     if command.json:
         print_json(made.to_dict() | {"lengths": command.lengths, "config": command.config.to_dict()})
     else:
         print("\n".join(_lines(made)))
-    return DOES_NOT_FIT if made.fits is False else 0
+    return 1 if made.fits is False else 0
 
 
 def _lines(made: MemoryPlan) -> list[str]:

@@ -6,6 +6,7 @@ import importlib
 from dataclasses import dataclass
 
 import torch
+from typing_extensions import Self
 
 from splade_bench.batching.sources import TripleBatches
 from splade_bench.cli.flags import PlannedFlags
@@ -27,44 +28,45 @@ from splade_bench.units import format_bytes, parse_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PlannedTraining:
-    """A training to plan."""
+class PlanRequest:
+    """A training to plan, or to find settings for."""
 
     model_name: str
     config: TrainConfig
     device_type: str
+    budget_bytes: int | None
     lengths: Lengths
     active_share: float
+    given: frozenset[str] = frozenset()
+    """The searched fields that the command line sets, which a fit keeps."""
+    allow_inexact: bool = False
 
+    @classmethod
+    def of(cls, command: PlannedFlags) -> Self:
+        """The training of a command line. Free memory of an accelerator changes, so it is read here, once."""
+        named = command.placement.device
+        device_type = available_devices()[0] if named == "auto" else named
+        return cls(
+            model_name=command.model_name,
+            config=command.config,
+            device_type=device_type,
+            budget_bytes=resolve_budget(command.budget, device_type),
+            lengths=Lengths.full(command.config) if command.lengths == "full" else _data_lengths(command, device_type),
+            active_share=command.active_share,
+        )
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FitRequest:
-    """A training whose settings are to be chosen."""
-
-    training: PlannedTraining
-    budget_bytes: int
-    given: frozenset[str]
-    """The searched fields that the command line sets, which are kept."""
-    allow_inexact: bool
-
-
-def planned_training(command: PlannedFlags) -> PlannedTraining:
-    """The training that a command line describes."""
-    named = command.placement.device
-    device_type = available_devices()[0] if named == "auto" else named
-    return PlannedTraining(
-        model_name=command.model_name,
-        config=command.config,
-        device_type=device_type,
-        lengths=Lengths.full(command.config) if command.lengths == "full" else _lengths_of_data(command, device_type),
-        active_share=command.active_share,
-    )
+    @property
+    def required_budget_bytes(self) -> int:
+        """The budget; raises a :class:`ConfigError` if there is none, which a plan allows and a fit does not."""
+        if self.budget_bytes is None:
+            raise ConfigError(
+                f"--device {self.device_type} is not in this machine, so its memory is unknown; give --budget"
+            )
+        return self.budget_bytes
 
 
 def resolve_budget(budget: str | None, device_type: str) -> int | None:
-    """The bytes of ``--budget``, or else the memory that is available now; None if the device is not in this machine.
-
-    Free memory of an accelerator changes. Call this once, and pass the result on.
+    """The bytes of ``--budget``, or else the memory that is available now; None if the device is missing.
 
     Raises:
         ConfigError: ``budget`` is not a size, or is 0.
@@ -82,46 +84,33 @@ def resolve_budget(budget: str | None, device_type: str) -> int | None:
     return budget_bytes
 
 
-def require_budget(budget: str | None, device_type: str) -> int:
-    """:func:`resolve_budget` where a plan cannot go without one.
-
-    Raises:
-        ConfigError: there is no budget.
-    """
-    budget_bytes = resolve_budget(budget, device_type)
-    if budget_bytes is None:
-        raise ConfigError(f"--device {device_type} is not in this machine, so its memory is unknown; give --budget")
-    return budget_bytes
-
-
-def make_plan(training: PlannedTraining, budget_bytes: int | None) -> MemoryPlan:
+def make_plan(request: PlanRequest) -> MemoryPlan:
     """The plan of a training.
 
     Raises:
         ConfigError: the budget is below the memory that any batch takes.
     """
     made = plan(
-        planned_encoder(training.model_name),
-        training.config,
-        training.lengths,
-        device_model(training.device_type, threads=torch.get_num_threads(), budget_bytes=budget_bytes),
+        planned_encoder(request.model_name),
+        request.config,
+        request.lengths,
+        device_model(request.device_type, threads=torch.get_num_threads(), budget_bytes=request.budget_bytes),
         baseline_bytes=_runtime_bytes(),
-        budget_bytes=budget_bytes,
-        active_share=training.active_share,
+        budget_bytes=request.budget_bytes,
+        active_share=request.active_share,
     )
-    made.require_floor(budget_bytes)
+    made.require_floor(request.budget_bytes)
     return made
 
 
-def make_fit(request: FitRequest) -> Fit:
+def make_fit(request: PlanRequest) -> Fit:
     """The fastest settings that fit the budget. Step times are predicted if the device is in this machine.
 
     Raises:
-        ConfigError: the budget is below the memory that any batch takes.
+        ConfigError: there is no budget, or it is below the memory that any batch takes.
     """
-    training = request.training
     candidates = Candidates(
-        training.config, given=request.given, device=training.device_type, allow_inexact=request.allow_inexact
+        request.config, given=request.given, device=request.device_type, allow_inexact=request.allow_inexact
     )
     found = fit(candidates, _plan_one(request))
     if found.chosen is None:
@@ -129,9 +118,9 @@ def make_fit(request: FitRequest) -> Fit:
     return found
 
 
-def nothing_fits(request: FitRequest, found: Fit) -> str:
+def nothing_fits(request: PlanRequest, found: Fit) -> str:
     """Why nothing fits, and what to change."""
-    smallest, budget_bytes = found.smallest, request.budget_bytes
+    smallest, budget_bytes = found.smallest, request.required_budget_bytes
     free_bytes = kept_free_bytes(budget_bytes)
     over_bytes = smallest.peak_bytes + free_bytes - budget_bytes
     more = "" if request.allow_inexact else ", or add --allow-inexact"
@@ -143,11 +132,10 @@ def nothing_fits(request: FitRequest, found: Fit) -> str:
     )
 
 
-def _plan_one(request: FitRequest) -> Try:
-    training, budget_bytes = request.training, request.budget_bytes
-    device_type, lengths = training.device_type, training.lengths
-    states_folder = training.config.memory.optimizer_states_dir
-    make_encoder = planned_encoder(training.model_name)
+def _plan_one(request: PlanRequest) -> Try:
+    device_type, lengths, budget_bytes = request.device_type, request.lengths, request.required_budget_bytes
+    states_folder = request.config.memory.optimizer_states_dir
+    make_encoder = planned_encoder(request.model_name)
     runtime_bytes = _runtime_bytes()  # before plans and timing add to it
     rates = None
     if device_type in available_devices():
@@ -161,7 +149,7 @@ def _plan_one(request: FitRequest) -> Try:
             device_model(device_type, threads=torch.get_num_threads(), budget_bytes=budget_bytes),
             baseline_bytes=runtime_bytes,
             budget_bytes=max(1, budget_bytes - kept_free_bytes(budget_bytes)),
-            active_share=training.active_share,
+            active_share=request.active_share,
         )
         if rates and config.memory.optimizer_states == "disk":  # the training will write there; a plan does not
             require_room(states_folder, 2 * made.by_category["parameters"])
@@ -177,7 +165,7 @@ def _runtime_bytes() -> int:
     return current_rss_bytes()
 
 
-def _lengths_of_data(command: PlannedFlags, device_type: str) -> Lengths:
+def _data_lengths(command: PlannedFlags, device_type: str) -> Lengths:
     corpus = load_corpus(command.train_file, command.val_file, need_negatives=command.config.negatives_per_query > 0)
     tokenizer = load_tokenizer(command.model_name, corpus)
     device = torch.device(device_type)

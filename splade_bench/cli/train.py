@@ -12,10 +12,10 @@ from splade_bench.cli.arguments import print_json
 from splade_bench.cli.auto_fit import fitted_training
 from splade_bench.cli.flags import TrainFlags, parse_train_command, searched_fields_given, train_arguments
 from splade_bench.cli.output import OutputFolder
-from splade_bench.cli.planning import FitRequest, PlannedTraining, require_budget
+from splade_bench.cli.planning import PlanRequest, resolve_budget
 from splade_bench.cli.signals import StopSignals
 from splade_bench.cli.sources import load_corpus, load_encoder
-from splade_bench.cli.training_run import memory_record, quality_record, run_record, train
+from splade_bench.cli.training_run import memory_record, quality_record, train
 from splade_bench.config import TrainConfig
 from splade_bench.errors import ConfigError
 from splade_bench.model.presets import TRAINED_ACTIVE_SHARE
@@ -68,12 +68,11 @@ def run(arguments: Sequence[str]) -> int:
     encoder = load_encoder(command.model_name, corpus, seed=command.config.seed).to(device)
     encoder.tokenizer.model_max_length = command.config.max_length
     with StopSignals() as signals:
-        finished = train(command, corpus, encoder, signals)
-        record = run_record(command, finished, corpus, encoder, output)
+        record, sampler = train(command, corpus, encoder, signals)
         output.save_model(encoder)
         output.write_record(record)
-    if finished.sampler:
-        record["memory_tracking"] = memory_record(finished.sampler, output)
+    if sampler:
+        record["memory_tracking"] = memory_record(sampler, output)
     if not signals.exit_code:
         record |= quality_record(command, corpus, encoder)
     output.write_record(record)
@@ -87,15 +86,13 @@ def run(arguments: Sequence[str]) -> int:
 def _fitted_config(command: TrainCommand, given: frozenset[str], *, device_type: str) -> TrainConfig:
     """The configuration that ``fit`` chooses for this training on the device that it gets."""
     logger.info("--auto-fit: looking for the fastest settings that fit")
-    request = FitRequest(
-        training=PlannedTraining(
-            model_name=command.model_name,
-            config=command.config,
-            device_type=device_type,
-            lengths=Lengths.full(command.config),
-            active_share=TRAINED_ACTIVE_SHARE,
-        ),
-        budget_bytes=require_budget(command.budget, device_type),
+    request = PlanRequest(
+        model_name=command.model_name,
+        config=command.config,
+        device_type=device_type,
+        budget_bytes=resolve_budget(command.budget, device_type),
+        lengths=Lengths.full(command.config),
+        active_share=TRAINED_ACTIVE_SHARE,
         given=given,
         allow_inexact=command.allow_inexact,
     )

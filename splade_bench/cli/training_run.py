@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from splade_bench.cli.flags import TrainFlags
@@ -18,7 +18,7 @@ from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.errors import TrainingError, error_line
 from splade_bench.evaluation.evaluator import evaluate, evaluate_bm25
 from splade_bench.measure.machine import taken_on
-from splade_bench.measure.rss import PeakMemory, PeakRss
+from splade_bench.measure.rss import PeakRss
 from splade_bench.measure.timeline import MemorySampler
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.report.plots import plot_timeline
@@ -30,19 +30,12 @@ logger = logging.getLogger(__name__)
 _LONGEST_REASON = 200
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingRun:
-    """A training that came to its end, or was stopped by a signal."""
+def train(
+    command: TrainFlags, corpus: Corpus, encoder: SpladeEncoder, signals: StopSignals
+) -> tuple[dict[str, Any], MemorySampler | None]:
+    """Train ``encoder`` in place: the record of the run, and with --memory-tracking memory over time.
 
-    result: TrainResult
-    wall_time_s: float
-    memory: PeakMemory
-    sampler: MemorySampler | None
-    """With --memory-tracking."""
-
-
-def train(command: TrainFlags, corpus: Corpus, encoder: SpladeEncoder, signals: StopSignals) -> TrainingRun:
-    """Train ``encoder`` in place. The first of ``signals`` ends the training after the current optimizer step.
+    The first of ``signals`` ends the training after the current optimizer step.
 
     Raises:
         TrainingError: no memory is left, or the loss is not finite.
@@ -70,33 +63,15 @@ def train(command: TrainFlags, corpus: Corpus, encoder: SpladeEncoder, signals: 
     finally:
         progress.close()
     wall_time_s = time.perf_counter() - start_s
-    memory = peak_rss.read()
+    peak = peak_rss.read()
     if tracking:
         logger.info("%s", memory_line(peak_rss))
-    return TrainingRun(result=result, wall_time_s=wall_time_s, memory=memory, sampler=sampler)
-
-
-def run_record(
-    command: TrainFlags, run: TrainingRun, corpus: Corpus, encoder: SpladeEncoder, output: OutputFolder
-) -> dict[str, Any]:
-    """The contents of ``run.json``, before memory and quality are known."""
-    result = run.result
-    return {
-        "status": "interrupted" if result.interrupted else "ok",
-        "model_name": command.model_name,
-        "model_folder": str(output.model),
-        "device": encoder.device.type,
-        "config": command.config.to_dict(),
-        "final_loss": result.final_loss,
-        "losses": result.losses,
-        "optimizer_steps": result.global_step,
-        "queries_seen": result.queries_seen,
-        "corpus_sha256": corpus.sha256,
-        **taken_on(),
-        "wall_time_s": run.wall_time_s,
-        "baseline_rss_bytes": run.memory.start_bytes,
-        "peak_rss_bytes": run.memory.peak_bytes,
+    record = _record(command, corpus, encoder, result) | {
+        "wall_time_s": wall_time_s,
+        "baseline_rss_bytes": peak.start_bytes,
+        "peak_rss_bytes": peak.peak_bytes,
     }
+    return record, sampler
 
 
 def memory_record(sampler: MemorySampler, output: OutputFolder) -> dict[str, Any]:
@@ -122,6 +97,22 @@ def quality_record(command: TrainFlags, corpus: Corpus, encoder: SpladeEncoder) 
         "metrics": evaluate(encoder, corpus.test, max_length=command.config.max_length),
         "validation_loss": validation_loss(encoder, corpus.test_triples, command.config),
         "bm25": evaluate_bm25(corpus.test),
+    }
+
+
+def _record(command: TrainFlags, corpus: Corpus, encoder: SpladeEncoder, result: TrainResult) -> dict[str, Any]:
+    return {
+        "status": "interrupted" if result.interrupted else "ok",
+        "model_name": command.model_name,
+        "model_folder": str(OutputFolder(command.output.output_dir).model),
+        "device": encoder.device.type,
+        "config": command.config.to_dict(),
+        "final_loss": result.final_loss,
+        "losses": result.losses,
+        "optimizer_steps": result.global_step,
+        "queries_seen": result.queries_seen,
+        "corpus_sha256": corpus.sha256,
+        **taken_on(),
     }
 
 
