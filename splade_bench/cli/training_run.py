@@ -66,12 +66,8 @@ def train(
     peak = peak_rss.read()
     if tracking:
         logger.info("%s", memory_line(peak_rss))
-    record = _record(command, corpus, encoder, result) | {
-        "wall_time_s": wall_time_s,
-        "baseline_rss_bytes": peak.start_bytes,
-        "peak_rss_bytes": peak.peak_bytes,
-    }
-    return record, sampler
+    measured = {"baseline_rss_bytes": peak.start_bytes, "peak_rss_bytes": peak.peak_bytes}
+    return _record(command, corpus, encoder, result) | {"wall_time_s": wall_time_s} | measured, sampler
 
 
 def memory_record(sampler: MemorySampler, output: OutputFolder) -> dict[str, Any]:
