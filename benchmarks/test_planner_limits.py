@@ -61,8 +61,9 @@ def plan_of(cell: Cell) -> int:
 
 def run(cell: Cell) -> CellResult:
     """The training alone, without memory passes."""
-    cell_run = CellRun(request=CellRequest(cell=cell, measure="time"), memory_passes=(), timeout_s=TIMEOUT_S)
-    with WorkerProcess(cell_run.request, timeout_s=TIMEOUT_S) as cell_run.process:
+    request = CellRequest(cell=cell, measure="time")
+    with WorkerProcess(request, timeout_s=TIMEOUT_S) as process:
+        cell_run = CellRun(request=request, process=process, memory_passes=(), timeout_s=TIMEOUT_S)
         try:
             cell_run.wait_until_ready()
             cell_run.train()

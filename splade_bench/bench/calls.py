@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,25 +24,9 @@ class CallRunner:
     """Each runs the call once more, in a process of its own, if the timed call returned."""
     memory_timeline: bool = False
 
-    def measure(
-        self,
-        name: str,
-        function: Callable[..., object],
-        arguments: Sequence[Any] = (),
-        keywords: Mapping[str, Any] | None = None,
-        *,
-        memory_limit_bytes: int | None = None,
-    ) -> CallResult:
-        """Call ``function`` in a fresh process. A failure of the call is part of the result, not an exception.
-
-        Raises:
-            ConfigError: another process could not make this call, see :func:`call_request`.
-        """
-        request = replace(
-            call_request(function, arguments, keywords or {}),
-            memory_limit_bytes=memory_limit_bytes,
-            memory_timeline=self.memory_timeline,
-        )
+    def measure(self, name: str, request: CallRequest, *, memory_limit_bytes: int | None = None) -> CallResult:
+        """Make the call in a fresh process. A failure of the call is part of the result, not an exception."""
+        request = replace(request, memory_limit_bytes=memory_limit_bytes, memory_timeline=self.memory_timeline)
         started_at = utc_now()
         try:
             measured = self._timed(request) | {"status": "ok"}
@@ -55,23 +39,21 @@ class CallRunner:
             **(taken_on() | measured), name=name, memory_limit_bytes=memory_limit_bytes, started_at=started_at
         )
 
-    def value_of(self, module: str, function: str, **keywords: Any) -> Any:
-        """What a function of an importable module returns, called in a fresh process.
+    def value_of(self, request: CallRequest) -> Any:
+        """What the function returns, called in a fresh process.
 
         Raises:
             WorkerError: the call failed.
         """
-        return self._timed(CallRequest(module=module, function=function, keywords=keywords))["value"]
+        return self._timed(request)["value"]
 
-    def floor_bytes(self, function: Callable[..., object]) -> int:
+    def floor_bytes(self, request: CallRequest) -> int:
         """Resident memory of a worker that has imported the function's module: a memory limit must be above it.
 
         Raises:
-            ConfigError: another process could not call the function, see :func:`call_request`.
             WorkerError: it could not be measured, as when the module cannot be imported.
         """
-        request = replace(call_request(function, [], {}), measure="floor")
-        return int(result_of(request, timeout_s=self.timeout_s)["floor_bytes"])
+        return int(result_of(replace(request, measure="floor"), timeout_s=self.timeout_s)["floor_bytes"])
 
     def _timed(self, request: CallRequest) -> dict[str, Any]:
         with WorkerProcess(request, timeout_s=self.timeout_s) as process:
@@ -80,7 +62,7 @@ class CallRunner:
             return process.wait_for("result")
 
 
-def call_request(function: Callable[..., object], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> CallRequest:
+def call_request(function: Callable[..., object], *arguments: Any, **keywords: Any) -> CallRequest:
     """The request to call ``function`` in another process, which finds it by its name: nothing is pickled.
 
     Raises:
@@ -95,12 +77,10 @@ def call_request(function: Callable[..., object], arguments: Sequence[Any], keyw
     if module is None or file is None or by_name is not function:
         raise ConfigError(f"{name} cannot be called in another process: move it to the top of a module")
     try:
-        if json.loads(json.dumps([list(arguments), dict(keywords)])) != [list(arguments), dict(keywords)]:
+        if json.loads(json.dumps([arguments, keywords])) != [list(arguments), keywords]:
             raise TypeError("an argument changes on its way through JSON, as a tuple does")
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"{name} is called in another process, so its arguments must be JSON's (numbers, text, lists): {error}"
         ) from error
-    return CallRequest(
-        module=module.__name__, file=file, function=name, arguments=list(arguments), keywords=dict(keywords)
-    )
+    return CallRequest(module=module.__name__, file=file, function=name, arguments=list(arguments), keywords=keywords)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,8 @@ class CellRunner:
         )
         chosen = workload.memory_passes
         passes = self.memory_passes if chosen is None else [name for name in MEMORY_PASSES if name in chosen]
-        run = CellRun(request=request, memory_passes=passes, timeout_s=self.timeout_s)
-        with WorkerProcess(run.request, timeout_s=self.timeout_s) as process:
-            run.process = process
-            yield run
+        with WorkerProcess(request, timeout_s=self.timeout_s) as process:
+            yield CellRun(request=request, process=process, memory_passes=passes, timeout_s=self.timeout_s)
 
     def floor_bytes(self, cell: Cell) -> int:
         """Resident memory of a worker before it has a model: a memory limit must be above it.
@@ -93,47 +91,36 @@ class CellRunner:
         return str(folder)
 
 
+@dataclass(kw_only=True, slots=True)
 class CellRun:
     """A cell that is running. Call :meth:`wait_until_ready`, :meth:`train`, :meth:`finish`, in this order.
 
     The first two may raise :class:`WorkerError`; :meth:`finish` makes a result of every end.
     """
 
-    def __init__(self, *, request: CellRequest, memory_passes: Sequence[MemoryPass], timeout_s: float) -> None:
-        self.request = request
-        self.process: WorkerProcess
-        self._memory_passes = memory_passes
-        self._timeout_s = timeout_s
-        self._trained: dict[str, Any] = {}
-        self._failure: dict[str, Any] | None = None
-        self._started_at = utc_now()
+    request: CellRequest
+    process: WorkerProcess
+    memory_passes: Sequence[MemoryPass]
+    timeout_s: float
+    _started_at: str = field(default_factory=utc_now, init=False)
+    _trained: dict[str, Any] = field(default_factory=dict, init=False)
+    """Figures of the training, which a failure after it does not lose."""
 
     def wait_until_ready(self) -> None:
         """Block until the model is built, which is not part of the cell's time."""
-        with self._remembering_failure():
-            self.process.wait_for("ready")
+        self.process.wait_for("ready")
 
     def train(self) -> None:
         """Let the worker train and block until it has: exactly the training loop."""
-        with self._remembering_failure():
-            self._trained = self.process.go()
+        self._trained = self.process.go()
 
     def finish(self) -> CellResult:
         """Wait for the evaluation, run the memory passes, and make one record of everything."""
-        measured = self._failure
-        if measured is None:
-            try:
-                measured = self.process.wait_for("result") | {"status": "ok"}
-                passes = [replace(self.request, measure=name) for name in self._memory_passes]
-                measured |= figures_of_passes(passes, timeout_s=self._timeout_s)
-            except WorkerError as failure:
-                measured = failure.values | self._trained  # the figures of the training are kept
-        return CellResult.of_cell(self.request.cell, **(taken_on() | measured), started_at=self._started_at)
-
-    @contextmanager
-    def _remembering_failure(self) -> Iterator[None]:
         try:
-            yield
+            measured = self.process.wait_for("result") | {"status": "ok"}
         except WorkerError as failure:
-            self._failure = failure.values
-            raise
+            measured = failure.values | self._trained
+        else:
+            passes = [replace(self.request, measure=name) for name in self.memory_passes]
+            measured |= figures_of_passes(passes, timeout_s=self.timeout_s)
+        return CellResult.of_cell(self.request.cell, **(taken_on() | measured), started_at=self._started_at)

@@ -56,6 +56,7 @@ class WorkerProcess:
             memory_limit_bytes=request.rss_limit_bytes,
         )
         self._environment = environment or {}
+        self._error: WorkerError | None = None
 
     def __enter__(self) -> Self:
         if sys.platform == "win32":
@@ -92,8 +93,16 @@ class WorkerProcess:
         """Block until the worker sends ``name``; its values.
 
         Raises:
-            WorkerError: the worker failed, died or ran out of time first.
+            WorkerError: the worker failed, died or ran out of time first; the same one in each further call.
         """
+        try:
+            if self._error is None:
+                return self._read_until(name)
+        except WorkerError as error:
+            self._error = error
+        raise self._error
+
+    def _read_until(self, name: EventName) -> dict[str, Any]:
         assert self._launcher.stdout is not None
         while line := self._launcher.stdout.readline(_LONGEST_MESSAGE):
             if not line.strip():

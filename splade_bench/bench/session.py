@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from splade_bench.bench.calls import CallRunner
+from splade_bench.bench.calls import CallRunner, call_request
 from splade_bench.bench.cells import CellRun, CellRunner
 from splade_bench.bench.isolate import WorkerError
-from splade_bench.bench.protocol import MEMORY_PASSES
+from splade_bench.bench.protocol import MEMORY_PASSES, CallRequest
 from splade_bench.errors import ConfigError, one_line
 from splade_bench.grid.cell import Cell
 from splade_bench.grid.workloads import WORKLOADS
@@ -89,30 +89,22 @@ class MeasuringSession:
         self._elapsed_s += time.perf_counter() - start_s
         return self._record(replace(result, test_id=test_id))
 
-    def measure_call(
-        self,
-        name: str,
-        function: Callable[..., object],
-        arguments: Sequence[Any] = (),
-        keywords: Mapping[str, Any] | None = None,
-        *,
-        test_id: str | None = None,
-    ) -> CallResult:
-        """Call ``function`` in a fresh process and record the measurement.
+    def measure_call(self, name: str, request: CallRequest, *, test_id: str | None = None) -> CallResult:
+        """Make a call in a fresh process and record the measurement.
 
         Raises:
-            ConfigError: another process could not make this call, or the session's memory limit leaves no room for it.
+            ConfigError: the session's memory limit leaves no room for the call.
             DataError: the result cannot be written; it is still one of the finished results.
         """
-        self.require_room_for_call(function)
-        result = self._calls.measure(name, function, arguments, keywords, memory_limit_bytes=self.memory_limit_bytes)
+        self.require_room_for_call(request)
+        result = self._calls.measure(name, request, memory_limit_bytes=self.memory_limit_bytes)
         return self._record(replace(result, test_id=test_id))
 
     def calibrate(self, function: Callable[..., object], *arguments: Any) -> CallResult:
         """Let every probe read the memory of ``function``, a known amount, and record the readings."""
         runner = replace(self._calls, memory_passes=MEMORY_PASSES, memory_timeline=True)
         name = " ".join([CALIBRATION, getattr(function, "__name__", ""), *map(str, arguments)])
-        return self._record(runner.measure(name, function, arguments))
+        return self._record(runner.measure(name, call_request(function, *arguments)))
 
     def limited(self, cell: Cell) -> Cell:
         """The cell with the session's memory limit, unless it has one of its own."""
@@ -164,7 +156,7 @@ class MeasuringSession:
         if limit_bytes <= floor_bytes:
             raise ConfigError(below_floor(limit_bytes, floor_bytes))
 
-    def require_room_for_call(self, function: Callable[..., object]) -> None:
+    def require_room_for_call(self, request: CallRequest) -> None:
         """Refuse a memory limit under which the function's module could not even be imported.
 
         Raises:
@@ -172,14 +164,14 @@ class MeasuringSession:
         """
         if self.memory_limit_bytes is None:
             return
-        module = function.__module__
-        if module not in self._call_floors_bytes:
+        if request.module not in self._call_floors_bytes:
             try:
-                self._call_floors_bytes[module] = self._calls.floor_bytes(function)
+                self._call_floors_bytes[request.module] = self._calls.floor_bytes(request)
             except WorkerError:
                 return  # the call will fail in the same way, and its record will say how
-        if self.memory_limit_bytes <= self._call_floors_bytes[module]:
-            raise ConfigError(below_floor(self.memory_limit_bytes, self._call_floors_bytes[module]))
+        floor_bytes = self._call_floors_bytes[request.module]
+        if self.memory_limit_bytes <= floor_bytes:
+            raise ConfigError(below_floor(self.memory_limit_bytes, floor_bytes))
 
     def gradient_error(self, cell: Cell) -> float:
         """See :meth:`splade_bench.bench.cells.CellRunner.gradient_error`."""
@@ -208,7 +200,8 @@ class MeasuringSession:
     def _made_by(self, kind: type[Recorded], module: str, function: str, **keywords: Any) -> Recorded:
         """A result whose fields a function of :mod:`splade_bench.worker` returns in a fresh process."""
         started_at = utc_now()
-        fields = self._calls.value_of(f"splade_bench.worker.{module}", function, **keywords)
+        request = CallRequest(module=f"splade_bench.worker.{module}", function=function, keywords=keywords)
+        fields = self._calls.value_of(request)
         return kind(**(taken_on() | fields), started_at=started_at)
 
     def _record(self, result: Recorded) -> Recorded:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 from tabulate import tabulate
 
-from splade_bench.bench.calls import CallRunner
+from splade_bench.bench.calls import CallRunner, call_request
 from splade_bench.bench.known_blocks import touch_block
 from splade_bench.cli.arguments import parse, print_json
 from splade_bench.device.devices import available_devices
@@ -89,9 +89,11 @@ def run(arguments: Sequence[str]) -> int:
 def calibrate() -> list[Reading]:
     """Let each probe read a known amount in a process of its own. Takes some seconds, mostly to import torch."""
     block = CallRunner(timeout_s=_TIMEOUT_S, memory_passes=("heap", "pinned"), memory_timeline=True).measure(
-        "block", touch_block, [_KNOWN_BYTES, _HOLD_S]
+        "block", call_request(touch_block, _KNOWN_BYTES, _HOLD_S)
     )
-    tensor = CallRunner(timeout_s=_TIMEOUT_S, memory_passes=("live",)).measure("tensor", fill_tensor, [_KNOWN_BYTES])
+    tensor = CallRunner(timeout_s=_TIMEOUT_S, memory_passes=("live",)).measure(
+        "tensor", call_request(fill_tensor, _KNOWN_BYTES)
+    )
     available = {
         "pinned_peak_rss_bytes": platform.libc_ver()[0] == "glibc",
         "memray_peak_bytes": importlib.util.find_spec("memray") is not None,

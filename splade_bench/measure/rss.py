@@ -107,7 +107,8 @@ class PeakRss:
 
     def __init__(self) -> None:
         self._start_bytes = 0
-        self._reset = sys.platform == "linux"
+        self.resettable = sys.platform == "linux"
+        """Whether the start resets the mark; else the peak is that of the process's whole life."""
 
     def start(self) -> None:
         """Note the resident memory now, and reset the mark where the kernel allows it."""
@@ -115,18 +116,13 @@ class PeakRss:
             try:
                 _CLEAR_REFS.write_text(_RESET_PEAK_RSS)
             except OSError:
-                self._reset = False  # some sandboxes forbid it; the source then says so
+                self.resettable = False  # some sandboxes forbid it; the source then says so
         self._start_bytes = current_rss_bytes()
-
-    @property
-    def resettable(self) -> bool:
-        """Whether the start reset the mark; else the peak is that of the process's whole life."""
-        return self._reset
 
     def read(self) -> PeakMemory:
         """The peak so far; reading does not reset it."""
         source, peak_bytes = _lifetime_peak()
-        if not self._reset:
+        if not self.resettable:
             source = f"{source} of the process's whole life"
         peak_bytes = max(peak_bytes, self._start_bytes)  # the kernel's own counts may lag by some pages a thread
         return PeakMemory(source=source, start_bytes=self._start_bytes, peak_bytes=peak_bytes)

@@ -90,10 +90,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     calls = any("measure_memory" in getattr(item, "fixturenames", ()) for item in session.items)
     if not calls or config.option.collectonly or memory_options(config).limit_bytes is None:
         return
-    from splade_bench.bench.known_blocks import touch_block
+    from splade_bench.bench.protocol import CallRequest
 
     try:
-        open_session(config).require_room_for_call(touch_block)  # whose module imports next to nothing
+        # The smallest possible call: its module imports next to nothing.
+        smallest = CallRequest(module="splade_bench.bench.known_blocks", function="touch_block")
+        open_session(config).require_room_for_call(smallest)
     except SpladeBenchError as error:
         raise pytest.UsageError(str(error)) from error
 
@@ -158,14 +160,18 @@ def measure_memory(request: pytest.FixtureRequest) -> Callable[..., CallResult]:
     Put the function at the top of a module; its arguments must be JSON's (numbers, text, lists). Returns the peaks, the
     time and, if JSON can hold it, the returned value. The test fails if the call does.
     """
+    from splade_bench.bench.calls import call_request
+
     session = open_session(request.config)
 
     def measure(function: Callable[..., object], *arguments: Any, **keywords: Any) -> CallResult:
         test_id = request.node.nodeid
         name = f"{test_id}: {_call_text(request, function, arguments, keywords)}"
-        result = _recorded(
-            request, session, lambda: session.measure_call(name, function, arguments, keywords, test_id=test_id)
-        )
+
+        def measured() -> CallResult:
+            return session.measure_call(name, call_request(function, *arguments, **keywords), test_id=test_id)
+
+        result = _recorded(request, session, measured)
         if result.status != "ok":
             pytest.fail(f"{result.name}: {result.status}: {result.error}", pytrace=False)
         return result

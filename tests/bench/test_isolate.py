@@ -108,7 +108,7 @@ def test_a_worker_that_reports_its_failure_has_the_reported_status() -> None:
 
 
 def test_a_call_has_no_plan() -> None:
-    request = call_request(touch_block, [1], {})
+    request = call_request(touch_block, 1)
 
     assert CallRequest.from_line(request.to_line()) == request
     with pytest.raises(ValueError, match="plan"):
@@ -116,7 +116,7 @@ def test_a_call_has_no_plan() -> None:
 
 
 def test_a_request_survives_its_line_whatever_it_holds() -> None:
-    request = replace(call_request(touch_block, ["ü\udcff"], {}), path=["/a\nb"])
+    request = replace(call_request(touch_block, "ü\udcff"), path=["/a\nb"])
 
     assert request.to_line().isascii()
     assert request.to_line().count("\n") == 1

@@ -83,14 +83,14 @@ def test_a_cell_has_the_memory_limit_of_its_session_wherever_it_is_asked_for(tmp
 
 
 def test_a_resumed_session_keeps_its_name(tmp_path: Path) -> None:
-    first = make_session(tmp_path).measure_call("a call", touch_block, [1])
+    first = make_session(tmp_path).measure_call("a call", call_request(touch_block, 1))
 
-    assert make_session(tmp_path, resume=True).measure_call("b", touch_block, [1]).session == first.session
-    assert make_session(tmp_path).measure_call("c", touch_block, [1]).session != first.session
+    assert make_session(tmp_path, resume=True).measure_call("b", call_request(touch_block, 1)).session == first.session
+    assert make_session(tmp_path).measure_call("c", call_request(touch_block, 1)).session != first.session
 
 
 def test_a_call_has_no_input_and_the_same_hashes_as_every_other(tmp_path: Path) -> None:
-    result = make_session(tmp_path).measure_call("a call", environment_and_input)
+    result = make_session(tmp_path).measure_call("a call", call_request(environment_and_input))
 
     assert result.value == ["0", ""]
 
@@ -98,12 +98,12 @@ def test_a_call_has_no_input_and_the_same_hashes_as_every_other(tmp_path: Path) 
 def test_a_call_is_recorded_with_its_session_and_test(tmp_path: Path) -> None:
     session = make_session(tmp_path)
 
-    result = session.measure_call("a call", touch_block, [2**20], {}, test_id="tests/x.py::y")
+    result = session.measure_call("a call", call_request(touch_block, 2**20), test_id="tests/x.py::y")
 
     assert read_results([tmp_path / "results.jsonl"]) == [result]
     assert (result.status, result.value, result.test_id) == ("ok", 2**20, "tests/x.py::y")
     assert result.session
-    assert result.session != make_session(tmp_path).measure_call("a call", touch_block, [1]).session
+    assert result.session != make_session(tmp_path).measure_call("a call", call_request(touch_block, 1)).session
 
 
 def once_then_twice(folder: str) -> None:
@@ -119,7 +119,7 @@ def test_a_memory_pass_that_fails_is_on_the_record_and_in_the_line(tmp_path: Pat
     passes: list[MemoryPass] = ["heap", "pinned"]
     session = make_session(tmp_path, calls=CallRunner(timeout_s=60, memory_passes=passes))
 
-    result = session.measure_call("a call", once_then_twice, [str(tmp_path)], {})
+    result = session.measure_call("a call", call_request(once_then_twice, str(tmp_path)))
 
     assert read_results([tmp_path / "results.jsonl"]) == [result]
     assert (result.status, result.memray_peak_bytes) == ("ok", None)
@@ -131,7 +131,7 @@ def test_a_memory_pass_that_fails_is_on_the_record_and_in_the_line(tmp_path: Pat
 def test_without_a_file_results_are_still_kept(tmp_path: Path) -> None:
     session = make_session(tmp_path, results_path=None)
 
-    result = session.measure_call("a call", touch_block, [1])
+    result = session.measure_call("a call", call_request(touch_block, 1))
 
     assert session.finished == [result]
 
@@ -149,10 +149,10 @@ class Bound:
 
 
 def test_only_a_function_that_another_process_finds_by_its_name_is_called() -> None:
-    assert call_request(touch_block, [1], {"hold_s": 0.5}).function == "touch_block"
+    assert call_request(touch_block, 1, hold_s=0.5).function == "touch_block"
     for function in (Bound().method, lambda: None, len):
         with pytest.raises(ConfigError, match="move it to the top of a module"):
-            call_request(function, [], {})
+            call_request(function)
 
 
 def test_a_function_whose_name_has_another_value_now_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,4 +160,4 @@ def test_a_function_whose_name_has_another_value_now_is_not_called(monkeypatch: 
     monkeypatch.setattr(module, "touch_block", lambda size_bytes: 0)
 
     with pytest.raises(ConfigError, match="move it to the top of a module"):
-        call_request(touch_block, [1], {})
+        call_request(touch_block, 1)
