@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 from typing_extensions import Self
 
 
@@ -56,14 +57,6 @@ class TripleBatch:
         return type(self)(self.queries.to(device), tuple(texts.to(device) for texts in self.documents))
 
 
-class TextTokenizer(Protocol):
-    """The part of a Hugging Face tokenizer that this package uses."""
-
-    pad_token_id: int | None
-
-    def __call__(self, text: list[str], *, truncation: bool, max_length: int) -> dict[str, list[list[int]]]: ...
-
-
 def pad(sequences: Sequence[Sequence[int]], *, pad_token_id: int, width: int | None = None) -> TextBatch:
     """Token ids of N texts -> [N, L], where L is ``width`` or the length of the longest text, at least 1."""
     lengths = tuple(len(sequence) for sequence in sequences)
@@ -77,7 +70,7 @@ def pad(sequences: Sequence[Sequence[int]], *, pad_token_id: int, width: int | N
 
 
 def tokenize(
-    tokenizer: TextTokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     *,
     max_length: int,

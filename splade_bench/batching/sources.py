@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
+from transformers import PreTrainedTokenizerBase
 from typing_extensions import Self
 
-from splade_bench.batching.batches import TextBatch, TextTokenizer, TripleBatch, pad, tokenize
+from splade_bench.batching.batches import TextBatch, TripleBatch, pad, tokenize
 from splade_bench.config import TrainConfig
 from splade_bench.data.records import Triple
 from splade_bench.device.devices import memory_on
@@ -46,12 +47,12 @@ class TripleBatches:
     """
 
     triples: Sequence[Triple]
-    tokenizer: TextTokenizer
+    tokenizer: PreTrainedTokenizerBase
     config: TrainConfig
 
     @classmethod
     def for_config(
-        cls, triples: Sequence[Triple], tokenizer: TextTokenizer, config: TrainConfig, device: torch.device
+        cls, triples: Sequence[Triple], tokenizer: PreTrainedTokenizerBase, config: TrainConfig, device: torch.device
     ) -> Self:
         """The batches of a run with this configuration on this device."""
         return cls(triples, tokenizer, replace(config, memory=memory_on(device, config.memory)))

@@ -18,7 +18,7 @@ def words(text: str) -> list[str]:
 class BM25:
     """Okapi BM25 (Robertson and Walker 1994) with Lucene's idf, ``log(1 + (N - n + 0.5) / (n + 0.5))``.
 
-    A hundred lines of a library would bring stemmers and a matrix package for the few thousand texts used here.
+    For a few thousand texts; a library would bring stemmers and a matrix package.
     """
 
     def __init__(self, corpus: Mapping[str, str], *, k1: float = 1.5, b: float = 0.75) -> None:

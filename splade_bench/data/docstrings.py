@@ -1,8 +1,8 @@
 """The embedded corpus: docstrings of the running interpreter's standard library, read with ``ast``.
 
-A docstring's first sentence is the query and the rest of it the document that answers it, so a model can be
-trained and judged without a download. Nothing that is read is imported. The texts differ between Python
-versions: results carry the corpus hash, and only equal hashes may be compared.
+A docstring's first sentence is the query, the rest is the document that answers it. So a model can be trained and
+evaluated without a download. No module is imported. The texts differ between Python versions: results have the corpus
+hash, and only results with equal hashes may be compared.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import inspect
 import re
 import sysconfig
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -39,7 +39,7 @@ NEGATIVES_PER_QUERY = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DocstringPair:
-    """A docstring cut in two; ``name`` is its qualified name and decides its split."""
+    """A docstring cut in two. Its qualified name decides its split."""
 
     name: str
     query: str
@@ -47,7 +47,7 @@ class DocstringPair:
 
     @property
     def split(self) -> Split:
-        """Split by a hash of the name alone, so that a pair keeps it whatever else is harvested."""
+        """By a hash of the name alone, so that it does not depend on other pairs."""
         share = int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:8], "big") / 2**64
         if share < TEST_SHARE:
             return "test"
@@ -58,20 +58,23 @@ def harvest(root: Path | None = None) -> list[DocstringPair]:
     """Every usable docstring below ``root`` (default: this interpreter's standard library), in file order.
 
     Raises:
-        DataError: the folder holds no usable docstring, as in an interpreter shipped without sources.
+        DataError: there is no usable docstring, as in an interpreter without its sources.
     """
     root = root or Path(sysconfig.get_path("stdlib"))
     pairs: list[DocstringPair] = []
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
-        if _SKIPPED_FOLDERS.isdisjoint(relative.parts[:-1]):
-            for name, docstring in _docstrings_of(path, ".".join(relative.with_suffix("").parts)):
-                pair = _split_docstring(name, docstring)
-                # Overloads and wrappers repeat a docstring; one that is in both splits would leak.
-                if pair is None or not seen.isdisjoint(keys := _duplicate_keys(pair)):
-                    continue
-                seen.update(keys)
+        if not _SKIPPED_FOLDERS.isdisjoint(relative.parts[:-1]):
+            continue
+        for name, docstring in _docstrings_of(path, ".".join(relative.with_suffix("").parts)):
+            pair = _split_docstring(name, docstring)
+            if pair is None:
+                continue
+            keys = {("name", name), ("query", pair.query.lower()), ("document", pair.document.lower()[:200])}
+            # Overloads and wrappers repeat a docstring. One that is in two splits would leak.
+            if seen.isdisjoint(keys):
+                seen |= keys
                 pairs.append(pair)
     if not pairs:
         raise DataError(f"{root}: no docstrings found; pass --train-file with your own data instead")
@@ -81,36 +84,35 @@ def harvest(root: Path | None = None) -> list[DocstringPair]:
 def train_triples(pairs: Sequence[DocstringPair]) -> list[Triple]:
     """A triple for each pair, with its best-ranked wrong documents by BM25 as hard negatives.
 
-    Negatives come from ``pairs`` alone, so that a held-out document is never trained on.
+    Negatives come from ``pairs`` alone, so a held-out document is never trained on.
     """
     documents = {pair.name: pair.document for pair in pairs}
-    index = BM25(documents)
-    triples = []
-    for pair in pairs:
-        ranked = index.search(pair.query, top_k=NEGATIVES_PER_QUERY + 1)
-        wrong = [documents[name] for name in ranked if name != pair.name]
-        if wrong:
-            negatives = tuple(wrong[:NEGATIVES_PER_QUERY])
-            triples.append(Triple(query=pair.query, positive=pair.document, negatives=negatives))
-    return triples
+    negatives = _hard_negatives(documents, pairs)
+    return [
+        Triple(query=pair.query, positive=pair.document, negatives=tuple(documents[name] for name in names))
+        for pair, names in zip(pairs, negatives, strict=True)
+        if names
+    ]
 
 
 def retrieval_dataset(pairs: Sequence[DocstringPair], split: Split) -> RetrievalDataset:
     """The queries of ``split``, each ranked against the documents of all ``pairs``."""
     corpus = {pair.name: pair.document for pair in pairs}
-    index = BM25(corpus)
-    queries = {pair.name: pair.query for pair in pairs if pair.split == split}
-    candidates = {}
-    for name, query in queries.items():
-        ranked = index.search(query, top_k=NEGATIVES_PER_QUERY + 1)
-        wrong = [other for other in ranked if other != name][:NEGATIVES_PER_QUERY]
-        candidates[name] = [name, *wrong]
+    chosen = [pair for pair in pairs if pair.split == split]
+    negatives = _hard_negatives(corpus, chosen)
     return RetrievalDataset(
-        queries=queries,
+        queries={pair.name: pair.query for pair in chosen},
         corpus=corpus,
-        qrels={name: {name: 1} for name in queries},
-        candidates=candidates,
+        qrels={pair.name: {pair.name: 1} for pair in chosen},
+        candidates={pair.name: [pair.name, *names] for pair, names in zip(chosen, negatives, strict=True)},
     )
+
+
+def _hard_negatives(corpus: Mapping[str, str], pairs: Sequence[DocstringPair]) -> list[list[str]]:
+    """The names of the wrong documents that BM25 ranks best, for each pair's query."""
+    index = BM25(corpus)
+    rankings = [(pair.name, index.search(pair.query, top_k=NEGATIVES_PER_QUERY + 1)) for pair in pairs]
+    return [[other for other in ranked if other != name][:NEGATIVES_PER_QUERY] for name, ranked in rankings]
 
 
 def _docstrings_of(path: Path, module: str) -> Iterator[tuple[str, str]]:
@@ -119,7 +121,7 @@ def _docstrings_of(path: Path, module: str) -> Iterator[tuple[str, str]]:
             warnings.simplefilter("ignore")  # invalid escapes in other people's sources
             tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, OSError, RecursionError):
-        return  # templates and broken samples: a corpus needs no file in particular
+        return  # templates and broken samples
     module = module.removesuffix(".__init__")
     pending: list[tuple[ast.AST, str]] = [(tree, module)]
     for node, name in pending:  # grows while it is walked: breadth first, in the order of the source
@@ -150,7 +152,3 @@ def _split_docstring(name: str, docstring: str) -> DocstringPair | None:
 
 def _clean(text: str) -> str:
     return " ".join(_RULER.sub(" ", _CONSOLE_LINE.sub(" ", text)).split())
-
-
-def _duplicate_keys(pair: DocstringPair) -> set[str]:
-    return {f"name {pair.name}", f"query {pair.query.lower()}", f"document {pair.document.lower()[:200]}"}

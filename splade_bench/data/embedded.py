@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import sysconfig
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+import msgspec
 from tokenizers import Tokenizer
 
 from splade_bench.data.docstrings import DocstringPair, Split, harvest, retrieval_dataset, train_triples
-from splade_bench.data.records import Corpus, RetrievalDataset, Triple, held_out_triples, sha256_of_texts
+from splade_bench.data.records import Corpus, held_out_triples, sha256_of_texts
 from splade_bench.data.wordpiece import train_tokenizer
 from splade_bench.errors import ConfigError
 from splade_bench.files import whole_folder, write_whole_file
 
 _CORPUS_NAME = "corpus.json"
 
-# Part of the cache key: raise it when the harvest, the split, the negatives or the tokenizer change.
+# Part of the cache key. Raise it if the harvest, the split, the negatives or the tokenizer change.
 PREPARATION_VERSION = 2
 
 
 def embedded_corpus(pairs: Sequence[DocstringPair] | None = None, split: Split = "test") -> Corpus:
-    """The docstring corpus, judged on ``split``; harvested now unless ``pairs`` are given.
+    """The docstring corpus, evaluated on ``split``; harvested now unless ``pairs`` are given.
 
-    Settings are tuned on ``development``, for which test pairs are left out altogether; for ``test`` the development
-    pairs are trained on.
+    Tune settings on ``development``: then test pairs are left out altogether. For ``test``, training has the
+    development pairs too.
     """
     pairs = harvest() if pairs is None else pairs
     if split == "development":
@@ -45,9 +44,9 @@ def embedded_corpus(pairs: Sequence[DocstringPair] | None = None, split: Split =
 
 
 class PreparedCorpus:
-    """A folder that holds the embedded corpus and its tokenizers, made once and read by every process.
+    """A folder with the embedded corpus and its tokenizers, made once and read by every process.
 
-    It appears whole or not at all: it is written beside its place and renamed.
+    It is written under another name and then renamed, so it is never incomplete.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,7 +54,11 @@ class PreparedCorpus:
 
     @classmethod
     def prepare(cls, cache: Path, vocab_sizes: Sequence[int]) -> PreparedCorpus:
-        """The prepared corpus of this interpreter below ``cache``, made if it is not there yet."""
+        """The prepared corpus of this interpreter below ``cache``, made if it is missing.
+
+        Raises:
+            ConfigError: the corpus cannot be written there.
+        """
         key = sha256_of_texts(PREPARATION_VERSION, sys.version, sysconfig.get_path("stdlib"))[:16]
         prepared = cls(cache / f"docstrings-{key}")
         try:
@@ -67,15 +70,11 @@ class PreparedCorpus:
         return prepared
 
     def _make(self, vocab_sizes: Sequence[int]) -> None:
-        """Whatever is not there yet.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """Make what is missing; raises OSError if it cannot be written."""
         if not self._corpus_path.is_file():
             with whole_folder(self.folder) as folder:
-                (folder / _CORPUS_NAME).write_text(_to_json(embedded_corpus()), encoding="utf-8")
-            self._corpus_path.stat()  # not there: a folder of this name was, and is somebody else's
+                (folder / _CORPUS_NAME).write_bytes(msgspec.json.encode(embedded_corpus()))
+            self._corpus_path.stat()  # missing if there already was a folder of this name with something else in it
         for vocab_size in vocab_sizes:
             path = self.tokenizer_path(vocab_size)
             if not path.is_file():
@@ -90,25 +89,7 @@ class PreparedCorpus:
         return self.folder / f"tokenizer-{vocab_size}.json"
 
     def load(self) -> Corpus:
-        return _from_json(self._corpus_path.read_text(encoding="utf-8"))
+        return msgspec.json.decode(self._corpus_path.read_bytes(), type=Corpus)
 
     def load_tokenizer(self, vocab_size: int) -> Tokenizer:
         return Tokenizer.from_file(str(self.tokenizer_path(vocab_size)))
-
-
-def _to_json(corpus: Corpus) -> str:
-    return json.dumps(asdict(corpus), ensure_ascii=False)
-
-
-def _from_json(text: str) -> Corpus:
-    record: dict[str, Any] = json.loads(text)
-
-    def triples(name: str) -> list[Triple]:
-        return [Triple(**{**row, "negatives": tuple(row["negatives"])}) for row in record[name]]
-
-    return Corpus(
-        triples=triples("triples"),
-        test=RetrievalDataset(**record["test"]),
-        test_triples=triples("test_triples"),
-        sha256=record["sha256"],
-    )

@@ -1,33 +1,45 @@
-"""Training files in, records out; every complaint names the file and the line or record.
+"""Training files in, triples out. Every error names the file and the line or record.
 
-Two spellings of one record are read: a JSON list of them (the article's files) and JSON Lines. A record is
-``{"query": str, "positive_document": str, "negative_documents": [str | {"document": str}, ...]}``. A training with
-in-batch negatives alone needs no ``negative_documents``.
+A file is a JSON list of records, as the article's files are, or JSON Lines. A record is ``{"query": str,
+"positive_document": str, "negative_documents": [str | {"document": str}, ...]}``. Training with in-batch negatives
+alone needs no ``negative_documents``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from splade_bench.data.records import Corpus, RetrievalDataset, Triple, held_out_triples, sha256_of_texts
-from splade_bench.errors import DataError
+from splade_bench.errors import DataError, error_line
+from splade_bench.files import parse_record
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    document: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    query: str
+    positive_document: str
+    negative_documents: Sequence[str | _Document] | None = None
 
 
 def read_triples(path: Path, *, need_negatives: bool = False) -> list[Triple]:
     """The records of a JSON or JSON Lines file.
 
     Raises:
-        DataError: the file is missing, not UTF-8, not JSON, empty, or has a record without a query, a positive
-            document or, where they are needed, negative documents.
+        DataError: the file is missing, not UTF-8, not JSON, or empty, or a record has no query, no positive document
+            or, if ``need_negatives``, no negative documents.
     """
-    text = _read_text(path)
-    records = _records_of_list(path, text) if text.lstrip()[:1] == "[" else _records_of_lines(path, text)
     triples = []
-    for where, record in records:
+    for where, record in _records(path, _read_text(path)):
         triple = _triple(where, record)
         if need_negatives and not triple.negatives:
             raise DataError(
@@ -40,38 +52,33 @@ def read_triples(path: Path, *, need_negatives: bool = False) -> list[Triple]:
 
 
 def retrieval_dataset(triples: list[Triple]) -> RetrievalDataset:
-    """Each different query of ``triples``, ranked against all their documents.
+    """The unique queries of ``triples``, each to be ranked against all their documents.
 
-    A query's candidates are its own positives and negatives (the article's protocol); one without negatives has none.
-    Records that repeat a query add to its judgements.
+    A query's candidates are its own positives and negatives (the article's protocol). A query without negatives has
+    none. Triples with the same query add to its judgements.
     """
-    ids: dict[str, str] = {}
-    queries: dict[str, str] = {}
-    qrels: dict[str, dict[str, int]] = {}
-    candidates: dict[str, dict[str, None]] = {}  # a dict, for order without repetition
     query_ids: dict[str, str] = {}
+    document_ids: dict[str, str] = {}
+    qrels: dict[str, dict[str, int]] = defaultdict(dict)
+    candidates: dict[str, dict[str, None]] = defaultdict(dict)  # the inner one is an ordered set
     with_negatives: set[str] = set()
     for triple in triples:
         query_id = query_ids.setdefault(triple.query, f"q{len(query_ids)}")
-        queries[query_id] = triple.query
+        for text in (triple.positive, *triple.negatives):
+            candidates[query_id][document_ids.setdefault(text, f"d{len(document_ids)}")] = None
+        qrels[query_id][document_ids[triple.positive]] = 1
         if triple.negatives:
             with_negatives.add(query_id)
-        for relevance, texts in ((1, (triple.positive,)), (0, triple.negatives)):
-            for text in texts:
-                document_id = ids.setdefault(text, f"d{len(ids)}")
-                candidates.setdefault(query_id, {})[document_id] = None
-                if relevance:
-                    qrels.setdefault(query_id, {})[document_id] = relevance
     return RetrievalDataset(
-        queries=queries,
-        corpus={document_id: text for text, document_id in ids.items()},
-        qrels=qrels,
+        queries={query_id: text for text, query_id in query_ids.items()},
+        corpus={document_id: text for text, document_id in document_ids.items()},
+        qrels=dict(qrels),
         candidates={query_id: list(names) for query_id, names in candidates.items() if query_id in with_negatives},
     )
 
 
 def file_corpus(train_file: Path, val_file: Path | None, *, need_negatives: bool = False) -> Corpus:
-    """Training triples from one file, judged on another where there is one."""
+    """Training triples from one file, evaluated on another if it is given."""
     triples = read_triples(train_file, need_negatives=need_negatives)
     test = retrieval_dataset(read_triples(val_file)) if val_file else None
     return Corpus(
@@ -94,56 +101,38 @@ def _read_text(path: Path) -> str:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _records_of_list(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    try:
-        records = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
-        raise DataError(f"{path}:{line}: is not JSON: {_reason(error)}") from error
-    for number, record in enumerate(records, 1):
-        yield f"{path}: record {number}", record
-
-
-def _records_of_lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    # Not splitlines(): it also breaks at characters that JSON strings may hold.
+def _records(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    """Where each record is, and its JSON."""
+    if text.lstrip()[:1] == "[":
+        for number, record in enumerate(_parse_json(path, 1, text), 1):
+            yield f"{path}: record {number}", record
+        return
+    # Not splitlines(): it also breaks at characters that JSON strings may have.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}:{number}: is not JSON: {_reason(error)}") from error
-            yield f"{path}:{number}", record
+            yield f"{path}:{number}", _parse_json(path, number, line)
+
+
+def _parse_json(path: Path, first_line: int, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{first_line + error.lineno - 1}: is not JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # a number with too many digits, too many brackets
+        raise DataError(f"{path}:{first_line}: is not JSON: {error_line(error)}") from error
 
 
 def _triple(where: str, record: Any) -> Triple:
-    if not isinstance(record, dict):
-        raise DataError(f"{where}: is {type(record).__name__}, not an object with query and positive_document")
-    negatives = record.get("negative_documents")
-    if negatives is None:
-        negatives = []
-    if not isinstance(negatives, list):
-        raise DataError(f"{where}: negative_documents must be a list of documents")
-    return Triple(
-        query=_text(where, "query", record.get("query")),
-        positive=_text(where, "positive_document", record.get("positive_document")),
-        negatives=tuple(
-            _text(where, f"negative_documents[{number}]", item.get("document") if isinstance(item, dict) else item)
-            for number, item in enumerate(negatives)
-        ),
-    )
-
-
-def _text(where: str, name: str, value: Any) -> str:
-    if value is None:
-        raise DataError(f"{where}: {name} is missing")
-    if not isinstance(value, str):
-        raise DataError(f"{where}: {name} must be text")
-    if not value.strip():
-        raise DataError(f"{where}: {name} is empty")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise DataError(f"{where}: {name} holds half a character (a lone surrogate); write the whole one")
-    return value
-
-
-def _reason(error: Exception) -> str:
-    return error.msg if isinstance(error, json.JSONDecodeError) else " ".join(str(error).split())
+    try:
+        parsed = parse_record(record, _Record)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from error
+    negatives = [item if isinstance(item, str) else item.document for item in parsed.negative_documents or ()]
+    named = {"query": parsed.query, "positive_document": parsed.positive_document}
+    named |= {f"negative_documents[{number}]": text for number, text in enumerate(negatives)}
+    for name, text in named.items():
+        if not text.strip():
+            raise DataError(f"{where}: {name} is empty")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise DataError(f"{where}: {name} holds half a character (a lone surrogate); write the whole one")
+    return Triple(query=parsed.query, positive=parsed.positive_document, negatives=tuple(negatives))

@@ -1,4 +1,4 @@
-"""Plain-text records of training and retrieval data; no tensors."""
+"""Plain-text records of training and retrieval data."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 Qrels = Mapping[str, Mapping[str, int]]
-"""Query id -> document id -> relevance; documents that are not named are not relevant."""
+"""Query id -> document id -> relevance; other documents are not relevant."""
 Run = Mapping[str, Mapping[str, float]]
-"""Query id -> document id -> score, as in TREC: what a ranker returned."""
+"""Query id -> document id -> score: the documents that a ranker returned, as in TREC."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +24,7 @@ class Triple:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetrievalDataset:
-    """Held-out queries with their judged documents inside a corpus that every query is ranked against."""
+    """Held-out queries, their judged documents, and the corpus that every query is ranked against."""
 
     queries: Mapping[str, str]
     corpus: Mapping[str, str]
@@ -35,7 +35,7 @@ class RetrievalDataset:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Corpus:
-    """Training triples beside what they are judged on; ``sha256`` names the texts of both."""
+    """Training triples and held-out data for evaluation; ``sha256`` is the hash of all texts."""
 
     triples: Sequence[Triple]
     test: RetrievalDataset | None
@@ -45,17 +45,13 @@ class Corpus:
 
     @property
     def training_texts(self) -> Iterator[str]:
-        """Every text that may be trained on, as a tokenizer needs them; held-out texts are not among them."""
-        seen: set[str] = set()
-        for triple in self.triples:
-            for text in (triple.query, triple.positive, *triple.negatives):
-                if text not in seen:
-                    seen.add(text)
-                    yield text
+        """The unique texts of the triples, to train a tokenizer on; held-out texts are not among them."""
+        texts = (text for triple in self.triples for text in (triple.query, triple.positive, *triple.negatives))
+        return iter(dict.fromkeys(texts))
 
 
 def held_out_triples(dataset: RetrievalDataset) -> list[Triple]:
-    """A triple for each query of ``dataset`` that has a judged document and other candidates."""
+    """A triple for each query that has a judged document and other candidates."""
     triples = []
     for query_id, query in dataset.queries.items():
         judged = dataset.qrels.get(query_id, {})
@@ -68,7 +64,7 @@ def held_out_triples(dataset: RetrievalDataset) -> list[Triple]:
 
 
 def sha256_of_texts(*parts: object) -> str:
-    """Hash of JSON-serialisable parts: equal data gives equal text on every machine."""
+    """Hash of JSON-serialisable parts, equal for equal data on every machine."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(json.dumps(part, ensure_ascii=False, sort_keys=True).encode())

@@ -1,4 +1,4 @@
-"""A WordPiece vocabulary trained on the texts at hand, in seconds: what the presets use in place of a download."""
+"""A WordPiece vocabulary, trained in seconds on the given texts: the presets use it in place of a download."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
     texts = list(texts)
     draft = _tokenizer(models.WordPiece(unk_token="[UNK]"))
     counts = Counter(character for text in texts for character in draft.normalizer.normalize_str(text))
-    # Each costs two entries, alone and as a continuation: in a large script the rarest become [UNK].
+    # Each character takes two entries, alone and as a continuation. In a large script the rarest become [UNK].
     room = max(0, vocab_size - len(SPECIAL_TOKENS)) // 2
     characters = sorted(set(counts) - set(" \t\n"), key=lambda character: (-counts[character], character))[:room]
-    # The trainer numbers continuation pieces in the order of a hash table with a random seed, and breaks ties between
-    # merges by number: two trainings differ. Named as special tokens they are numbered first, in this order.
+    # The trainer numbers continuation pieces in the order of a hash table with a random seed and breaks ties between
+    # merges by number, so two trainings differ. As special tokens they are numbered first, in this order.
     pieces = [f"##{character}" for character in sorted(characters)]
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
@@ -31,7 +31,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     draft.train_from_iterator(texts, trainer)
-    # Built anew, so that a text that holds "##a" is not taken for a piece.
+    # A new tokenizer, in which "##a" in a text is not a piece.
     tokenizer = _tokenizer(models.WordPiece(draft.get_vocab(), unk_token="[UNK]"))
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     tokenizer.post_processor = processors.TemplateProcessing(

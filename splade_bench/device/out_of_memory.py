@@ -1,20 +1,20 @@
-"""How each allocator says that it has nothing left. No torch: its error is known by its name."""
+"""Out-of-memory errors of every allocator. Imports no torch: its error class is known by name."""
 
 from __future__ import annotations
 
 import errno
 import re
 
-# Errors that no exception class tells apart: torch raises RuntimeError for its CPU and MPS allocators.
+# torch raises plain RuntimeErrors for its CPU and MPS allocators.
 _TEXTS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Invalid buffer size: ")
-# What those texts say about the request: "tried to allocate 4096 bytes", "Tried to allocate 2.00 GiB", or, for one
-# buffer that is more than Metal allows, "Invalid buffer size: 28.00 GB". MPS writes GB and means GiB.
+# "tried to allocate 4096 bytes", "Tried to allocate 2.00 GiB", or, for a buffer that is larger than Metal allows,
+# "Invalid buffer size: 28.00 GB". MPS writes GB and means GiB.
 _REQUESTED = re.compile(r"(?:tried to allocate|Invalid buffer size:) (\d+(?:\.\d+)?) ?(bytes|[KMG]i?B)", re.IGNORECASE)
 _UNITS = {"b": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that an allocator had nothing left, on any device."""
+    """Whether ``error`` says that an allocator of any device ran out of memory."""
     if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
         return True
     if isinstance(error, OSError):
@@ -23,6 +23,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def failed_allocation_bytes(error: BaseException) -> int | None:
-    """How much was asked of the allocator that had nothing left, as far as its message says."""
+    """The bytes that an out-of-memory error's message says were requested; None if it does not say."""
     match = _REQUESTED.search(str(error))
     return round(float(match[1]) * _UNITS[match[2][0].lower()]) if match else None

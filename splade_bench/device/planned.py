@@ -1,7 +1,6 @@
-"""The device that a plan is made for, while its step runs on fake tensors of the CPU.
+"""The device that a plan is made for, while the step runs on fake tensors of the CPU.
 
-What a step does to the device that it runs on, it does to this one then: whoever asks which kind of device it is, or
-tells an allocator something, asks here first.
+In a plan, everything that a step asks of its device goes to this one: which kind it is, its allocator, its files.
 """
 
 from __future__ import annotations
@@ -17,20 +16,19 @@ Result = TypeVar("Result")
 
 
 class PlannedAllocator:
-    """What a step may tell the allocator of its device. Here nothing happens."""
+    """What a step tells the allocator of its device. This one does nothing."""
 
     def fix_mmap_threshold(self, threshold_bytes: int) -> None:
-        """From now on each storage of at least this size gets a mapping of its own (glibc)."""
+        """From now on each storage of at least this size gets its own mapping (glibc)."""
 
     def trim(self) -> None:
         """Give free memory back to the system."""
 
 
 class PlannedWork:
-    """Told of every operator in a plan, and of what a step does that no operator shows. Here nothing is counted.
+    """Counts the work of a plan: its operators, and what no operator shows. This one counts nothing.
 
-    An iteration is one of a loop that a plan shortens, so that those left out can be counted too. Such loops can be
-    nested.
+    Iterations are those of loops that a plan shortens, so that the ones left out count too. Loops can be nested.
     """
 
     def on_operator(
@@ -39,14 +37,14 @@ class PlannedWork:
         """``operator`` has made ``results``, the leaves of what it returned."""
 
     def begin_iteration(self) -> None:
-        """An iteration begins that runs."""
+        """An iteration begins."""
 
     def end_iteration(self) -> object:
-        """It has ended. Returns the argument of :meth:`repeat_iteration` for equal iterations."""
+        """It has ended; returns the argument of :meth:`repeat_iteration` for equal iterations."""
         return None
 
     def repeat_iteration(self, finished: object) -> None:
-        """An iteration is left out that is equal to a finished one."""
+        """An iteration equal to a finished one is left out."""
 
     def on_file(self, size_bytes: int) -> None:
         """A step would read or write so many bytes of a file."""
@@ -54,7 +52,7 @@ class PlannedWork:
 
 @dataclass(frozen=True, slots=True)
 class PlannedDevice:
-    """A device that need not be there."""
+    """A device, which this machine need not have."""
 
     type: str
     allocator: PlannedAllocator
@@ -75,25 +73,23 @@ def planning_for(device: PlannedDevice) -> Iterator[None]:
 
 
 def planned_device() -> PlannedDevice | None:
-    """The device that is being planned for; None where a step runs in earnest."""
+    """The device of the current plan; None outside a plan."""
     return _planned.get()
 
 
 def fused_dropout(probability: float) -> float:
-    """The dropout of a call to fused attention: ``probability``, but 0 in a plan for CUDA.
+    """The dropout probability of fused attention, but 0 in a plan for CUDA.
 
-    CUDA's fused attention draws dropout without a tensor for it. In a plan the CPU's operator takes its place, which
-    would make one.
+    CUDA's fused attention makes no tensor for dropout. The CPU's operator, which runs in a plan, would make one.
     """
     planned = planned_device()
     return 0.0 if planned and planned.type == "cuda" else probability
 
 
 def once_in_plan(items: Iterable[Item], *, key: Callable[[Item], Hashable] = lambda item: None) -> Iterator[Item]:
-    """``items``; in a plan only the first of each ``key``, and whoever counts rounds is told of the others.
+    """``items``; in a plan, only the first of each ``key``, while the work counter multiplies it.
 
-    For a loop whose rounds take the same memory if their keys are the same, and leave none behind: what the others
-    would take has been taken and given back.
+    For a loop whose iterations take the same memory if their keys are equal, and free all of it.
     """
     planned = planned_device()
     if planned is None:
@@ -113,16 +109,16 @@ def once_in_plan(items: Iterable[Item], *, key: Callable[[Item], Hashable] = lam
 def memoized_in_plan(
     function: Callable[[Item], Result], *, key: Callable[[Item], Hashable], copy: Callable[[Result], Result]
 ) -> Callable[[Item], Result]:
-    """``function``; in a plan it is called once for each ``key``, and the others get a copy of that result.
+    """``function``; in a plan it is called once for each ``key``, and later calls get a copy of its result.
 
-    For a loop whose rounds each leave a result behind: :func:`once_in_plan` would leave none for most of them.
+    For a loop like that of :func:`once_in_plan` whose iterations each leave a result behind.
     """
     planned = planned_device()
     if planned is None:
         return function
     results: dict[Hashable, tuple[Result, object]] = {}
 
-    def recall(item: Item) -> Result:
+    def memoized(item: Item) -> Result:
         kind = key(item)
         if kind in results:
             result, finished = results[kind]
@@ -133,4 +129,4 @@ def memoized_in_plan(
         results[kind] = result, planned.work.end_iteration()
         return result
 
-    return recall
+    return memoized

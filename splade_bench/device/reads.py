@@ -1,8 +1,7 @@
-"""Where a step looks into its tensors: everything in it that depends on their values, not on their shapes alone.
+"""The only places where a step reads values of tensors, or a file: everything else in it depends on shapes alone.
 
-A plan runs the same step on fake tensors, which have shapes and no values. So each function here says what a plan takes
-in their place, and nothing else in ``model``, ``losses`` and ``training`` reads a tensor on the host
-(``tests/test_host.py``): a step that cannot be planned fails a test.
+A plan runs the same step on fake tensors, which have no values. Each function here says what a plan assumes in their
+place. A read anywhere else fails the plan (``tests/device/test_reads.py``).
 """
 
 from __future__ import annotations
@@ -22,15 +21,13 @@ from splade_bench.device.planned import planned_device
 
 def read_numbers(numbers: Tensor, *, planned: Sequence[float]) -> list[float]:
     """The elements of [N] as Python numbers, after waiting for the device; in a plan, ``planned``."""
-    if planned_device():
-        return [*planned]
-    return numbers.tolist()
+    return [*planned] if planned_device() else numbers.tolist()
 
 
 def mask_of(attention_mask: Tensor, *, planned_lengths: Sequence[int]) -> Tensor | None:
-    """``attention_mask`` [N, L], into which transformers looks: one without a 0 it leaves out (its masking_utils.py).
+    """``attention_mask`` [N, L] as transformers uses it: not at all if it has no 0 (masking_utils.py).
 
-    On fake tensors it does not look, so in a plan that is decided here, by the texts' lengths.
+    transformers does not look into fake tensors, so in a plan the texts' lengths decide.
     """
     if planned_device() and all(length == attention_mask.shape[1] for length in planned_lengths):
         return None
@@ -38,7 +35,7 @@ def mask_of(attention_mask: Tensor, *, planned_lengths: Sequence[int]) -> Tensor
 
 
 def nonzero(matrix: Tensor, *, planned_share: float) -> tuple[Tensor, Tensor, list[int]]:
-    """Row and column of each element of [R, C] that is not 0, by rows: int64 [N] both, and how many each row has.
+    """Row and column of each nonzero element of [R, C], by rows: int64 [N] both, and the number in each row.
 
     In a plan, each row has ``planned_share`` of its elements.
     """
@@ -52,24 +49,24 @@ def nonzero(matrix: Tensor, *, planned_share: float) -> tuple[Tensor, Tensor, li
 
 
 def unique_counts(ordered: Tensor, *, at_most: int) -> tuple[Tensor, Tensor, list[int]]:
-    """The U different numbers in ``ordered`` [N], int64 [U]; which of them each is, [N]; and how often each comes.
+    """Unique values of a sorted tensor, int64 [N]: the values [U], the inverse index [N], and their counts.
 
-    In a plan there are as many as there may be: ``at_most``, or N.
+    In a plan there are as many as possible: ``at_most``, or N.
     """
     if planned_device():
         most = min(at_most, len(ordered))
         each, more = divmod(len(ordered), most or 1)
         counts = [each + (number < more) for number in range(most)]
         return torch.empty(most, dtype=torch.int64, device=ordered.device), torch.empty_like(ordered), counts
-    numbers, which, counts = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)
-    return numbers, which, counts.tolist()
+    values, inverse, value_counts = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)
+    return values, inverse, value_counts.tolist()
 
 
 def reserved_file(folder: str, size_bytes: int) -> io.FileIO:
-    """A file without a name in ``folder``, made as large as it will be; in a plan, one that holds nothing.
+    """An unnamed file in ``folder`` with all its room reserved; in a plan, an empty one.
 
     Raises:
-        OSError: the folder cannot hold it.
+        OSError: the folder does not have the room.
     """
     if planned_device():
         return io.FileIO(os.devnull, "r+")
@@ -88,7 +85,7 @@ def reserved_file(folder: str, size_bytes: int) -> io.FileIO:
 
 
 def read_file(file: io.FileIO, offset: int, tensor: Tensor) -> bool:
-    """Fill a contiguous tensor of the CPU from ``file``; False where the file ends before. In a plan, nothing."""
+    """Fill a contiguous tensor of the CPU; False if the file ends before. In a plan, only count the work."""
     if planned := planned_device():
         planned.work.on_file(tensor.nbytes)
         return True
@@ -97,7 +94,7 @@ def read_file(file: io.FileIO, offset: int, tensor: Tensor) -> bool:
 
 
 def write_file(file: io.FileIO, offset: int, tensor: Tensor) -> None:
-    """Write a contiguous tensor of the CPU to ``file``. In a plan, nothing."""
+    """Write a contiguous tensor of the CPU. In a plan, only count the work."""
     if planned := planned_device():
         planned.work.on_file(tensor.nbytes)
         return

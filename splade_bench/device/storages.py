@@ -1,7 +1,7 @@
-"""Live tensor bytes, by what they are for and by the part of a step that is under way.
+"""Live tensor bytes, by category and by phase of the step.
 
-Counts the storages that torch's operators make, each once, from its first tensor to the moment it is freed. The same on
-every machine and in every run, and it works on fake tensors as on real ones.
+Counts the storages that torch's operators make, each once, from its first tensor until it is freed. The count is the
+same on every machine and in every run, and for fake tensors.
 
 Does not see: workspaces inside operators, the allocator's rounding and its free memory, and the Python runtime.
 """
@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from splade_bench.device.planned import PlannedWork
 
 Category: TypeAlias = Literal[
     "parameters", "gradients", "optimizer", "activations", "logits", "head", "temporaries", "inputs"
@@ -34,58 +37,48 @@ class LivePeak:
     by_category: Mapping[Category, int]
     phase: str
     operator: str
-    """The one whose result made it the peak."""
+    """Its result made the peak."""
     by_phase: Mapping[str, int]
-    """The most that was live in each phase, in the order in which the phases came."""
+    """Most live bytes in each phase, in the order of the phases."""
 
 
 class StorageListener(Protocol):
-    """Told of every storage that comes and goes, as an allocator is."""
+    """Gets every storage that is allocated or freed, as an allocator does."""
 
     def on_phase(self, phase: str) -> None:
         """A part of an optimizer step begins."""
 
     def on_allocate(self, storage: int, size_bytes: int, operator: str) -> None:
-        """A storage has come; ``operator`` made it, or none that was watched."""
+        """A storage was allocated by ``operator``; the empty string if that was not watched."""
 
     def on_free(self, storage: int) -> None:
-        """It has gone; its number may be given again."""
-
-
-class OperatorListener(Protocol):
-    """Told of every operator that ran."""
-
-    def on_operator(
-        self, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], results: Sequence[Any]
-    ) -> None:
-        """``operator`` has made ``results``, the leaves of what it returned."""
+        """It was freed; its number may come again."""
 
 
 @dataclass(slots=True)
 class _Storage:
-    """What is known of a storage; ``category`` may be found out long after it is gone."""
+    """What is known of a storage; its category may become known after it is freed."""
 
-    size_bytes: int
     phase: str
-    category: Category | None
+    size_bytes: int = 0
+    category: Category | None = None
     reference: object = None
 
 
 class LiveStorages(TorchDispatchMode):
-    """Watches every operator while it is entered; a ``TrainObserver`` of the run that it watches.
+    """Watches every operator while it is entered, as a ``TrainObserver`` of the same run.
 
-    Categories: *parameters* and *inputs* are what was announced with :meth:`add`; *gradients* are the ``.grad`` of
-    parameters; *optimizer* is what an optimizer step makes and leaves behind; *logits* have a text's tokens and the
-    vocabulary as their last two sizes, *head* are other tensors with the vocabulary as the last; *activations* are made
-    in a forward pass and still there when its backward begins; *temporaries* are the rest.
+    Categories: *parameters* and *inputs* were given to :meth:`add`; *gradients* are the ``.grad`` of parameters;
+    *optimizer* is what an optimizer step makes and keeps; *logits* have a text's tokens and the vocabulary as their
+    last two sizes, *head* are other tensors with the vocabulary as the last; *activations* are made in a forward pass
+    and kept until its backward begins; *temporaries* are the rest.
 
-    It slows what it watches: use a run of its own, and time another.
+    It slows the run down: measure time in another run.
 
     Args:
-        vocab_size: size of the vocabulary, by which logits and the head's tensors are known; None: they are not told
-            apart.
-        listener: told of every storage that comes and goes.
-        operators: told of every operator.
+        vocab_size: by which logits and the head's tensors are recognised; None: they are not.
+        listener: gets every storage.
+        operators: gets every operator.
     """
 
     def __init__(
@@ -93,14 +86,14 @@ class LiveStorages(TorchDispatchMode):
         *,
         vocab_size: int | None = None,
         listener: StorageListener | None = None,
-        operators: OperatorListener | None = None,
+        operators: PlannedWork | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._vocab_size = vocab_size
         self._listener = listener
         self._operators = operators
         self._phase = "setup"
-        self._live: dict[int, _Storage] = {}  # by the address of the storage, which is used again once it is freed
+        self._live: dict[int, _Storage] = {}  # by the storage's address, which may come again once it is freed
         self._live_bytes = 0
         self._parameters: list[Tensor] = []
         self._peak_bytes = 0
@@ -109,7 +102,7 @@ class LiveStorages(TorchDispatchMode):
         self._by_phase: dict[str, int] = {}
 
     def add(self, tensors: Iterable[Tensor], category: Category) -> None:
-        """Count tensors that were there before; the gradients of ``parameters`` are looked up from now on."""
+        """Count tensors that already exist. The ``.grad`` of ``parameters`` will be *gradients*."""
         for tensor in tensors:
             if category == "parameters":
                 self._parameters.append(tensor)
@@ -130,11 +123,11 @@ class LiveStorages(TorchDispatchMode):
 
     @property
     def live_bytes(self) -> int:
-        """Live now."""
+        """Live bytes now."""
         return self._live_bytes
 
     def peak(self) -> LivePeak:
-        """The largest moment so far."""
+        """The peak so far."""
         self._settle("")
         sizes: Counter[Category] = Counter()
         for storage in self._peak:
@@ -151,12 +144,12 @@ class LiveStorages(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func is _DEVICE:  # asked more often of a fake tensor than anything is made
+        if func is _DEVICE:  # the most frequent call of fake tensors
             return args[0].fake_device
         kwargs = kwargs or {}
         results = func(*args, **kwargs)
         leaves = tree_leaves(results)
-        if self._operators:  # first: what it takes for itself is there when its results are
+        if self._operators:  # first: its own workspace exists before its results
             self._operators.on_operator(func, args, kwargs, leaves)
         for result in leaves:
             if isinstance(result, Tensor):
@@ -171,19 +164,16 @@ class LiveStorages(TorchDispatchMode):
         address = storage._cdata
         known = self._live.get(address)
         if known is None:
-            known = _Storage(size_bytes, self._phase, category or self._by_shape(tensor))
-            known.reference = weakref.ref(storage, self._forget(address))
-            self._live[address] = known
-            self._live_bytes += size_bytes
-            self._tell_of(address, size_bytes, operator)
-            return
-        if size_bytes != known.size_bytes:  # resized
+            known = self._live[address] = _Storage(self._phase)
+            known.reference = weakref.ref(storage, partial(self._forget, address))
+        if size_bytes != known.size_bytes:
+            if self._listener:
+                if known.size_bytes:  # resized
+                    self._listener.on_free(address)
+                self._listener.on_allocate(address, size_bytes, str(operator))
             self._live_bytes += size_bytes - known.size_bytes
             known.size_bytes = size_bytes
-            if self._listener:
-                self._listener.on_free(address)
-            self._tell_of(address, size_bytes, operator)
-        if known.category in (None, "head"):  # a product makes logits as [B * L, V] and then views them as [B, L, V]
+        if known.category in (None, "head"):  # a product makes logits as [B * L, V]; they become [B, L, V] in a view
             category = category or self._by_shape(tensor)
         known.category = category or known.category
 
@@ -192,19 +182,11 @@ class LiveStorages(TorchDispatchMode):
             return None  # a moment of the decoder's bias has that size too
         return "logits" if tensor.dim() > 2 and tensor.shape[-2] > 1 else "head"
 
-    def _forget(self, address: int) -> Callable[[object], None]:
-        def forget(_: object) -> None:
-            gone = self._live.pop(address, None)
-            if gone is not None:
-                self._live_bytes -= gone.size_bytes
-                if self._listener:
-                    self._listener.on_free(address)
-
-        return forget
-
-    def _tell_of(self, address: int, size_bytes: int, operator: object) -> None:
+    def _forget(self, address: int, _: object) -> None:
+        freed = self._live.pop(address)
+        self._live_bytes -= freed.size_bytes
         if self._listener:
-            self._listener.on_allocate(address, size_bytes, str(operator))
+            self._listener.on_free(address)
 
     def _note_peak(self, operator: object) -> None:
         if self._live_bytes > self._by_phase.get(self._phase, 0):
@@ -215,7 +197,7 @@ class LiveStorages(TorchDispatchMode):
             self._peak_at = (self._phase, str(operator))
 
     def _settle(self, next_phase: str) -> None:
-        """Say what the storages are that outlived the phase that made them."""
+        """Find the categories of storages that outlived the phase that made them."""
         for parameter in self._parameters:
             if parameter.grad is not None and (storage := _storage_of(parameter.grad)) is not None:
                 known = self._live.get(storage._cdata)

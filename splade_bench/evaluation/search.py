@@ -5,15 +5,12 @@ Shapes: Q queries, D documents, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor
 from typing_extensions import Self
-
-from splade_bench.batching.batches import TextBatch
 
 ROWS_PER_BLOCK = 512
 
@@ -56,12 +53,6 @@ class SparseReps:
         return block
 
 
-@torch.no_grad()
-def encode(encode_batch: Callable[[TextBatch], Tensor], batches: Iterable[TextBatch]) -> SparseReps:
-    """Encode batches of texts, in order."""
-    return SparseReps.from_dense(encode_batch(batch) for batch in batches)
-
-
 def top_documents(queries: SparseReps, documents: SparseReps, *, top_k: int) -> tuple[Tensor, Tensor]:
     """Scores and rows of each query's best documents by dot product: two tensors [Q, top_k], best first.
 
@@ -81,13 +72,6 @@ def top_documents(queries: SparseReps, documents: SparseReps, *, top_k: int) -> 
         best_scores.append(scores)
         best_rows.append(rows)
     return torch.cat(best_scores), torch.cat(best_rows)
-
-
-def batched(texts: Sequence[str], size: int) -> Iterator[list[str]]:
-    """Consecutive lists of at most ``size`` texts."""
-    remaining = iter(texts)
-    while batch := list(islice(remaining, size)):
-        yield batch
 
 
 def _blocks(rows: int) -> Iterator[tuple[int, int]]:

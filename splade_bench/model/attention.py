@@ -9,6 +9,7 @@ Shapes: B texts, A heads, L tokens, D head size, C heads at a time.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -54,9 +55,9 @@ class _StreamingAttention(torch.autograd.Function):
         attended = query.new_empty(texts, length, heads, value.shape[-1]).transpose(1, 2)
         addend = _addend(mask, query)
         with torch.autocast(query.device.type, enabled=False):
-            for part in once_in_plan(_parts(query, key), key=_part_size):
+            for part in _parts(query, key):
                 part_query, part_key, part_value = _widened(part, query, key, value)
-                probabilities = _probabilities(part_query, part_key, _part_of(addend, part, query), scale)
+                probabilities = _probabilities(part_query, part_key, None if addend is None else addend[part], scale)
                 keep = keep_mask(probabilities.shape, dropout, query.device)
                 attended[part] = probabilities.mul_(keep).mul_(keep_scale(dropout)) @ part_value
         ctx.save_for_backward(query, key, value, mask)
@@ -70,9 +71,10 @@ class _StreamingAttention(torch.autograd.Function):
         grad_query, grad_key, grad_value = (torch.empty_like(tensor) for tensor in (query, key, value))
         addend = _addend(mask, query)
         with restored_rng(ctx.rng), torch.autocast(query.device.type, enabled=False):
-            for part in once_in_plan(_parts(query, key), key=_part_size):
+            for part in _parts(query, key):
                 part_query, part_key, part_value, part_grad = _widened(part, query, key, value, grad)
-                probabilities = _probabilities(part_query, part_key, _part_of(addend, part, query), ctx.scale)
+                part_addend = None if addend is None else addend[part]
+                probabilities = _probabilities(part_query, part_key, part_addend, ctx.scale)
                 keep = keep_mask(probabilities.shape, ctx.dropout, query.device)
                 kept = (probabilities * keep).mul_(keep_scale(ctx.dropout))  # [B, C, L, L]
                 grad_value[part] = kept.transpose(-1, -2) @ part_grad
@@ -91,7 +93,7 @@ def _widened(part: tuple[slice, slice], *tensors: Tensor) -> Iterator[Tensor]:
 
 
 def _addend(mask: Tensor | None, query: Tensor) -> Tensor | None:
-    """``mask`` as a summand of the scores.
+    """``mask`` as a summand of the scores [B, A, L, L].
 
     The lowest number replaces -inf, so that a query that may not attend to any token does not become NaN.
     """
@@ -100,8 +102,10 @@ def _addend(mask: Tensor | None, query: Tensor) -> Tensor | None:
     dtype = wide_dtype(query.dtype)
     lowest = torch.finfo(dtype).min
     if mask.dtype == torch.bool:
-        return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, lowest)
-    return mask.to(dtype).clamp(min=lowest)
+        addend = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, lowest)
+    else:
+        addend = mask.to(dtype).clamp(min=lowest)
+    return addend.expand(*query.shape[:2], *addend.shape[-2:])
 
 
 def _probabilities(query: Tensor, key: Tensor, addend: Tensor | None, scale: float) -> Tensor:
@@ -112,24 +116,13 @@ def _probabilities(query: Tensor, key: Tensor, addend: Tensor | None, scale: flo
 
 
 def _parts(query: Tensor, key: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Texts and heads, a few heads of one text at a time."""
+    """Texts and heads, a few heads of one text at a time; in a plan, one part of each size."""
     texts, heads, length, _ = query.shape
-    heads_at_a_time = max(1, _SCORES_AT_A_TIME // (length * key.shape[2]))
-    if heads_at_a_time >= heads:
-        texts_at_a_time = max(1, heads_at_a_time // heads)
-        for text in range(0, texts, texts_at_a_time):
-            yield slice(text, text + texts_at_a_time), slice(None)
-        return
-    for text in range(texts):
-        for head in range(0, heads, heads_at_a_time):
-            yield slice(text, text + 1), slice(head, head + heads_at_a_time)
+    most_heads = max(1, _SCORES_AT_A_TIME // (length * key.shape[2]))
+    texts_at_a_time, heads_at_a_time = max(1, most_heads // heads), min(most_heads, heads)
+    parts = itertools.product(_slices(texts, texts_at_a_time), _slices(heads, heads_at_a_time))
+    return once_in_plan(parts, key=lambda part: (part[0].stop - part[0].start, part[1].stop - part[1].start))
 
 
-def _part_size(part: tuple[slice, slice]) -> tuple[int, ...]:
-    return tuple(one.stop - one.start if one.stop else 0 for one in part)
-
-
-def _part_of(addend: Tensor | None, part: tuple[slice, slice], query: Tensor) -> Tensor | None:
-    if addend is None:
-        return None
-    return addend.expand(query.shape[0], query.shape[1], *addend.shape[-2:])[part]
+def _slices(size: int, at_a_time: int) -> list[slice]:
+    return [slice(start, min(start + at_a_time, size)) for start in range(0, size, at_a_time)]

@@ -1,4 +1,4 @@
-"""Dropout on the CPU with less to draw and less to keep."""
+"""Dropout on the CPU that draws and keeps less."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ _LEVELS = 2**16
 def compact_dropout(inputs: Tensor, probability: float) -> Tensor:
     """``F.dropout`` in training: each element becomes 0 with ``probability``, the others grow to keep the mean.
 
-    The probability is rounded to a multiple of 2^-16 (0.1 becomes 0.100006), and the others grow by the rounded one's
-    factor, so the mean is kept exactly.
+    The probability is rounded to a multiple of 2^-16 (0.1 becomes 0.100006). The others grow by the factor of the
+    rounded one, so the mean is kept exactly.
 
-    Memory: a byte an element for backward, where torch keeps a float on the CPU; drawing takes 16 bits an element and
-    about a sixth of the time.
+    Memory: one byte per element for backward, where torch on the CPU keeps a float. Drawing takes 16 bits per element
+    and about a sixth of the time.
     """
     return cast(Tensor, _CompactDropout.apply(inputs, probability))  # type: ignore[no-untyped-call]
 
 
 def keep_mask(shape: torch.Size, probability: float, device: torch.device) -> Tensor:
-    """Which elements stay: bool ``shape``, from the default generator of ``device``."""
+    """Which elements are kept: bool ``shape``, from the default generator of ``device``."""
     threshold = _dropped_levels(probability) - _LEVELS // 2
     return random_int16(shape.numel(), device).ge(threshold).view(shape)
 
 
 def keep_scale(probability: float) -> float:
-    """The factor by which the elements that stay grow."""
+    """The factor of the elements that are kept."""
     return _LEVELS / (_LEVELS - _dropped_levels(probability))
 
 

@@ -1,7 +1,7 @@
-"""Linear and embedding layers whose weight gradients go straight to where they are summed.
+"""Linear and embedding layers that add their weight gradients directly to the sum in ``.grad``.
 
-autograd makes each weight's gradient as a new tensor and then adds it to ``.grad``: for a model that is run in
-mini-batches that is a second copy of the largest gradients, and one more pass over memory for each mini-batch.
+autograd makes each weight's gradient as a new tensor and then adds it to ``.grad``. In mini-batches that costs a second
+copy of the largest gradients, and one more pass over memory for each mini-batch.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to make a tensor again, bitwise, from tensors that are kept anyway."""
+    """How to recompute a tensor, bitwise, from tensors that are kept anyway."""
 
     function: Callable[..., Tensor]
     inputs: tuple[Tensor | None, ...]
 
 
-# Gradients that were summed in place, by parameter: kept over ``zero_grad(set_to_none=True)``, because fresh memory
-# costs a page fault for every 4 KiB, each step again.
+# Memory of gradients that were summed in place, by parameter. It is kept after ``zero_grad(set_to_none=True)``, because
+# fresh memory would cost a page fault per 4 KiB in each step.
 _buffers = WeakIdKeyDictionary()
 
 
 def takes_gradient_in_place(*parameters: Tensor | None) -> bool:
-    """Whether all of them are trained leaves whose gradient autograd need not see: a hook on one would."""
+    """Whether all of them are trained leaves without hooks, so that autograd need not see their gradients."""
     return all(
         parameter is None
         or (
@@ -44,22 +44,19 @@ def takes_gradient_in_place(*parameters: Tensor | None) -> bool:
 
 
 def existing_grad(parameter: Tensor) -> Tensor:
-    """``parameter.grad``, made of zeros where there is none yet; a parameter that nothing reaches keeps None."""
+    """``parameter.grad``; zeros if there was none."""
     if parameter.grad is None:
+        key = parameter.dtype, parameter.device, parameter.shape
         buffer = _buffers.get(parameter)
-        if buffer is not None and _alike(buffer, parameter):
+        if buffer is not None and (buffer.dtype, buffer.device, buffer.shape) == key:
             parameter.grad = buffer.zero_()
         else:
             parameter.grad = _buffers[parameter] = torch.zeros_like(parameter)
     return parameter.grad
 
 
-def _alike(buffer: Tensor, parameter: Tensor) -> bool:
-    return (buffer.dtype, buffer.device, buffer.shape) == (parameter.dtype, parameter.device, parameter.shape)
-
-
 def release_gradients(parameters: Iterable[Tensor]) -> None:
-    """Set every ``.grad`` to None and give the memory of those that were summed in place back."""
+    """Set every ``.grad`` to None and free the memory of those that were summed in place."""
     for parameter in parameters:
         parameter.grad = None
         _buffers.pop(parameter, None)
@@ -68,8 +65,8 @@ def release_gradients(parameters: Iterable[Tensor]) -> None:
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, *, recipe: Recipe | None, in_place: bool) -> Tensor:
     """``F.linear``: [..., H] -> [..., O], with a lighter backward.
 
-    With a ``recipe``, ``inputs`` are made again for the gradient of ``weight`` and need not be kept. ``in_place`` adds
-    to the ``.grad`` of ``weight`` and ``bias``, which must then be leaves, and returns no gradient for them.
+    With a ``recipe``, ``inputs`` are not kept but recomputed for the gradient of ``weight``. ``in_place`` adds to the
+    ``.grad`` of ``weight`` and ``bias``, which must be leaves, and returns no gradient for them.
     """
     function = recipe.function if recipe else None
     kept = recipe.inputs if recipe else (inputs,)
@@ -77,10 +74,7 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, *, recipe: Recip
 
 
 def embedding(token_ids: Tensor, weight: Tensor, padding_idx: int | None) -> Tensor:
-    """``F.embedding``: [...] -> [..., H]; its gradient is added to ``weight.grad`` in place.
-
-    Without it each backward makes a gradient as large as the whole table.
-    """
+    """``F.embedding``: [...] -> [..., H]; backward adds to ``weight.grad`` and makes no tensor of the table's size."""
     if padding_idx is not None:
         padding_idx %= len(weight)  # a negative one counts from the end
     return cast(Tensor, _Embedding.apply(weight, token_ids, padding_idx))  # type: ignore[no-untyped-call]
@@ -94,13 +88,13 @@ class _Linear(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         in_place: bool,
-        remake: Callable[..., Tensor] | None,
+        recompute: Callable[..., Tensor] | None,
         *kept: Tensor | None,
     ) -> Tensor:
         ctx.save_for_backward(weight, *kept)
-        # The leaves themselves: what is unpacked in backward may be another tensor with the same content.
+        # The leaves themselves: backward may unpack another tensor with the same content.
         ctx.parameters = (weight, bias) if in_place else None
-        ctx.remake = remake
+        ctx.recompute = recompute
         ctx.input_dtype = inputs.dtype
         return F.linear(inputs, weight, bias)
 
@@ -111,7 +105,7 @@ class _Linear(torch.autograd.Function):
         needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         # Under autocast the product ran in grad's type, and so do its gradients.
         flat_grad = grad.reshape(-1, grad.shape[-1])  # [N, O]
-        inputs = ctx.remake(*kept) if ctx.remake else kept[0]
+        inputs = ctx.recompute(*kept) if ctx.recompute else kept[0]
         flat_inputs = inputs.reshape(-1, inputs.shape[-1]).to(grad.dtype)  # [N, H]
         grad_weight = grad_bias = None
         if ctx.parameters:
@@ -120,7 +114,7 @@ class _Linear(torch.autograd.Function):
         else:
             grad_weight = (flat_grad.t() @ flat_inputs).to(weight.dtype) if needs_weight else None
             grad_bias = flat_grad.sum(0).to(weight.dtype) if needs_bias else None
-        del inputs, flat_inputs  # a remade tensor goes before the next one of its size comes
+        del inputs, flat_inputs  # free a recomputed tensor before the next one of its size is made
         grad_inputs = (grad @ weight.to(grad.dtype)).to(ctx.input_dtype) if needs_input else None
         return grad_inputs, grad_weight, grad_bias, None, None, *(None for _ in kept)
 
@@ -148,7 +142,7 @@ class _Embedding(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None]:
         (token_ids,) = ctx.saved_tensors
         rows = grad.reshape(-1, grad.shape[-1]).to(ctx.parameter.dtype)
-        if ctx.padding_idx is not None:  # its row is never trained
+        if ctx.padding_idx is not None:  # its row is not trained
             rows = rows.masked_fill((token_ids == ctx.padding_idx).reshape(-1, 1), 0.0)
         existing_grad(ctx.parameter).index_add_(0, token_ids.reshape(-1), rows)
         return None, None, None

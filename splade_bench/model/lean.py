@@ -1,8 +1,8 @@
-"""A model's own layers with less memory: the operators that every architecture is made of, intercepted by name.
+"""A model's own layers with less memory: the operators of every architecture, intercepted by name.
 
-No layer is replaced and no architecture known: inside :func:`lean_operators`, calls of ``F.linear``,
+Layers are not replaced, and architectures need not be known. Inside :func:`lean_operators`, calls of ``F.linear``,
 ``F.embedding``, ``F.dropout``, ``F.gelu``, ``F.silu``, ``F.layer_norm`` and ``F.scaled_dot_product_attention`` take
-lighter paths to the same values. Where a call is of a kind that has none, it passes through.
+lighter paths to the same values. Calls without a lighter path are unchanged.
 """
 
 from __future__ import annotations
@@ -29,29 +29,24 @@ from splade_bench.model.gradients import Recipe, embedding, linear, takes_gradie
 
 _Call = Callable[..., Any]
 # Cheap to compute again from their inputs, which their own backward keeps anyway.
-_REMADE = frozenset({F.gelu, F.silu, F.layer_norm})
-
-
-# How to make a tensor again, and the versions for which that holds, for the tensors of the current scope.
+_RECOMPUTED = frozenset({F.gelu, F.silu, F.layer_norm})
+# Recipes of the tensors in the current scope, each with the versions of tensors for which it holds.
 _recipes: ContextVar[WeakIdKeyDictionary] = ContextVar("recipes")
 
 
 @contextmanager
 def lean_operators(memory: MemoryConfig, trimmer: HeapTrimmer | None = None) -> Iterator[None]:
-    """The operators inside the block run as ``memory`` says, and ``trimmer`` is told what they keep for backward.
-
-    Effective in the current thread.
-    """
+    """Inside the block, in this thread, operators run as ``memory`` says; ``trimmer`` counts what they keep."""
     with recipe_scope(), _LeanOperators(memory, trimmer):
         yield
 
 
 @contextmanager
 def recipe_scope() -> Iterator[None]:
-    """Inside the block, tensors from outside it are kept and not made again.
+    """Inside the block, tensors from outside it have no recipe: they are kept.
 
-    A checkpointed layer needs one of its own: its input is the same tensor to it in forward and in backward, where
-    nothing is known of what came before.
+    A checkpointed layer needs its own scope. In backward it must do the same as in forward, but then the recipe of its
+    input is unknown.
     """
     token = _recipes.set(WeakIdKeyDictionary())
     try:
@@ -76,22 +71,24 @@ class _LeanOperators(TorchFunctionMode):
         self, func: _Call, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _REMADE and self._memory.selective_recomputation and torch.is_grad_enabled():
-            return self._remembered(func, args, kwargs)
+        if func in _RECOMPUTED and self._memory.selective_recomputation and torch.is_grad_enabled():
+            return self._with_recipe(func, args, kwargs)
         return self._paths.get(func, func)(*args, **kwargs)
 
-    def _remembered(self, func: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The result of ``func``, with the recipe to make it again."""
+    def _with_recipe(self, func: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = func(*args, **kwargs)
         input = args[0] if args else kwargs["input"]
-        # Not for a call in place; and autocast may have raised the type, so that outside it the result were another.
+        # Not for a call in place, nor if autocast has raised the type: outside autocast the result would be another.
         if result is not input and result.dtype == input.dtype:
             recipe = _recipe(func, args, kwargs)
             _recipes.get()[result] = recipe, _versions(result, recipe)
         return result
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        recipe = _valid_recipe(input) if weight.requires_grad else None  # a frozen one needs no inputs in backward
+        recipe, versions = _recipes.get().get(input, (None, None))
+        # A frozen weight needs no inputs in backward; inputs that were changed in place are no longer the recipe's.
+        if recipe and not (weight.requires_grad and versions == _versions(input, recipe)):
+            recipe = None
         in_place = self._memory.in_place_gradients and takes_gradient_in_place(weight, bias)
         if not torch.is_grad_enabled():
             return F.linear(input, weight, bias)
@@ -117,7 +114,7 @@ class _LeanOperators(TorchFunctionMode):
         return F.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
 
     def _dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-        # Attention that a model multiplies itself, as MPNet and DeBERTa do: [B, heads, L, L], and nothing else is.
+        # Only attention probabilities have four dimensions, in models that multiply them themselves (MPNet, DeBERTa).
         if input.dim() == 4 and not self._memory.attention_dropout:
             p = 0.0
         on_cpu = device_type(input.device) == "cpu"
@@ -139,18 +136,12 @@ class _LeanOperators(TorchFunctionMode):
         if not self._memory.attention_dropout:
             dropout_p = 0.0
         unfused = device_type(query.device) in ("cpu", "mps") and query.dim() == 4 and not is_causal and not enable_gqa
-        trains_mask = attn_mask is not None and attn_mask.requires_grad  # as a learned position bias does
+        trains_mask = attn_mask is not None and attn_mask.requires_grad  # a learned position bias
         if 0 < dropout_p < 1 and unfused and not trains_mask and self._memory.streaming_attention:
             return streaming_attention(query, key, value, attn_mask, dropout_p, scale)
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask, fused_dropout(dropout_p), is_causal, scale=scale, enable_gqa=enable_gqa
         )
-
-
-def _valid_recipe(tensor: Tensor) -> Recipe | None:
-    """How to make ``tensor`` again; None if nobody knows or if it was changed in place since."""
-    recipe, versions = _recipes.get().get(tensor, (None, None))
-    return recipe if recipe and versions == _versions(tensor, recipe) else None
 
 
 def _versions(result: Tensor, recipe: Recipe) -> tuple[int, ...]:
@@ -159,15 +150,15 @@ def _versions(result: Tensor, recipe: Recipe) -> tuple[int, ...]:
 
 
 def _recipe(func: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recipe:
-    """The call again, its tensors left out: what is kept for backward must be known to autograd as such."""
+    """The call to repeat, with its tensors apart: autograd must know them as kept for backward."""
     values, structure = tree_flatten((args, kwargs))
     is_tensor = [isinstance(value, Tensor) for value in values]
     constants = [None if tensor else value for value, tensor in zip(values, is_tensor, strict=True)]
 
-    def remake(*tensors: Tensor) -> Any:
+    def recompute(*tensors: Tensor) -> Any:
         remaining = iter(tensors)
         filled = [next(remaining) if tensor else value for value, tensor in zip(constants, is_tensor, strict=True)]
         again_args, again_kwargs = tree_unflatten(filled, structure)
         return func(*again_args, **again_kwargs)
 
-    return Recipe(remake, tuple(value.detach() for value in values if isinstance(value, Tensor)))
+    return Recipe(recompute, tuple(value.detach() for value in values if isinstance(value, Tensor)))

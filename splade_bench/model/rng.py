@@ -1,4 +1,4 @@
-"""Random numbers: many at a low price, and those of a stretch of computation again."""
+"""Random numbers: many at a low cost, and the same ones again for a repeated computation."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from splade_bench.device.devices import device_type
 
 
 def random_int16(elements: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
-    """Numbers drawn evenly from all of int16: [elements].
+    """Uniform random numbers over all of int16: [elements].
 
-    Four to a 64-bit integer, because the generator's cost is by integer and not by bit. MPS refuses to draw from the
-    whole range of a type (aten/src/ATen/native/mps/operations/Distributions.mm), so there each is drawn by itself.
+    Four of them come from one 64-bit integer, because the generator's cost is per integer. MPS cannot draw from the
+    whole range of a type (aten/src/ATen/native/mps/operations/Distributions.mm), so there each is drawn alone.
     """
     if device_type(device) == "mps":
         drawn = torch.randint(-(2**15), 2**15, (elements,), dtype=torch.int32, device=device, generator=generator)
@@ -27,7 +27,7 @@ def random_int16(elements: int, device: torch.device, generator: torch.Generator
 
 @dataclass(frozen=True, slots=True)
 class RngState:
-    """States of the CPU's generator and of a device's, where it has one of its own."""
+    """States of the CPU's generator and, for an accelerator, of its own."""
 
     cpu: Tensor
     device: torch.device
@@ -35,31 +35,30 @@ class RngState:
 
 
 def capture_rng(device: torch.device) -> RngState:
-    """The generators as they are now, for computations on ``device``."""
+    """The current state of the generators that computations on ``device`` use."""
     on_device = None
     if device.type != "cpu":
-        on_device = torch.get_device_module(device).get_rng_state(*_which(device))
+        on_device = torch.get_device_module(device).get_rng_state(*_device_arguments(device))
     return RngState(torch.get_rng_state(), device, on_device)
-
-
-def restore_rng(state: RngState) -> None:
-    """Put the generators back to ``state``; the effect is global."""
-    torch.set_rng_state(state.cpu)
-    if state.on_device is not None:
-        torch.get_device_module(state.device).set_rng_state(state.on_device, *_which(state.device))
-
-
-def _which(device: torch.device) -> tuple[torch.device, ...]:
-    """MPS has one device, and not every release of torch lets it be named."""
-    return () if device.type == "mps" else (device,)
 
 
 @contextmanager
 def restored_rng(state: RngState) -> Iterator[None]:
-    """Run a block with the random numbers of ``state``; afterwards the generators go on as if it had not been."""
+    """Run a block with the random numbers of ``state``. Afterwards the generators continue as if it had not run."""
     before = capture_rng(state.device)
-    restore_rng(state)
+    _restore(state)
     try:
         yield
     finally:
-        restore_rng(before)
+        _restore(before)
+
+
+def _restore(state: RngState) -> None:
+    torch.set_rng_state(state.cpu)
+    if state.on_device is not None:
+        torch.get_device_module(state.device).set_rng_state(state.on_device, *_device_arguments(state.device))
+
+
+def _device_arguments(device: torch.device) -> tuple[torch.device, ...]:
+    """None for MPS: it has one device, and not every release of torch accepts it as an argument."""
+    return () if device.type == "mps" else (device,)

@@ -1,4 +1,4 @@
-"""Weighted sums of table rows, where the table is large and what is summed is sparse."""
+"""Weighted sums of a few rows of a large table."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from splade_bench.device.devices import device_type
 from splade_bench.device.planned import once_in_plan
 from splade_bench.device.reads import unique_counts
 
-# Rows gathered or summed at a time: bounds the temporaries at 1024 * H elements.
+# Rows gathered or summed at a time: temporaries have at most 1024 * H elements.
 ROWS_AT_A_TIME = 1024
 
 
 def weighted_rows(table: Tensor, index: Tensor, values: Tensor, *, into: Tensor, rows: int) -> Tensor:
     """``result[into[n]] += values[n] * table[index[n]]`` for N entries: [rows, H], without an [N, H] temporary."""
-    # embedding_bag takes a weighted sum on these devices only; there it is up to nine times as fast.
+    # Only these devices have a weighted embedding_bag. It is up to nine times as fast.
     sum_rows = sum_rows_by_bag if device_type(table.device) in ("cpu", "cuda") else sum_rows_by_index_add
     return sum_rows(table, index, values.to(table.dtype), into=into, rows=rows)
 
 
 def add_weighted_rows_(target: Tensor, table: Tensor, index: Tensor, values: Tensor, *, into: Tensor) -> None:
-    """``target[into[n]] += values[n] * table[index[n]]`` for N entries, in place; untouched rows cost nothing.
+    """``target[into[n]] += values[n] * table[index[n]]`` for N entries, in place; other rows cost nothing.
 
     Memory: :data:`ROWS_AT_A_TIME` rows of ``target``, and O(N) indices.
     """
     order = torch.argsort(into, stable=True)
     touched, slot, counts = unique_counts(into[order], at_most=len(target))
     starts = [0, *accumulate(counts)]
-    # Entries are in the order of their rows: a block of rows is a slice of them.
+    # Entries are sorted by row, so those of a block of rows are a slice.
     for start in once_in_plan(range(0, len(touched), ROWS_AT_A_TIME)):
         block = touched[start : start + ROWS_AT_A_TIME]
         first, last = starts[start], starts[start + len(block)]

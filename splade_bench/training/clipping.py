@@ -1,7 +1,7 @@
-"""Gradient clipping without temporaries of a gradient's size, in one pass with the loss scale's undoing.
+"""Gradient clipping without temporaries of a gradient's size, in one pass with the division by the loss scale.
 
-The same numbers as ``torch.nn.utils.clip_grad_norm_``, in two parts: between them the trainer reads the norm, together
-with everything else that it wants to know of an optimizer step.
+The same numbers as ``torch.nn.utils.clip_grad_norm_``, but in two parts: between them the trainer reads the norm and
+the loss terms together.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-# Elements whose norm is taken at a time: torch's own works on a copy of each gradient on the CPU.
+# Elements per norm: on the CPU, torch computes a norm on a copy.
 _ELEMENTS_AT_A_TIME = 2**20
 
 
 @torch.no_grad()
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
-    """L2 norm of all gradients taken together, a scalar; 0 where there is none."""
+    """L2 norm of all gradients together, a scalar; 0 without gradients."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norms = [part.norm() for gradient in gradients for part in gradient.flatten().split(_ELEMENTS_AT_A_TIME)]
     return torch.stack(norms).norm() if norms else torch.zeros(())
@@ -25,9 +25,9 @@ def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[Tensor], *, norm: float, max_norm: float, loss_scale: float = 1.0) -> None:
-    """Divide gradients by ``loss_scale``, which makes their L2 norm ``norm``, and clip them to ``max_norm``, in place.
+    """Divide gradients by ``loss_scale``, so that their L2 norm is ``norm``, and clip them to ``max_norm``, in place.
 
-    0: never. Nothing is scaled up.
+    ``max_norm`` 0: do not clip. Clipping never scales up.
     """
     factor = 1 / loss_scale
     if max_norm and norm > max_norm:

@@ -1,7 +1,7 @@
 """Loss scaling (Micikevicius et al., 2018, "Mixed precision training"): float16 keeps small gradients from vanishing.
 
-As ``torch.amp.GradScaler`` and with its numbers. But the norm that the trainer reads anyway says whether a gradient
-overflowed: no further pass over the gradients is needed, and no further wait for the device.
+Like ``torch.amp.GradScaler``, with its numbers. But the norm, which the trainer reads anyway, says whether a gradient
+overflowed: no further pass over the gradients, no further wait for the device.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DOUBLED_AFTER_STEPS = 2000
 
 @dataclass(slots=True)
 class LossScale:
-    """What the loss is multiplied with, and so every gradient; 1 for precisions whose range is float32's."""
+    """Factor of the loss, and so of every gradient; 1 for precisions with the range of float32."""
 
     factor: float = 1.0
     adapts: bool = False
@@ -33,16 +33,18 @@ class LossScale:
         return cls(_FIRST_FACTOR, adapts=True) if mixed_precision == "fp16" else cls()
 
     def lower(self) -> bool:
-        """Halve it after a gradient that was not finite; False where that can be no help: the loss is not scaled."""
+        """Halve the factor after a gradient that was not finite; False if the loss is not scaled."""
         if not self.adapts or self.factor <= 1.0:
             return False
         self.factor /= 2
         self._steps = 0
-        logger.info("a gradient overflowed float16: its batches are left out, the loss scale is now %g", self.factor)
+        logger.info(
+            "a gradient overflowed float16: this optimizer step is skipped, the loss scale is now %g", self.factor
+        )
         return True
 
     def on_step(self) -> None:
-        """An optimizer step was taken: after many of them a larger factor is tried."""
+        """Count an optimizer step; double the factor after many."""
         self._steps += 1
         if self.adapts and self._steps == _DOUBLED_AFTER_STEPS:
             self.factor *= 2

@@ -1,4 +1,4 @@
-"""SPLADE's training objective: vectors in, scalar terms out. It never sees a model.
+"""SPLADE's training objective: vectors in, scalar terms out.
 
 Shapes: B queries, K negatives each, V vocabulary. Documents are [B * (1 + K), V]: the positives, then each query's
 k-th negative.
@@ -27,7 +27,7 @@ class LossTerms:
 
     @property
     def total(self) -> Tensor:
-        """What is differentiated."""
+        """The loss that is differentiated."""
         return self.ranking + self.query_regularizer + self.document_regularizer
 
     def detach(self) -> LossTerms:
@@ -64,12 +64,12 @@ _REGULARIZERS = {"flops": flops_regularizer, "l1": l1_regularizer}
 
 @dataclass(frozen=True, slots=True)
 class SpladeLoss:
-    """The objective that a :class:`TrainConfig` names."""
+    """The objective of a :class:`TrainConfig`."""
 
     config: TrainConfig
 
     def __call__(self, query_reps: Tensor, document_reps: Tensor, *, regularizer_scale: float = 1.0) -> LossTerms:
-        """Terms for queries [B, V] and documents [B * (1 + K), V]; ``regularizer_scale`` is the ramp's value."""
+        """Terms for queries [B, V] and documents [B * (1 + K), V]; both regularizers times ``regularizer_scale``."""
         config = self.config
         if config.loss == "margin":
             ranking = margin_loss(query_reps, document_reps, margin=config.margin)

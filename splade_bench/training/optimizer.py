@@ -1,8 +1,8 @@
-"""AdamW, with its moments where the memory settings want them."""
+"""AdamW, with its moments in memory, in half of it, or in a file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,31 +16,27 @@ from splade_bench.training.moments import Bfloat16Moments, DiskMoments, Moments,
 
 
 def make_optimizer(parameters: Iterable[Tensor], config: TrainConfig) -> Optimizer:
-    """The optimizer that ``config`` names, over ``parameters``.
+    """The optimizer that ``config`` describes, for those of ``parameters`` that are trained.
 
     Raises:
         ConfigError: there is no room for its states.
     """
     memory = config.memory
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    if memory.optimizer_states == "float32":
-        return AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=memory.fused_optimizer)
-    moments: Moments
+    options: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        "fused": memory.fused_optimizer,
+    }
     if memory.optimizer_states == "disk":
-        moments = DiskMoments(trained, folder=memory.optimizer_states_dir)
-    else:
-        moments = Bfloat16Moments(seed=config.seed)
-    return WindowedAdamW(
-        trained,
-        moments=moments,
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        fused=memory.fused_optimizer,
-    )
+        return WindowedAdamW(trained, DiskMoments(trained, folder=memory.optimizer_states_dir), **options)
+    if memory.optimizer_states == "bfloat16":
+        return WindowedAdamW(trained, Bfloat16Moments(seed=config.seed), **options)
+    return AdamW(trained, **options)
 
 
 class WindowedAdamW(Optimizer):
-    """AdamW (Loshchilov & Hutter, 2019) a window of elements at a time, its moments in a :class:`Moments`.
+    """AdamW (Loshchilov & Hutter, 2019), one window of elements at a time, with its moments in a :class:`Moments`.
 
     The arithmetic is torch's own, so with exact moments the weights are those of :class:`torch.optim.AdamW`.
 
@@ -48,37 +44,23 @@ class WindowedAdamW(Optimizer):
     """
 
     def __init__(
-        self,
-        parameters: Iterable[Tensor],
-        *,
-        moments: Moments,
-        lr: float,
-        weight_decay: float,
-        fused: bool,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
+        self, parameters: Iterable[Tensor], moments: Moments, *, lr: float, weight_decay: float, fused: bool
     ) -> None:
-        super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
         self._moments = moments
         self._fused = fused
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient. There is no ``closure`` to call."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, group)
-        return loss
+                    self._update(parameter, parameter.grad, lr=group["lr"], weight_decay=group["weight_decay"])
 
-    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        assert parameter.grad is not None
+    def _update(self, parameter: Tensor, gradient: Tensor, *, lr: float, weight_decay: float) -> None:
         steps_done = self.state[parameter].get("step", 0)
-        elements, gradient = parameter.view(-1), parameter.grad.view(-1)
+        elements, gradient = parameter.view(-1), gradient.view(-1)
         for window in once_in_plan(windows(len(elements))):
             first, second = self._moments.load(parameter, window)
             adamw(
@@ -91,11 +73,11 @@ class WindowedAdamW(Optimizer):
                 foreach=False,
                 fused=self._fused,
                 amsgrad=False,
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                lr=group["lr"],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
+                beta1=0.9,
+                beta2=0.999,
+                lr=lr,
+                weight_decay=weight_decay,
+                eps=1e-8,
                 maximize=False,
             )
             self._moments.store(parameter, window, (first, second))

@@ -1,7 +1,4 @@
-"""What changes from optimizer step to optimizer step: the learning rate and the weight of the regularizers.
-
-Both count optimizer steps, so that accumulation changes neither.
-"""
+"""The schedules of the learning rate and of the regularizers. Both count optimizer steps, not batches."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ from splade_bench.config import TrainConfig
 
 
 def learning_rate_scale(config: TrainConfig, global_step: int, max_steps: int) -> float:
-    """Linear rise over the warm-up, linear fall to the end; 1 at its highest."""
+    """Linear rise to 1 over the warm-up, then linear fall to 0."""
     warmup_steps = config.warmup_ratio * max_steps
     if global_step < warmup_steps:
         return (global_step + 1) / (warmup_steps + 1)

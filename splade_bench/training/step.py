@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 
@@ -28,11 +28,8 @@ class StepContext:
     """Called when a part of the step begins."""
 
 
-class BackwardStep(Protocol):
-    """Forward and backward of one batch. Mini-batch sizes come from ``encoder.memory``."""
-
-    def __call__(self, encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss, context: StepContext) -> LossTerms:
-        """Add the batch's gradient, scaled, to every parameter's ``.grad``; return the terms, detached."""
+BackwardStep: TypeAlias = Callable[[SpladeEncoder, TripleBatch, SpladeLoss, StepContext], LossTerms]
+"""Adds the batch's gradient, scaled, to every parameter's ``.grad`` and returns the terms, detached."""
 
 
 def direct_step(encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss, context: StepContext) -> LossTerms:

@@ -33,15 +33,11 @@ def validation_loss(encoder: SpladeEncoder, triples: Sequence[Triple], config: T
         return None
     loss = SpladeLoss(fixed)
     source = TripleBatches.for_config(triples[: whole_batches * BATCH_SIZE], encoder.tokenizer, fixed, encoder.device)
-    was_training = encoder.training
-    encoder.eval()
     totals = []
-    try:
+    with encoder.evaluating():
         for batch in source.batches(epoch=0):
             reps = _encode(encoder, batch.to(encoder.device))
             totals.append(loss(reps[: len(batch)], reps[len(batch) :]).total.item())
-    finally:
-        encoder.train(was_training)
     return sum(totals) / len(totals)
 
 

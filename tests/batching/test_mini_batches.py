@@ -1,3 +1,5 @@
+"""Mini-batches: each text once, within the limits, at the lowest cost."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

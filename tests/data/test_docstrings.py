@@ -1,3 +1,5 @@
+"""The harvest of docstrings: which are used, how they are cut, and what is never in two splits."""
+
 from __future__ import annotations
 
 from pathlib import Path

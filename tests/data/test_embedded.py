@@ -1,3 +1,5 @@
+"""The embedded corpus on disk: prepared once, whole, without held-out texts in training; and its tokenizer."""
+
 from __future__ import annotations
 
 import errno

@@ -1,3 +1,5 @@
+"""Training files: both spellings are read, and every error names the file and the line or record."""
+
 from __future__ import annotations
 
 import json
@@ -43,17 +45,17 @@ def test_both_spellings_are_read(tmp_path: Path, content: str) -> None:
         (json.dumps(GOOD) + "\n{oops", r"train.json:2: is not JSON"),
         (json.dumps(GOOD).encode() + b"\n\xff\xfe", r"train.json:2: is not UTF-8"),
         (json.dumps(GOOD) + "\n\n" + json.dumps({**GOOD, "query": ""}), r"train.json:3: query is empty"),
-        (json.dumps(GOOD) + "\n[3]\n", r"train.json:2: is list, not an object"),
+        (json.dumps(GOOD) + "\n[3]\n", r"train.json:2: Expected object, got array"),
         ("", r"train.json: holds no records"),
         ("[]", r"train.json: holds no records"),
-        ("[3]", r"train.json: record 1: is int, not an object"),
+        ("[3]", r"train.json: record 1: Expected object, got int"),
         (json.dumps([GOOD, {**GOOD, "query": ""}]), r"train.json: record 2: query is empty"),
-        (json.dumps([{**GOOD, "query": 7}]), r"record 1: query must be text"),
+        (json.dumps([{**GOOD, "query": 7}]), r"record 1: query: Expected str, got int"),
         (json.dumps([{**GOOD, "query": " \n"}]), r"record 1: query is empty"),
         (json.dumps([{**GOOD, "query": "\ud83d"}]), r"record 1: query holds half a character"),
         ("[" * 100_000, r"train.json:1: is not JSON"),
         ("[1" + "0" * 5000 + "]", r"train.json:1: is not JSON"),
-        (json.dumps([{"query": "q", "negative_documents": ["n"]}]), r"positive_document is missing"),
+        (json.dumps([{"query": "q", "negative_documents": ["n"]}]), r"record 1: Object missing required field positive_document"),
         (
             json.dumps([{**GOOD, "negative_documents": []}]),
             r"record 1: negative_documents must be a list with at least",
@@ -62,8 +64,8 @@ def test_both_spellings_are_read(tmp_path: Path, content: str) -> None:
             json.dumps([{"query": "q", "positive_document": "p"}]),
             r"record 1: negative_documents .*negatives-per-query 0",
         ),
-        (json.dumps([{**GOOD, "negative_documents": "n"}]), r"negative_documents must be a list"),
-        (json.dumps([{**GOOD, "negative_documents": [{"text": "n"}]}]), r"negative_documents\[0\] is missing"),
+        (json.dumps([{**GOOD, "negative_documents": "n"}]), r"negative_documents: Expected array or null, got str"),
+        (json.dumps([{**GOOD, "negative_documents": [{"text": "n"}]}]), r"negative_documents\[0\]: Object missing required field document"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_place(tmp_path: Path, content: str | bytes, complaint: str) -> None:

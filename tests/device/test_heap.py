@@ -1,3 +1,5 @@
+"""A fixed mmap threshold in a process of its own."""
+
 from __future__ import annotations
 
 import platform

@@ -1,3 +1,5 @@
+"""Out-of-memory errors of every allocator, and the size that was asked for."""
+
 from __future__ import annotations
 
 import errno

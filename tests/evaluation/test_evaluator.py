@@ -1,3 +1,5 @@
+"""Retrieval figures of an encoder and of BM25."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

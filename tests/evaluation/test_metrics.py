@@ -1,3 +1,5 @@
+"""Retrieval metrics against ir-measures, with ties and without scores."""
+
 from __future__ import annotations
 
 import random

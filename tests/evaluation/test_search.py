@@ -1,3 +1,5 @@
+"""The blockwise search against the full score matrix."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Compact dropout: its probability, its mean, its mask in backward."""
+
 from __future__ import annotations
 
 import math

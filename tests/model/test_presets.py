@@ -1,3 +1,5 @@
+"""Presets: the active share that was set, and no dropout by default."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,3 +1,5 @@
+"""The losses and regularizers against their formulas."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""AdamW with its moments in a file or in bfloat16, against torch's."""
+
 from __future__ import annotations
 
 import itertools
