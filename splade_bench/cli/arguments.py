@@ -67,9 +67,9 @@ def to_flags(wanted: Any, default: Any) -> Iterator[str]:
             yield from (option(field.name), str(value))
 
 
-def print_json(record: Any) -> None:
-    """Print the one JSON object that --json promises."""
-    print(json_text(record))
+def show(record: Any, text: str, *, as_json: bool) -> None:
+    """Print the one JSON object that --json promises, or else the text for people."""
+    print(json_text(record) if as_json else text)
 
 
 def _first_paragraph(box: str) -> str:

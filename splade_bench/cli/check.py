@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from splade_bench.cli.arguments import parse, print_json
+from splade_bench.cli.arguments import parse, show
 from splade_bench.errors import ConfigError, DataError, one_line
 from splade_bench.gate.baseline import read_baseline, write_baseline
 from splade_bench.gate.cells import gated_cells, newest_sessions, only_in_earlier_sessions
@@ -65,8 +65,5 @@ def run(arguments: Sequence[str]) -> int:
         for name in only_in_earlier_sessions(results)
     ]
     verdict = replace(verdict, notes=[*verdict.notes, *earlier])
-    if command.json:
-        print_json(verdict.to_dict())
-    else:
-        print("\n".join(verdict_lines(verdict)))
+    show(verdict.to_dict(), "\n".join(verdict_lines(verdict)), as_json=command.json)
     return verdict.exit_code

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from splade_bench.cli.arguments import parse, print_json
+from splade_bench.cli.arguments import parse, show
 from splade_bench.errors import DataError, one_line
 from splade_bench.gate.comparison import Change, compare
 from splade_bench.report.formatting import MISSING
@@ -48,16 +48,16 @@ def run(arguments: Sequence[str]) -> int:
         if not results:
             raise DataError(f"{path}: has no results")
     comparison = compare(before, after)
-    if command.json:
-        names = ("cell_id", "figure", "before", "after", "change_ratio")
-        rows = [(c.cell, c.figure.name, c.before, c.after, c.ratio) for c in comparison.changes]
-        changes = [dict(zip(names, row, strict=True)) for row in rows]
-        print_json({"changes": changes, "differences": comparison.differences})
-    else:
-        if comparison.changes:
-            print(_change_table(comparison.changes))
-        for difference in comparison.differences:
-            print(one_line(f"- {difference}"))
+    names = ("cell_id", "figure", "before", "after", "change_ratio")
+    rows = [(c.cell, c.figure.name, c.before, c.after, c.ratio) for c in comparison.changes]
+    record = {
+        "changes": [dict(zip(names, row, strict=True)) for row in rows],
+        "differences": comparison.differences,
+    }
+    lines = [one_line(f"- {difference}") for difference in comparison.differences]
+    if comparison.changes:
+        lines.insert(0, _change_table(comparison.changes))
+    show(record, "\n".join(lines), as_json=command.json)
     return 0 if comparison.changes else NOTHING_TO_COMPARE
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from tabulate import tabulate
 
 from splade_bench.bench.calls import CallRunner, call_request
 from splade_bench.bench.known_blocks import touch_block
-from splade_bench.cli.arguments import parse, print_json
+from splade_bench.cli.arguments import parse, show
 from splade_bench.device.devices import available_devices
 from splade_bench.measure.control_group import container_limit_bytes
 from splade_bench.measure.device import UNTESTED_ON_HARDWARE
 from splade_bench.measure.machine import machine_info, versions
 from splade_bench.measure.usage import Usage
-from splade_bench.report.formatting import MISSING
+from splade_bench.report.formatting import MISSING, number
 from splade_bench.results.figures import PROBES
 from splade_bench.units import format_bytes
 from splade_bench.worker.known_tensors import fill_tensor
@@ -69,20 +70,16 @@ def run(arguments: Sequence[str]) -> int:
     """Print the readings; the exit code."""
     command = parse(DoctorCommand, arguments, verb="doctor")
     readings = calibrate()
-    if command.json:
-        print_json(
-            {
-                "machine": machine_info(),
-                "container_limit_bytes": container_limit_bytes(),
-                "versions": versions(),
-                "devices": available_devices(),
-                "untested_on_hardware": list(UNTESTED_ON_HARDWARE),
-                "probes": [asdict(one) | {"error_ratio": one.error_ratio, "holds": one.holds} for one in readings],
-                "not_available": not_available(readings),
-            }
-        )
-    else:
-        _print(readings)
+    record = {
+        "machine": machine_info(),
+        "container_limit_bytes": container_limit_bytes(),
+        "versions": versions(),
+        "devices": available_devices(),
+        "untested_on_hardware": UNTESTED_ON_HARDWARE,
+        "probes": [asdict(one) | {"error_ratio": one.error_ratio, "holds": one.holds} for one in readings],
+        "not_available": not_available(readings),
+    }
+    show(record, f"{_overview(record)}\n\n{_accuracy(readings)}", as_json=command.json)
     return 0 if all(reading.holds for reading in readings) else 1
 
 
@@ -121,31 +118,31 @@ def not_available(readings: Sequence[Reading]) -> list[str]:
     return missing
 
 
-def _print(readings: Sequence[Reading]) -> None:
-    machine = machine_info()
-    limit_bytes = container_limit_bytes()
-    devices = [
-        f"{name} (untested on hardware)" if name in UNTESTED_ON_HARDWARE else name for name in available_devices()
-    ]
-    for name, text in (
-        ("machine", f"{machine['processor']}, {machine['logical_cores']} logical cores, {machine['system']}"),
-        ("memory", format_bytes(machine["memory_bytes"])),
-        ("container", "no limit" if limit_bytes is None else format_bytes(limit_bytes)),
-        ("devices", ", ".join(devices)),
-        ("versions", ", ".join(f"{name} {version}" for name, version in versions().items())),
-        ("unavailable", ", ".join(not_available(readings)) or "nothing"),
-    ):
-        print(f"{name:13}{text}")
-    print(f"\nEach probe's reading of {format_bytes(_KNOWN_BYTES)}:\n")
+def _overview(record: Mapping[str, Any]) -> str:
+    machine, limit_bytes = record["machine"], record["container_limit_bytes"]
+    devices = [f"{name} (untested on hardware)" if name in UNTESTED_ON_HARDWARE else name for name in record["devices"]]
+    rows = {
+        "machine": f"{machine['processor']}, {machine['logical_cores']} logical cores, {machine['system']}",
+        "memory": format_bytes(machine["memory_bytes"]),
+        "container": "no limit" if limit_bytes is None else format_bytes(limit_bytes),
+        "devices": ", ".join(devices),
+        "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
+        "unavailable": ", ".join(record["not_available"]) or "nothing",
+    }
+    return "\n".join(f"{name:13}{text}" for name, text in rows.items())
+
+
+def _accuracy(readings: Sequence[Reading]) -> str:
     rows = [
         [
             reading.probe,
             reading.source,
             MISSING if reading.read_bytes is None else f"{reading.read_bytes} bytes",
-            MISSING if reading.error_ratio is None else f"{reading.error_ratio:+.2%}",
+            number(reading.error_ratio, "+.2%"),
             f"{reading.allowed_error_ratio:.1%}",
             MISSING if reading.read_bytes is None else "accurate" if reading.holds else "NOT ACCURATE",
         ]
         for reading in readings
     ]
-    print(tabulate(rows, headers=["probe", "source", "reading", "error", "allowed error", ""]))
+    table = tabulate(rows, headers=["probe", "source", "reading", "error", "allowed error", ""])
+    return f"Each probe's reading of {format_bytes(_KNOWN_BYTES)}:\n\n{table}"

@@ -10,17 +10,17 @@ from typing import Any
 
 from tabulate import tabulate
 
-from splade_bench.cli.arguments import parse, print_json
+from splade_bench.cli.arguments import parse, show
 from splade_bench.cli.flags import Placement
 from splade_bench.cli.progress import memory_line
-from splade_bench.cli.sources import cache_folder, load_encoder
+from splade_bench.cli.sources import load_corpus, load_encoder
 from splade_bench.config import MIN_MAX_LENGTH
-from splade_bench.data.embedded import PreparedCorpus
 from splade_bench.data.formats import read_triples, retrieval_dataset
 from splade_bench.data.records import RetrievalDataset
 from splade_bench.errors import ConfigError
 from splade_bench.evaluation.evaluator import evaluate, evaluate_bm25
 from splade_bench.measure.rss import PeakRss
+from splade_bench.report.formatting import MISSING
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def run(arguments: Sequence[str]) -> int:
     peak_rss = PeakRss()
     peak_rss.start()
     metrics = evaluate(encoder, dataset, max_length=max_length, batch_size=command.batch_size)
-    record = {
+    record: dict[str, Any] = {
         "model_name": command.model_name,
         "corpus": corpus_name,
         "queries": len(dataset.queries),
@@ -80,22 +80,16 @@ def run(arguments: Sequence[str]) -> int:
     }
     if command.memory_tracking:
         logger.info("%s", memory_line(peak_rss))
-    if command.json:
-        print_json(record)
-    else:
-        _print_table(record)
+    rows = [[name, value, record["bm25"].get(name)] for name, value in metrics.items()]
+    table = tabulate(rows, headers=["metric", "model", "BM25"], floatfmt=".3f", missingval=MISSING)
+    text = f"{corpus_name}: {len(dataset.queries)} queries, {len(dataset.corpus)} documents\n{table}"
+    show(record, text, as_json=command.json)
     return 0
 
 
 def _dataset(val_file: Path | None) -> tuple[RetrievalDataset, str]:
     if val_file is not None:
         return retrieval_dataset(read_triples(val_file)), str(val_file)
-    test = PreparedCorpus.prepare(cache_folder(), []).load().test
+    test = load_corpus(None, None, need_negatives=False).test
     assert test is not None  # the embedded corpus always has a test split
     return test, "embedded docstrings, test split"
-
-
-def _print_table(record: dict[str, Any]) -> None:
-    print(f"{record['corpus']}: {record['queries']} queries, {record['documents']} documents")
-    rows = [[name, value, record["bm25"].get(name)] for name, value in record["metrics"].items()]
-    print(tabulate(rows, headers=["metric", "model", "BM25"], floatfmt=".3f", missingval="—"))

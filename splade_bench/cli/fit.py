@@ -9,7 +9,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from splade_bench.cli.arguments import print_json
+from splade_bench.cli.arguments import show
 from splade_bench.cli.flags import PlannedFlags, parse_train_command, searched_fields_given, train_arguments
 from splade_bench.cli.planning import PlanRequest, make_fit, nothing_fits
 from splade_bench.planner.fit import Fit, Trial
@@ -42,10 +42,8 @@ def run(arguments: Sequence[str]) -> int:
     given = searched_fields_given(arguments)
     request = replace(PlanRequest.of(command), given=given, allow_inexact=command.allow_inexact)
     found = make_fit(request)
-    if command.json:
-        print_json(_record(command, request, found))
-    else:
-        print("\n".join(_lines(command, request, found)))
+    text = "\n".join(_lines(command, request, found))
+    show(_record(command, request, found), text, as_json=command.json)
     return 0 if found.chosen else 1
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from splade_bench.cli.arguments import print_json
+from splade_bench.cli.arguments import show
 from splade_bench.cli.flags import PlannedFlags, parse_train_command
 from splade_bench.cli.planning import PlanRequest, make_plan
 from splade_bench.planner.plan import MemoryPlan
@@ -38,10 +38,8 @@ def run(arguments: Sequence[str]) -> int:
     made = make_plan(PlanRequest.of(command))
     if command.timeline:
         plot_plan([(stretch.phase, stretch.peak_bytes) for stretch in made.timeline], command.timeline)
-    if command.json:
-        print_json(made.to_dict() | {"lengths": command.lengths, "config": command.config.to_dict()})
-    else:
-        print("\n".join(_lines(made)))
+    record = made.to_dict() | {"lengths": command.lengths, "config": command.config.to_dict()}
+    show(record, "\n".join(_lines(made)), as_json=command.json)
     return 1 if made.fits is False else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ from splade_bench.measure.rss import current_rss_bytes
 from splade_bench.planner.calibration import calibrated_rates
 from splade_bench.planner.candidates import Candidate, Candidates
 from splade_bench.planner.device_models import device_model
-from splade_bench.planner.fit import Fit, Trial, Try, fit, kept_free_bytes
+from splade_bench.planner.fit import Fit, Trial, fit, kept_free_bytes
 from splade_bench.planner.plan import MemoryPlan, plan
 from splade_bench.planner.rehearsal import Lengths
 from splade_bench.training.moments import require_room
@@ -90,15 +91,7 @@ def make_plan(request: PlanRequest) -> MemoryPlan:
     Raises:
         ConfigError: the budget is below the memory that any batch takes.
     """
-    made = plan(
-        planned_encoder(request.model_name),
-        request.config,
-        request.lengths,
-        device_model(request.device_type, threads=torch.get_num_threads(), budget_bytes=request.budget_bytes),
-        baseline_bytes=_runtime_bytes(),
-        budget_bytes=request.budget_bytes,
-        active_share=request.active_share,
-    )
+    made = _planner(request, request.budget_bytes)(request.config, request.lengths)
     made.require_floor(request.budget_bytes)
     return made
 
@@ -112,9 +105,24 @@ def make_fit(request: PlanRequest) -> Fit:
     candidates = Candidates(
         request.config, given=request.given, device=request.device_type, allow_inexact=request.allow_inexact
     )
-    found = fit(candidates, _plan_one(request))
+    budget_bytes, lengths = request.required_budget_bytes, request.lengths
+    plan_within_budget = _planner(request, max(1, budget_bytes - kept_free_bytes(budget_bytes)))
+    states_folder = request.config.memory.optimizer_states_dir
+    rates = None
+    if request.device_type in available_devices():
+        device = torch.device(request.device_type)
+        rates = calibrated_rates(planned_encoder("tiny"), device, folder=states_folder)
+
+    def plan_one(candidate: Candidate, config: TrainConfig) -> Trial:
+        made = plan_within_budget(config, lengths if candidate.splits == 1 else lengths.longest(config.batch_size))
+        if rates and config.memory.optimizer_states == "disk":  # the training will write there; a plan does not
+            require_room(states_folder, 2 * made.by_category["parameters"])
+        step_time_s = rates.seconds(made.work) if rates else None
+        return Trial(candidate=candidate, config=config, plan=made, step_time_s=step_time_s)
+
+    found = fit(candidates, plan_one)
     if found.chosen is None:
-        found.smallest.plan.require_floor(request.budget_bytes)
+        found.smallest.plan.require_floor(budget_bytes)
     return found
 
 
@@ -132,37 +140,24 @@ def nothing_fits(request: PlanRequest, found: Fit) -> str:
     )
 
 
-def _plan_one(request: PlanRequest) -> Try:
-    device_type, lengths, budget_bytes = request.device_type, request.lengths, request.required_budget_bytes
-    states_folder = request.config.memory.optimizer_states_dir
+def _planner(request: PlanRequest, budget_bytes: int | None) -> Callable[[TrainConfig, Lengths], MemoryPlan]:
+    """Plans within a budget. Runtime memory is read here, before plans and timings add to it."""
     make_encoder = planned_encoder(request.model_name)
-    runtime_bytes = _runtime_bytes()  # before plans and timing add to it
-    rates = None
-    if device_type in available_devices():
-        rates = calibrated_rates(planned_encoder("tiny"), torch.device(device_type), folder=states_folder)
+    importlib.import_module("splade_bench.cli.train")  # a training's runtime has more than a plan's
+    runtime_bytes = current_rss_bytes()
 
-    def plan_one(candidate: Candidate, config: TrainConfig) -> Trial:
-        made = plan(
+    def plan_within(config: TrainConfig, lengths: Lengths) -> MemoryPlan:
+        return plan(
             make_encoder,
             config,
-            lengths if candidate.splits == 1 else lengths.longest(config.batch_size),
-            device_model(device_type, threads=torch.get_num_threads(), budget_bytes=budget_bytes),
+            lengths,
+            device_model(request.device_type, threads=torch.get_num_threads(), budget_bytes=request.budget_bytes),
             baseline_bytes=runtime_bytes,
-            budget_bytes=max(1, budget_bytes - kept_free_bytes(budget_bytes)),
+            budget_bytes=budget_bytes,
             active_share=request.active_share,
         )
-        if rates and config.memory.optimizer_states == "disk":  # the training will write there; a plan does not
-            require_room(states_folder, 2 * made.by_category["parameters"])
-        step_time_s = rates.seconds(made.work) if rates else None
-        return Trial(candidate=candidate, config=config, plan=made, step_time_s=step_time_s)
 
-    return plan_one
-
-
-def _runtime_bytes() -> int:
-    """Runtime memory of a training, whose imports are more than those of a plan."""
-    importlib.import_module("splade_bench.cli.training_run")
-    return current_rss_bytes()
+    return plan_within
 
 
 def _data_lengths(command: PlannedFlags, device_type: str) -> Lengths:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from splade_bench.cli.arguments import parse, print_json
+from splade_bench.cli.arguments import parse, show
 from splade_bench.errors import DataError
 from splade_bench.report.document import make_pages, write_pages
 from splade_bench.report.export import to_csv, write_tables
@@ -59,16 +59,9 @@ def run(arguments: Sequence[str]) -> int:
     results = read_results(paths)
     pages = make_pages(results)
     written = [*write_pages(pages, command.output), *_write_others(command, results, pages)]
-    if command.json:
-        print_json(
-            {
-                "reports": [str(path) for path in written],
-                "results": [str(path) for path in paths],
-                "cells": len(results),
-            }
-        )
-    else:
-        print(*written, sep="\n")
+    reports = [str(path) for path in written]
+    record = {"reports": reports, "results": [str(path) for path in paths], "cells": len(results)}
+    show(record, "\n".join(reports), as_json=command.json)
     return 0
 
 

@@ -148,7 +148,7 @@ def test_a_budget_below_the_floor_says_what_the_floor_is_made_of(capsys: pytest.
 def test_the_runtime_of_a_plan_has_everything_that_a_training_imports() -> None:
     script = (
         "import sys; from splade_bench.cli import main; code = main(sys.argv[1:]); "
-        "assert {'splade_bench.cli.training_run', 'matplotlib'} <= set(sys.modules); raise SystemExit(code)"
+        "assert {'splade_bench.cli.train', 'matplotlib'} <= set(sys.modules); raise SystemExit(code)"
     )
 
     finished = subprocess.run([sys.executable, "-c", script, *TOY], capture_output=True, text=True)

@@ -60,7 +60,7 @@ def test_the_model_is_saved_before_an_evaluation_that_fails(
     def without_memory(*_: Any, **__: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("splade_bench.cli.training_run.evaluate", without_memory)
+    monkeypatch.setattr("splade_bench.cli.train.evaluate", without_memory)
 
     assert main(train_arguments(train_file, tmp_path / "run")) == 1
 
