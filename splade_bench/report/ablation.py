@@ -17,7 +17,7 @@ from splade_bench.report.modes import REFERENCE_MODE, Pair, differences, ratios
 from splade_bench.report.page import Block, Page, Picture, Table, Text, table_of
 from splade_bench.report.provenance import failures, measured_on
 from splade_bench.report.readers import group_by, in_mib, over_runs, succeeded
-from splade_bench.report.sweep_plots import EffectBar, plot_effects
+from splade_bench.report.sweep_plots import plot_effects
 from splade_bench.results.conditions import newest_comparable, pair_key
 from splade_bench.results.figures import added_bytes, mrr_at_10
 from splade_bench.results.records import CellResult
@@ -127,18 +127,14 @@ def _setting_blocks(workload: str, setting: str, effects: Sequence[Effect]) -> l
             ("MRR@10", lambda summary: median_and_range(differences(summary.pairs, mrr_at_10), "+.3f")),
         ],
     )
-    bars = [
-        EffectBar(
-            technique=summary.technique,
-            saved_mib=statistics.median(summary.saved_mib),
-            time_ratio=statistics.median(summary.time_ratios),
-        )
+    drawn = {
+        summary.technique: (statistics.median(saved), 100 * (statistics.median(times) - 1))
         for summary in summaries
-        if summary.saved_mib and summary.time_ratios
-    ]
+        if (saved := summary.saved_mib) and (times := summary.time_ratios)
+    }
     blocks: list[Block] = [Text(f"## {setting}, workload {code(workload)}"), table]
-    if bars:
-        picture = svg_of(plot_effects, bars)
+    if drawn:
+        picture = svg_of(plot_effects, drawn)
         blocks.append(Picture(name=name, caption="savings and costs of each technique", svg=picture))
     return blocks
 

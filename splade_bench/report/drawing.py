@@ -27,10 +27,13 @@ _STYLE: dict[Any, Any] = {
     "text.color": INK,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
+    "axes.titlesize": 10,
     "xtick.color": INK,
     "ytick.color": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
 }
 
 
@@ -60,9 +63,3 @@ def svg_of(plot: Callable[..., None], *arguments: Any) -> str:
 def label(text: str) -> str:
     """Text from results for a picture, with dollar signs escaped: they would start a formula."""
     return one_line(text).replace("$", r"\$")
-
-
-def cycle_colours() -> Iterator[str]:
-    """The colours in an endless loop."""
-    while True:
-        yield from COLOURS

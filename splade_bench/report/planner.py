@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from splade_bench.report.drawing import svg_of
 from splade_bench.report.formatting import mib
 from splade_bench.report.page import Block, Page, Picture, Text, bullets, table_of
-from splade_bench.report.plots import plot_planned_against_measured
 from splade_bench.report.provenance import failures, measured_on
 from splade_bench.report.readers import group_by, median_of, succeeded, values_of
+from splade_bench.report.sweep_plots import plot_planned_against_measured
 from splade_bench.results.conditions import newest_comparable
 from splade_bench.results.figures import FIGURES, added_bytes
 from splade_bench.results.records import CellResult

@@ -1,84 +1,85 @@
-"""Pictures of one run and of plans."""
+"""Pictures of memory over time: of one run, of a run in each memory mode, and of a plan."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import zip_longest
+from collections.abc import Mapping, Sequence
+from itertools import cycle, pairwise
+from typing import Any
 
 from matplotlib.axes import Axes
 
 from splade_bench.measure.timeline import Sample, Timeline
-from splade_bench.report.drawing import COLOURS, INK, Target, cycle_colours, drawing
+from splade_bench.report.drawing import COLOURS, Target, drawing, label
+from splade_bench.report.readers import group_by
 from splade_bench.units import as_mib
 
-_INTERVALS = 120
+_LINE_INTERVALS = 120
+# As many as a picture has pixels for, at the width that a page gives it.
+_AREA_INTERVALS = 400
 # A step begins where one of these phases ends and another phase follows.
 _BETWEEN_STEPS = ("setup", "batching", "optimizer_step")
 
 
 def plot_timeline(timeline: Timeline, target: Target) -> None:
     """Resident memory over the whole run, and over the optimizer step with the peak; coloured by phase."""
-    phases = list(dict.fromkeys(sample.phase for sample in timeline.samples))
-    colour_of = dict(zip(phases, cycle_colours(), strict=False))
+    by_phase = group_by(thinned(timeline.samples, _LINE_INTERVALS), lambda sample: sample.phase)
+    colour_of = dict(zip(by_phase, cycle(COLOURS), strict=False))
     with drawing(target, columns=2) as (whole, step):
-        for phase, (times, peaks) in peaks_by_phase(timeline.samples).items():
-            whole.plot(times, peaks, color=colour_of[phase], linewidth=1.2)
-        whole.set_xlabel("time, s")
-        whole.set_ylim(bottom=0)
-        whole.set_title("the whole run", fontsize=10)
-        whole.set_ylabel("resident memory, MiB")
+        for phase, samples in by_phase.items():
+            sizes = [as_mib(sample.rss_bytes) for sample in samples]
+            whole.plot([sample.time_s for sample in samples], sizes, color=colour_of[phase], linewidth=1.2)
+        whole.set(xlabel="time, s", ylabel="resident memory, MiB", ylim=(0, None), title="the whole run")
+        step.set(xlabel="time, s", title="the optimizer step with the peak (axis cut)")
         at_peak = step_at_peak(timeline.samples)
         for phase in dict.fromkeys(sample.phase for sample in at_peak):
-            _draw_phase(step, at_peak, phase, colour_of[phase])
-        step.set_title("the optimizer step with the peak (axis cut)", fontsize=10)
+            _fill(step, at_peak, phase, color=colour_of[phase], alpha=0.75, label=phase.replace("_", " "))
         if at_peak:
             sizes = [as_mib(sample.rss_bytes) for sample in at_peak]
             step.set_ylim(bottom=max(0.0, min(sizes) - 0.5 * (max(sizes) - min(sizes)) - 1))
-            step.legend(frameon=False, labelcolor=INK, ncols=4, loc="upper left")
+            step.legend(ncols=4, loc="upper left")
 
 
-def plot_planned_against_measured(pairs: Sequence[tuple[float, float]], target: Target) -> None:
-    """A point for each (planned, measured) in bytes, and the line of equal values."""
-    planned, measured = ([as_mib(size_bytes) for size_bytes in side] for side in zip(*pairs, strict=True))
-    with drawing(target) as (axes,):
-        ends = [min(*planned, *measured) / 1.3, max(*planned, *measured) * 1.3]
-        axes.plot(ends, ends, color=INK, linewidth=0.8)
-        axes.scatter(measured, planned, color=COLOURS[2], s=24)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlabel("measured added memory, MiB")
-        axes.set_ylabel("planned, MiB")
+def plot_timelines(timelines: Mapping[str, Sequence[Sample]], target: Target) -> None:
+    """Resident memory over time, coloured by phase; one panel per mode, with a common memory axis.
+
+    The legend has no phase that takes less time than a panel's width can show.
+    """
+    intervals = _AREA_INTERVALS // len(timelines)
+    phases = list(dict.fromkeys(sample.phase for samples in timelines.values() for sample in samples))
+    visible = {phase for samples in timelines.values() for phase in _visible_phases(samples, intervals)}
+    colour_of = dict(zip(phases, cycle(COLOURS), strict=False))
+    with drawing(target, columns=len(timelines), share_y=True) as panels:
+        for axes, (mode, samples) in zip(panels, timelines.items(), strict=True):
+            shown = thinned(samples, intervals)
+            for phase in phases:
+                named = label(phase.replace("_", " ")) if axes is panels[0] and phase in visible else None
+                _fill(axes, shown, phase, color=colour_of[phase], label=named)
+            axes.set(title=label(mode), xlabel="time, s", ylim=(0, None))
+        panels[0].set_ylabel("resident memory, MiB")
+        panels[0].figure.legend(ncols=len(phases), loc="outside lower center")
 
 
 def plot_plan(peaks: Sequence[tuple[str, int]], target: Target) -> None:
     """The phases of a planned optimizer step in order: a bar for each (phase, peak in bytes)."""
     phases = list(dict.fromkeys(phase for phase, _ in peaks))
     with drawing(target) as (axes,):
-        for phase, colour in zip(phases, cycle_colours(), strict=False):
+        for phase, colour in zip(phases, cycle(COLOURS), strict=False):
             bars = [(place, as_mib(peak_bytes)) for place, (name, peak_bytes) in enumerate(peaks) if name == phase]
             places, heights = zip(*bars, strict=True)
             axes.bar(places, heights, width=1.0, align="edge", color=colour, alpha=0.75, label=phase.replace("_", " "))
-        axes.set_xticks([])
-        axes.set_xlabel("one optimizer step, phase by phase")
-        axes.set_ylabel("planned memory, MiB")
-        axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, labelcolor=INK, ncols=len(phases), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+        axes.set(xticks=[], xlabel="one optimizer step, phase by phase", ylabel="planned memory, MiB", ylim=(0, None))
+        axes.legend(ncols=len(phases), loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
-def peaks_by_phase(samples: Sequence[Sample]) -> dict[str, tuple[list[float], list[float]]]:
-    """Phase -> times in seconds and peaks in MiB, for up to 120 equal intervals of the run."""
+def thinned(samples: Sequence[Sample], intervals: int) -> list[Sample]:
+    """Of each phase the highest sample in each of so many equal intervals of the run; also the first and the last."""
     if not samples:
-        return {}
-    interval_s = max(samples[-1].time_s / _INTERVALS, 1e-9)
-    peaks: dict[str, dict[int, int]] = {}
-    for sample in samples:
-        of_phase = peaks.setdefault(sample.phase, {})
-        interval = int(sample.time_s / interval_s)
-        of_phase[interval] = max(of_phase.get(interval, 0), sample.rss_bytes)
-    return {
-        phase: ([interval * interval_s for interval in of_phase], list(map(as_mib, of_phase.values())))
-        for phase, of_phase in peaks.items()
-    }
+        return []
+    start_s, end_s = samples[0].time_s, samples[-1].time_s
+    interval_s = (end_s - start_s) / intervals or 1.0
+    groups = group_by(samples, lambda sample: (int((sample.time_s - start_s) / interval_s), sample.phase)).values()
+    kept = {samples[0], samples[-1], *(max(group, key=lambda sample: sample.rss_bytes) for group in groups)}
+    return [sample for sample in samples if sample in kept]
 
 
 def step_at_peak(samples: Sequence[Sample]) -> Sequence[Sample]:
@@ -96,15 +97,16 @@ def step_at_peak(samples: Sequence[Sample]) -> Sequence[Sample]:
     return samples[start:end]
 
 
-def _draw_phase(axes: Axes, samples: Sequence[Sample], phase: str, colour: str) -> None:
-    """A bar for each sample of ``phase``, which ends at the next sample."""
-    bars = [
-        (sample.time_s, following.time_s - sample.time_s, as_mib(sample.rss_bytes))
-        for sample, following in zip_longest(samples, samples[1:], fillvalue=samples[-1])
-        if sample.phase == phase
-    ]
-    starts, widths, heights = zip(*bars, strict=True)
-    axes.bar(
-        starts, heights, widths, align="edge", color=colour, alpha=0.75, linewidth=0, label=phase.replace("_", " ")
-    )
-    axes.set_xlabel("time, s")
+def _visible_phases(samples: Sequence[Sample], intervals: int) -> list[str]:
+    """The phases that take at least one of so many equal intervals of the run, all their parts together."""
+    by_phase = group_by(pairwise(samples), lambda pair: pair[0].phase)
+    times_s = {phase: sum(end.time_s - start.time_s for start, end in pairs) for phase, pairs in by_phase.items()}
+    return [phase for phase, time_s in times_s.items() if time_s >= sum(times_s.values()) / intervals]
+
+
+def _fill(axes: Axes, samples: Sequence[Sample], phase: str, **style: Any) -> None:
+    """Fill the area under the samples of ``phase``, each of which lasts until the next sample."""
+    sizes = [as_mib(sample.rss_bytes) if sample.phase == phase else 0.0 for sample in samples]
+    changes = [0, *(number for number in range(1, len(sizes)) if sizes[number] != sizes[number - 1])]
+    edges = [*(samples[number].time_s for number in changes), samples[-1].time_s]
+    axes.stairs([sizes[number] for number in changes], edges, fill=True, **style)

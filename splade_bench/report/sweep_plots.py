@@ -1,4 +1,4 @@
-"""Pictures of a sweep: memory, time and quality of many runs."""
+"""Pictures of many runs: memory, time and quality of a sweep, and plans beside measurements."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, pairwise
 
-from matplotlib.axes import Axes
-
 from splade_bench.config import MEMORY_MODES
-from splade_bench.measure.timeline import Sample
-from splade_bench.report.drawing import COLOURS, INK, Target, cycle_colours, drawing, label
+from splade_bench.report.drawing import COLOURS, INK, Target, drawing, label
+from splade_bench.report.readers import mrr_before
+from splade_bench.results.figures import mrr_at_10
+from splade_bench.results.records import CellResult
 from splade_bench.units import as_mib
 
 
@@ -23,26 +23,6 @@ class TradePoint:
     label: str
     time_s: float
     added_bytes: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EffectBar:
-    """Medians of a technique."""
-
-    technique: str
-    saved_mib: float
-    time_ratio: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LearningCurve:
-    """A mode's losses over the queries seen, and its MRR@10 before and after training."""
-
-    mode: str
-    queries: Sequence[float]
-    losses: Sequence[float]
-    mrr_before: float | None
-    mrr_after: float | None
 
 
 def colours_of(modes: Iterable[str]) -> dict[str, str]:
@@ -87,81 +67,62 @@ def plot_memory_against_time(points: Sequence[TradePoint], target: Target) -> No
             axes.scatter(xs, ys, color=colour, marker=markers[mode], label=label(mode), s=36)
             for x, y, point in of_mode:
                 axes.annotate(label(point.label), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7)
-        axes.set_xlabel("training time, s")
-        axes.set_ylabel("added memory, MiB")
-        axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, labelcolor=INK)
+        axes.set(xlabel="training time, s", ylabel="added memory, MiB", xlim=(0, None), ylim=(0, None))
+        axes.legend()
 
 
-def plot_effects(bars: Sequence[EffectBar], target: Target) -> None:
-    """For each technique a bar for the MiB that it saves and one for the change of time; costs are red."""
-    places = range(len(bars))
-    with drawing(target, columns=2, share_y=True, height_in=0.8 + 0.3 * len(bars)) as (saves, costs):
-        _bars(saves, places, [bar.saved_mib for bar in bars], good_above=True)
-        _bars(costs, places, [100 * (bar.time_ratio - 1) for bar in bars], good_above=False)
-        saves.set_yticks(list(places), [label(bar.technique) for bar in bars])
+def plot_effects(effects: Mapping[str, tuple[float, float]], target: Target) -> None:
+    """For each technique a bar for the MiB that it saves and one for its change of time in percent; costs are red."""
+    names = [label(technique) for technique in effects]
+    saved, slower = zip(*effects.values(), strict=True)
+    with drawing(target, columns=2, share_y=True, height_in=0.8 + 0.3 * len(effects)) as (saves, costs):
+        for axes, values, good_above in ((saves, saved, True), (costs, slower, False)):
+            colours = [COLOURS[3] if (value >= 0) == good_above else COLOURS[0] for value in values]
+            axes.barh(range(len(names)), values, color=colours, height=0.6)
+            axes.axvline(0, color=INK, linewidth=0.8)
+        saves.set_yticks(range(len(names)), names)
         saves.invert_yaxis()
         saves.set_xlabel("saves, MiB")
         costs.set_xlabel("change of time, %")
 
 
-def _bars(axes: Axes, places: Iterable[int], values: Sequence[float], *, good_above: bool) -> None:
-    colours = [COLOURS[3] if (value >= 0) == good_above else COLOURS[0] for value in values]
-    axes.barh(list(places), values, color=colours, height=0.6)
-    axes.axvline(0, color=INK, linewidth=0.8)
+def plot_planned_against_measured(pairs: Sequence[tuple[float, float]], target: Target) -> None:
+    """A point for each (planned, measured) in bytes, and the line of equal values."""
+    planned, measured = ([as_mib(size_bytes) for size_bytes in side] for side in zip(*pairs, strict=True))
+    with drawing(target) as (axes,):
+        ends = [min(*planned, *measured) / 1.3, max(*planned, *measured) * 1.3]
+        axes.plot(ends, ends, color=INK, linewidth=0.8)
+        axes.scatter(measured, planned, color=COLOURS[2], s=24)
+        axes.set(xscale="log", yscale="log", xlabel="measured added memory, MiB", ylabel="planned, MiB")
 
 
-def plot_timelines(timelines: Mapping[str, Sequence[Sample]], target: Target) -> None:
-    """Resident memory over time, coloured by phase; one panel per mode, with a common memory axis."""
-    phases = list(dict.fromkeys(sample.phase for samples in timelines.values() for sample in samples))
-    colour_of = dict(zip(phases, cycle_colours(), strict=False))
-    with drawing(target, columns=len(timelines), share_y=True) as panels:
-        for axes, (mode, samples) in zip(panels, timelines.items(), strict=True):
-            for phase in phases:
-                shown = [as_mib(sample.rss_bytes) if sample.phase == phase else 0 for sample in samples]
-                times_s = [sample.time_s for sample in samples]
-                named = label(phase.replace("_", " ")) if axes is panels[0] else None
-                axes.fill_between(times_s, shown, step="post", color=colour_of[phase], linewidth=0, label=named)
-            axes.set_title(label(mode), fontsize=10)
-            axes.set_xlabel("time, s")
-            axes.set_ylim(bottom=0)
-        panels[0].set_ylabel("resident memory, MiB")
-        panels[0].figure.legend(frameon=False, labelcolor=INK, ncols=len(phases), loc="outside lower center")
-
-
-def plot_learning(curves: Sequence[LearningCurve], target: Target) -> None:
-    """Loss over the queries seen, and MRR@10 before and after training; one line per mode."""
+def plot_learning(runs: Mapping[str, CellResult], target: Target) -> None:
+    """Each mode's loss over the queries seen, and its MRR@10 before and after training."""
     with drawing(target, columns=2) as (loss, mrr):
-        colours = colours_of(curve.mode for curve in curves)
-        for number, curve in enumerate(curves):
-            colour = colours[curve.mode]
+        colours = colours_of(runs)
+        for number, (mode, run) in enumerate(runs.items()):
             # Each line is thinner than the one below it, so that equal modes all show.
-            width = 1.2 + 1.6 * (len(curves) - 1 - number)
-            loss.plot(curve.queries, curve.losses, color=colour, linewidth=width, label=label(curve.mode))
-            if curve.mrr_before is not None and curve.mrr_after is not None:
-                mrr.plot([0, 1], [curve.mrr_before, curve.mrr_after], color=colour, linewidth=width, marker="o")
-        loss.set_xlabel("queries seen")
-        loss.set_ylabel("loss")
-        loss.legend(frameon=False, labelcolor=INK)
+            width = 1.2 + 1.6 * (len(runs) - 1 - number)
+            places, losses = smoothed([value for value in run.losses or [] if value is not None])
+            queries = [place * (run.queries_seen or 0) for place in places]
+            loss.plot(queries, losses, color=colours[mode], linewidth=width, label=label(mode))
+            before, after = mrr_before(run), mrr_at_10(run)
+            if before is not None and after is not None:
+                mrr.plot([0, 1], [before, after], color=colours[mode], linewidth=width, marker="o")
+        loss.set(xlabel="queries seen", ylabel="loss")
+        loss.legend()
         mrr.set_xticks([0, 1], ["before", "after"])
-        mrr.set_ylabel("MRR@10")
-        mrr.set_xlim(-0.2, 1.2)
-        mrr.set_ylim(bottom=0)
+        mrr.set(ylabel="MRR@10", xlim=(-0.2, 1.2), ylim=(0, None))
 
 
 def plot_scaling(lines: Mapping[str, Sequence[tuple[float, float]]], along: str, target: Target) -> None:
     """Added memory against a size; one line per mode through its points (size, bytes). ``along`` names the size."""
     with drawing(target) as (axes,):
-        colours = colours_of(lines)
-        for mode, points in lines.items():
-            colour = colours[mode]
-            sizes, heights = zip(*sorted(points), strict=True)
+        for mode, colour in colours_of(lines).items():
+            sizes, heights = zip(*sorted(lines[mode]), strict=True)
             axes.plot(sizes, [as_mib(height) for height in heights], color=colour, marker="o", label=label(mode))
-        axes.set_xlabel(along)
-        axes.set_ylabel("added memory, MiB")
-        axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, labelcolor=INK)
+        axes.set(xlabel=along, ylabel="added memory, MiB", ylim=(0, None))
+        axes.legend()
 
 
 def smoothed(values: Sequence[float], *, pieces: int = 40) -> tuple[list[float], list[float]]:

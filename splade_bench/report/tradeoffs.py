@@ -15,19 +15,12 @@ from splade_bench.report.formatting import MISSING, number
 from splade_bench.report.markdown import code
 from splade_bench.report.modes import REFERENCE_MODE, ModeComparison, compare_modes, comparison_table, modes_of
 from splade_bench.report.page import Block, Page, Picture, Text, bullets
+from splade_bench.report.plots import plot_timelines
 from splade_bench.report.provenance import failures, measured_on
-from splade_bench.report.readers import group_by, mrr_before
-from splade_bench.report.sweep_plots import (
-    LearningCurve,
-    TradePoint,
-    plot_learning,
-    plot_memory_against_time,
-    plot_scaling,
-    plot_timelines,
-    smoothed,
-)
+from splade_bench.report.readers import group_by
+from splade_bench.report.sweep_plots import TradePoint, plot_learning, plot_memory_against_time, plot_scaling
 from splade_bench.results.conditions import setup_key
-from splade_bench.results.figures import added_bytes, mrr_at_10, wall_time_s
+from splade_bench.results.figures import added_bytes, wall_time_s
 from splade_bench.results.records import CellResult
 
 PAGE_NAME = "TRADEOFFS"
@@ -137,12 +130,11 @@ def _pictures(workload: str, points: Sequence[GridPoint]) -> list[Block]:
     plain = [point for point in points if point.first.gradient_accumulation_steps == 1]
     by_batch = _lines([(point, point.first.batch_size) for point in plain])
     lines = {mode: line for mode, line in by_batch.items() if len(line) > 1}
-    curves = _learning(plain)
     drawings: list[tuple[str, str, Callable[..., None], list[Any]]] = [
         ("memory-against-time", "memory against time", plot_memory_against_time, [trades]),
         ("memory-by-batch", "memory against batch size", plot_scaling, [lines, "queries in a batch"]),
         ("timelines", "memory over time by phase", plot_timelines, [timelines]),
-        ("learning", "loss and MRR@10 by mode", plot_learning, [curves]),
+        ("learning", "loss and MRR@10 by mode", plot_learning, [_learning(plain)]),
     ]
     return [
         Picture(name=f"{name}-{workload}", caption=caption, svg=svg_of(plot, *arguments))
@@ -159,22 +151,9 @@ def _timelines(points: Sequence[GridPoint]) -> dict[str, list[Sample]]:
     return {result.memory_mode: [Sample(**sample) for sample in samples] for result, samples in chosen}
 
 
-def _learning(points: Sequence[GridPoint]) -> list[LearningCurve]:
-    """The first run of each mode at the largest batch, of grid points without accumulation."""
-    learned = [point for point in points if point.ok and point.ok[0].losses and point.ok[0].metrics]
-    largest = max((point.first.batch_size for point in learned), default=0)
-    by_mode = {point.first.memory_mode: point.ok[0] for point in learned if point.first.batch_size == largest}
-    curves = []
-    for mode in modes_of(list(by_mode.values())):
-        run = by_mode[mode]
-        places, losses = smoothed([loss for loss in run.losses or [] if loss is not None])
-        curves.append(
-            LearningCurve(
-                mode=mode,
-                queries=[place * (run.queries_seen or 0) for place in places],
-                losses=losses,
-                mrr_before=mrr_before(run),
-                mrr_after=mrr_at_10(run),
-            )
-        )
-    return curves
+def _learning(points: Sequence[GridPoint]) -> dict[str, CellResult]:
+    """Mode -> its first run at the largest batch, of grid points without accumulation."""
+    learned = [point.ok[0] for point in points if point.ok and point.ok[0].losses and point.ok[0].metrics]
+    largest = max((run.batch_size for run in learned), default=0)
+    by_mode = {run.memory_mode: run for run in learned if run.batch_size == largest}
+    return {mode: by_mode[mode] for mode in modes_of(list(by_mode.values()))}

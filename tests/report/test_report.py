@@ -22,7 +22,7 @@ from splade_bench.report.markdown import escape, markdown
 from splade_bench.report.mode_overview import advice
 from splade_bench.report.modes import compare_modes, ratios
 from splade_bench.report.page import Page, Text
-from splade_bench.report.plots import plot_timeline, step_at_peak
+from splade_bench.report.plots import plot_timeline, plot_timelines, step_at_peak, thinned
 from splade_bench.report.provenance import measured_on
 from splade_bench.report.tradeoffs import tradeoffs_page
 from splade_bench.results.conditions import newest_comparable
@@ -239,6 +239,33 @@ def test_an_empty_timeline_is_drawn_too(tmp_path: Path) -> None:
     plot_timeline(Timeline(), tmp_path / "timeline.svg")
 
     assert (tmp_path / "timeline.svg").is_file()
+
+
+def test_a_long_timeline_keeps_its_peaks_in_a_small_picture(tmp_path: Path) -> None:
+    letters = "f" * 40 + "b" * 40 + "o" * 15 + "d" * 5
+    samples = [
+        replace(sample, rss_bytes=sample.rss_bytes + number * 7919 % (50 * MIB))
+        for number, sample in enumerate(make_timeline(letters * 1000).samples)
+    ]
+
+    kept = thinned(samples, 400)
+
+    highest, highest_kept = (
+        {sample.phase: sample.rss_bytes for sample in sorted(some, key=lambda sample: sample.rss_bytes)}
+        for some in (samples, kept)
+    )
+    assert (len(samples), len(highest), highest_kept) == (100_000, 4, highest)
+    assert (kept[0], kept[-1]) == (samples[0], samples[-1])
+    plot_timelines(dict.fromkeys(("one mode", "another"), samples), tmp_path / "timelines.svg")
+    assert (tmp_path / "timelines.svg").stat().st_size < 200_000
+
+
+def test_a_legend_has_no_phase_that_nobody_can_see(tmp_path: Path) -> None:
+    plot_timelines({"standard": make_timeline("s" + "f" * 600 + "o" * 100).samples}, tmp_path / "timelines.svg")
+
+    drawing = (tmp_path / "timelines.svg").read_text(encoding="utf-8")
+    assert "forward" in drawing and "optimizer step" in drawing
+    assert "setup" not in drawing
 
 
 def test_small_models_come_first_and_unknown_workloads_last(results: list[CellResult]) -> None:
