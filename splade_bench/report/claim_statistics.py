@@ -1,13 +1,13 @@
-"""The statistics that decide the article's claims. Each gives (seed, value) pairs; only equal runs are paired."""
+"""The statistics that decide the article's claims, computed from runs and pairs of equal runs, with their seeds."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from splade_bench.config import MEMORY_MODES, MEMORY_TECHNIQUES
+from splade_bench.config import MEMORY_MODES
 from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.report.modes import (
     REFERENCE_MODE,
@@ -18,47 +18,67 @@ from splade_bench.report.modes import (
     modes_of,
     ratios,
 )
-from splade_bench.report.readers import group_by, in_gib, recorded, succeeded
+from splade_bench.report.readers import group_by, succeeded
 from splade_bench.results.conditions import pair_key
-from splade_bench.results.figures import (
-    Reader,
-    added_bytes,
-    mrr_at_10,
-    peak_rss_bytes,
-    queries_per_s,
-    step_time_s,
-    wall_time_s,
-)
+from splade_bench.results.figures import Reader, added_bytes, mrr_at_10, queries_per_s, step_time_s, wall_time_s
 from splade_bench.results.records import CellResult
 
 SeedValues: TypeAlias = Iterator[tuple[int, float]]
+Statistic: TypeAlias = Callable[[Sequence[CellResult]], SeedValues]
+"""Its values with the seeds of their runs."""
 # Times of equal cells differ by this much: a smaller ratio counts as none.
 _SLOWER_BY = 1.05
 _LAPTOP_CELL = ("cpu", 4, 4)  # device, batch size and gradient accumulation
 
 
-def accumulated_memory(results: Sequence[CellResult]) -> SeedValues:
-    """Added memory of small accumulated batches, divided by that of one large batch."""
-    return _ratios(accumulated_pairs(_standard(results)), added_bytes)
+def figure(runs_of: Callable[[Sequence[CellResult]], list[CellResult]], reader: Reader) -> Statistic:
+    """The figure of each of the chosen runs."""
+    return lambda results: ((run.seed, value) for run in runs_of(results) if (value := reader(run)) is not None)
 
 
-def accumulated_mrr(results: Sequence[CellResult]) -> SeedValues:
-    """MRR@10 of small accumulated batches minus that of one large batch."""
-    return _differences(accumulated_pairs(_standard(results)), mrr_at_10)
+def ratio(pairs_of: Callable[[Sequence[CellResult]], list[Pair]], reader: Reader) -> Statistic:
+    """The figure of the first of each pair divided by that of the second."""
+    return lambda results: ((pair[0].seed, value) for pair in pairs_of(results) for value in ratios([pair], reader))
 
 
-def time_per_accumulated_step(results: Sequence[CellResult]) -> SeedValues:
-    """Seconds of an optimizer step per batch in it, divided by those of a step with one batch."""
-    return _accumulation_time(results, step_time_s)
+def difference(pairs_of: Callable[[Sequence[CellResult]], list[Pair]], reader: Reader) -> Statistic:
+    """The figure of the first of each pair minus that of the second."""
+    return lambda results: (
+        (pair[0].seed, value) for pair in pairs_of(results) for value in differences([pair], reader)
+    )
 
 
-def time_per_query_and_step(results: Sequence[CellResult]) -> SeedValues:
-    """Seconds per query and accumulation step, divided by those without accumulation."""
-    return _accumulation_time(results, lambda result: 1 / rate if (rate := queries_per_s(result)) else None)
+def against_standard(mode: str) -> Callable[[Sequence[CellResult]], list[Pair]]:
+    """Runs of a mode, each with the equal run of the reference mode."""
+    return lambda results: matched_pairs(results, mode)
 
 
-def cpu_over_accelerator(results: Sequence[CellResult]) -> SeedValues:
-    """Time on the CPU divided by that of the same cell on an accelerator."""
+def accumulated_and_at_once(results: Sequence[CellResult]) -> list[Pair]:
+    """Small accumulated batches and one large batch, in the reference mode."""
+    return accumulated_pairs(_standard(results))
+
+
+def first_and_last_step(results: Sequence[CellResult]) -> list[Pair]:
+    """The ends of the article's list: small batches accumulated, and one memory-efficient batch of the same size."""
+    efficient = {id(standard): run for run, standard in matched_pairs(results, "memory-efficient")}
+    pairs = accumulated_and_at_once(results)
+    return [(small, efficient[id(large)]) for small, large in pairs if id(large) in efficient]
+
+
+def with_and_without_accumulation(results: Sequence[CellResult]) -> list[Pair]:
+    """Runs of the reference mode that accumulate, each with the equal run that does not."""
+    standard = succeeded(_standard(results))
+    once = {pair_key(run): run for run in standard if run.gradient_accumulation_steps == 1}
+    keyed = [
+        (run, pair_key(replace(run, gradient_accumulation_steps=1)))
+        for run in standard
+        if run.gradient_accumulation_steps > 1
+    ]
+    return [(run, once[key]) for run, key in keyed if key in once]
+
+
+def cpu_and_accelerator(results: Sequence[CellResult]) -> list[Pair]:
+    """Runs on the CPU, each with the same cell's run on an accelerator."""
 
     def without_device(result: CellResult) -> tuple[object, ...]:
         machine = {name: value for name, value in result.machine.items() if name != "device"}
@@ -67,7 +87,29 @@ def cpu_over_accelerator(results: Sequence[CellResult]) -> SeedValues:
     on_cpu = {without_device(result): result for result in succeeded(results) if result.device == "cpu"}
     elsewhere = [result for result in succeeded(results) if result.device in ("cuda", "mps")]
     keyed = [(without_device(result), result) for result in elsewhere]
-    return _ratios([(on_cpu[key], result) for key, result in keyed if key in on_cpu], wall_time_s)
+    return [(on_cpu[key], result) for key, result in keyed if key in on_cpu]
+
+
+def on_a_laptop(results: Sequence[CellResult]) -> list[CellResult]:
+    """Runs of the base model with the article's settings on the CPU, trained as in the article."""
+    base = {name for name, workload in WORKLOADS.items() if workload.model_name == "base"}
+    return [
+        result
+        for result in succeeded(results)
+        if result.workload in base
+        and (result.device, result.batch_size, result.gradient_accumulation_steps) == _LAPTOP_CELL
+        and result.memory_mode in (REFERENCE_MODE, "article")
+    ]
+
+
+def step_time_per_batch(result: CellResult) -> float | None:
+    """Seconds of an optimizer step per batch in it."""
+    return None if (time_s := step_time_s(result)) is None else time_s / result.gradient_accumulation_steps
+
+
+def query_time_per_batch(result: CellResult) -> float | None:
+    """Seconds per query and per batch in an optimizer step."""
+    return 1 / rate / result.gradient_accumulation_steps if (rate := queries_per_s(result)) else None
 
 
 def leanest_is_slowest(results: Sequence[CellResult]) -> SeedValues:
@@ -92,85 +134,28 @@ def leaner_is_slower(results: Sequence[CellResult]) -> SeedValues:
                 yield pair[0].seed, float(times[0] > _SLOWER_BY)
 
 
-def article_memory(results: Sequence[CellResult]) -> SeedValues:
-    """Added memory of the article's mode divided by that of the standard one."""
-    return _ratios(matched_pairs(results, "article"), added_bytes)
-
-
 def mode_mrr(results: Sequence[CellResult]) -> SeedValues:
     """For each mode but standard: MRR@10 minus that of standard, the median over grid points."""
     for mode in _other_modes(results):
-        found = group_by(_differences(matched_pairs(results, mode), mrr_at_10), lambda item: item[0])
-        for seed, items in found.items():
+        by_seed = group_by(difference(against_standard(mode), mrr_at_10)(results), lambda item: item[0])
+        for seed, items in by_seed.items():
             yield seed, statistics.median(value for _, value in items)
 
 
-def candidate_precision(results: Sequence[CellResult]) -> SeedValues:
-    """P@1 where each query ranks only its own positive and negatives."""
-    return _values(succeeded(results), recorded("candidate_p@1"))
-
-
-def laptop_peak_gib(results: Sequence[CellResult]) -> SeedValues:
-    """Peak RSS in GiB of the base model with the article's settings on the CPU, trained as in the article."""
-    base = {name for name, workload in WORKLOADS.items() if workload.model_name == "base"}
-    chosen = [
-        result
-        for result in succeeded(results)
-        if result.workload in base
-        and (result.device, result.batch_size, result.gradient_accumulation_steps) == _LAPTOP_CELL
-        and result.memory_mode in (REFERENCE_MODE, "article")
-    ]
-    return _values(chosen, in_gib(peak_rss_bytes))
-
-
-def accumulation_over_best_technique(results: Sequence[CellResult]) -> SeedValues:
-    """Memory that accumulation saves, divided by the most that one technique added to standard saves."""
-    return _accumulation_over_best(results, [f"{REFERENCE_MODE}+{technique}" for technique in MEMORY_TECHNIQUES])
-
-
-def accumulation_over_memory_efficient(results: Sequence[CellResult]) -> SeedValues:
-    """Memory that accumulation saves, divided by what the memory-efficient mode saves."""
-    return _accumulation_over_best(results, ["memory-efficient"])
-
-
-def _accumulation_over_best(results: Sequence[CellResult], modes: Sequence[str]) -> SeedValues:
+def accumulation_over_best(modes: Sequence[str]) -> Statistic:
     """Memory that accumulation saves, divided by the most that one of ``modes`` saves at the same effective batch."""
-    best: dict[int, float] = {}
-    for run, standard in (pair for mode in modes for pair in matched_pairs(results, mode)):
-        if (size_bytes := added_bytes(run)) is not None:
-            best[id(standard)] = min(size_bytes, best.get(id(standard), size_bytes))
-    for small, large in accumulated_pairs(_standard(results)):
-        at_once, accumulated, other = added_bytes(large), added_bytes(small), best.get(id(large))
-        if at_once is not None and accumulated is not None and other is not None and other < at_once:
-            yield large.seed, (at_once - accumulated) / (at_once - other)
 
+    def statistic(results: Sequence[CellResult]) -> SeedValues:
+        best: dict[int, float] = {}
+        for run, standard in (pair for mode in modes for pair in matched_pairs(results, mode)):
+            if (size_bytes := added_bytes(run)) is not None:
+                best[id(standard)] = min(size_bytes, best.get(id(standard), size_bytes))
+        for small, large in accumulated_and_at_once(results):
+            at_once, accumulated, other = added_bytes(large), added_bytes(small), best.get(id(large))
+            if at_once is not None and accumulated is not None and other is not None and other < at_once:
+                yield large.seed, (at_once - accumulated) / (at_once - other)
 
-def ladder_memory(results: Sequence[CellResult]) -> SeedValues:
-    """Added memory of the first step of the article's list, divided by that of its last step."""
-    return _ratios(_ladder(results), added_bytes)
-
-
-def ladder_time(results: Sequence[CellResult]) -> SeedValues:
-    """Time of the first step of the article's list, divided by that of its last step."""
-    return _ratios(_ladder(results), wall_time_s)
-
-
-def _ladder(results: Sequence[CellResult]) -> list[Pair]:
-    """Small standard batches accumulated, and one memory-efficient batch of the same size."""
-    efficient = {id(standard): run for run, standard in matched_pairs(results, "memory-efficient")}
-    pairs = accumulated_pairs(_standard(results))
-    return [(small, efficient[id(large)]) for small, large in pairs if id(large) in efficient]
-
-
-def _accumulation_time(results: Sequence[CellResult], reader: Reader) -> SeedValues:
-    """A time per accumulation step, divided by that of the same cell without accumulation."""
-    standard = succeeded(_standard(results))
-    once = {pair_key(run): run for run in standard if run.gradient_accumulation_steps == 1}
-    for run in standard:
-        steps = run.gradient_accumulation_steps
-        plain = once.get(pair_key(replace(run, gradient_accumulation_steps=1)))
-        if steps > 1 and plain is not None:
-            yield from ((seed, value / steps) for seed, value in _ratios([(run, plain)], reader))
+    return statistic
 
 
 def _standard(results: Sequence[CellResult]) -> list[CellResult]:
@@ -180,15 +165,3 @@ def _standard(results: Sequence[CellResult]) -> list[CellResult]:
 def _other_modes(results: Sequence[CellResult]) -> list[str]:
     """The named modes of the results without the reference mode."""
     return [mode for mode in modes_of(results) if mode in MEMORY_MODES and mode != REFERENCE_MODE]
-
-
-def _values(results: Sequence[CellResult], reader: Reader) -> SeedValues:
-    return ((result.seed, value) for result in results if (value := reader(result)) is not None)
-
-
-def _ratios(pairs: Sequence[Pair], reader: Reader) -> SeedValues:
-    return ((pair[0].seed, value) for pair in pairs for value in ratios([pair], reader))
-
-
-def _differences(pairs: Sequence[Pair], reader: Reader) -> SeedValues:
-    return ((pair[0].seed, value) for pair in pairs for value in differences([pair], reader))

@@ -8,14 +8,34 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
-from splade_bench.report import claim_statistics as by_seed
+from splade_bench.config import MEMORY_TECHNIQUES
+from splade_bench.report.claim_statistics import (
+    Statistic,
+    accumulated_and_at_once,
+    accumulation_over_best,
+    against_standard,
+    cpu_and_accelerator,
+    difference,
+    figure,
+    first_and_last_step,
+    leaner_is_slower,
+    leanest_is_slowest,
+    mode_mrr,
+    on_a_laptop,
+    query_time_per_batch,
+    ratio,
+    step_time_per_batch,
+    with_and_without_accumulation,
+)
 from splade_bench.report.formatting import MISSING, MRR_EQUAL_WITHIN
 from splade_bench.report.intervals import Interval, interval_90
+from splade_bench.report.modes import REFERENCE_MODE
 from splade_bench.report.page import Block, Table, Text
-from splade_bench.report.readers import group_by
+from splade_bench.report.readers import group_by, in_gib, recorded, succeeded
+from splade_bench.results.figures import added_bytes, mrr_at_10, peak_rss_bytes, wall_time_s
 from splade_bench.results.records import CellResult
 
 FEWEST_SEEDS = 3
@@ -31,16 +51,16 @@ The table shows the mean of the statistic over seeds and its 90 % interval (Stud
 - *not measured here*: a part has fewer than {FEWEST_SEEDS} seeds.
 """
 Verdict = Literal["holds", "does not hold", "depends", "not measured here"]
-Statistic = Callable[[Sequence[CellResult]], by_seed.SeedValues]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Part:
     """One condition of a claim."""
 
     what: str
     """The statistic in words."""
     statistic: Statistic
+    _: KW_ONLY
     low: float = float("-inf")
     high: float = float("inf")
     form: str = ".2f"
@@ -56,27 +76,27 @@ class Part:
 
     def judge(self, results: Sequence[CellResult]) -> Finding:
         """The verdict of the results on it."""
-        of_seeds = group_by(self.statistic(results), lambda item: item[0]).values()
-        values = [self.per_seed([value for _, value in items]) for items in of_seeds]
+        by_seed = group_by(self.statistic(results), lambda item: item[0]).values()
+        values = [self.per_seed([value for _, value in items]) for items in by_seed]
         if len(values) < FEWEST_SEEDS:
-            return Finding(part=self, verdict="not measured here", seeds=len(values), interval=None)
+            return Finding(self, "not measured here", len(values))
         interval = interval_90(values)
         verdict: Verdict = "depends"
         if self.low <= interval.low and interval.high <= self.high:
             verdict = "holds"
         elif interval.high < self.low or interval.low > self.high:
             verdict = "does not hold"
-        return Finding(part=self, verdict=verdict, seeds=len(values), interval=interval)
+        return Finding(self, verdict, len(values), interval)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """A part's verdict with its interval."""
 
     part: Part
     verdict: Verdict
     seeds: int
-    interval: Interval | None
+    interval: Interval | None = None
 
     @property
     def effect(self) -> str:
@@ -84,7 +104,7 @@ class Finding:
         return MISSING if self.interval is None else self.interval.text(self.part.form)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Claim:
     """A sentence of the article, and the measurements that decide it."""
 
@@ -98,128 +118,122 @@ class Claim:
 
 CLAIMS: Sequence[Claim] = (
     Claim(
-        number=1,
-        says="Gradient accumulation keeps the effective batch and needs less memory.",
-        decided_by="standard mode at equal effective batch: small accumulated batches against one large batch",
-        parts=(
-            Part(what="added memory, accumulated ÷ one batch", statistic=by_seed.accumulated_memory, high=1),
+        1,
+        "Gradient accumulation keeps the effective batch and needs less memory.",
+        "standard mode at equal effective batch: small accumulated batches against one large batch",
+        [
+            Part("added memory, accumulated ÷ one batch", ratio(accumulated_and_at_once, added_bytes), high=1),
             Part(
-                what="MRR@10, accumulated − one batch",
-                statistic=by_seed.accumulated_mrr,
+                "MRR@10, accumulated − one batch",
+                difference(accumulated_and_at_once, mrr_at_10),
                 low=-MRR_EQUAL_WITHIN,
                 form="+.3f",
             ),
-        ),
+        ],
     ),
     Claim(
-        number=2,
-        says="Training time grows in proportion to the accumulation steps.",
-        decided_by="standard mode at equal batch size: with accumulation against without",
-        parts=(
+        2,
+        "Training time grows in proportion to the accumulation steps.",
+        "standard mode at equal batch size: with accumulation against without",
+        [
             Part(
-                what="time per optimizer step ÷ accumulation steps, relative to no accumulation",
-                statistic=by_seed.time_per_accumulated_step,
+                "time per optimizer step ÷ accumulation steps, relative to no accumulation",
+                ratio(with_and_without_accumulation, step_time_per_batch),
                 low=0.9,
                 high=1.1,
             ),
             Part(
-                what="time per query ÷ accumulation steps, relative to no accumulation",
-                statistic=by_seed.time_per_query_and_step,
+                "time per query ÷ accumulation steps, relative to no accumulation",
+                ratio(with_and_without_accumulation, query_time_per_batch),
                 low=0.9,
                 high=1.1,
             ),
-        ),
+        ],
     ),
     Claim(
-        number=3,
-        says="A CPU is much slower than a GPU.",
-        decided_by="equal cells on cuda or mps and on cpu",
-        parts=(Part(what="time, cpu ÷ accelerator", statistic=by_seed.cpu_over_accelerator, low=2),),
+        3,
+        "A CPU is much slower than a GPU.",
+        "equal cells on cuda or mps and on cpu",
+        [Part("time, cpu ÷ accelerator", ratio(cpu_and_accelerator, wall_time_s), low=2)],
     ),
     Claim(
-        number=4,
-        says="The settings that need the least memory are the slowest.",
-        decided_by="all modes at equal grid points",
-        parts=(
+        4,
+        "The settings that need the least memory are the slowest.",
+        "all modes at equal grid points",
+        [
             Part(
-                what="share of grid points where the mode with the least memory is the slowest",
-                statistic=by_seed.leanest_is_slowest,
+                "share of grid points where the mode with the least memory is the slowest",
+                leanest_is_slowest,
                 low=0.9,
                 per_seed=statistics.mean,
             ),
             Part(
-                what="share of modes with less memory than standard that are slower",
-                statistic=by_seed.leaner_is_slower,
+                "share of modes with less memory than standard that are slower",
+                leaner_is_slower,
                 low=0.9,
                 per_seed=statistics.mean,
             ),
-        ),
+        ],
     ),
     Claim(
-        number=5,
-        says="del and gc.collect() every five batches save memory.",
-        decided_by="article mode against standard mode at equal grid points",
-        parts=(Part(what="added memory, article ÷ standard", statistic=by_seed.article_memory, high=0.98),),
+        5,
+        "del and gc.collect() every five batches save memory.",
+        "article mode against standard mode at equal grid points",
+        [Part("added memory, article ÷ standard", ratio(against_standard("article"), added_bytes), high=0.98)],
     ),
     Claim(
-        number=6,
-        says="Memory techniques cost no retrieval quality; P@1 and MRR are 1.0 on the domain's data.",
-        decided_by="every mode against standard at equal grid points; P@1 as in the article, where each query ranks "
-        "only its own positive and negatives",
-        parts=(
+        6,
+        "Memory techniques cost no retrieval quality; P@1 and MRR are 1.0 on the domain's data.",
+        "every mode against standard at equal grid points; P@1 as in the article, where each query ranks only its own "
+        "positive and negatives",
+        [
+            Part("MRR@10, the worst mode − standard", mode_mrr, low=-MRR_EQUAL_WITHIN, form="+.3f", per_seed=min),
+            Part("P@1 among a query's own documents", figure(succeeded, recorded("candidate_p@1")), low=1, form=".3f"),
+        ],
+    ),
+    Claim(
+        7,
+        "Batch 4 × accumulation 4 on a CPU trains BERT-base on a laptop.",
+        "the base model at batch 4 × 4 on the CPU in the mode standard or article, for one optimizer step instead of "
+        "3 epochs",
+        [Part("peak RSS, GiB, on a machine with 16 GiB", figure(on_a_laptop, in_gib(peak_rss_bytes)), high=16)],
+    ),
+    Claim(
+        8,
+        "At batch 8 × 512 tokens, MPS fails at 26.77 GB allocated, asking for 476.91 MB.",
+        "the base model on mps at batch 8; ARTICLE shows its plan",
+    ),
+    Claim(
+        9,
+        "Gradient accumulation is the most effective technique.",
+        "equal effective batch: accumulation in the standard mode against each single technique added to it, and "
+        "against the memory-efficient mode",
+        [
             Part(
-                what="MRR@10, the worst mode − standard",
-                statistic=by_seed.mode_mrr,
-                low=-MRR_EQUAL_WITHIN,
-                form="+.3f",
-                per_seed=min,
-            ),
-            Part(what="P@1 among a query's own documents", statistic=by_seed.candidate_precision, low=1, form=".3f"),
-        ),
-    ),
-    Claim(
-        number=7,
-        says="Batch 4 × accumulation 4 on a CPU trains BERT-base on a laptop.",
-        decided_by="the base model at batch 4 × 4 on the CPU in the mode standard or article, for one optimizer step "
-        "instead of 3 epochs",
-        parts=(Part(what="peak RSS, GiB, on a machine with 16 GiB", statistic=by_seed.laptop_peak_gib, high=16),),
-    ),
-    Claim(
-        number=8,
-        says="At batch 8 × 512 tokens, MPS fails at 26.77 GB allocated, asking for 476.91 MB.",
-        decided_by="the base model on mps at batch 8; ARTICLE shows its plan",
-    ),
-    Claim(
-        number=9,
-        says="Gradient accumulation is the most effective technique.",
-        decided_by="equal effective batch: accumulation in the standard mode against each single technique added to "
-        "it, and against the memory-efficient mode",
-        parts=(
-            Part(
-                what="memory saved by accumulation ÷ by the best single technique",
-                statistic=by_seed.accumulation_over_best_technique,
+                "memory saved by accumulation ÷ by the best single technique",
+                accumulation_over_best([f"{REFERENCE_MODE}+{technique}" for technique in MEMORY_TECHNIQUES]),
                 low=1,
             ),
             Part(
-                what="memory saved by accumulation ÷ by the memory-efficient mode",
-                statistic=by_seed.accumulation_over_memory_efficient,
+                "memory saved by accumulation ÷ by the memory-efficient mode",
+                accumulation_over_best(["memory-efficient"]),
                 low=1,
             ),
-        ),
+        ],
     ),
     Claim(
-        number=10,
-        says="The model generalises across query types.",
-        decided_by="several query types; the embedded corpus has one",
+        10,
+        "The model generalises across query types.",
+        "several query types; the embedded corpus has one",
     ),
     Claim(
-        number=11,
-        says="First smaller batches with accumulation, then the CPU, then tracking; memory-efficient last.",
-        decided_by="equal effective batch: accumulation in the standard mode against the memory-efficient mode",
-        parts=(
-            Part(what="added memory, first step ÷ last step", statistic=by_seed.ladder_memory, high=1),
-            Part(what="time, first step ÷ last step", statistic=by_seed.ladder_time, high=1),
-        ),
+        11,
+        "First smaller batches with accumulation, then the CPU, then tracking; memory-efficient last.",
+        "equal effective batch: accumulation in the standard mode against the memory-efficient mode",
+        [
+            Part("added memory, first step ÷ last step", ratio(first_and_last_step, added_bytes), high=1),
+            Part("time, first step ÷ last step", ratio(first_and_last_step, wall_time_s), high=1),
+        ],
     ),
 )
 
@@ -253,21 +267,11 @@ def claims_table(judged: Judged) -> Table:
 def claims_details(judged: Judged) -> list[Block]:
     """How each claim was decided: a row per part."""
     rows = []
-    for claim, _, findings in judged:
-        for finding in findings:
-            part = finding.part
-            rows.append(
-                [
-                    str(claim.number),
-                    claim.decided_by,
-                    part.what,
-                    part.wanted,
-                    finding.effect,
-                    str(finding.seeds),
-                    finding.verdict,
-                ]
-            )
-        if not claim.parts:
-            rows.append([str(claim.number), claim.decided_by, *[MISSING] * 4, "not measured here"])
+    for claim, verdict, findings in judged:
+        details = [
+            [found.part.what, found.part.wanted, found.effect, str(found.seeds), found.verdict] for found in findings
+        ]
+        for cells in details or [[*[MISSING] * 4, verdict]]:
+            rows.append([str(claim.number), claim.decided_by, *cells])
     headings = ["", "decided by", "statistic", "needed", "measured", f"seeds (≥ {FEWEST_SEEDS})", "verdict"]
     return [Text("### How the claims were decided"), Table(name="claims-parts", headings=headings, rows=rows)]
