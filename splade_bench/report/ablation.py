@@ -68,7 +68,7 @@ def ablation_page(results: Sequence[CellResult]) -> Page:
     quality = _quality_table(results)
     if quality.rows:
         blocks += [Text(_QUALITY), quality]
-    return Page(PAGE_NAME, [*blocks, *failures(results, lambda result: result.cell_id)])
+    return Page(PAGE_NAME, [*blocks, *failures(results)])
 
 
 def effects_of(results: Sequence[CellResult]) -> list[Effect]:

@@ -7,7 +7,7 @@ tree. A peer whose size can be chosen has the size that it ran most rounds with,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from splade_bench.grid.cell import ARTICLE_TRAINER, OWN_TRAINER
 from splade_bench.report.readers import group_by, in_gib, median_of, succeeded
@@ -48,7 +48,7 @@ def gemm_share(result: CellResult) -> float | None:
     return result.step_flops / result.step_time_s / result.gemm_flops_per_s
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Bound:
     """One limit. With ``peer``, it is a limit of the ratio to that peer's figure."""
 
@@ -58,6 +58,7 @@ class Bound:
     """The figure in words, with its unit."""
     figure: Reader
     limit: float
+    _: KW_ONLY
     mode: str = MODE
     peer: str | None = None
     peer_batch_size: int | None = None
@@ -81,10 +82,10 @@ class Bound:
 
     def measured(self, results: Sequence[CellResult]) -> float | None:
         """The figure over ``results``, which are comparable; None if a run that it needs is missing."""
-        own = median_of(self._own(results), self.figure)
+        own = self._median(results, self.figure)
         if self.peer is None or own is None:
             return own
-        other = median_of(self._chosen(results, self.peer, self.peer_batch_size or self.batch_size), self.figure)
+        other = self._median(results, self.figure, self.peer, self.peer_batch_size)
         return own / other if other else None
 
     def least(self, results: Sequence[CellResult]) -> float | None:
@@ -95,20 +96,20 @@ class Bound:
         """
         share = None
         if self.figure in (step_time_s, step_time_per_query):
-            share = median_of(self._own(results), gemm_share)
+            share = self._median(results, gemm_share)
         elif self.figure in (peak_rss_bytes, peak_rss_gib) and self.mode == MODE:
-            excess = median_of(self._own(results), over_state)
+            excess = self._median(results, over_state)
             share = 1 / excess if excess else None
         measured = self.measured(results)
         return None if measured is None or share is None else measured * share
 
-    def _own(self, results: Sequence[CellResult]) -> list[CellResult]:
-        return self._chosen(results, self.mode, self.batch_size)
-
-    def _chosen(self, results: Sequence[CellResult], name: str, batch_size: int) -> list[CellResult]:
-        key = self.workload, batch_size, name
-        found = succeeded(results)
-        return most_run_size([run for run in found if (run.workload, run.batch_size, contender(run)) == key])
+    def _median(
+        self, results: Sequence[CellResult], reader: Reader, name: str | None = None, batch_size: int | None = None
+    ) -> float | None:
+        """Over the runs of a contender at a batch size, which are by default those of the limit itself."""
+        key = self.workload, batch_size or self.batch_size, name or self.mode
+        runs = [run for run in succeeded(results) if (run.workload, run.batch_size, contender(run)) == key]
+        return median_of(most_run_size(runs), reader)
 
 
 def most_run_size(results: Sequence[CellResult]) -> list[CellResult]:
@@ -117,34 +118,15 @@ def most_run_size(results: Sequence[CellResult]) -> list[CellResult]:
 
 
 def _ratios(workload: str, batch_size: int, what: str, figure: Reader, limits: dict[str, float]) -> list[Bound]:
-    return [
-        Bound(workload=workload, batch_size=batch_size, what=what, figure=figure, limit=limit, peer=peer)
-        for peer, limit in limits.items()
-    ]
+    return [Bound(workload, batch_size, what, figure, limit, peer=peer) for peer, limit in limits.items()]
 
 
 BOUNDS: Sequence[Bound] = (
-    Bound(workload="base-512", batch_size=8, what="peak RSS, GiB", figure=peak_rss_gib, limit=2.4),
-    Bound(
-        workload="base-512",
-        batch_size=8,
-        what="peak RSS ÷ (weights + gradients + moments + runtime)",
-        figure=over_state,
-        limit=1.15,
-    ),
-    Bound(
-        workload="base-512",
-        batch_size=8,
-        what="time per query",
-        figure=step_time_per_query,
-        limit=0.6,
-        peer=ARTICLE_TRAINER,
-        peer_batch_size=4,
-    ),
-    Bound(
-        workload="base-512", batch_size=8, what="share of the GEMM rate", figure=gemm_share, limit=0.7, at_least=True
-    ),
-    Bound(workload="base-512", batch_size=8, what="peak RSS, GiB", figure=peak_rss_gib, limit=1.4, mode=MINIMAL),
+    Bound("base-512", 8, "peak RSS, GiB", peak_rss_gib, 2.4),
+    Bound("base-512", 8, "peak RSS ÷ (weights + gradients + moments + runtime)", over_state, 1.15),
+    Bound("base-512", 8, "time per query", step_time_per_query, 0.6, peer=ARTICLE_TRAINER, peer_batch_size=4),
+    Bound("base-512", 8, "share of the GEMM rate", gemm_share, 0.7, at_least=True),
+    Bound("base-512", 8, "peak RSS, GiB", peak_rss_gib, 1.4, mode=MINIMAL),
     *_ratios("base-512", 2, "peak RSS", peak_rss_bytes, {CACHED: 0.8}),
     *_ratios("base-512", 2, "time", step_time_s, {SPLADE_LOSS: 0.6, CACHED: 0.6}),
     *_ratios("base-256-real", 4, "peak RSS", peak_rss_bytes, {CACHED: 0.8}),

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from splade_bench.report.formatting import median_and_range
 from splade_bench.report.page import Page, Text, table_of
 from splade_bench.report.provenance import failures, measured_on, statuses
-from splade_bench.report.readers import group_by, succeeded
+from splade_bench.report.readers import group_by, succeeded, values_of
 from splade_bench.results.conditions import newest_comparable
-from splade_bench.results.figures import FIGURES, peak_rss_bytes
+from splade_bench.results.figures import FIGURES, peak_rss_bytes, wall_time_s
 from splade_bench.results.records import CallResult
 from splade_bench.results.reproduce import reproduce
 from splade_bench.units import as_mib
@@ -38,7 +38,7 @@ def calls_page(results: Sequence[CallResult]) -> Page:
         [
             ("call", lambda runs: runs[0].name),
             ("runs", statuses),
-            ("time, s", lambda runs: median_and_range(_values(runs, lambda run: run.wall_time_s), ".2f")),
+            ("time, s", lambda runs: median_and_range(values_of(succeeded(runs), wall_time_s), ".2f")),
             ("peak RSS, MiB", lambda runs: _sizes(runs, peak_rss_bytes)),
             ("added memory, MiB", lambda runs: _sizes(runs, peak_rss_bytes.added)),
             ("memray, MiB", lambda runs: _sizes(runs, FIGURES["memray_peak_bytes"])),
@@ -47,17 +47,11 @@ def calls_page(results: Sequence[CallResult]) -> Page:
         ],
         commands=[reproduce(runs[0]) for runs in largest_first],
     )
-    return Page(
-        PAGE_NAME, [Text(_INTRODUCTION), *measured_on(results), table, *failures(results, lambda result: result.name)]
-    )
-
-
-def _values(runs: Sequence[CallResult], read: Callable[[CallResult], float | None]) -> list[float]:
-    return [value for run in succeeded(runs) if (value := read(run)) is not None]
+    return Page(PAGE_NAME, [Text(_INTRODUCTION), *measured_on(results), table, *failures(results)])
 
 
 def _sizes(runs: Sequence[CallResult], read: Callable[[CallResult], float | None]) -> str:
     """Median and range in MiB, with tenths for small calls."""
-    sizes_mib = [as_mib(value) for value in _values(runs, read)]
+    sizes_mib = [as_mib(value) for value in values_of(succeeded(runs), read)]
     is_large = sizes_mib and statistics.median(sizes_mib) >= _WHOLE_MIB_FROM
     return median_and_range(sizes_mib, ".0f" if is_large else ".1f")

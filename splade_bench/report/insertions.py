@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from splade_bench.errors import DataError
-from splade_bench.report.markdown import table_markdown
+from splade_bench.report.markdown import markdown
 from splade_bench.report.page import Page
 
 _CLOSING = "<!-- /splade-bench table -->"
@@ -47,4 +47,5 @@ def _filled(place: re.Match[str], path: Path, pages: Sequence[Page]) -> str:
     tables = {table.name: table for table in page.tables}
     if place["table"] not in tables:
         raise DataError(f"{path}:{number}: the page {page.name} has no table {place['table']}, but {', '.join(tables)}")
-    return f"{place['opening']}\n{table_markdown(tables[place['table']])}\n\n{place['closing']}"
+    table = tables[place["table"]]
+    return f"{place['opening']}\n{markdown(table.headings, table.rows)}\n\n{place['closing']}"

@@ -21,11 +21,6 @@ def page_markdown(page: Page) -> str:
     return "\n\n".join(_block_markdown(block).strip("\n") for block in page.blocks) + "\n"
 
 
-def table_markdown(table: Table) -> str:
-    """A GitHub table."""
-    return markdown(table.headings, table.rows)
-
-
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A GitHub table with escaped cells."""
     escaped = [[escape(text) for text in row] for row in rows]
@@ -44,7 +39,7 @@ def code(name: str) -> str:
 
 def _block_markdown(block: Block) -> str:
     if isinstance(block, Table):
-        return table_markdown(block)
+        return markdown(block.headings, block.rows)
     if isinstance(block, Picture):
         return f"![{block.caption}]({PLOTS}/{file_name(block.name)}.svg)"
     return block.markdown

@@ -51,7 +51,7 @@ def peers_page(results: Sequence[CellResult]) -> Page:
         blocks += [
             Text(f"## {code(workload)}, attention dropout {dropout:g}"),
             _table(chosen, name=f"{workload}-dropout-{dropout:g}"),
-            *failures(chosen, lambda result: result.cell_id),
+            *failures(chosen),
         ]
     return Page(PAGE_NAME, blocks)
 

@@ -104,7 +104,7 @@ def planner_page(results: Sequence[CellResult]) -> Page:
             table,
             Picture(name="planned-against-measured", caption="planned against measured memory", svg=picture),
         ]
-    return Page(PAGE_NAME, [*blocks, *failures(results, lambda result: result.cell_id)])
+    return Page(PAGE_NAME, [*blocks, *failures(results)])
 
 
 def _verdicts(cells: Sequence[PlannedCell]) -> list[str]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from splade_bench.measure.device import UNTESTED_ON_HARDWARE
 from splade_bench.measure.machine import source_tree
 from splade_bench.report.markdown import escape
 from splade_bench.report.page import Block, Table, Text, bullets
-from splade_bench.results.records import Measurement, Result
+from splade_bench.results.conditions import conditions_of
+from splade_bench.results.records import CallResult, CellResult, Measurement, Result
 from splade_bench.units import format_bytes
 
 _SHOWN_CHARACTERS = 19  # of a hash
@@ -25,11 +25,10 @@ def measured_on(results: Sequence[Result]) -> list[Block]:
     machines = dict.fromkeys(machine_line(result) for result in results)
     # Results without tensors have no number of threads.
     threads = sorted({result.machine["threads"] for result in results if result.machine.get("threads")})
-    versions = dict.fromkeys(versions_line(result) for result in results)
     trees = [tree for tree in dict.fromkeys(result.source_tree for result in results) if tree]
     rows = [["machine", line] for line in machines]
     rows += [["threads", ", ".join(map(str, threads))]] if threads else []
-    rows += [["versions", line] for line in versions]
+    rows += [["versions", line] for line in dict.fromkeys(conditions_of(result)["versions"] for result in results)]
     for name in ("commit", "source_tree", "corpus_sha256"):
         values = dict.fromkeys(getattr(result, name, None) for result in results)
         rows += [[name.replace("_", " "), str(value)[:_SHOWN_CHARACTERS]] for value in values if value]
@@ -54,15 +53,15 @@ def statuses(runs: Sequence[Measurement]) -> str:
     return ", ".join(f"{count} {status}" for status, count in Counter(run.status for run in runs).items())
 
 
-def failures(results: Iterable[Measurement], name: Callable[[Any], str]) -> list[Block]:
+def failures(results: Iterable[CellResult | CallResult]) -> list[Block]:
     """A list item for each run and for each memory pass that failed; nothing if none did."""
     lines = []
     for result in results:
+        name = escape(result.name if isinstance(result, CallResult) else result.cell_id)
         if result.status != "ok":
-            why = f": {escape(result.error)}" if result.error else ""
-            lines.append(f"{escape(name(result))}: {result.status}{why}")
+            lines.append(f"{name}: {result.status}" + (f": {escape(result.error)}" if result.error else ""))
         for memory_pass, why in (result.pass_errors or {}).items():
-            lines.append(f"{escape(name(result))}: {escape(memory_pass)} pass {escape(why)}")
+            lines.append(f"{name}: {escape(memory_pass)} pass {escape(why)}")
     return bullets(list(dict.fromkeys(lines)), heading="Failed:")
 
 
@@ -74,8 +73,3 @@ def machine_line(result: Result) -> str:
         f"{machine.get('processor')}, {machine.get('logical_cores')} logical cores, "
         f"{format_bytes(memory) if memory else '?'}, {machine.get('system')} {machine.get('architecture')}"
     )
-
-
-def versions_line(result: Result) -> str:
-    """Versions of Python and packages in one line."""
-    return ", ".join(f"{name} {version}" for name, version in sorted(result.versions.items()))

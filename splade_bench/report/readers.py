@@ -41,7 +41,7 @@ def succeeded(results: Iterable[AnyMeasurement]) -> list[AnyMeasurement]:
     return [result for result in results if result.status == "ok"]
 
 
-def values_of(results: Iterable[CellResult], reader: Reader) -> list[float]:
+def values_of(results: Iterable[AnyMeasurement], reader: Callable[[AnyMeasurement], float | None]) -> list[float]:
     """A figure of each result that has it."""
     return [value for result in results if (value := reader(result)) is not None]
 

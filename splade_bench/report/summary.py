@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from splade_bench.config import MEMORY_MODES
 from splade_bench.report.formatting import mib, number
-from splade_bench.report.markdown import table_markdown
+from splade_bench.report.markdown import markdown
 from splade_bench.report.modes import REFERENCE_MODE, compare_modes
 from splade_bench.report.page import Page, table_of
 from splade_bench.results.figures import added_bytes, mrr_at_10
@@ -47,7 +47,7 @@ def summary(results: Sequence[Result], pages: Sequence[Page], *, limit_bytes: in
             ("error", lambda cell: cell.error or ""),
         ],
     )
-    rows = table_markdown(table).splitlines() if cells else []
+    rows = markdown(table.headings, table.rows).splitlines() if cells else []
     return _cut([*lines, *rows[:2]], rows[2:], limit_bytes)
 
 

@@ -76,7 +76,7 @@ def _workload_blocks(workload: str, results: Sequence[CellResult]) -> list[Block
         ]
     blocks += _pictures(workload, points)
     blocks += [Text("### All grid points"), cell_table(points, name=f"cells-{workload}")]
-    return [*blocks, *failures(results, lambda result: result.cell_id)]
+    return [*blocks, *failures(results)]
 
 
 def _length_blocks(results: Sequence[CellResult]) -> list[Block]:

@@ -23,7 +23,7 @@ from splade_bench.measure.timeline import Sample
 from splade_bench.report.document import make_pages, write_report
 from splade_bench.report.export import write_tables
 from splade_bench.report.insertions import update_document
-from splade_bench.report.markdown import page_markdown, table_markdown
+from splade_bench.report.markdown import markdown, page_markdown
 from splade_bench.report.page import Page, Table, file_name
 from splade_bench.report.summary import COMMENT_BYTES, summary
 from splade_bench.report.sweep_plots import TradePoint, colours_of, markers_of, pareto_front, smoothed
@@ -197,7 +197,7 @@ def test_marked_places_of_a_document_are_filled_and_stay_filled(tmp_path: Path) 
     text = document.read_text(encoding="utf-8")
 
     (claims,) = (table for page in pages for table in page.tables if table.name == "claims")
-    assert f"{opening}\n\n{table_markdown(claims)}\n\n{closing}" in text and "\nold\n" not in text
+    assert f"{opening}\n\n{markdown(claims.headings, claims.rows)}\n\n{closing}" in text and "\nold\n" not in text
     assert text.startswith("before\n") and text.endswith(f"{other}\nkept\n{closing}\nafter\n")
     assert not update_document(document, pages)
 
