@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,16 +42,18 @@ def run(arguments: Sequence[str]) -> int:
     given = searched_fields_given(arguments)
     request = replace(PlanRequest.of(command), given=given, allow_inexact=command.allow_inexact)
     found = make_fit(request)
-    text = "\n".join(_lines(command, request, found))
-    show(_record(command, request, found), text, as_json=command.json)
+    record = _record(command, request, found)
+    show(record, _text(record), as_json=command.json)
     return 0 if found.chosen else 1
 
 
 def _record(command: FitCommand, request: PlanRequest, found: Fit) -> dict[str, Any]:
-    chosen = found.chosen
-    best = _row(command, chosen) if chosen else {"fits": False, "verdict": nothing_fits(request, found)}
+    if found.chosen:
+        best = _row(command, found.chosen)
+        best["command"] = shlex.join(["splade-bench", "train", *best["train_arguments"]])
+    else:
+        best = {"fits": False, "verdict": nothing_fits(request, found), "command": None}
     return best | {
-        "command": _command_line(command, chosen) if chosen else None,
         "smallest": _row(command, found.smallest),
         "runner_ups": [_row(command, trial) for trial in found.runner_ups],
         "frontier": [_row(command, trial) for trial in found.frontier],
@@ -60,7 +62,7 @@ def _record(command: FitCommand, request: PlanRequest, found: Fit) -> dict[str, 
         "plans": len(found.trials),
         "active_share": command.active_share,
         "lengths": command.lengths,
-        "config": chosen.config.to_dict() if chosen else None,
+        "config": found.chosen.config.to_dict() if found.chosen else None,
     }
 
 
@@ -76,39 +78,35 @@ def _row(command: FitCommand, trial: Trial) -> dict[str, Any]:
     }
 
 
-def _command_line(command: FitCommand, trial: Trial) -> str:
-    return shlex.join(["splade-bench", "train", *train_arguments(command, trial.config)])
-
-
-def _lines(command: FitCommand, request: PlanRequest, found: Fit) -> list[str]:
-    if chosen := found.chosen:
-        peak = f"peak {format_bytes(chosen.peak_bytes)} of {format_bytes(request.required_budget_bytes)}"
-        time_s = chosen.step_time_s
+def _text(record: Mapping[str, Any]) -> str:
+    if record["fits"]:
+        peak = f"peak {format_bytes(record['peak_bytes'])} of {format_bytes(record['budget_bytes'])}"
+        time_s = record["predicted_step_time_s"]
         time = "" if time_s is None else f", {format_seconds(time_s)} per optimizer step (predicted)"
-        lines = [_command_line(command, chosen), "", f"{chosen.candidate.describe()}: {peak}{time}"]
-        lines += [f"inexact: {name}" for name in chosen.candidate.inexact]
+        lines = [record["command"], "", f"{record['settings']}: {peak}{time}"]
+        lines += [f"inexact: {name}" for name in record["inexact"]]
     else:
-        lines = [nothing_fits(request, found)]
-    if found.runner_ups:
-        lines += ["", "runner-ups:", _table(found.runner_ups[:_RUNNER_UPS])]
-    lines += ["", "frontier (every other plan is slower or larger), fastest first:", _table(found.frontier), ""]
-    if found.trials[0].step_time_s is None:
-        lines.append(f"--device {request.device_type} is not in this machine: sorted by work, without times")
-    texts = "texts of full length" if command.lengths == "full" else "the texts of the widest batch"
-    lines.append(f"assumed: {texts}; {command.active_share:.1%} of the vectors' entries are active (--active-share)")
-    return lines
+        lines = [record["verdict"]]
+    if record["runner_ups"]:
+        lines += ["", "runner-ups:", _table(record["runner_ups"][:_RUNNER_UPS])]
+    lines += ["", "frontier (every other plan is slower or larger), fastest first:", _table(record["frontier"]), ""]
+    if record["smallest"]["predicted_step_time_s"] is None:
+        lines.append(f"--device {record['device']} is not in this machine: sorted by work, without times")
+    texts = "texts of full length" if record["lengths"] == "full" else "the texts of the widest batch"
+    lines.append(f"assumed: {texts}; {record['active_share']:.1%} of the vectors' entries are active (--active-share)")
+    return "\n".join(lines)
 
 
-def _table(trials: Sequence[Trial]) -> str:
-    rows = [
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    cells = [
         (
-            trial.candidate.describe() + (" (inexact)" if trial.candidate.inexact else ""),
-            format_bytes(trial.peak_bytes),
-            f"{product_flops(trial.plan.work) / 1e12:.3g} TFLOP"
-            if trial.step_time_s is None
-            else format_seconds(trial.step_time_s),
-            "" if trial.fits else "does not fit",
+            row["settings"] + (" (inexact)" if row["inexact"] else ""),
+            format_bytes(row["peak_bytes"]),
+            f"{row['product_flops'] / 1e12:.3g} TFLOP"
+            if row["predicted_step_time_s"] is None
+            else format_seconds(row["predicted_step_time_s"]),
+            "" if row["fits"] else "does not fit",
         )
-        for trial in trials
+        for row in rows
     ]
-    return tabulate(rows, tablefmt="plain", colalign=("left", "right", "right", "left"))
+    return tabulate(cells, tablefmt="plain", colalign=("left", "right", "right", "left"))
