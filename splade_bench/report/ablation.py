@@ -113,49 +113,36 @@ def _by_setting(results: Sequence[CellResult]) -> Mapping[tuple[object, str], Ce
 def _setting_blocks(workload: str, setting: str, effects: Sequence[Effect]) -> list[Block]:
     name = f"{setting.lower().replace('`', '').replace(' ', '-')}-{workload}"
     by_technique = group_by(effects, lambda effect: effect.technique)
-    summaries = [_Summary(technique, [effect.pair for effect in chosen]) for technique, chosen in by_technique.items()]
+    pairs = {technique: [effect.pair for effect in chosen] for technique, chosen in by_technique.items()}
+    saved = {technique: [-value for value in differences(pairs[technique], in_mib(added_bytes))] for technique in pairs}
+    times = {technique: ratios(pairs[technique], _time_s) for technique in pairs}
+
+    def added_memory(technique: str, side: int) -> str:
+        return over_runs([pair[side] for pair in pairs[technique]], in_mib(added_bytes), ".0f")
+
     table = table_of(
         name,
-        summaries,
+        list(pairs),
         [
-            ("technique", lambda summary: summary.technique),
-            ("rounds", lambda summary: str(len(summary.pairs))),
-            ("added memory without, MiB", lambda summary: summary.memory(1)),
-            ("with, MiB", lambda summary: summary.memory(0)),
-            ("saves, MiB", lambda summary: median_and_range(summary.saved_mib, "+.0f")),
-            ("time", lambda summary: median_and_range(summary.time_ratios, ".2f")),
-            ("MRR@10", lambda summary: median_and_range(differences(summary.pairs, mrr_at_10), "+.3f")),
+            ("technique", lambda technique: technique),
+            ("rounds", lambda technique: str(len(pairs[technique]))),
+            ("added memory without, MiB", lambda technique: added_memory(technique, 1)),
+            ("with, MiB", lambda technique: added_memory(technique, 0)),
+            ("saves, MiB", lambda technique: median_and_range(saved[technique], "+.0f")),
+            ("time", lambda technique: median_and_range(times[technique], ".2f")),
+            ("MRR@10", lambda technique: median_and_range(differences(pairs[technique], mrr_at_10), "+.3f")),
         ],
     )
-    drawn = {
-        summary.technique: (statistics.median(saved), 100 * (statistics.median(times) - 1))
-        for summary in summaries
-        if (saved := summary.saved_mib) and (times := summary.time_ratios)
+    medians = {
+        technique: (statistics.median(saved[technique]), 100 * (statistics.median(times[technique]) - 1))
+        for technique in pairs
+        if saved[technique] and times[technique]
     }
     blocks: list[Block] = [Text(f"## {setting}, workload {code(workload)}"), table]
-    if drawn:
-        picture = svg_of(plot_effects, drawn)
-        blocks.append(Picture(name=name, caption="savings and costs of each technique", svg=picture))
+    if medians:
+        svg = svg_of(plot_effects, medians)
+        blocks.append(Picture(name=name, caption="savings and costs of each technique", svg=svg))
     return blocks
-
-
-@dataclass(frozen=True, slots=True)
-class _Summary:
-    """A technique's effects over all rounds of a setting."""
-
-    technique: str
-    pairs: Sequence[Pair]
-
-    @property
-    def saved_mib(self) -> list[float]:
-        return [-value for value in differences(self.pairs, in_mib(added_bytes))]
-
-    @property
-    def time_ratios(self) -> list[float]:
-        return ratios(self.pairs, _time_s)
-
-    def memory(self, side: int) -> str:
-        return over_runs([pair[side] for pair in self.pairs], in_mib(added_bytes), ".0f")
 
 
 def _time_s(result: CellResult) -> float | None:
@@ -180,26 +167,22 @@ def _quality_table(results: Sequence[CellResult]) -> Table:
         by_seed = group_by(pairs, lambda pair: pair[0].seed).values()
         of_seeds = [differences(chosen, mrr_at_10) for chosen in by_seed]
         if len(of_seeds) >= _FEWEST_SEEDS and all(of_seeds):
-            rows.append([workload, setting, reference, *_quality_row(of_seeds, pairs)])
+            interval = interval_90([statistics.median(values) for values in of_seeds])  # equal runs count once
+            is_equal = interval.low >= -MRR_EQUAL_WITHIN and interval.high <= MRR_EQUAL_WITHIN
+            rows.append(
+                [
+                    *(workload, setting, reference, str(len(of_seeds))),
+                    *(f"{interval.mean:+.4f}", f"{interval.low:+.4f} to {interval.high:+.4f}"),
+                    f"equal within ± {MRR_EQUAL_WITHIN:g}" if is_equal else "not shown to be equal",
+                    f"{max(_loss_errors(pairs), default=float('nan')):.1e}",
+                ]
+            )
     headings = ["workload", "mode", "against", "seeds", "MRR@10", "90 % interval", "verdict", "losses"]
     return Table(name="quality", headings=headings, rows=rows)
 
 
-def _quality_row(of_seeds: Sequence[Sequence[float]], pairs: Sequence[Pair]) -> list[str]:
-    interval = interval_90([statistics.median(values) for values in of_seeds])  # equal runs of a seed count once
-    is_equal = interval.low >= -MRR_EQUAL_WITHIN and interval.high <= MRR_EQUAL_WITHIN
-    losses = [
-        abs(loss - other_loss) / abs(other_loss)
-        for result, other in pairs
-        for loss, other_loss in zip(
-            (result.losses or [])[:_COMPARED_LOSSES], (other.losses or [])[:_COMPARED_LOSSES], strict=True
-        )
-        if loss is not None and other_loss
-    ]
-    return [
-        str(len(of_seeds)),
-        f"{interval.mean:+.4f}",
-        f"{interval.low:+.4f} to {interval.high:+.4f}",
-        f"equal within ± {MRR_EQUAL_WITHIN:g}" if is_equal else "not shown to be equal",
-        f"{max(losses, default=float('nan')):.1e}",
-    ]
+def _loss_errors(pairs: Sequence[Pair]) -> list[float]:
+    """Relative differences in the first losses of each pair."""
+    both = [[(run.losses or [])[:_COMPARED_LOSSES] for run in pair] for pair in pairs]
+    steps = [step for losses, others in both for step in zip(losses, others, strict=True)]
+    return [abs(loss - other) / abs(other) for loss, other in steps if loss is not None and other]

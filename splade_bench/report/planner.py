@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from splade_bench.report.drawing import svg_of
 from splade_bench.report.formatting import mib
 from splade_bench.report.page import Block, Page, Picture, Text, bullets, table_of
 from splade_bench.report.provenance import failures, measured_on
-from splade_bench.report.readers import group_by, median_of, succeeded, values_of
+from splade_bench.report.readers import group_by, median_of, succeeded
 from splade_bench.report.sweep_plots import plot_planned_against_measured
 from splade_bench.results.conditions import newest_comparable
-from splade_bench.results.figures import FIGURES, added_bytes
+from splade_bench.results.figures import FIGURES, Reader, added_bytes
 from splade_bench.results.records import CellResult
 
 PAGE_NAME = "PLANNER"
@@ -37,12 +37,13 @@ class PlannedCell:
     """A configuration with plan and measurement."""
 
     cell_id: str
+    runs: int
     live_bytes: float
+    """The median over runs, as the others."""
     planned_live_bytes: float
     added_bytes: float
-    """Measured memory without the runtime memory, the median over runs."""
+    """Measured memory without the runtime memory."""
     planned_added_bytes: float
-    runs: int
 
     @property
     def live_error(self) -> float:
@@ -55,25 +56,22 @@ class PlannedCell:
         return self.planned_added_bytes / self.added_bytes - 1
 
 
+_FIGURES: Mapping[str, Reader] = {
+    "live_bytes": FIGURES["live_peak_bytes"],
+    "planned_live_bytes": FIGURES["planned_live_peak_bytes"],
+    "added_bytes": added_bytes,
+    "planned_added_bytes": FIGURES["planned_peak_rss_bytes"].added,
+}
+
+
 def planned_cells(results: Sequence[CellResult]) -> list[PlannedCell]:
     """The configurations that were planned and measured, in the order of the results."""
     cells = []
     for cell_id, runs in group_by(succeeded(results), lambda result: result.cell_id).items():
-        added = median_of(runs, added_bytes)
-        planned_added = median_of(runs, FIGURES["planned_peak_rss_bytes"].added)
-        live = values_of(runs, FIGURES["live_peak_bytes"])
-        planned_live = values_of(runs, FIGURES["planned_live_peak_bytes"])
-        if added is not None and planned_added is not None and live and planned_live:
-            cells.append(
-                PlannedCell(
-                    cell_id=cell_id,
-                    live_bytes=live[0],
-                    planned_live_bytes=planned_live[0],
-                    added_bytes=added,
-                    planned_added_bytes=planned_added,
-                    runs=len(runs),
-                )
-            )
+        medians = {name: median_of(runs, reader) for name, reader in _FIGURES.items()}
+        known = {name: value for name, value in medians.items() if value is not None}
+        if known.keys() == medians.keys():
+            cells.append(PlannedCell(cell_id=cell_id, runs=len(runs), **known))
     return cells
 
 
@@ -84,7 +82,7 @@ def planner_page(results: Sequence[CellResult]) -> Page:
     blocks: list[Block] = [Text(_INTRODUCTION), *measured_on(results)]
     if cells:
         pairs = [(cell.planned_added_bytes, cell.added_bytes) for cell in cells]
-        picture = svg_of(plot_planned_against_measured, pairs)
+        svg = svg_of(plot_planned_against_measured, pairs)
         table = table_of(
             "plans",
             cells,
@@ -102,7 +100,7 @@ def planner_page(results: Sequence[CellResult]) -> Page:
         blocks += [
             *bullets(_verdicts(cells)),
             table,
-            Picture(name="planned-against-measured", caption="planned against measured memory", svg=picture),
+            Picture(name="planned-against-measured", caption="planned against measured memory", svg=svg),
         ]
     return Page(PAGE_NAME, [*blocks, *failures(results)])
 
