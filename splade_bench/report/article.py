@@ -50,10 +50,7 @@ def article_page(plans: Sequence[PlanResult], cells: Sequence[CellResult]) -> Pa
             ("live, GiB", lambda plan: gib(plan.live_peak_bytes)),
             ("reserved, GiB", lambda plan: gib(plan.peak_bytes)),
             ("in the budget", lambda plan: "fits" if plan.failed_allocation_bytes is None else "does not fit"),
-            (
-                "failing, MiB",
-                lambda plan: number(_failing_mib(plan)),
-            ),
+            ("failing, MiB", lambda plan: number(_failing_mib(plan))),
             ("reserved then, GiB", lambda plan: gib(plan.reserved_bytes)),
             ("s per step, CPU", lambda plan: number(_step_time_s(plan, cells), ".1f")),
         ],

@@ -26,31 +26,27 @@ def to_csv(results: Iterable[Result]) -> str:
     ``machine.processor``). Lists (losses, timelines, allocation sites) are left out. Fields without a value are empty.
     """
     rows = [_flat(asdict(result)) for result in results]
-    columns = dict.fromkeys(name for row in rows for name in row)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(columns), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    return _csv(columns, [[row.get(name) for name in columns] for row in rows])
 
 
 def write_tables(pages: Sequence[Page], folder: Path) -> list[Path]:
     """Write each table of the pages as ``PAGE/TABLE.csv``, and all tables as ``tables.json``; returns the paths.
 
-    Cells have the text that the pages show.
+    Cells have the text that the pages show. The JSON has page -> table -> headings and rows.
 
     Raises:
         DataError: the folder cannot be written to.
     """
     written: dict[Path, str] = {}
+    record: dict[str, dict[str, Any]] = {}
     for page in pages:
+        record[page.name] = {}
         for table in page.tables:
-            text = io.StringIO()
-            writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(table.headings)
-            writer.writerows([_safe(one_line(cell)) for cell in row] for row in table.rows)
-            written[folder / page.name / f"{file_name(table.name)}.csv"] = text.getvalue()
-    written[folder / "tables.json"] = json.dumps(tables_record(pages), indent=1, ensure_ascii=False) + "\n"
+            rows = [[one_line(cell) for cell in row] for row in table.rows]
+            written[folder / page.name / f"{file_name(table.name)}.csv"] = _csv(table.headings, rows)
+            record[page.name][table.name] = {"headings": table.headings, "rows": table.rows}
+    written[folder / "tables.json"] = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     try:
         for path, content in written.items():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,25 +56,22 @@ def write_tables(pages: Sequence[Page], folder: Path) -> list[Path]:
     return list(written)
 
 
-def tables_record(pages: Sequence[Page]) -> dict[str, Any]:
-    """Page -> table -> headings and rows."""
-    return {
-        page.name: {
-            table.name: {"headings": list(table.headings), "rows": [list(row) for row in table.rows]}
-            for table in page.tables
-        }
-        for page in pages
-    }
-
-
 def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in record.items():
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{name}.")
         elif not isinstance(value, list):
-            flat[f"{prefix}{name}"] = _safe(value)
+            flat[f"{prefix}{name}"] = value
     return flat
+
+
+def _csv(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(headings)
+    writer.writerows([_safe(cell) for cell in row] for row in rows)
+    return text.getvalue()
 
 
 def _safe(value: Any) -> Any:

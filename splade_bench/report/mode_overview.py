@@ -20,7 +20,7 @@ from splade_bench.report.modes import (
 from splade_bench.report.page import Block, Table, bullets
 from splade_bench.report.readers import group_by, in_mib, median_of, over_runs, succeeded
 from splade_bench.results.conditions import setup_key
-from splade_bench.results.figures import added_bytes, mrr_at_10, peak_rss_bytes, queries_per_s, wall_time_s
+from splade_bench.results.figures import Reader, added_bytes, mrr_at_10, peak_rss_bytes, queries_per_s, wall_time_s
 from splade_bench.results.records import CellResult
 
 # Two medians that are nearer than this count as equal.
@@ -33,21 +33,18 @@ class _SharedPoint:
 
     results: Sequence[CellResult]
     modes: Sequence[str]
-    batch_size: int
-    accumulation: int
-    setup: str
-    """Machine, source tree and the settings that must be equal, as of setup_key."""
+    key: tuple[int, int, str]
+    """Batch size, gradient accumulation, and the setup, as of setup_key."""
 
     @property
     def name(self) -> str:
-        return f"batch {self.batch_size} × {self.accumulation}"
+        return f"batch {self.key[0]} × {self.key[1]}"
 
     def of_mode(self, mode: str) -> list[CellResult]:
         return [result for result in self.results if result.memory_mode == mode]
 
     def at_point(self, mode: str) -> list[CellResult]:
-        key = self.batch_size, self.accumulation, self.setup
-        return [result for result in self.of_mode(mode) if _point(result) == key]
+        return [result for result in self.of_mode(mode) if _point(result) == self.key]
 
 
 def overview_table(results: Sequence[CellResult], *, name: str) -> Table:
@@ -58,17 +55,17 @@ def overview_table(results: Sequence[CellResult], *, name: str) -> Table:
     shared = _shared_point(results)
     if shared is None:
         return Table(name=name, headings=[], rows=[])
+
+    def at_point(reader: Reader, form: str) -> Callable[[str], str]:
+        return lambda mode: over_runs(shared.at_point(mode), reader, form)
+
     against = {mode: ModeComparison(mode, matched_pairs(shared.results, mode)) for mode in shared.modes}
     techniques = MEMORY_TECHNIQUES.values()
     are_on = {mode: sum(technique.is_on(memory_mode(mode)) for technique in techniques) for mode in shared.modes}
     rows: Mapping[str, Callable[[str], str]] = {
-        f"memory: peak RSS, MiB, {shared.name}": lambda mode: over_runs(
-            shared.at_point(mode), in_mib(peak_rss_bytes), ".0f"
-        ),
+        f"memory: peak RSS, MiB, {shared.name}": at_point(in_mib(peak_rss_bytes), ".0f"),
         f"added memory ÷ {REFERENCE_MODE}": lambda mode: against[mode].ratio(added_bytes),
-        f"training speed: queries/s, {shared.name}": lambda mode: over_runs(
-            shared.at_point(mode), queries_per_s, ".1f"
-        ),
+        f"training speed: queries/s, {shared.name}": at_point(queries_per_s, ".1f"),
         f"training time ÷ {REFERENCE_MODE}": lambda mode: against[mode].ratio(wall_time_s),
         f"retrieval quality: MRR@10 − {REFERENCE_MODE}": lambda mode: against[mode].mrr_difference,
         "gradient accumulation: added memory ÷ that of one batch of the same size": lambda mode: median_and_range(
@@ -113,7 +110,7 @@ def _shared_point(results: Sequence[CellResult]) -> _SharedPoint | None:
     chosen = max(modes_at, key=lambda point: (len(modes_at[point]), point[0], -point[1]), default=None)
     if chosen is None or len(modes_at[chosen]) < 2:
         return None
-    return _SharedPoint(named, modes_at[chosen], *chosen)
+    return _SharedPoint(named, modes_at[chosen], chosen)
 
 
 def _advice_rows(workload: str, shared: _SharedPoint) -> list[list[str]]:
