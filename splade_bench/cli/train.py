@@ -7,7 +7,7 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from splade_bench.cli.arguments import show
@@ -163,7 +163,7 @@ def _memory_record(sampler: MemorySampler, output: OutputFolder) -> dict[str, An
         "sampler_cpu_time_s": sampler.cpu_time_s,
         "sampler_wall_time_s": sampler.wall_time_s,
         "timeline": str(output.timeline),
-        "samples": [asdict(sample) for sample in sampler.timeline.samples],
+        "samples": sampler.timeline.samples,
     }
 
 
