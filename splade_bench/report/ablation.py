@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 
 from splade_bench.config import MEMORY_MODES, split_mode
 from splade_bench.grid.workloads import WORKLOADS
-from splade_bench.report.drawing import svg_of
+from splade_bench.report.drawing import picture
 from splade_bench.report.formatting import MRR_EQUAL_WITHIN, median_and_range
 from splade_bench.report.intervals import interval_90
 from splade_bench.report.markdown import code
 from splade_bench.report.modes import REFERENCE_MODE, Pair, differences, ratios
-from splade_bench.report.page import Block, Page, Picture, Table, Text, table_of
+from splade_bench.report.page import Block, Page, Table, Text, table_of
 from splade_bench.report.provenance import failures, measured_on
 from splade_bench.report.readers import group_by, in_mib, over_runs, succeeded
 from splade_bench.report.sweep_plots import plot_effects
@@ -138,11 +138,11 @@ def _setting_blocks(workload: str, setting: str, effects: Sequence[Effect]) -> l
         for technique in pairs
         if saved[technique] and times[technique]
     }
-    blocks: list[Block] = [Text(f"## {setting}, workload {code(workload)}"), table]
-    if medians:
-        svg = svg_of(plot_effects, medians)
-        blocks.append(Picture(name=name, caption="savings and costs of each technique", svg=svg))
-    return blocks
+    return [
+        Text(f"## {setting}, workload {code(workload)}"),
+        table,
+        *picture(name, "savings and costs of each technique", plot_effects, medians),
+    ]
 
 
 def _time_s(result: CellResult) -> float | None:

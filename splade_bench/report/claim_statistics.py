@@ -53,7 +53,7 @@ def against_standard(mode: str) -> Callable[[Sequence[CellResult]], list[Pair]]:
     return lambda results: matched_pairs(results, mode)
 
 
-def accumulated_and_at_once(results: Sequence[CellResult]) -> list[Pair]:
+def accumulated(results: Sequence[CellResult]) -> list[Pair]:
     """Small accumulated batches and one large batch, in the reference mode."""
     return accumulated_pairs(_standard(results))
 
@@ -61,7 +61,7 @@ def accumulated_and_at_once(results: Sequence[CellResult]) -> list[Pair]:
 def first_and_last_step(results: Sequence[CellResult]) -> list[Pair]:
     """The ends of the article's list: small batches accumulated, and one memory-efficient batch of the same size."""
     efficient = {id(standard): run for run, standard in matched_pairs(results, "memory-efficient")}
-    pairs = accumulated_and_at_once(results)
+    pairs = accumulated(results)
     return [(small, efficient[id(large)]) for small, large in pairs if id(large) in efficient]
 
 
@@ -150,10 +150,10 @@ def accumulation_over_best(modes: Sequence[str]) -> Statistic:
         for run, standard in (pair for mode in modes for pair in matched_pairs(results, mode)):
             if (size_bytes := added_bytes(run)) is not None:
                 best[id(standard)] = min(size_bytes, best.get(id(standard), size_bytes))
-        for small, large in accumulated_and_at_once(results):
-            at_once, accumulated, other = added_bytes(large), added_bytes(small), best.get(id(large))
-            if at_once is not None and accumulated is not None and other is not None and other < at_once:
-                yield large.seed, (at_once - accumulated) / (at_once - other)
+        for small, large in accumulated(results):
+            at_once, in_parts, other = added_bytes(large), added_bytes(small), best.get(id(large))
+            if at_once is not None and in_parts is not None and other is not None and other < at_once:
+                yield large.seed, (at_once - in_parts) / (at_once - other)
 
     return statistic
 

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from splade_bench.errors import one_line
+from splade_bench.report.page import Block, Picture
 
 Target: TypeAlias = Path | IO[bytes]
 """A file whose suffix names the format, or a stream for SVG."""
@@ -53,11 +54,13 @@ def drawing(
         figure.savefig(target, transparent=True, **settings)
 
 
-def svg_of(plot: Callable[..., None], *arguments: Any) -> str:
-    """The SVG that ``plot(*arguments, target)`` writes."""
+def picture(name: str, caption: str, plot: Callable[..., None], *arguments: Any) -> list[Block]:
+    """What ``plot(*arguments, target)`` draws, as a block of a page; nothing if its first argument is empty."""
+    if not arguments[0]:
+        return []
     stream = io.BytesIO()
     plot(*arguments, stream)
-    return stream.getvalue().decode()
+    return [Picture(name=name, caption=caption, svg=stream.getvalue().decode())]
 
 
 def label(text: str) -> str:

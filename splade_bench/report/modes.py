@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from splade_bench.config import MEMORY_MODES
-from splade_bench.report.formatting import median_and_range
+from splade_bench.report.formatting import MISSING, median_and_range
 from splade_bench.report.markdown import escape
 from splade_bench.report.page import Table, table_of
 from splade_bench.report.readers import group_by, succeeded
@@ -37,10 +37,12 @@ class ModeComparison:
 
     @property
     def in_words(self) -> str:
-        """The ratios of added memory and time as a sentence without its full stop, in Markdown."""
+        """The medians and ranges as a sentence in Markdown."""
+        quality = "" if self.mrr_difference == MISSING else f", with {self.mrr_difference} MRR@10"
         return (
             f"**{escape(self.memory_mode)}** takes {self.ratio(added_bytes)} times the added memory and "
-            f"{self.ratio(wall_time_s)} times the time of `{REFERENCE_MODE}`"
+            f"{self.ratio(wall_time_s)} times the time of `{REFERENCE_MODE}`{quality} "
+            f"(matched pairs: {len(self.pairs)})."
         )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from splade_bench.report.drawing import svg_of
+from splade_bench.report.drawing import picture
 from splade_bench.report.formatting import mib
-from splade_bench.report.page import Block, Page, Picture, Text, bullets, table_of
+from splade_bench.report.page import Block, Page, Text, bullets, table_of
 from splade_bench.report.provenance import failures, measured_on
 from splade_bench.report.readers import group_by, median_of, succeeded
 from splade_bench.report.sweep_plots import plot_planned_against_measured
@@ -82,7 +82,6 @@ def planner_page(results: Sequence[CellResult]) -> Page:
     blocks: list[Block] = [Text(_INTRODUCTION), *measured_on(results)]
     if cells:
         pairs = [(cell.planned_added_bytes, cell.added_bytes) for cell in cells]
-        svg = svg_of(plot_planned_against_measured, pairs)
         table = table_of(
             "plans",
             cells,
@@ -100,7 +99,9 @@ def planner_page(results: Sequence[CellResult]) -> Page:
         blocks += [
             *bullets(_verdicts(cells)),
             table,
-            Picture(name="planned-against-measured", caption="planned against measured memory", svg=svg),
+            *picture(
+                "planned-against-measured", "planned against measured memory", plot_planned_against_measured, pairs
+            ),
         ]
     return Page(PAGE_NAME, [*blocks, *failures(results)])
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.measure.timeline import Sample
-from splade_bench.report import caveats, claims, mode_overview
+from splade_bench.report import claims, mode_overview
 from splade_bench.report.cells import Column, GridPoint, cell_table, grid_points
-from splade_bench.report.drawing import svg_of
-from splade_bench.report.formatting import MISSING, number
+from splade_bench.report.drawing import picture
+from splade_bench.report.formatting import number
 from splade_bench.report.markdown import code
-from splade_bench.report.modes import REFERENCE_MODE, ModeComparison, compare_modes, comparison_table, modes_of
-from splade_bench.report.page import Block, Page, Picture, Text, bullets
+from splade_bench.report.modes import REFERENCE_MODE, compare_modes, comparison_table, modes_of
+from splade_bench.report.page import Block, Page, Text, bullets
 from splade_bench.report.plots import plot_timelines
 from splade_bench.report.provenance import failures, measured_on
 from splade_bench.report.readers import group_by
@@ -41,6 +40,33 @@ _BY_LENGTH = """\
 In the `length-*` workloads, a model of 2 x 128 with BERT's vocabulary trains on random token ids. Every text has the
 length in the workload's name.
 """
+# Each with the condition under which it applies.
+_CAVEATS: Mapping[str, Callable[[Sequence[CellResult]], bool]] = {
+    "Gradient accumulation never merges in-batch negatives: with an in-batch loss, batch 2 × accumulation 4 is not "
+    "batch 8.": lambda results: any(result.gradient_accumulation_steps > 1 for result in results),
+    "RSS is the memory that a user of the mode needs, with the mode's allocator setting (`mmap_threshold_bytes`). It "
+    "varies a little between runs. `pinned_peak_rss_bytes` varies less.": lambda results: any(
+        result.peak_rss_bytes is not None and result.pinned_peak_rss_bytes is None for result in results
+    ),
+    "Another seed changes MRR@10 by about 0.01, so smaller differences mean nothing.": lambda results: any(
+        result.metrics for result in results
+    ),
+    "Some cells ran with one seed only, so their variation between seeds is unknown.": lambda results: any(
+        len({run.seed for run in runs}) == 1 for runs in group_by(results, lambda result: result.cell_id).values()
+    ),
+    "The system swapped out memory of some runs: their times are not reliable, and their peak RSS is too small.": (
+        lambda results: any(result.swapped_bytes for result in results)
+    ),
+    "The rows come from several versions of this package (source trees). Only rows of the same version are compared.": (
+        lambda results: len({result.source_tree for result in results}) > 1
+    ),
+    "Learning rates grow with the square root of the effective batch, so cells differ in it.": lambda results: (
+        len({result.batch_size * result.gradient_accumulation_steps for result in results}) > 1
+    ),
+    "`base` and workloads without a corpus are not ranked: they have no MRR.": lambda results: any(
+        result.status == "ok" and not result.metrics for result in results
+    ),
+}
 
 
 def tradeoffs_page(results: Sequence[CellResult]) -> Page:
@@ -58,20 +84,22 @@ def tradeoffs_page(results: Sequence[CellResult]) -> Page:
     blocks += _length_blocks(by_length)
     judged = claims.judge_all(results)
     blocks += [Text(claims.INTRODUCTION), claims.claims_table(judged), *claims.claims_details(judged)]
-    return Page(PAGE_NAME, [*blocks, Text("## Caveats"), *bullets(caveats.caveats(results))])
+    caveats = [text for text, applies in _CAVEATS.items() if applies(results)]
+    return Page(PAGE_NAME, [*blocks, Text("## Caveats"), *bullets(caveats)])
 
 
 def _workload_blocks(workload: str, results: Sequence[CellResult]) -> list[Block]:
     points = grid_points(results)
     comparisons = compare_modes(results)
     blocks: list[Block] = [Text(f"## Workload {code(workload)}")]
-    if any(comparison.memory_mode != REFERENCE_MODE for comparison in comparisons):
+    others = [comparison for comparison in comparisons if comparison.memory_mode != REFERENCE_MODE]
+    if others:
         overview = mode_overview.overview_table(results, name=f"overview-{workload}")
         if overview.rows:
             blocks += [Text("### The modes side by side"), overview]
         blocks += [
             Text(f"### The modes against `{REFERENCE_MODE}`"),
-            *bullets(_verdicts(comparisons)),
+            *bullets([comparison.in_words for comparison in others]),
             comparison_table(comparisons, name=f"comparison-{workload}"),
         ]
     blocks += _pictures(workload, points)
@@ -85,12 +113,12 @@ def _length_blocks(results: Sequence[CellResult]) -> list[Block]:
         return []
     points = grid_points(results)
     lines = _lines([(point, WORKLOADS[point.first.workload].max_length) for point in points])
-    blocks: list[Block] = [Text(_BY_LENGTH)]
-    if lines:
-        svg = svg_of(plot_scaling, lines, "tokens of each text")
-        blocks.append(Picture(name="memory-by-length", caption="memory against text length", svg=svg))
     tokens = Column("tokens", lambda point: number(WORKLOADS[point.first.workload].max_length, "d"))
-    return [*blocks, cell_table(points, name="cells-length", first=[tokens])]
+    return [
+        Text(_BY_LENGTH),
+        *picture("memory-by-length", "memory against text length", plot_scaling, lines, "tokens of each text"),
+        cell_table(points, name="cells-length", first=[tokens]),
+    ]
 
 
 def _lines(points: Sequence[tuple[GridPoint, int]]) -> dict[str, list[tuple[float, float]]]:
@@ -99,16 +127,6 @@ def _lines(points: Sequence[tuple[GridPoint, int]]) -> dict[str, list[tuple[floa
     for point, size in points:
         if (added := point.median(added_bytes)) is not None:
             lines.setdefault(point.first.memory_mode, []).append((size, added))
-    return lines
-
-
-def _verdicts(comparisons: Sequence[ModeComparison]) -> list[str]:
-    lines = []
-    for comparison in comparisons:
-        if comparison.memory_mode != REFERENCE_MODE:
-            mrr = comparison.mrr_difference
-            quality = "" if mrr == MISSING else f", with {mrr} MRR@10"
-            lines.append(f"{comparison.in_words}{quality} (matched pairs: {len(comparison.pairs)}).")
     return lines
 
 
@@ -130,16 +148,12 @@ def _pictures(workload: str, points: Sequence[GridPoint]) -> list[Block]:
     plain = [point for point in points if point.first.gradient_accumulation_steps == 1]
     by_batch = _lines([(point, point.first.batch_size) for point in plain])
     lines = {mode: line for mode, line in by_batch.items() if len(line) > 1}
-    drawings: list[tuple[str, str, Callable[..., None], list[Any]]] = [
-        ("memory-against-time", "memory against time", plot_memory_against_time, [trades]),
-        ("memory-by-batch", "memory against batch size", plot_scaling, [lines, "queries in a batch"]),
-        ("timelines", "memory over time by phase", plot_timelines, [timelines]),
-        ("learning", "loss and MRR@10 by mode", plot_learning, [_learning(plain)]),
-    ]
+    along = "queries in a batch"
     return [
-        Picture(name=f"{name}-{workload}", caption=caption, svg=svg_of(plot, *arguments))
-        for name, caption, plot, arguments in drawings
-        if arguments[0]
+        *picture(f"memory-against-time-{workload}", "memory against time", plot_memory_against_time, trades),
+        *picture(f"memory-by-batch-{workload}", "memory against batch size", plot_scaling, lines, along),
+        *picture(f"timelines-{workload}", "memory over time by phase", plot_timelines, timelines),
+        *picture(f"learning-{workload}", "loss and MRR@10 by mode", plot_learning, _learning(plain)),
     ]
 
 
