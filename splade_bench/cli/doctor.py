@@ -79,7 +79,7 @@ def run(arguments: Sequence[str]) -> int:
         "probes": [asdict(one) | {"error_ratio": one.error_ratio, "holds": one.holds} for one in readings],
         "not_available": not_available(readings),
     }
-    show(record, f"{_overview(record)}\n\n{_accuracy(readings)}", as_json=command.json)
+    show(record, _text(record), as_json=command.json)
     return 0 if all(reading.holds for reading in readings) else 1
 
 
@@ -118,10 +118,10 @@ def not_available(readings: Sequence[Reading]) -> list[str]:
     return missing
 
 
-def _overview(record: Mapping[str, Any]) -> str:
+def _text(record: Mapping[str, Any]) -> str:
     machine, limit_bytes = record["machine"], record["container_limit_bytes"]
     devices = [f"{name} (untested on hardware)" if name in UNTESTED_ON_HARDWARE else name for name in record["devices"]]
-    rows = {
+    facts = {
         "machine": f"{machine['processor']}, {machine['logical_cores']} logical cores, {machine['system']}",
         "memory": format_bytes(machine["memory_bytes"]),
         "container": "no limit" if limit_bytes is None else format_bytes(limit_bytes),
@@ -129,20 +129,17 @@ def _overview(record: Mapping[str, Any]) -> str:
         "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
         "unavailable": ", ".join(record["not_available"]) or "nothing",
     }
-    return "\n".join(f"{name:13}{text}" for name, text in rows.items())
-
-
-def _accuracy(readings: Sequence[Reading]) -> str:
     rows = [
         [
-            reading.probe,
-            reading.source,
-            MISSING if reading.read_bytes is None else f"{reading.read_bytes} bytes",
-            number(reading.error_ratio, "+.2%"),
-            f"{reading.allowed_error_ratio:.1%}",
-            MISSING if reading.read_bytes is None else "accurate" if reading.holds else "NOT ACCURATE",
+            one["probe"],
+            one["source"],
+            MISSING if one["read_bytes"] is None else f"{one['read_bytes']} bytes",
+            number(one["error_ratio"], "+.2%"),
+            f"{one['allowed_error_ratio']:.1%}",
+            MISSING if one["read_bytes"] is None else "accurate" if one["holds"] else "NOT ACCURATE",
         ]
-        for reading in readings
+        for one in record["probes"]
     ]
     table = tabulate(rows, headers=["probe", "source", "reading", "error", "allowed error", ""])
-    return f"Each probe's reading of {format_bytes(_KNOWN_BYTES)}:\n\n{table}"
+    heading = f"Each probe's reading of {format_bytes(_KNOWN_BYTES)}:"
+    return "\n".join([*(f"{name:13}{fact}" for name, fact in facts.items()), "", heading, "", table])
