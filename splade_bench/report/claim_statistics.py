@@ -48,14 +48,14 @@ def difference(pairs_of: Callable[[Sequence[CellResult]], list[Pair]], reader: R
     )
 
 
-def against_standard(mode: str) -> Callable[[Sequence[CellResult]], list[Pair]]:
-    """Runs of a mode, each with the equal run of the reference mode."""
-    return lambda results: matched_pairs(results, mode)
-
-
 def accumulated(results: Sequence[CellResult]) -> list[Pair]:
     """Small accumulated batches and one large batch, in the reference mode."""
     return accumulated_pairs(_standard(results))
+
+
+def article_and_standard(results: Sequence[CellResult]) -> list[Pair]:
+    """Runs of the article's mode, each with the equal run of the reference mode."""
+    return matched_pairs(results, "article")
 
 
 def first_and_last_step(results: Sequence[CellResult]) -> list[Pair]:
@@ -137,9 +137,9 @@ def leaner_is_slower(results: Sequence[CellResult]) -> SeedValues:
 def mode_mrr(results: Sequence[CellResult]) -> SeedValues:
     """For each mode but standard: MRR@10 minus that of standard, the median over grid points."""
     for mode in _other_modes(results):
-        by_seed = group_by(difference(against_standard(mode), mrr_at_10)(results), lambda item: item[0])
-        for seed, items in by_seed.items():
-            yield seed, statistics.median(value for _, value in items)
+        for seed, pairs in group_by(matched_pairs(results, mode), lambda pair: pair[0].seed).items():
+            if values := differences(pairs, mrr_at_10):
+                yield seed, statistics.median(values)
 
 
 def accumulation_over_best(modes: Sequence[str]) -> Statistic:

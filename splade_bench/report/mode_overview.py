@@ -32,19 +32,9 @@ class _SharedPoint:
     """Successful cells of the named modes, and the grid point at which the modes are compared."""
 
     results: Sequence[CellResult]
-    modes: Sequence[str]
-    key: tuple[int, int, str]
-    """Batch size, gradient accumulation, and the setup, as of setup_key."""
-
-    @property
-    def name(self) -> str:
-        return f"batch {self.key[0]} × {self.key[1]}"
-
-    def of_mode(self, mode: str) -> list[CellResult]:
-        return [result for result in self.results if result.memory_mode == mode]
-
-    def at_point(self, mode: str) -> list[CellResult]:
-        return [result for result in self.of_mode(mode) if _point(result) == self.key]
+    name: str
+    at_point: Mapping[str, Sequence[CellResult]]
+    """Mode -> its cells at the grid point."""
 
 
 def overview_table(results: Sequence[CellResult], *, name: str) -> Table:
@@ -57,11 +47,12 @@ def overview_table(results: Sequence[CellResult], *, name: str) -> Table:
         return Table(name=name, headings=[], rows=[])
 
     def at_point(reader: Reader, form: str) -> Callable[[str], str]:
-        return lambda mode: over_runs(shared.at_point(mode), reader, form)
+        return lambda mode: over_runs(shared.at_point[mode], reader, form)
 
-    against = {mode: ModeComparison(mode, matched_pairs(shared.results, mode)) for mode in shared.modes}
+    by_mode = group_by(shared.results, lambda run: run.memory_mode)
+    against = {mode: ModeComparison(mode, matched_pairs(shared.results, mode)) for mode in shared.at_point}
     techniques = MEMORY_TECHNIQUES.values()
-    are_on = {mode: sum(technique.is_on(memory_mode(mode)) for technique in techniques) for mode in shared.modes}
+    are_on = {mode: sum(technique.is_on(memory_mode(mode)) for technique in techniques) for mode in shared.at_point}
     rows: Mapping[str, Callable[[str], str]] = {
         f"memory: peak RSS, MiB, {shared.name}": at_point(in_mib(peak_rss_bytes), ".0f"),
         f"added memory ÷ {REFERENCE_MODE}": lambda mode: against[mode].ratio(added_bytes),
@@ -69,19 +60,17 @@ def overview_table(results: Sequence[CellResult], *, name: str) -> Table:
         f"training time ÷ {REFERENCE_MODE}": lambda mode: against[mode].ratio(wall_time_s),
         f"retrieval quality: MRR@10 − {REFERENCE_MODE}": lambda mode: against[mode].mrr_difference,
         "gradient accumulation: added memory ÷ that of one batch of the same size": lambda mode: median_and_range(
-            ratios(accumulated_pairs(shared.of_mode(mode)), added_bytes), ".2f"
+            ratios(accumulated_pairs(by_mode[mode]), added_bytes), ".2f"
         ),
-        "device: measured here on": lambda mode: ", ".join(
-            dict.fromkeys(result.device for result in shared.of_mode(mode))
-        ),
+        "device: measured here on": lambda mode: ", ".join(dict.fromkeys(run.device for run in by_mode[mode])),
         "memory tracking": lambda mode: "--memory-tracking",
         "memory techniques": lambda mode: f"{are_on[mode]} of {len(techniques)} are on",
         "how to use it": lambda mode: f"--memory-mode {mode}",
     }
     return Table(
         name=name,
-        headings=["", *shared.modes],
-        rows=[[heading, *map(text, shared.modes)] for heading, text in rows.items()],
+        headings=["", *shared.at_point],
+        rows=[[heading, *map(text, shared.at_point)] for heading, text in rows.items()],
     )
 
 
@@ -99,23 +88,22 @@ def advice(results: Sequence[CellResult]) -> list[Block]:
     return [Table(name="advice", headings=["workload", "if you want", "use", "because"], rows=rows), *bullets(notes)]
 
 
-def _point(result: CellResult) -> tuple[int, int, str]:
-    return result.batch_size, result.gradient_accumulation_steps, setup_key(result)
-
-
 def _shared_point(results: Sequence[CellResult]) -> _SharedPoint | None:
     """The grid point with most named modes, and among those with the largest batch; None below two modes."""
     named = [result for result in succeeded(results) if result.memory_mode in MEMORY_MODES and result.max_steps is None]
-    modes_at = {point: modes_of(runs) for point, runs in group_by(named, _point).items()}
+    points = group_by(named, lambda run: (run.batch_size, run.gradient_accumulation_steps, setup_key(run)))
+    modes_at = {point: modes_of(runs) for point, runs in points.items()}
     chosen = max(modes_at, key=lambda point: (len(modes_at[point]), point[0], -point[1]), default=None)
     if chosen is None or len(modes_at[chosen]) < 2:
         return None
-    return _SharedPoint(named, modes_at[chosen], chosen)
+    by_mode = group_by(points[chosen], lambda run: run.memory_mode)
+    in_order = {mode: by_mode[mode] for mode in modes_at[chosen]}
+    return _SharedPoint(named, f"batch {chosen[0]} × {chosen[1]}", in_order)
 
 
 def _advice_rows(workload: str, shared: _SharedPoint) -> list[list[str]]:
     times, peaks = (
-        {mode: value for mode in shared.modes if (value := median_of(shared.at_point(mode), reader)) is not None}
+        {mode: value for mode in shared.at_point if (value := median_of(shared.at_point[mode], reader)) is not None}
         for reader in (wall_time_s, in_mib(peak_rss_bytes))
     )
     if not times or not peaks:
@@ -136,8 +124,8 @@ def _advice_rows(workload: str, shared: _SharedPoint) -> list[list[str]]:
 def _dominated(workload: str, shared: _SharedPoint) -> list[str]:
     """Modes that another beats in memory and time at every grid point of both, without a loss in quality."""
     lines = []
-    for mode in shared.modes:
-        for other in shared.modes:
+    for mode in shared.at_point:
+        for other in shared.at_point:
             pairs = matched_pairs(shared.results, other, mode)
             worst = [max(ratios(pairs, reader), default=1.0) for reader in (added_bytes, wall_time_s)]
             mrr = differences(pairs, mrr_at_10)
