@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from splade_bench.report.formatting import median_and_range
 from splade_bench.report.page import Page, Text, table_of
-from splade_bench.report.provenance import failures, measured_on, statuses
+from splade_bench.report.provenance import counts, failures, measured_on
 from splade_bench.report.readers import group_by, succeeded, values_of
 from splade_bench.results.conditions import newest_comparable
 from splade_bench.results.figures import FIGURES, peak_rss_bytes, wall_time_s
@@ -37,7 +37,7 @@ def calls_page(results: Sequence[CallResult]) -> Page:
         largest_first,
         [
             ("call", lambda runs: runs[0].name),
-            ("runs", statuses),
+            ("runs", lambda runs: counts(run.status for run in runs)),
             ("time, s", lambda runs: median_and_range(values_of(succeeded(runs), wall_time_s), ".2f")),
             ("peak RSS, MiB", lambda runs: _sizes(runs, peak_rss_bytes)),
             ("added memory, MiB", lambda runs: _sizes(runs, peak_rss_bytes.added)),

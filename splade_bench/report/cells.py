@@ -9,10 +9,10 @@ from typing import Literal
 from splade_bench.report.formatting import MISSING, number
 from splade_bench.report.modes import modes_of
 from splade_bench.report.page import Table, table_of
-from splade_bench.report.provenance import statuses
+from splade_bench.report.provenance import counts
 from splade_bench.report.readers import group_by, in_mib, median_of, mrr_before, over_runs, recorded, succeeded
 from splade_bench.results.conditions import setup_key
-from splade_bench.results.figures import FIGURES, Figure, Reader, Unit, mrr_at_10
+from splade_bench.results.figures import FIGURES, Figure, Reader, mrr_at_10
 from splade_bench.results.records import CellResult
 from splade_bench.results.reproduce import reproduce
 
@@ -70,19 +70,15 @@ class Column:
         return {"always": True, "known": bool(texts - {MISSING}), "varies": len(texts) > 1}[self.shown]
 
 
+def _text(reader: Reader, form: str) -> Callable[[GridPoint], str]:
+    return lambda point: point.text(reader, form)
+
+
 def _figure_column(figure: Figure) -> Column:
-    units: dict[Unit, tuple[str, Reader, str]] = {
-        "bytes": (", MiB", in_mib(figure), ".0f"),
-        "seconds": (", s", figure, ".1f"),
-        "per second": ("", figure, ".1f"),
-        "none": ("", figure, ".3f"),
-    }
-    suffix, reader, form = units[figure.unit]
-    return Column(figure.heading + suffix, lambda point: point.text(reader, form), figure.column or "always")
-
-
-def _recorded_column(heading: str, name: str, *, shown: Literal["always", "known"] = "always") -> Column:
-    return Column(heading, lambda point: point.text(recorded(name), ".0f"), shown)
+    if figure.unit == "bytes":
+        return Column(f"{figure.heading}, MiB", _text(in_mib(figure), ".0f"), figure.column or "always")
+    heading = f"{figure.heading}, s" if figure.unit == "seconds" else figure.heading
+    return Column(heading, _text(figure, ".3f" if figure.unit == "none" else ".1f"), figure.column or "always")
 
 
 _COLUMNS = (
@@ -94,12 +90,12 @@ _COLUMNS = (
     Column("mode", lambda point: point.first.memory_mode),
     Column("max steps", lambda point: number(point.first.max_steps, "d"), "known"),
     Column("limit, MiB", lambda point: number(in_mib(recorded("memory_limit_bytes"))(point.first), ".0f"), "known"),
-    Column("runs", lambda point: statuses(point.runs)),
-    _recorded_column("optimizer steps", "optimizer_steps"),
+    Column("runs", lambda point: counts(run.status for run in point.runs)),
+    Column("optimizer steps", _text(recorded("optimizer_steps"), ".0f")),
     *(_figure_column(figure) for figure in FIGURES.values() if figure.column),
     Column("MRR@10", lambda point: f"{point.text(mrr_before, '.3f')} → {point.text(mrr_at_10, '.3f')}"),
-    _recorded_column("active dims, query", "query_active_dims", shown="known"),
-    _recorded_column("active dims, document", "document_active_dims", shown="known"),
+    Column("active dims, query", _text(recorded("query_active_dims"), ".0f"), "known"),
+    Column("active dims, document", _text(recorded("document_active_dims"), ".0f"), "known"),
 )
 
 

@@ -39,7 +39,7 @@ from splade_bench.results.figures import added_bytes, mrr_at_10, peak_rss_bytes,
 from splade_bench.results.records import CellResult
 
 FEWEST_SEEDS = 3
-INTRODUCTION = f"""\
+_INTRODUCTION = f"""\
 ## The article's claims
 
 The runs above decide each claim. Each part of a claim has a statistic, computed for each seed from pairs of equal runs.
@@ -243,31 +243,22 @@ def judge(claim: Claim, results: Sequence[CellResult]) -> tuple[Verdict, list[Fi
     return (verdicts.pop() if len(verdicts) == 1 else "depends"), findings
 
 
-Judged = Sequence[tuple[Claim, Verdict, Sequence[Finding]]]
-
-
-def judge_all(results: Sequence[CellResult]) -> Judged:
-    """Every claim with its verdict and those of its parts."""
-    return [(claim, *judge(claim, results)) for claim in CLAIMS]
-
-
-def claims_table(judged: Judged) -> Table:
-    """A row per claim."""
-    rows = []
-    for claim, verdict, findings in judged:
+def claims_blocks(results: Sequence[CellResult]) -> list[Block]:
+    """A table with a row per claim, and one with a row per part: how the claim was decided."""
+    rows, details = [], []
+    for claim in CLAIMS:
+        verdict, findings = judge(claim, results)
         effects = "; ".join(f"{finding.part.what}: {finding.effect}" for finding in findings if finding.interval)
         rows.append([str(claim.number), claim.says, verdict, effects or MISSING])
-    return Table(name="claims", headings=["", "the article says", "verdict", "effect (90 % interval)"], rows=rows)
-
-
-def claims_details(judged: Judged) -> list[Block]:
-    """How each claim was decided: a row per part."""
-    rows = []
-    for claim, verdict, findings in judged:
-        details = [
+        parts = [
             [found.part.what, found.part.wanted, found.effect, str(found.seeds), found.verdict] for found in findings
         ]
-        for cells in details or [[*[MISSING] * 4, verdict]]:
-            rows.append([str(claim.number), claim.decided_by, *cells])
-    headings = ["", "decided by", "statistic", "needed", "measured", f"seeds (≥ {FEWEST_SEEDS})", "verdict"]
-    return [Text("### How the claims were decided"), Table(name="claims-parts", headings=headings, rows=rows)]
+        for cells in parts or [[*[MISSING] * 4, verdict]]:
+            details.append([str(claim.number), claim.decided_by, *cells])
+    decided = ["", "decided by", "statistic", "needed", "measured", f"seeds (≥ {FEWEST_SEEDS})", "verdict"]
+    return [
+        Text(_INTRODUCTION),
+        Table(name="claims", headings=["", "the article says", "verdict", "effect (90 % interval)"], rows=rows),
+        Text("### How the claims were decided"),
+        Table(name="claims-parts", headings=decided, rows=details),
+    ]

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from splade_bench.report.cells import GridPoint
 from splade_bench.report.formatting import MISSING, mib
 from splade_bench.report.page import Block, Page, Table, Text, table_of
-from splade_bench.report.provenance import measured_on
-from splade_bench.report.readers import group_by, recorded, values_of
+from splade_bench.report.provenance import counts, measured_on
+from splade_bench.report.readers import group_by, recorded, succeeded, values_of
 from splade_bench.results.conditions import newest_comparable
-from splade_bench.results.figures import PROBES, Probe, Reader, peak_rss_bytes
+from splade_bench.results.figures import PROBES, Reader, peak_rss_bytes
 from splade_bench.results.records import CALIBRATION, CallResult, CellResult, Measurement
 from splade_bench.units import as_mib, format_bytes
 
@@ -80,20 +79,19 @@ def _repeatability_table(cells: Sequence[CellResult]) -> Table:
     rows = []
     for cell_id, runs in group_by(cells, lambda cell: cell.cell_id).items():
         for figure, probe in PROBES:
-            values = values_of(GridPoint(runs).ok, figure.added)
-            if len(values) >= _FEWEST_PROCESSES:
-                rows.append([cell_id, *_repeatability_row(probe, values)])
+            values = values_of(succeeded(runs), figure.added)
+            if len(values) < _FEWEST_PROCESSES:
+                continue
+            median = statistics.median(values)
+            sizes = [f"{as_mib(value):.1f}" for value in (median, min(values), max(values))]
+            allowed, verdict = MISSING, "reported"
+            if probe.spread_limit is not None:
+                allowed = f"{probe.spread_limit:.1%}"
+                verdict = "holds" if probe.spread_holds(values) else "DOES NOT HOLD"
+            spread = f"{(max(values) - min(values)) / median:.2%}"
+            rows.append([cell_id, probe.name, str(len(values)), *sizes, spread, allowed, verdict])
     headings = ["cell", "figure", "processes", "median, MiB", "min", "max", "spread", "allowed", "verdict"]
     return Table(name="repeatability", headings=headings, rows=rows)
-
-
-def _repeatability_row(probe: Probe, values: Sequence[float]) -> list[str]:
-    median = statistics.median(values)
-    sizes = [f"{as_mib(value):.1f}" for value in (median, min(values), max(values))]
-    row = [probe.name, str(len(values)), *sizes, f"{(max(values) - min(values)) / median:.2%}"]
-    if probe.spread_limit is None:
-        return [*row, MISSING, "reported"]
-    return [*row, f"{probe.spread_limit:.1%}", "holds" if probe.spread_holds(values) else "DOES NOT HOLD"]
 
 
 def _limit_table(cells: Sequence[CellResult]) -> Table:
@@ -104,8 +102,8 @@ def _limit_table(cells: Sequence[CellResult]) -> Table:
         [
             ("cell", lambda point: point.first.cell_id),
             ("limit", lambda point: format_bytes(limit) if (limit := point.first.memory_limit_bytes) else "none"),
-            ("runs that ended", lambda point: _counts(run.status for run in point.runs)),
-            ("in phase", lambda point: _counts(run.phase for run in point.runs if run.phase and run.status != "ok")),
+            ("runs that ended", lambda point: counts(run.status for run in point.runs)),
+            ("in phase", lambda point: counts(run.phase for run in point.runs if run.phase and run.status != "ok")),
             ("failed allocation, MiB", lambda point: _range(point, recorded("failed_allocation_bytes"))),
             ("peak RSS, MiB", lambda point: _range(point, peak_rss_bytes)),
         ],
@@ -115,7 +113,3 @@ def _limit_table(cells: Sequence[CellResult]) -> Table:
 def _range(point: GridPoint, reader: Reader) -> str:
     sizes_bytes = values_of(point.runs, reader)
     return f"{mib(min(sizes_bytes))} to {mib(max(sizes_bytes))}" if sizes_bytes else MISSING
-
-
-def _counts(values: Iterable[str]) -> str:
-    return ", ".join(f"{count} {value}" for value, count in sorted(Counter(values).items())) or MISSING

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 
 from splade_bench.measure.device import UNTESTED_ON_HARDWARE
 from splade_bench.measure.machine import source_tree
+from splade_bench.report.formatting import MISSING
 from splade_bench.report.markdown import escape
 from splade_bench.report.page import Block, Table, Text, bullets
 from splade_bench.results.conditions import conditions_of
-from splade_bench.results.records import CallResult, CellResult, Measurement, Result
+from splade_bench.results.records import CallResult, CellResult, Result
 from splade_bench.units import format_bytes
 
 _SHOWN_CHARACTERS = 19  # of a hash
@@ -48,9 +49,9 @@ def measured_on(results: Sequence[Result]) -> list[Block]:
     return blocks
 
 
-def statuses(runs: Sequence[Measurement]) -> str:
-    """How many runs ended with which status: ``3 ok, 1 oom``."""
-    return ", ".join(f"{count} {status}" for status, count in Counter(run.status for run in runs).items())
+def counts(values: Iterable[str]) -> str:
+    """How many there are of each value, such as statuses of runs: ``3 ok, 1 oom``."""
+    return ", ".join(f"{count} {value}" for value, count in Counter(values).items()) or MISSING
 
 
 def failures(results: Iterable[CellResult | CallResult]) -> list[Block]:

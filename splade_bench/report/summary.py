@@ -24,13 +24,19 @@ def summary(results: Sequence[Result], pages: Sequence[Page], *, limit_bytes: in
     """
     cells = [result for result in results if isinstance(result, CellResult)]
     cells.sort(key=lambda cell: (cell.status == "ok", -(cell.peak_rss_bytes or 0), cell.cell_id, cell.seed))
+    compared = [
+        comparison
+        for comparison in compare_modes(cells)
+        if comparison.memory_mode in MEMORY_MODES and comparison.memory_mode != REFERENCE_MODE
+    ]
     lines = [
         "## splade-bench",
         "",
         f"{len(cells)} cells, {sum(cell.status != 'ok' for cell in cells)} failed. "
         f"Pages: {', '.join(page.name for page in pages)}.",
         "",
-        *_mode_lines(cells),
+        *(f"- {comparison.in_words}" for comparison in compared),
+        *([""] if compared else []),
     ]
     table = table_of(
         "summary",
@@ -49,15 +55,6 @@ def summary(results: Sequence[Result], pages: Sequence[Page], *, limit_bytes: in
     )
     rows = markdown(table.headings, table.rows).splitlines() if cells else []
     return _cut([*lines, *rows[:2]], rows[2:], limit_bytes)
-
-
-def _mode_lines(cells: Sequence[CellResult]) -> list[str]:
-    lines = [
-        f"- {comparison.in_words}"
-        for comparison in compare_modes(cells)
-        if comparison.memory_mode in MEMORY_MODES and comparison.memory_mode != REFERENCE_MODE
-    ]
-    return [*lines, ""] if lines else []
 
 
 def _cut(head: Sequence[str], rows: Sequence[str], limit_bytes: int) -> str:

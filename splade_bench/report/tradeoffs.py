@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.measure.timeline import Sample
-from splade_bench.report import claims, mode_overview
+from splade_bench.report import mode_overview
 from splade_bench.report.cells import Column, GridPoint, cell_table, grid_points
+from splade_bench.report.claims import claims_blocks
 from splade_bench.report.drawing import picture
 from splade_bench.report.formatting import number
 from splade_bench.report.markdown import code
@@ -82,8 +83,7 @@ def tradeoffs_page(results: Sequence[CellResult]) -> Page:
     for workload, chosen in group_by(others, lambda result: result.workload).items():
         blocks += _workload_blocks(workload, chosen)
     blocks += _length_blocks(by_length)
-    judged = claims.judge_all(results)
-    blocks += [Text(claims.INTRODUCTION), claims.claims_table(judged), *claims.claims_details(judged)]
+    blocks += claims_blocks(results)
     caveats = [text for text, applies in _CAVEATS.items() if applies(results)]
     return Page(PAGE_NAME, [*blocks, Text("## Caveats"), *bullets(caveats)])
 

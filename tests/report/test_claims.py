@@ -10,7 +10,7 @@ import pytest
 from report_results import make_result, make_sweep
 from results import MIB
 
-from splade_bench.report.claims import CLAIMS, FEWEST_SEEDS, Verdict, claims_details, claims_table, judge, judge_all
+from splade_bench.report.claims import CLAIMS, FEWEST_SEEDS, Verdict, claims_blocks, judge
 from splade_bench.report.page import Table
 from splade_bench.results.records import CellResult
 
@@ -20,13 +20,17 @@ def verdict_on(number: int, results: Sequence[CellResult]) -> Verdict:
     return judge(claim, results)[0]
 
 
+def table_of_claims(name: str) -> Table:
+    return next(block for block in claims_blocks(make_sweep()) if isinstance(block, Table) and block.name == name)
+
+
 def changed(results: Sequence[CellResult], mode: str, **changes: Any) -> list[CellResult]:
     return [replace(result, **changes) if result.memory_mode == mode else result for result in results]
 
 
 def test_there_are_eleven_each_with_a_row() -> None:
     assert [claim.number for claim in CLAIMS] == list(range(1, 12))
-    assert [row[0] for row in claims_table(judge_all(make_sweep())).rows] == [str(number) for number in range(1, 12)]
+    assert [row[0] for row in table_of_claims("claims").rows] == [str(number) for number in range(1, 12)]
 
 
 def test_no_verdict_is_given_from_too_few_seeds() -> None:
@@ -154,10 +158,7 @@ def test_a_run_that_failed_decides_nothing() -> None:
 
 
 def test_every_part_says_what_it_needs_and_what_was_found() -> None:
-    table = claims_details(judge_all(make_sweep()))[1]
-    assert isinstance(table, Table)
-
-    row = next(row for row in table.rows if row[0] == "5")
+    row = next(row for row in table_of_claims("claims-parts").rows if row[0] == "5")
     assert row[3] == "at most 0.98"
     assert row[4].startswith("1.00 (1.00 to 1.00)")
     assert row[5:] == ["3", "does not hold"]
