@@ -102,8 +102,11 @@ def _limit_table(cells: Sequence[CellResult]) -> Table:
         [
             ("cell", lambda point: point.first.cell_id),
             ("limit", lambda point: format_bytes(limit) if (limit := point.first.memory_limit_bytes) else "none"),
-            ("runs that ended", lambda point: counts(run.status for run in point.runs)),
-            ("in phase", lambda point: counts(run.phase for run in point.runs if run.phase and run.status != "ok")),
+            ("runs that ended", lambda point: counts(sorted(run.status for run in point.runs))),
+            (
+                "in phase",
+                lambda point: counts(sorted(run.phase for run in point.runs if run.phase and run.status != "ok")),
+            ),
             ("failed allocation, MiB", lambda point: _range(point, recorded("failed_allocation_bytes"))),
             ("peak RSS, MiB", lambda point: _range(point, peak_rss_bytes)),
         ],
