@@ -77,15 +77,6 @@ def planned_device() -> PlannedDevice | None:
     return _planned.get()
 
 
-def fused_dropout(probability: float) -> float:
-    """The dropout probability of fused attention, but 0 in a plan for CUDA.
-
-    CUDA's fused attention makes no tensor for dropout. The CPU's operator, which runs in a plan, would make one.
-    """
-    planned = planned_device()
-    return 0.0 if planned and planned.type == "cuda" else probability
-
-
 def once_in_plan(items: Iterable[Item], *, key: Callable[[Item], Hashable] = lambda item: None) -> Iterator[Item]:
     """``items``; in a plan, only the first of each ``key``, while the work counter multiplies it.
 

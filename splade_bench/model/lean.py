@@ -20,9 +20,9 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.weak import WeakIdKeyDictionary
 
 from splade_bench.config import MemoryConfig
+from splade_bench.device import cuda
 from splade_bench.device.devices import device_type
 from splade_bench.device.heap import HeapTrimmer
-from splade_bench.device.planned import fused_dropout
 from splade_bench.model.attention import streaming_attention
 from splade_bench.model.dropout import compact_dropout
 from splade_bench.model.gradients import Recipe, embedding, linear, takes_gradient_in_place
@@ -73,10 +73,12 @@ class _LeanOperators(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _RECOMPUTED and self._memory.selective_recomputation and torch.is_grad_enabled():
             return self._with_recipe(func, args, kwargs)
-        return self._paths.get(func, func)(*args, **kwargs)
+        if func in self._paths:
+            return self._paths[func](*args, **kwargs)
+        return cuda.call(func, args, kwargs)
 
     def _with_recipe(self, func: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        result = func(*args, **kwargs)
+        result = cuda.call(func, args, kwargs)
         input = args[0] if args else kwargs["input"]
         # Not for a call in place, nor if autocast has raised the type: outside autocast the result would be another.
         if result is not input and result.dtype == input.dtype:
@@ -120,7 +122,7 @@ class _LeanOperators(TorchFunctionMode):
         on_cpu = device_type(input.device) == "cpu"
         if self._memory.compact_dropout and 0 < p < 1 and training and not inplace and on_cpu:
             return compact_dropout(input, p)
-        return F.dropout(input, p, training, inplace)
+        return cuda.dropout(input, p, training, inplace)
 
     def _attention(
         self,
@@ -139,9 +141,11 @@ class _LeanOperators(TorchFunctionMode):
         trains_mask = attn_mask is not None and attn_mask.requires_grad  # a learned position bias
         if 0 < dropout_p < 1 and unfused and not trains_mask and self._memory.streaming_attention:
             return streaming_attention(query, key, value, attn_mask, dropout_p, scale)
-        return F.scaled_dot_product_attention(
-            query, key, value, attn_mask, fused_dropout(dropout_p), is_causal, scale=scale, enable_gqa=enable_gqa
-        )
+        dropout_p = cuda.fused_dropout(dropout_p)
+        with cuda.without_cudnn_attention(query.device):
+            return F.scaled_dot_product_attention(
+                query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+            )
 
 
 def _versions(result: Tensor, recipe: Recipe) -> tuple[int, ...]:

@@ -14,10 +14,12 @@ from splade_bench.device.planned import PlannedAllocator
 from splade_bench.planner.blocks import Block, FreeBlocks, round_up, split
 
 _MIB = 2**20
-# cuBLAS's workspace, which it takes from torch's allocator at the first product and keeps: 2 blocks of 4096 KiB and 8
-# of 16 KiB (aten/src/ATen/cuda/CublasHandlePool.cpp). Hopper has 32 MiB.
+# cuBLAS's workspace, which it takes from torch's allocator at a thread's first product and keeps: 2 blocks of 4096 KiB
+# and 8 of 16 KiB, but 32 MiB on Hopper and Blackwell (aten/src/ATen/cuda/CublasHandlePool.cpp).
 CUBLAS_WORKSPACE_BYTES = (2 * 4096 + 8 * 16) * 1024
-_WORKSPACE = -1  # no storage has this number
+CUBLAS_HOPPER_WORKSPACE_BYTES = 32 * _MIB
+# One for the thread of forward passes and one for autograd's, which runs backward. No storages have these numbers.
+_WORKSPACES = (-1, -2)
 
 
 class Allocator(PlannedAllocator, ABC):
@@ -47,6 +49,9 @@ class CudaCachingAllocator(Allocator):
     stay reserved.
 
     Does not see: the CUDA context, and memory that libraries allocate outside torch.
+
+    Args:
+        workspace_bytes: cuBLAS's workspace, which each of two threads has; 0: none.
     """
 
     name = "cuda caching allocator"
@@ -57,12 +62,12 @@ class CudaCachingAllocator(Allocator):
     _LARGE_SEGMENT_BYTES = 20 * _MIB
     _SEGMENT_ROUNDING_BYTES = 2 * _MIB
 
-    def __init__(self, *, workspace_bytes: int = CUBLAS_WORKSPACE_BYTES) -> None:
+    def __init__(self, *, workspace_bytes: int = CUBLAS_HOPPER_WORKSPACE_BYTES) -> None:
         super().__init__()
         self._small, self._large = FreeBlocks(), FreeBlocks()
         self._used: dict[int, tuple[FreeBlocks, Block]] = {}
-        if workspace_bytes:
-            self.allocate(_WORKSPACE, workspace_bytes)
+        for workspace in _WORKSPACES if workspace_bytes else ():
+            self.allocate(workspace, workspace_bytes)
 
     def allocate(self, storage: int, size_bytes: int) -> None:
         size_bytes = round_up(size_bytes, self._ROUNDING_BYTES)

@@ -5,8 +5,17 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+import torch
+
 from splade_bench.device.devices import MPS_HIGH_WATERMARK_RATIO
-from splade_bench.planner.allocators import Allocator, CudaCachingAllocator, LiveAllocator, MpsHeapAllocator
+from splade_bench.planner.allocators import (
+    CUBLAS_HOPPER_WORKSPACE_BYTES,
+    CUBLAS_WORKSPACE_BYTES,
+    Allocator,
+    CudaCachingAllocator,
+    LiveAllocator,
+    MpsHeapAllocator,
+)
 from splade_bench.planner.glibc import GlibcAllocator
 
 # After a product MKL keeps memory for packed operands. It grows with the square root of the product's right matrix, up
@@ -46,7 +55,16 @@ def device_model(device_type: str, *, threads: int, budget_bytes: int | None = N
     A CPU's depends on its ``threads``; that of MPS on the budget, its hard limit, because the soft limit is a share.
     """
     if device_type == "cuda":
-        return DeviceModel(type="cuda", allocator=CudaCachingAllocator(), counts_runtime=False, releases_cache=True)
+        # Of this machine's device; without one, the larger.
+        is_older = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] not in (9, 10)
+        workspace_bytes = CUBLAS_WORKSPACE_BYTES if is_older else CUBLAS_HOPPER_WORKSPACE_BYTES
+        return DeviceModel(
+            type="cuda",
+            allocator=CudaCachingAllocator(workspace_bytes=workspace_bytes),
+            counts_runtime=False,
+            releases_cache=True,
+            calibrated=True,
+        )
     if device_type == "mps":
         low_watermark_bytes = (budget_bytes or float("inf")) * _MPS_LOW_WATERMARK_RATIO / MPS_HIGH_WATERMARK_RATIO
         allocator = MpsHeapAllocator(low_watermark_bytes=low_watermark_bytes)

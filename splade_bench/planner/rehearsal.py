@@ -55,7 +55,10 @@ def rehearse(
     active_share: float,
     listener: StorageListener | None = None,
 ) -> LivePeak:
-    """Run two optimizer steps, the first on a few tokens, and return the peak of live bytes.
+    """Run two optimizer steps, the first on a few tokens (but for CUDA), and return the peak of live bytes.
+
+    CUDA's allocator keeps what the first step frees in the pieces that it was cut into, with AdamW's moments among
+    them. There a first step on a few tokens would leave other pieces than the run's own first step.
 
     The step is that of :class:`splade_bench.training.trainer.Trainer`. Where it reads values of tensors,
     :mod:`splade_bench.device.reads` has assumed ones. ``make_encoder`` is called where tensors are fake.
@@ -68,7 +71,8 @@ def rehearse(
         encoder.require_positions(config.max_length)
         config = replace(config, max_steps=REHEARSED_STEPS, memory=memory_on(encoder.device, config.memory))
         live = LiveStorages(vocab_size=encoder.vocab_size, listener=listener, operators=device.work)
-        trainer = Trainer(encoder, FakeBatches(lengths, config), config, observers=[live], active_share=active_share)
+        batches = FakeBatches(lengths, config, first_is_small=device.type != "cuda")
+        trainer = Trainer(encoder, batches, config, observers=[live], active_share=active_share)
         live.add([*encoder.parameters(), *encoder.buffers()], "parameters")
         with live:
             trainer.train()
@@ -85,16 +89,17 @@ def on_fake_tensors(device: PlannedDevice) -> Iterator[None]:
 
 
 class FakeBatches:
-    """One optimizer step of small batches, then batches of the planned lengths."""
+    """Batches of the planned lengths; before them one optimizer step of small ones if ``first_is_small``."""
 
     batches_per_epoch = 2**31
 
-    def __init__(self, lengths: Lengths, config: TrainConfig) -> None:
+    def __init__(self, lengths: Lengths, config: TrainConfig, *, first_is_small: bool = True) -> None:
         self._groups = lengths.groups
         self._config = config
+        self._first_is_small = first_is_small
 
     def batches(self, epoch: int) -> Iterator[TripleBatch]:
-        for _ in range(self._config.gradient_accumulation_steps):
+        for _ in range(self._config.gradient_accumulation_steps if self._first_is_small else 0):
             yield self._batch([(_FIRST_LENGTH,)] * len(self._groups))
         while True:
             yield self._batch(self._groups)

@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from splade_bench.device.devices import device_type
 from splade_bench.device.reads import read_file, reserved_file, write_file
 from splade_bench.errors import ConfigError
 from splade_bench.model.rng import random_int16
@@ -96,7 +97,8 @@ class DiskMoments:
         moments = self._buffer(parameter, window)
         if not read_file(self._file, self._offset(parameter, window), moments):
             raise OSError("--optimizer-states disk: the file of optimizer states was truncated during training")
-        first, second = moments.to(parameter.device)
+        # In a plan for an accelerator parameters are on the CPU, but the buffer must be copied as to the accelerator.
+        first, second = moments.to(parameter.device, copy=device_type(parameter.device) != "cpu")
         return first, second
 
     def store(self, parameter: Tensor, window: slice, moments: tuple[Tensor, Tensor]) -> None:

@@ -81,4 +81,5 @@ class WindowedAdamW(Optimizer):
                 maximize=False,
             )
             self._moments.store(parameter, window, (first, second))
+            del first, second  # before those of the next window are loaded
         self.state[parameter]["step"] = steps_done + 1

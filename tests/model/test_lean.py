@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from splade_bench.config import MemoryConfig
+from splade_bench.device.planned import PlannedAllocator, PlannedDevice, planning_for
+from splade_bench.device.storages import LiveStorages
 from splade_bench.model.lean import lean_operators
 
 MEMORY = MemoryConfig(in_place_gradients=False)
@@ -145,3 +148,44 @@ def test_the_same_activation_may_go_to_several_layers() -> None:
 
     for ours, plain in zip(gradients(layers, lean=True), gradients(layers, lean=False), strict=True):
         torch.testing.assert_close(ours, plain)
+
+
+PLANNED_CUDA = PlannedDevice("cuda", PlannedAllocator())
+
+
+def test_a_plan_for_cuda_keeps_a_byte_per_element_for_dropout() -> None:
+    inputs = torch.empty(8, 16, requires_grad=True)
+    live = LiveStorages()
+
+    with planning_for(PLANNED_CUDA), live, lean_operators(MEMORY):
+        dropped = F.dropout(inputs * 1, 0.1)
+
+    assert live.live_bytes == dropped.nbytes + inputs.numel()  # the result and its mask
+
+
+@pytest.mark.parametrize("function", [lambda inputs: F.layer_norm(inputs, (16,)), torch.log1p, lambda x: x.softmax(-1)])
+def test_a_plan_for_cuda_computes_in_float32_what_its_autocast_does(function: Callable[[Tensor], Tensor]) -> None:
+    inputs = torch.ones(8, 16, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16), lean_operators(MEMORY):
+        assert function(inputs).dtype == torch.bfloat16
+        with planning_for(PLANNED_CUDA):
+            assert function(inputs).dtype == torch.float32
+
+
+def test_attention_on_cuda_leaves_cudnn_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    enabled = []
+    attention = F.scaled_dot_product_attention
+    heads = torch.ones(1, 2, 3, 4)
+
+    def recorded(*arguments: Any, **keywords: Any) -> Tensor:
+        enabled.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return attention(*arguments, **keywords)
+
+    with lean_operators(MEMORY):
+        monkeypatch.setattr("splade_bench.model.lean.F.scaled_dot_product_attention", recorded)
+        attention(heads, heads, heads)
+        with planning_for(PLANNED_CUDA):
+            attention(heads, heads, heads)
+
+    assert enabled == [True, False]
+    assert torch.backends.cuda.cudnn_sdp_enabled()

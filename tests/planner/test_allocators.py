@@ -34,7 +34,7 @@ def test_what_is_reserved_is_never_less_than_what_is_used(make: type[Allocator],
         allocator.free(storage)
     allocator.trim()
 
-    assert allocator.reserved_bytes <= 20 * MIB  # the segment of a library's workspace; a hole's last page
+    assert allocator.reserved_bytes <= 64 * MIB  # the workspaces of a library; a hole's last page
 
 
 def cuda_reserved_bytes(*sizes_bytes: int) -> int:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
+from results import MIB
 
+from splade_bench.planner.allocators import CudaCachingAllocator
 from splade_bench.planner.device_models import device_model
-
-MIB = 2**20
+from splade_bench.planner.plan import plan
+from splade_bench.planner.rehearsal import Lengths
+from splade_bench.results.records import CellResult, read_results
+from splade_bench.worker.cell_builder import CellBuilder
 
 
 @pytest.mark.parametrize(
@@ -32,3 +39,30 @@ def test_the_packed_operands_of_two_threads_are_as_measured(matrix: tuple[int, i
 @pytest.mark.parametrize("device_type", ["cuda", "mps"])
 def test_an_accelerator_packs_nothing_in_the_processs_memory(device_type: str) -> None:
     assert device_model(device_type, threads=2).workspace_bytes(9 * MIB) == 0
+
+
+RESULTS = Path(__file__).parents[2] / "reports" / "results"
+ON_AN_H100 = {
+    result.cell_id: result
+    for result in read_results([RESULTS / "h100.jsonl"])
+    if isinstance(result, CellResult) and result.workload in ("plan-bert-tiny-128", "plan-mini-128")
+}
+
+
+@pytest.mark.parametrize("measured", ON_AN_H100.values(), ids=ON_AN_H100)
+def test_a_plan_for_cuda_reserves_what_was_measured_on_an_h100(measured: CellResult) -> None:
+    builder = CellBuilder(replace(measured.cell, device="cpu"), None, None)  # its encoder is made here
+    lengths = Lengths.widest(builder.source(builder.new_encoder()))
+    model = replace(
+        device_model("cuda", threads=2), allocator=CudaCachingAllocator()
+    )  # as on Hopper, wherever this runs
+
+    made = plan(builder.new_encoder, builder.config, lengths, model, baseline_bytes=0)
+
+    assert made.peak_bytes == pytest.approx(measured.device_peak_reserved_bytes, rel=0.01)
+    if measured.live_peak_bytes is not None:
+        assert made.live_peak_bytes == pytest.approx(measured.live_peak_bytes, rel=0.005)
+
+
+def test_the_h100s_configurations_are_there() -> None:
+    assert len(ON_AN_H100) == 6
