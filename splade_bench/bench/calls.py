@@ -62,7 +62,7 @@ class CallRunner:
             return process.wait_for("result")
 
 
-def call_request(function: Callable[..., object], *arguments: Any, **keywords: Any) -> CallRequest:
+def call_request(function: Callable[..., object], /, *arguments: Any, **keywords: Any) -> CallRequest:
     """The request to call ``function`` in another process, which finds it by its name: nothing is pickled.
 
     Raises:

@@ -17,7 +17,7 @@ from splade_bench.bench.protocol import MEMORY_PASSES, CallRequest
 from splade_bench.errors import ConfigError, one_line
 from splade_bench.grid.cell import Cell
 from splade_bench.grid.workloads import WORKLOADS
-from splade_bench.measure.limits import below_floor
+from splade_bench.measure.limits import require_above_floor
 from splade_bench.measure.machine import taken_on, utc_now
 from splade_bench.results.conditions import conditions_of, differences
 from splade_bench.results.records import (
@@ -153,8 +153,7 @@ class MeasuringSession:
             floor_bytes = self._cells.floor_bytes(cell)
         except WorkerError as failure:
             raise ConfigError(f"--memory-limit: cannot measure the memory of a worker: {failure}") from failure
-        if limit_bytes <= floor_bytes:
-            raise ConfigError(below_floor(limit_bytes, floor_bytes))
+        require_above_floor(limit_bytes, floor_bytes)
 
     def require_room_for_call(self, request: CallRequest) -> None:
         """Refuse a memory limit under which the function's module could not even be imported.
@@ -169,9 +168,7 @@ class MeasuringSession:
                 self._call_floors_bytes[request.module] = self._calls.floor_bytes(request)
             except WorkerError:
                 return  # the call will fail in the same way, and its record will say how
-        floor_bytes = self._call_floors_bytes[request.module]
-        if self.memory_limit_bytes <= floor_bytes:
-            raise ConfigError(below_floor(self.memory_limit_bytes, floor_bytes))
+        require_above_floor(self.memory_limit_bytes, self._call_floors_bytes[request.module])
 
     def gradient_error(self, cell: Cell) -> float:
         """See :meth:`splade_bench.bench.cells.CellRunner.gradient_error`."""
@@ -237,10 +234,8 @@ class MeasuringSession:
 
 
 def _settled(cell: Cell, results: Iterable[Result]) -> CellResult | None:
-    for result in results:
-        if isinstance(result, CellResult) and result.status in SETTLED and result.cell == cell:
-            return result
-    return None
+    of_cells = (result for result in results if isinstance(result, CellResult))
+    return next((result for result in of_cells if result.status in SETTLED and result.cell == cell), None)
 
 
 def _training_figures(result: CellResult) -> list[str]:

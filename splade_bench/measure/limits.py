@@ -26,9 +26,7 @@ def limit_rss(limit_bytes: int) -> None:
     Raises:
         ConfigError: the process already has more.
     """
-    resident_bytes = current_rss_bytes()
-    if limit_bytes <= resident_bytes:
-        raise ConfigError(below_floor(limit_bytes, resident_bytes))
+    require_above_floor(limit_bytes, current_rss_bytes())
     if sys.platform == "linux":
         renew_limit(limit_bytes)
         if group := ControlGroup.own():  # for what that does not count; it kills the process without an error
@@ -53,9 +51,14 @@ def renew_limit(limit_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (data_bytes, hard_limit))
 
 
-def below_floor(limit_bytes: int, floor_bytes: int) -> str:
-    """The error for a limit that leaves no room for anything."""
-    return (
-        f"--memory-limit {format_bytes(limit_bytes)}: imports and warm-up alone take {format_bytes(floor_bytes)} here; "
-        "raise the limit to that plus what the measured code needs"
-    )
+def require_above_floor(limit_bytes: int, floor_bytes: int) -> None:
+    """Refuse a limit that leaves no room above the memory of imports and warm-up.
+
+    Raises:
+        ConfigError: it names that memory.
+    """
+    if limit_bytes <= floor_bytes:
+        raise ConfigError(
+            f"--memory-limit {format_bytes(limit_bytes)}: imports and warm-up alone take {format_bytes(floor_bytes)} "
+            "here; raise the limit to that plus what the measured code needs"
+        )

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -47,10 +48,8 @@ def versions() -> dict[str, str]:
     """Versions of Python and of the installed packages that can change a figure."""
     found = {"python": platform.python_version(), "splade_bench": splade_bench.__version__}
     for name in _VERSIONS_OF:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 

@@ -8,7 +8,6 @@
 from splade_bench.pytest_plugin.hooks import (
     measure_cell,
     measure_memory,
-    pytest_addoption,
     pytest_collection_finish,
     pytest_collection_modifyitems,
     pytest_configure,
@@ -17,3 +16,4 @@ from splade_bench.pytest_plugin.hooks import (
     pytest_sessionfinish,
     pytest_terminal_summary,
 )
+from splade_bench.pytest_plugin.options import pytest_addoption

@@ -6,7 +6,7 @@ A run without measurements imports only what its options need, and never torch. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 from splade_bench.errors import SpladeBenchError
-from splade_bench.pytest_plugin.options import add_options, check_options, memory_options
+from splade_bench.pytest_plugin.options import check_options, memory_options
 from splade_bench.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
     from splade_bench.bench.cells import CellRun
+    from splade_bench.bench.protocol import CallRequest
     from splade_bench.bench.session import MeasuringSession
     from splade_bench.grid.cell import Cell
     from splade_bench.results.records import CallResult, CellResult, Measurement
@@ -31,11 +32,6 @@ MARKER = "limit_peak_memory"
 _SESSION = pytest.StashKey["MeasuringSession"]()
 _VERDICT = pytest.StashKey[list[str]]()
 _PEAKS = pytest.StashKey[list[int]]()
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options that a measurement needs, each as an ini key too."""
-    add_options(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -54,9 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
         require_baseline(options)
 
 
-def open_session(
-    config: pytest.Config, *, results_path: Path | None = None, cache: Path | None = None, resume: bool = False
-) -> MeasuringSession:
+def open_session(config: pytest.Config, *, results_path: Path | None = None, resume: bool = False) -> MeasuringSession:
     """The session in which this run's fixtures measure; the first call makes it, with that call's arguments."""
     if _SESSION in config.stash:
         return config.stash[_SESSION]
@@ -70,7 +64,7 @@ def open_session(
     }
     config.stash[_SESSION] = MeasuringSession(
         results_path=options.results_path or results_path,
-        cells=CellRunner(cache=cache or cache_folder(config), **common),
+        cells=CellRunner(cache=cache_folder(config), **common),
         calls=CallRunner(**common),
         memory_limit_bytes=options.limit_bytes,
         resume=resume,
@@ -164,12 +158,11 @@ def measure_memory(request: pytest.FixtureRequest) -> Callable[..., CallResult]:
 
     session = open_session(request.config)
 
-    def measure(function: Callable[..., object], *arguments: Any, **keywords: Any) -> CallResult:
-        test_id = request.node.nodeid
-        name = f"{test_id}: {_call_text(request, function, arguments, keywords)}"
-
+    def measure(function: Callable[..., object], /, *arguments: Any, **keywords: Any) -> CallResult:
         def measured() -> CallResult:
-            return session.measure_call(name, call_request(function, *arguments, **keywords), test_id=test_id)
+            call = call_request(function, *arguments, **keywords)
+            test_id = request.node.nodeid
+            return session.measure_call(f"{test_id}: {_call_text(call, request)}", call, test_id=test_id)
 
         result = _recorded(request, session, measured)
         if result.status != "ok":
@@ -197,28 +190,22 @@ def measure_cell(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) ->
             benchmark.pedantic(run.train, setup=run.wait_until_ready, rounds=1, iterations=1)
 
         result = _recorded(request, session, lambda: session.measure(cell, timed, test_id=request.node.nodeid))
-        if result.status != "ok":
-            benchmark.has_error = True  # also after a failure outside the timed call: its time must not be compared
+        if result.status == "ok":
+            benchmark.extra_info.update(_extra_info(result))
+            return result
+        benchmark.has_error = True  # also after a failure outside the timed call: its time must not be compared
         # Raised here, outside the timed call: inside, pytest-benchmark would report a broken benchmark.
         if result.status == "oom":
             pytest.xfail(f"out of memory: {result.error}")
-        if result.status != "ok":
-            pytest.fail(f"{result.cell_id}: {result.status}: {result.error}", pytrace=False)
-        benchmark.extra_info.update(_extra_info(result))
-        return result
+        pytest.fail(f"{result.cell_id}: {result.status}: {result.error}", pytrace=False)
 
     return measure
 
 
-def _call_text(
-    request: pytest.FixtureRequest,
-    function: Callable[..., object],
-    arguments: Sequence[Any],
-    keywords: Mapping[str, Any],
-) -> str:
+def _call_text(call: CallRequest, request: pytest.FixtureRequest) -> str:
     """A call as people write it, the same in every run: without the names of pytest's temporary folders."""
-    written = [*map(repr, arguments), *(f"{name}={value!r}" for name, value in keywords.items())]
-    text = f"{getattr(function, '__qualname__', function)}({', '.join(written)})"
+    arguments = [*map(repr, call.arguments), *(f"{name}={value!r}" for name, value in call.keywords.items())]
+    text = f"{call.function}({', '.join(arguments)})"
     if "tmp_path" in request.fixturenames:
         text = text.replace(str(request.getfixturevalue("tmp_path")), "tmp_path")
     if "tmp_path_factory" in request.fixturenames:

@@ -13,7 +13,7 @@ from splade_bench.bench.protocol import DEFAULT_MEMORY_PASSES, MEMORY_PASSES, Me
 from splade_bench.errors import SpladeBenchError
 from splade_bench.units import parse_bytes
 
-_DEFAULT_TIMEOUT_S = 1800.0
+_TIMEOUT_S = 1800.0
 # Flag, type of its ini key (None: it has none), help, and further arguments for argparse.
 _FLAGS: Sequence[tuple[str, Literal["string", "bool", "linelist"] | None, str, dict[str, Any]]] = (
     ("--memory-results", "string", "append measurements to this JSON Lines file", {"metavar": "FILE"}),
@@ -26,12 +26,7 @@ _FLAGS: Sequence[tuple[str, Literal["string", "bool", "linelist"] | None, str, d
         {"metavar": "RULE", "action": "append"},
     ),
     ("--memory-update-baseline", None, "write the measurements to --memory-baseline", {"action": "store_true"}),
-    (
-        "--memory-limit",
-        "string",
-        "measure as on a machine with this much memory, runtime included, such as 8GiB",
-        {"metavar": "SIZE"},
-    ),
+    ("--memory-limit", "string", "measure as on a machine with this much memory, such as 8GiB", {"metavar": "SIZE"}),
     (
         "--memory-passes",
         "string",
@@ -39,16 +34,11 @@ _FLAGS: Sequence[tuple[str, Literal["string", "bool", "linelist"] | None, str, d
         f"{', '.join(MEMORY_PASSES)}, or none (default: {','.join(DEFAULT_MEMORY_PASSES)})",
         {"metavar": "NAMES"},
     ),
-    (
-        "--memory-timeline",
-        "bool",
-        "sample resident memory every 10 ms and record it with the phase of the run",
-        {"action": "store_true"},
-    ),
+    ("--memory-timeline", "bool", "sample resident memory every 10 ms, with the run's phase", {"action": "store_true"}),
     (
         "--cell-timeout",
         "string",
-        f"end a measured process after this time (default: {_DEFAULT_TIMEOUT_S:.0f})",
+        f"end a measured process after this time (default: {_TIMEOUT_S:g})",
         {"metavar": "SECONDS"},
     ),
 )
@@ -71,7 +61,7 @@ class MemoryOptions:
 _PARSED = pytest.StashKey[MemoryOptions]()
 
 
-def add_options(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the flags and their ini keys: ``--memory-results`` is ``memory_results`` in an ini file."""
     group = parser.getgroup("splade-bench memory")
     for flag, ini_type, text, settings in _FLAGS:
@@ -95,7 +85,7 @@ def memory_options(config: pytest.Config) -> MemoryOptions:
             limit_bytes=_parsed(config, "memory_limit", parse_bytes, default=None),
             passes=_parsed(config, "memory_passes", _parse_passes, default=DEFAULT_MEMORY_PASSES),
             timeline=bool(_value(config, "memory_timeline")),
-            timeout_s=_parsed(config, "cell_timeout", _parse_timeout, default=_DEFAULT_TIMEOUT_S),
+            timeout_s=_parsed(config, "cell_timeout", _parse_timeout, default=_TIMEOUT_S),
         )
     return config.stash[_PARSED]
 

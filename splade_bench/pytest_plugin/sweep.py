@@ -182,21 +182,18 @@ def _reports(config: pytest.Config) -> Path:
 def _read_sweep(config: pytest.Config) -> Sweep:
     sweep = PROFILES[config.getoption("--profile")]
     changes: dict[str, Any] = {"devices": config.getoption("--device").split(",")}
-    for flag, field, parse in (
-        ("--batch-sizes", "batch_sizes", int),
-        ("--gradient-accumulation-steps", "gradient_accumulation_steps", int),
-        ("--memory-modes", "memory_modes", str),
-        ("--seeds", "seeds", int),
-    ):
-        value = config.getoption(flag)
-        if value:
+    changes |= {
+        name: value for name in ("workload", "max_steps", "rounds") if (value := config.getoption(name)) is not None
+    }
+    if modes := config.getoption("memory_modes"):
+        changes["memory_modes"] = modes.split(",")
+    for name in ("batch_sizes", "gradient_accumulation_steps", "seeds"):
+        if value := config.getoption(name):
             try:
-                changes[field] = [parse(part) for part in value.split(",")]
+                changes[name] = [int(part) for part in value.split(",")]
             except ValueError as error:
+                flag = f"--{name.replace('_', '-')}"
                 raise pytest.UsageError(f"{flag} {value}: write whole numbers with commas between them") from error
-    for flag, field in (("--workload", "workload"), ("--max-steps", "max_steps"), ("--rounds", "rounds")):
-        if config.getoption(flag) is not None:
-            changes[field] = config.getoption(flag)
     return replace(sweep, **changes)
 
 

@@ -19,25 +19,19 @@ from typing import Any, cast
 
 from splade_bench.bench.protocol import CallRequest
 from splade_bench.measure.device import device_memory
-from splade_bench.measure.machine import machine_info
 from splade_bench.measure.rss import current_rss_bytes
 from splade_bench.worker.probes import Fields, TimePassProbes, heap_fields, live_fields, pinned_fields
-from splade_bench.worker.serving import Send, claim_standard_output, limit_process, serve, wait_for_go
+from splade_bench.worker.serving import Worker, claim_standard_output, limit_process, serve, wait_for_go
 
 _LONGEST_VALUE = 10**6
 
 
-class CallWorker:
+class CallWorker(Worker[CallRequest]):
     """Measures one call, in the way that the request names."""
-
-    def __init__(self, request: CallRequest, send: Send) -> None:
-        self.request = request
-        self.measured: Fields = {"machine": machine_info()}
-        self.phase = "import"
-        self._send = send
 
     def run(self) -> None:
         """Import, call, and send the result."""
+        self.phase = "import"
         function = load_function(self.request)
         self.phase = "call"
         passes: Mapping[str, Callable[[Callable[[], object]], Fields]] = {
@@ -49,7 +43,7 @@ class CallWorker:
         }
         call = partial(function, *self.request.arguments, **self.request.keywords)
         self.measured |= passes[self.request.measure](call)
-        self._send("result", self.measured)
+        self.send("result", self.measured)
 
     def _time_pass(self, call: Callable[[], object]) -> Fields:
         device = device_memory(_device_type())
@@ -58,7 +52,7 @@ class CallWorker:
             device.limit(self.request.memory_limit_bytes)
         probes = TimePassProbes(device, phase=(lambda: self.phase) if self.request.memory_timeline else None)
         probes.start()
-        self._send("ready", {})
+        self.send("ready", {})
         wait_for_go()
         start_s = time.perf_counter()
         try:
@@ -67,7 +61,7 @@ class CallWorker:
         finally:
             self.measured["wall_time_s"] = time.perf_counter() - start_s
             self.measured |= probes.fields()
-        self._send("done", {})
+        self.send("done", {})
         return {"value": _json_or_none(value)}
 
 
@@ -129,7 +123,7 @@ def _json_or_none(value: object) -> Any:
 def main() -> int:
     """Serve one request; the exit code is 0 if it sent a result."""
     send = claim_standard_output()
-    return serve(CallWorker(CallRequest.from_line(sys.stdin.readline()), send), send)
+    return serve(CallWorker(CallRequest.from_line(sys.stdin.readline()), send))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from splade_bench.device.heap import trim_heap
 from splade_bench.device.storages import LiveStorages
 from splade_bench.grid.cell import ARTICLE_TRAINER, OWN_TRAINER
 from splade_bench.measure.device import device_memory
-from splade_bench.measure.machine import machine_info
 from splade_bench.measure.rss import current_rss_bytes
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.planner.device_models import device_model
@@ -31,23 +30,17 @@ from splade_bench.worker.cell_builder import CellBuilder, WidestBatch
 from splade_bench.worker.flops import gemm_flops_per_s
 from splade_bench.worker.gradient_check import gradient_error
 from splade_bench.worker.probes import Fields, TimePassProbes, heap_fields, live_fields, pinned_fields
-from splade_bench.worker.serving import Send, claim_standard_output, limit_process, serve, wait_for_go
+from splade_bench.worker.serving import Worker, claim_standard_output, limit_process, serve, wait_for_go
 
 
-class CellWorker:
+class CellWorker(Worker[CellRequest]):
     """Measures one cell, in the way that the request names."""
-
-    def __init__(self, request: CellRequest, send: Send) -> None:
-        self.request = request
-        self.measured: Fields = {}
-        self.phase = "setup"
-        self._send = send
 
     def run(self) -> None:
         """Build, measure, and send the result."""
         builder = CellBuilder(self.request.cell, self.request.corpus_folder, self.request.model_folder)
         device = builder.device
-        self.measured["machine"] = machine_info() | {
+        self.measured["machine"] |= {
             "threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         }
@@ -64,7 +57,7 @@ class CellWorker:
         if self.request.measure not in ("gradient", "weights"):
             self._warm_up(builder)
         self.measured |= passes[self.request.measure](builder)
-        self._send("result", self.measured)
+        self.send("result", self.measured)
 
     def _warm_up(self, builder: CellBuilder) -> None:
         self.phase = "warm-up"
@@ -88,7 +81,7 @@ class CellWorker:
         probes.start()
         self.phase = "setup"
         trainer = builder.trainer([clock])
-        self._send("ready", {})
+        self.send("ready", {})
         wait_for_go()
         try:
             clock.start()
@@ -104,7 +97,7 @@ class CellWorker:
             "queries_seen": result.queries_seen,
             "corpus_sha256": builder.corpus.sha256 if builder.corpus else None,
         }
-        self._send("done", self.measured)
+        self.send("done", self.measured)
         self.phase = "evaluation"
         if not isinstance(trainer, Trainer):
             return {}  # a peer is compared by memory and time only
@@ -153,7 +146,7 @@ def main() -> int:
     """Serve one request; the exit code is 0 if it sent a result."""
     send = claim_standard_output()
     transformers.logging.set_verbosity_error()
-    return serve(CellWorker(CellRequest.from_line(sys.stdin.readline()), send), send)
+    return serve(CellWorker(CellRequest.from_line(sys.stdin.readline()), send))
 
 
 if __name__ == "__main__":

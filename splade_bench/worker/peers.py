@@ -12,8 +12,9 @@ Peers differ only in how they make the gradient: loss, schedule, clipping and op
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -68,22 +69,14 @@ class PeerTrainer:
         """Run to ``max_steps``, one batch an optimizer step."""
         torch.manual_seed(self.config.seed)
         self.peer.model.train()
-        losses = [self._optimizer_step(batch) for batch in self._batches()]
+        batches = chain.from_iterable(self._source.batches(epoch) for epoch in count())
+        losses = [self._optimizer_step(batch) for batch in islice(batches, self._state.max_steps)]
         return TrainResult(
             losses=losses,
             global_step=self._state.global_step,
             queries_seen=self._state.queries_seen,
             interrupted=False,
         )
-
-    def _batches(self) -> Iterator[TripleBatch]:
-        epoch = 0
-        while True:
-            for batch in self._source.batches(epoch):
-                if self._state.global_step == self._state.max_steps:
-                    return
-                yield batch
-            epoch += 1
 
     def _optimizer_step(self, batch: TripleBatch) -> float:
         self._on_phase("forward")

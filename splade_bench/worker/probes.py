@@ -31,7 +31,7 @@ class TimePassProbes:
         self._sampler = MemorySampler(phase=phase) if phase else None
         self._peak_rss = PeakRss()
         self._sampling = ExitStack()
-        self._usage: Usage | None = None
+        self._usage: Fields = {}
 
     def start(self) -> None:
         """Note the runtime memory, before anything exists that counts."""
@@ -45,13 +45,13 @@ class TimePassProbes:
         self._before = Usage.now()
 
     def __exit__(self, *_: object) -> None:
-        self._usage = Usage.now().since(self._before)
+        self._usage = asdict(Usage.now().since(self._before))
         self._sampling.close()
 
     def fields(self) -> Fields:
         """The measured fields, also if the block ended early."""
         peak_rss, device_peak = self._peak_rss.read(), self._device.read()
-        fields = (asdict(self._usage) if self._usage else {}) | {
+        fields = self._usage | {
             "baseline_rss_bytes": peak_rss.start_bytes,
             "peak_rss_bytes": peak_rss.peak_bytes,
             "peak_rss_source": peak_rss.source,

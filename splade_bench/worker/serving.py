@@ -9,31 +9,37 @@ import sys
 import traceback
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Generic, TypeVar
 
-from splade_bench.bench.protocol import Event, EventName
+from splade_bench.bench.protocol import CallRequest, CellRequest, Event, EventName
 from splade_bench.device import heap
 from splade_bench.device.out_of_memory import failed_allocation_bytes, is_out_of_memory
 from splade_bench.errors import NotFiniteError, error_line
 from splade_bench.measure.limits import limit_rss, renew_limit
+from splade_bench.measure.machine import machine_info
 from splade_bench.results.records import Status
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Send = Callable[[EventName, dict[str, Any]], None]
+AnyRequest = TypeVar("AnyRequest", CallRequest, CellRequest)
 
 
-class Served(Protocol):
+class Worker(Generic[AnyRequest]):
     """A worker. If it ends early, in ``phase``, ``measured`` has the fields that are known by then."""
 
-    measured: dict[str, Any]
-    phase: str
+    def __init__(self, request: AnyRequest, send: Send) -> None:
+        self.request = request
+        self.send = send
+        self.measured: dict[str, Any] = {"machine": machine_info()}
+        self.phase = "setup"
 
     def run(self) -> None:
         """Measure what the request asks for and send the result."""
+        raise NotImplementedError
 
 
-def serve(worker: Served, send: Send) -> int:
+def serve(worker: Worker[AnyRequest]) -> int:
     """Run a worker; the exit code is 0 if it sent a result."""
     try:
         worker.run()
@@ -45,7 +51,7 @@ def serve(worker: Served, send: Send) -> int:
             failure["failed_allocation_bytes"] = failed_allocation_bytes(error)
         elif status == "error":
             traceback.print_exc()
-        send("failed", worker.measured | failure)
+        worker.send("failed", worker.measured | failure)
         return 1
     return 0
 
