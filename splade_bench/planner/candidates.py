@@ -42,7 +42,7 @@ def _technique(name: str, *, added: bool = True) -> Change:
     return Change(name=f"without {name}", memory=technique.settings_off, exact=technique.exact)
 
 
-CHANGES: Sequence[Change] = (
+SETTINGS_TO_TRY: Sequence[Change] = (
     _technique("selective-recomputation", added=False),
     _technique("activation-checkpointing"),
     _technique("optimizer-states-disk"),
@@ -56,7 +56,7 @@ _START: Mapping[str, Any] = MappingProxyType(
 )
 MINI_BATCHES = "mini_batch_tokens"
 # The fields in which a candidate can differ from the configuration asked for, apart from the size of the batch.
-SEARCHED_FIELDS = frozenset({MINI_BATCHES}).union(*(change.fields for change in CHANGES))
+SEARCHED_FIELDS = frozenset({MINI_BATCHES}).union(*(change.fields for change in SETTINGS_TO_TRY))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Candidates:
         self._allow_inexact = allow_inexact
         self.changes = [
             change
-            for change in CHANGES
+            for change in SETTINGS_TO_TRY
             if not change.fields & set(given)
             and (change.exact or allow_inexact)
             and device in change.devices

@@ -11,7 +11,7 @@ import pytest
 
 from splade_bench.config import MemoryConfig, TrainConfig, memory_mode
 from splade_bench.errors import ConfigError
-from splade_bench.planner.candidates import CHANGES, SEARCHED_FIELDS, Candidate, Candidates, Change
+from splade_bench.planner.candidates import SEARCHED_FIELDS, SETTINGS_TO_TRY, Candidate, Candidates, Change
 from splade_bench.planner.fit import Fit, Trial, fit
 from splade_bench.planner.plan import MemoryPlan
 
@@ -198,13 +198,13 @@ def test_changes_that_set_the_same_field_are_not_combined() -> None:
 
 
 def test_the_changes_set_fields_that_exist() -> None:
-    for change in CHANGES:
+    for change in SETTINGS_TO_TRY:
         assert set(change.memory) <= set(MemoryConfig.__dataclass_fields__)
         assert set(change.run) <= set(TrainConfig.__dataclass_fields__)
     assert "mini_batch_tokens" in SEARCHED_FIELDS
 
 
-@pytest.mark.parametrize("change", [change for change in CHANGES if change.memory], ids=lambda change: change.name)
+@pytest.mark.parametrize("change", [one for one in SETTINGS_TO_TRY if one.memory], ids=lambda change: change.name)
 def test_a_memory_mode_takes_the_name_of_a_change(change: Change) -> None:
     left_out = change.name.startswith("without ")
     mode = "memory-efficient-" + change.name.replace(" ", "-") if left_out else f"memory-efficient+{change.name}"
