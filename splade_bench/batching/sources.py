@@ -62,30 +62,31 @@ class TripleBatches:
         return -(-len(self.triples) // self.config.batch_size)
 
     def batches(self, epoch: int) -> Iterator[TripleBatch]:
-        rng = random.Random(f"{self.config.seed}/{epoch}")
-        order = list(range(len(self.triples)))
+        config, memory = self.config, self.config.memory
+        rng = random.Random(f"{config.seed}/{epoch}")
+        order = list(self.triples)
         rng.shuffle(order)
-        for start in range(0, len(order), self.config.batch_size):
-            triples = [self.triples[row] for row in order[start : start + self.config.batch_size]]
-            negatives = [self._draw(triple.negatives, rng) for triple in triples]
-            groups = [[triple.positive for triple in triples], *map(list, zip(*negatives, strict=True))]
-            queries = self._tokenize([triple.query for triple in triples])
-            yield TripleBatch(queries, tuple(self._tokenize(group) for group in groups))
+        for start in range(0, len(order), config.batch_size):
+            rows = [
+                (triple.query, triple.positive, *_draw(triple.negatives, config.negatives_per_query, rng))
+                for triple in order[start : start + config.batch_size]
+            ]
+            queries, *documents = (
+                tokenize(
+                    self.tokenizer,
+                    texts,
+                    max_length=config.max_length,
+                    padding=memory.padding,
+                    pad_to_multiple_of=memory.pad_to_multiple_of,
+                )
+                for texts in zip(*rows, strict=True)
+            )
+            yield TripleBatch(queries, tuple(documents))
 
-    def _draw(self, negatives: Sequence[str], rng: random.Random) -> list[str]:
-        # A query with too few negatives repeats some: each query has K, so that the batch is rectangular.
-        count = self.config.negatives_per_query
-        return rng.sample(negatives, count) if len(negatives) >= count else rng.choices(negatives, k=count)
 
-    def _tokenize(self, texts: Sequence[str]) -> TextBatch:
-        memory = self.config.memory
-        return tokenize(
-            self.tokenizer,
-            texts,
-            max_length=self.config.max_length,
-            padding=memory.padding,
-            pad_to_multiple_of=memory.pad_to_multiple_of,
-        )
+def _draw(negatives: Sequence[str], count: int, rng: random.Random) -> list[str]:
+    """``count`` different negatives; if there are fewer, some repeat, so that all queries have as many."""
+    return rng.sample(negatives, count) if len(negatives) >= count else rng.choices(negatives, k=count)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

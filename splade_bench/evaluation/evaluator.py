@@ -37,7 +37,8 @@ def evaluate(
     figures = evaluate_run(_full_ranking(queries, documents), dataset.qrels)
     if dataset.candidates:
         candidate_run = _candidate_ranking(queries, documents, dataset.candidates)
-        candidate_figures = evaluate_run(candidate_run, {name: dataset.qrels[name] for name in candidate_run})
+        judged = {query_id: qrels for query_id, qrels in dataset.qrels.items() if query_id in candidate_run}
+        candidate_figures = evaluate_run(candidate_run, judged)
         figures |= {f"candidate_{name}": value for name, value in candidate_figures.items()}
     return figures | {
         "query_active_dims": queries.reps.active_dims().double().mean().item(),

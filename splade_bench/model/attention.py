@@ -56,7 +56,7 @@ class _StreamingAttention(torch.autograd.Function):
         addend = _addend(mask, query)
         with torch.autocast(query.device.type, enabled=False):
             for part in _parts(query, key):
-                part_query, part_key, part_value = _widened(part, query, key, value)
+                part_query, part_key, part_value = _wide_parts(part, query, key, value)
                 probabilities = _probabilities(part_query, part_key, None if addend is None else addend[part], scale)
                 keep = keep_mask(probabilities.shape, dropout, query.device)
                 attended[part] = probabilities.mul_(keep).mul_(keep_scale(dropout)) @ part_value
@@ -72,7 +72,7 @@ class _StreamingAttention(torch.autograd.Function):
         addend = _addend(mask, query)
         with restored_rng(ctx.rng), torch.autocast(query.device.type, enabled=False):
             for part in _parts(query, key):
-                part_query, part_key, part_value, part_grad = _widened(part, query, key, value, grad)
+                part_query, part_key, part_value, part_grad = _wide_parts(part, query, key, value, grad)
                 part_addend = None if addend is None else addend[part]
                 probabilities = _probabilities(part_query, part_key, part_addend, ctx.scale)
                 keep = keep_mask(probabilities.shape, ctx.dropout, query.device)
@@ -86,10 +86,9 @@ class _StreamingAttention(torch.autograd.Function):
         return grad_query, grad_key, grad_value, None, None, None
 
 
-def _widened(part: tuple[slice, slice], *tensors: Tensor) -> Iterator[Tensor]:
+def _wide_parts(part: tuple[slice, slice], *tensors: Tensor) -> list[Tensor]:
     """The part of each tensor, at least in float32, as torch's own attention sums."""
-    for tensor in tensors:
-        yield tensor[part].to(wide_dtype(tensor.dtype))
+    return [tensor[part].to(wide_dtype(tensor.dtype)) for tensor in tensors]
 
 
 def _addend(mask: Tensor | None, query: Tensor) -> Tensor | None:

@@ -110,23 +110,19 @@ class _Linear(torch.autograd.Function):
         grad_weight = grad_bias = None
         if ctx.parameters:
             weight_leaf, bias_leaf = ctx.parameters
-            _add_linear_gradients(weight_leaf, bias_leaf, flat_grad, flat_inputs)
+            total = existing_grad(weight_leaf)
+            if grad.dtype == total.dtype:
+                total.addmm_(flat_grad.t(), flat_inputs)
+            else:
+                total.add_(flat_grad.t() @ flat_inputs)
+            if bias_leaf is not None:
+                existing_grad(bias_leaf).add_(flat_grad.sum(0))
         else:
             grad_weight = (flat_grad.t() @ flat_inputs).to(weight.dtype) if needs_weight else None
             grad_bias = flat_grad.sum(0).to(weight.dtype) if needs_bias else None
         del inputs, flat_inputs  # free a recomputed tensor before the next one of its size is made
         grad_inputs = (grad @ weight.to(grad.dtype)).to(ctx.input_dtype) if needs_input else None
         return grad_inputs, grad_weight, grad_bias, None, None, *(None for _ in kept)
-
-
-def _add_linear_gradients(weight: Tensor, bias: Tensor | None, grad: Tensor, inputs: Tensor) -> None:
-    total = existing_grad(weight)
-    if grad.dtype == total.dtype:
-        total.addmm_(grad.t(), inputs)
-    else:
-        total.add_(grad.t() @ inputs)
-    if bias is not None:
-        existing_grad(bias).add_(grad.sum(0))
 
 
 class _Embedding(torch.autograd.Function):

@@ -29,8 +29,8 @@ from splade_bench.model.rng import RngState, capture_rng, restored_rng
 from splade_bench.training.losses import LossTerms, SpladeLoss
 from splade_bench.training.step import StepContext
 
-# The default mini-batch has as many tokens as keep about 48 MiB for backward: a layer keeps about 11 tensors
-# [tokens, hidden size] of 4 bytes per element.
+# The default mini-batch has as many tokens as keep about 48 MiB for backward: few for a large model, the whole batch
+# for a small one. A layer keeps about 11 tensors [tokens, hidden size] of 4 bytes per element.
 _KEPT_BYTES = 48 * 2**20
 _KEPT_BYTES_PER_BODY_ELEMENT = 11 * 4
 # With fewer tokens, products would be too small to run at full speed.
@@ -53,10 +53,11 @@ def gradcache_step(encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss,
     where the head keeps its winners); the vectors of one mini-batch again.
     """
     memory = encoder.memory
+    default_tokens = max(_MIN_TOKENS, _KEPT_BYTES // (_KEPT_BYTES_PER_BODY_ELEMENT * encoder.body_size))
     context.on_phase("forward")
     *earlier, last = cut_into_mini_batches(
         batch.groups,
-        max_tokens=memory.mini_batch_tokens or _default_tokens(encoder),
+        max_tokens=memory.mini_batch_tokens or default_tokens,
         max_texts=memory.mini_batch_size,
         pad_to_multiple_of=memory.pad_to_multiple_of,
     )
@@ -75,11 +76,6 @@ def gradcache_step(encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss,
     for entry in once_in_plan(_pop_all(cached), key=lambda entry: entry.mini_batch.texts.input_ids.shape):
         _second_pass(encoder, entry, reps, grad_reps, context)
     return terms.detach()
-
-
-def _default_tokens(encoder: SpladeEncoder) -> int:
-    """Few tokens for a large model, the whole batch for a small one."""
-    return max(_MIN_TOKENS, _KEPT_BYTES // (_KEPT_BYTES_PER_BODY_ELEMENT * encoder.body_size))
 
 
 def _first_passes(

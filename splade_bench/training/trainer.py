@@ -116,7 +116,11 @@ class Trainer:
         self.config = config
         self.observers = tuple(observers)
         if isinstance(training_data, Sequence):
-            _require_usable(training_data, encoder, config)
+            if not training_data:
+                raise ConfigError("there are no triples to train on")
+            if config.negatives_per_query and not all(triple.negatives for triple in training_data):
+                raise ConfigError("--negatives-per-query: some queries have no negatives; add some, or set it to 0")
+            encoder.require_positions(config.max_length)
             training_data = TripleBatches.for_config(training_data, encoder.tokenizer, config, encoder.device)
         self.source = training_data
         self.loss = SpladeLoss(config)
@@ -253,11 +257,3 @@ class Trainer:
         if self.loss_scale.adapts:
             advice = "float16 has no larger numbers: try --mixed-precision bf16 or no"
         raise NotFiniteError(f"optimizer step {self.state.global_step + 1}: the {name} is {value}; {advice}")
-
-
-def _require_usable(triples: Sequence[Triple], encoder: SpladeEncoder, config: TrainConfig) -> None:
-    if not triples:
-        raise ConfigError("there are no triples to train on")
-    if config.negatives_per_query and not all(triple.negatives for triple in triples):
-        raise ConfigError("--negatives-per-query: some queries have no negatives; give each one, or set it to 0")
-    encoder.require_positions(config.max_length)
