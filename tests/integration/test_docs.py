@@ -42,7 +42,7 @@ _INLINE = re.compile(r"`([^`]+)`")
 _LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
 _FLAG = re.compile(r"--[a-z][a-z-]*[a-z]")
 _PATH = re.compile(r"(?:[\w.-]+/)*[\w.-]+(?:\.(?:py|toml|md|log|jsonl|yml)|/)")
-_NAME = re.compile(r"[A-Za-z]\w*")
+_NAME = re.compile(r"[A-Za-z_]\w*")
 _STARTS = ("splade-bench", "pytest")
 # What ends a command in a shell.
 _ENDS = frozenset({"|", "&&", ";", ">", ">>"})
@@ -305,11 +305,9 @@ def test_the_import_order_is_the_one_that_the_linter_checks() -> None:
     assert layers == [{name.strip() for name in layer.split("|")} for layer in import_contract("layers")["layers"]]
     for names, torch in rows:
         packages = [name.strip("` ") for name in names.split("·")]
-        answers = [answer.strip() for answer in torch.split("·")]
-        assert len(answers) in (1, len(packages))
-        for number, package in enumerate(packages):
-            answer = answers[number] if len(answers) > 1 else answers[0]
-            assert answer == ("no" if package in without_torch else "yes"), package
+        answer = {package: "no" if package in without_torch else "yes" for package in packages}
+        each = " · ".join(f"`{package}` {answer[package]}" for package in packages)
+        assert torch == (each if len(set(answer.values())) > 1 else answer[packages[0]]), names
 
 
 def test_each_part_of_the_package_has_a_place_in_the_architecture() -> None:
@@ -328,13 +326,21 @@ def test_every_path_of_the_package_in_the_prose_exists(document: Path) -> None:
     assert not [path for path in paths if path_of(path) is None]
 
 
+def answers() -> Mapping[str, str]:
+    """What ARCHITECTURE.md says of where to add each thing: its sections, and the rows of the table after them."""
+    text = ARCHITECTURE.read_text(encoding="utf-8").partition("## Where do I add …\n")[2]
+    *sections, (heading, _) = re.findall(r"^### (.+)\n((?:(?!###).*\n)*)", text, re.MULTILINE)
+    assert heading == "Smaller things"
+    return {**dict(sections), **{topic: answer for topic, answer in table_rows(ARCHITECTURE, f"### {heading}")}}
+
+
 def test_every_name_in_the_answers_is_in_a_module_of_the_same_answer() -> None:
-    for topic, answer in table_rows(ARCHITECTURE, "## Where do I add …"):
+    for topic, answer in answers().items():
         inline = _INLINE.findall(answer)
         paths = [path for code in inline if code.endswith(".py") and (path := path_of(code))]
         known = set().union(*(names_in(path) for path in paths if PACKAGE in path.parents))
         assert {code for code in inline if _NAME.fullmatch(code)} <= known, topic
-        assert paths or "cli/" in inline, topic
+        assert paths, topic
 
 
 def names_in(path: Path) -> Set[str]:
@@ -345,10 +351,6 @@ def names_in(path: Path) -> Set[str]:
 
 
 def test_a_newcomer_finds_where_to_add_what() -> None:
-    topics = {
-        topic
-        for cell, _ in table_rows(ARCHITECTURE, "## Where do I add …")
-        for topic in re.findall(r"\*\*(.+?)\*\*", cell)
-    }
+    topics = {re.sub(r"^an? |\*\*", "", topic).replace("**", "") for topic in answers()}
 
     assert topics >= {"figure", "technique", "loss", "page", "device", "output format", "signal", "model"}
