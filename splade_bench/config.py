@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
@@ -21,18 +22,15 @@ def option(field_name: str) -> str:
     return "--" + field_name.replace("_", "-")
 
 
-def _require_at_least(bound: float, record: object, *names: str) -> None:
+def _require(record: object, *names: str, at_least: float, at_most: float = math.inf) -> None:
     for name in names:
         value = getattr(record, name)
-        if value is not None and not value >= bound:  # written so that NaN fails
-            raise ConfigError(f"{option(name)} {value}: must be at least {bound}")
-
-
-def _require_at_most(bound: float, record: object, *names: str) -> None:
-    for name in names:
-        value = getattr(record, name)
-        if value is not None and not value <= bound:
-            raise ConfigError(f"{option(name)} {value}: must be at most {bound}")
+        if value is None:
+            continue
+        if not value >= at_least:  # written so that NaN fails
+            raise ConfigError(f"{option(name)} {value}: must be at least {at_least}")
+        if value > at_most:
+            raise ConfigError(f"{option(name)} {value}: must be at most {at_most}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,9 +105,9 @@ class MemoryConfig:
     """Linux: tensors of at least this size go back to the system when they are freed. None: glibc decides."""
 
     def __post_init__(self) -> None:
-        _require_at_least(1, self, "pad_to_multiple_of", "mini_batch_tokens", "mini_batch_size", "mmap_threshold_bytes")
-        _require_at_least(0, self, "garbage_collection_interval", "empty_cache_interval")
-        _require_at_most(_MAX_C_INT, self, "mmap_threshold_bytes")
+        _require(self, "pad_to_multiple_of", "mini_batch_tokens", "mini_batch_size", at_least=1)
+        _require(self, "garbage_collection_interval", "empty_cache_interval", at_least=0)
+        _require(self, "mmap_threshold_bytes", at_least=1, at_most=_MAX_C_INT)
 
 
 _STANDARD = MemoryConfig(
@@ -169,20 +167,33 @@ _TECHNIQUES = (
     Technique("streaming-head", {"head": "streaming"}, "Compute the head tile by tile, without logits [B, L, V]."),
     Technique("dynamic-padding", {"padding": "longest"}, "Pad each group of texts to its own longest text."),
     Technique("length-buckets", {"pad_to_multiple_of": 16}, "Round widths up to a multiple of 16."),
-    Technique("gradient-caching", {"gradient_caching": True}, "Mini-batches, with the gradient of the whole batch."),
+    Technique("gradient-caching", {"gradient_caching": True}, "Mini-batches with the gradient of the whole batch."),
     Technique("smallest-mini-batches", {"mini_batch_tokens": 1}, "One text per mini-batch."),
     Technique("activation-checkpointing", {"activation_checkpointing": True}, "Compute each layer again in backward."),
-    Technique("selective-recomputation", {"selective_recomputation": True}, "GELU and LayerNorm again in backward."),
+    Technique(
+        "selective-recomputation", {"selective_recomputation": True}, "Compute GELU and LayerNorm again in backward."
+    ),
     Technique("in-place-gradients", {"in_place_gradients": True}, "Sum weight gradients without a temporary tensor."),
-    Technique("compact-dropout", {"compact_dropout": True}, "CPU: dropout from 16 bits, one byte kept per element."),
-    Technique("streaming-attention", {"streaming_attention": True}, "CPU, MPS: attention a few heads at a time."),
-    Technique("no-attention-dropout", {"attention_dropout": False}, "No dropout on attention.", exact=False),
+    Technique("compact-dropout", {"compact_dropout": True}, "CPU: dropout from 16 bits, one byte per element."),
+    Technique(
+        "streaming-attention",
+        {"streaming_attention": True},
+        "CPU and MPS: attention for a few heads at a time.",
+    ),
+    Technique(
+        "no-attention-dropout", {"attention_dropout": False}, "No dropout on attention probabilities.", exact=False
+    ),
     Technique("fused-optimizer", {"fused_optimizer": True}, "AdamW without temporary copies of the parameters."),
-    Technique("optimizer-states-bfloat16", {"optimizer_states": "bfloat16"}, "Moments in bfloat16.", exact=False),
+    Technique(
+        "optimizer-states-bfloat16",
+        {"optimizer_states": "bfloat16"},
+        "AdamW's moments in bfloat16.",
+        exact=False,
+    ),
     Technique("optimizer-states-disk", {"optimizer_states": "disk"}, "AdamW's moments in a file."),
     Technique("garbage-collection", {"garbage_collection_interval": 5}, "Call gc.collect() every five batches."),
     Technique("heap-trimming", {"trim_heap": True}, "Linux: return free heap pages between mini-batches."),
-    Technique("mmap-threshold", {"mmap_threshold_bytes": 4 * 2**20}, "Linux: return tensors from 4 MiB when freed."),
+    Technique("mmap-threshold", {"mmap_threshold_bytes": 4 * 2**20}, "Linux: return freed tensors of 4 MiB and more."),
 )
 MEMORY_TECHNIQUES: Mapping[str, Technique] = MappingProxyType({technique.name: technique for technique in _TECHNIQUES})
 
@@ -273,13 +284,12 @@ class TrainConfig:
     """How each batch is computed."""
 
     def __post_init__(self) -> None:
-        _require_at_least(1, self, "batch_size", "gradient_accumulation_steps", "epochs", "max_steps")
-        _require_at_least(MIN_MAX_LENGTH, self, "max_length")
-        _require_at_least(0, self, "negatives_per_query", "weight_decay", "max_grad_norm", "margin", "seed")
-        _require_at_least(0, self, "query_regularizer_weight", "document_regularizer_weight")
-        _require_at_least(0, self, "warmup_ratio", "regularizer_warmup_ratio")
-        _require_at_most(1, self, "warmup_ratio", "regularizer_warmup_ratio")
-        _require_at_most(MAX_SEED, self, "seed")
+        _require(self, "batch_size", "gradient_accumulation_steps", "epochs", "max_steps", at_least=1)
+        _require(self, "max_length", at_least=MIN_MAX_LENGTH)
+        _require(self, "negatives_per_query", "weight_decay", "max_grad_norm", "margin", at_least=0)
+        _require(self, "query_regularizer_weight", "document_regularizer_weight", at_least=0)
+        _require(self, "warmup_ratio", "regularizer_warmup_ratio", at_least=0, at_most=1)
+        _require(self, "seed", at_least=0, at_most=MAX_SEED)
         if not self.learning_rate > 0:  # written so that NaN fails
             raise ConfigError(f"--learning-rate {self.learning_rate}: must be above 0")
         if self.loss == "margin" and self.negatives_per_query == 0:

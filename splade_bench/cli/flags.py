@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
+import tyro
 
 from splade_bench.cli.arguments import given_flags, parse, to_flags
 from splade_bench.config import (
     DEFAULT_MEMORY_MODE,
+    MEMORY_MODES,
+    MEMORY_TECHNIQUES,
     MODEL_PRESETS,
     DeviceName,
     MemoryConfig,
@@ -28,6 +31,15 @@ from splade_bench.planner.candidates import SEARCHED_FIELDS
 # development split of the embedded corpus.
 PRESET_DEFAULTS: Mapping[str, Any] = {"max_length": 64, "batch_size": 32, "learning_rate": 5e-4}
 _DEFAULT_MODEL = "tiny"
+_MEMORY_MODE_HELP = "\n".join(
+    (
+        f"{', '.join(MEMORY_MODES)}, or one of them as MODE+TECHNIQUE or MODE-without-TECHNIQUE. The techniques:",
+        *(
+            f"{name}: {technique.summary}" + ("" if technique.exact else " Inexact.")
+            for name, technique in MEMORY_TECHNIQUES.items()
+        ),
+    )
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,8 +50,7 @@ class Placement:
     """auto: mps, else cuda, else cpu. A missing device is replaced by the best available one, with a warning."""
     force_device: bool = False
     """Make a missing --device an error."""
-    memory_mode: str = DEFAULT_MEMORY_MODE
-    """standard, article, memory-efficient or minimal-memory, also as MODE+TECHNIQUE or MODE-without-TECHNIQUE."""
+    memory_mode: Annotated[str, tyro.conf.arg(help=_MEMORY_MODE_HELP)] = DEFAULT_MEMORY_MODE
     memory_efficient: bool = False
     """Select the default, --memory-mode memory-efficient. The article's command lines have this flag."""
 

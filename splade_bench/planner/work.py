@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from splade_bench.device.planned import PlannedWork
 
@@ -140,15 +141,9 @@ def _tasks(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result
     if kind := _KINDS.get(packet):
         directions = 2 if kind == "rows" else 1  # rows are read and written
         return [(kind, directions * max((_bytes(tensor) for tensor in written), default=0))]
-    read = [tensor for arg in (*args, *kwargs.values()) for tensor in _tensors(arg)]
+    read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     rewritten = read if operator in _FUSED else ()
     return [("elementwise", sum(_bytes(tensor) for tensor in (*read, *written, *rewritten)))]
-
-
-def _tensors(arg: Any) -> Sequence[Tensor]:
-    if isinstance(arg, Tensor):
-        return [arg]
-    return [one for one in arg if isinstance(one, Tensor)] if isinstance(arg, list | tuple) else ()
 
 
 def _bytes(tensor: Tensor) -> int:
