@@ -67,8 +67,8 @@ def measure_heap(call: Callable[[], object]) -> HeapPeak | None:
             peak_bytes = int(reader.metadata.peak_memory)
             top_sites = _top_sites(reader.get_high_watermark_allocation_records(merge_threads=True))
             freeing = {memray.AllocatorType.FREE, memray.AllocatorType.MUNMAP, memray.AllocatorType.PYMALLOC_FREE}
-            made = [record.size for record in reader.get_allocation_records() if record.allocator not in freeing]
-    return HeapPeak(peak_bytes=peak_bytes, allocations=len(made), allocated_bytes=sum(made), top_sites=top_sites)
+            sizes = [record.size for record in reader.get_allocation_records() if record.allocator not in freeing]
+    return HeapPeak(peak_bytes=peak_bytes, allocations=len(sizes), allocated_bytes=sum(sizes), top_sites=top_sites)
 
 
 def _top_sites(records: Any) -> list[AllocationSite]:

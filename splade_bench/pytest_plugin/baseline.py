@@ -1,4 +1,4 @@
-"""The baseline of :mod:`splade_bench.pytest_plugin`: read before anything runs, held against everything at the end."""
+"""The baseline of :mod:`splade_bench.pytest_plugin`: read before anything runs, compared or updated at the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from splade_bench.results.records import Result
 
 
 def require_baseline(options: MemoryOptions) -> None:
-    """Refuse a baseline that is missing, bad, or of which nothing can be compared here.
+    """Refuse a baseline that is missing, damaged, or not comparable with anything measured here.
 
     Raises:
         pytest.UsageError: it names the file and what is wrong.
@@ -33,9 +33,9 @@ def require_baseline(options: MemoryOptions) -> None:
 
 
 def judge(measuring: MeasuringSession | None, options: MemoryOptions, *, ended_well: bool) -> tuple[list[str], bool]:
-    """What to say of the baseline, and whether the run fails for it.
+    """Compare all results of the run with the baseline, or write them to it: lines to show, and whether the run fails.
 
-    Everything that was measured, or passed over because it is known, is held against the baseline or written to it.
+    Results that ``--resume`` took from the file count too.
     """
     try:
         current = gated_cells(newest_sessions([*measuring.reused, *measuring.finished] if measuring else []))
@@ -53,10 +53,8 @@ def _update(current: Mapping[str, GatedCell], path: Path | None, *, ended_well: 
         return ["not written: the run did not end well"], True
     before = read_baseline(path) if path.exists() else {}
     write_baseline(path, current)
-    return [
-        f"written to {path}",
-        *(f"no longer in it: {one_line(name)}" for name in before if name not in current),
-    ], False
+    removed = [f"no longer in it: {one_line(name)}" for name in before if name not in current]
+    return [f"written to {path}", *removed], False
 
 
 def _baseline_and_rules(options: MemoryOptions) -> tuple[Mapping[str, GatedCell], Sequence[Rule]]:

@@ -106,6 +106,16 @@ def test_a_call_is_recorded_with_its_session_and_test(tmp_path: Path) -> None:
     assert result.session != make_session(tmp_path).measure_call("a call", call_request(touch_block, 1)).session
 
 
+def test_a_head_is_measured_by_an_ordinary_call(tmp_path: Path) -> None:
+    result = make_session(tmp_path).measure_head("streaming", hidden_size=16, active_share=0.1)
+
+    assert read_results([tmp_path / "results.jsonl"]) == [result]
+    assert (result.head, result.hidden_size, len(result.times_s)) == ("streaming", 16, 9)
+    assert result.active_share == pytest.approx(0.1, abs=0.002)
+    assert result.extra_bytes > 0
+    assert result.machine["threads"] and result.machine["device"] == "cpu"
+
+
 def once_then_twice(folder: str) -> None:
     """Fails in its second call only: the first is the time pass, the second the heap pass, the third the pinned one."""
     calls = Path(folder, "calls")

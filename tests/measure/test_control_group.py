@@ -85,7 +85,7 @@ def test_the_first_version_limits_memory_and_swap_together(
 
 
 @pytest.mark.parametrize("own_limit", ["max", "8589934592"])
-def test_the_second_version_makes_a_group_beside_its_own_where_that_escapes_no_limit(
+def test_the_second_version_makes_a_group_next_to_its_own_if_that_escapes_no_limit(
     own_limit: str, proc: Callable[[str], Path], tmp_path: Path, kernel_fills: Callable[..., None]
 ) -> None:
     folder = proc(SECOND)
@@ -118,7 +118,7 @@ def test_names_of_folders_need_not_be_text(proc: Callable[[str], Path], tmp_path
     assert group.folder == tmp_path / "first/7/splade-bench-99"
 
 
-def test_a_process_knows_the_group_that_was_made_for_it(proc: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_process_finds_the_group_that_was_made_for_it(proc: Callable[[str], Path], tmp_path: Path) -> None:
     folder = proc("4:memory:/jobs/7/splade-bench-99\n0::/\n")
 
     group = ControlGroup.own(folder)
@@ -128,7 +128,7 @@ def test_a_process_knows_the_group_that_was_made_for_it(proc: Callable[[str], Pa
 
 
 @pytest.mark.parametrize("memberships", [FIRST, SECOND, "4:memory:/elsewhere\n", ""])
-def test_where_none_may_be_made_there_is_none(memberships: str, proc: Callable[[str], Path], tmp_path: Path) -> None:
+def test_without_a_writable_group_none_is_made(memberships: str, proc: Callable[[str], Path], tmp_path: Path) -> None:
     assert ControlGroup.create(1234, proc(memberships)) is None  # no folder of a group exists
     assert ControlGroup.own(tmp_path / "proc") is None
     assert ControlGroup.create(1234, tmp_path / "nowhere") is None
@@ -146,7 +146,7 @@ def test_groups_of_launchers_that_were_killed_are_removed(proc: Callable[[str], 
     assert [path.name for path in own.glob("splade-bench-?0")] == ["splade-bench-80"]
 
 
-def test_the_tightest_group_around_a_process_is_its_limit(proc: Callable[[str], Path], tmp_path: Path) -> None:
+def test_the_smallest_limit_of_the_groups_of_a_process_counts(proc: Callable[[str], Path], tmp_path: Path) -> None:
     folder = proc(SECOND)
     own = tmp_path / "second/user.slice/terminal.scope"
     own.mkdir(parents=True)
@@ -175,7 +175,7 @@ def test_the_first_version_writes_a_large_number_for_no_limit(proc: Callable[[st
     assert container_limit_bytes(tmp_path / "nowhere") is None
 
 
-def test_kills_are_those_of_the_own_group_where_it_counts_them(proc: Callable[[str], Path], tmp_path: Path) -> None:
+def test_kills_are_those_of_the_own_group_if_it_counts_them(proc: Callable[[str], Path], tmp_path: Path) -> None:
     folder = proc(FIRST)
     assert visible_oom_kills(folder) == 0, "nobody counts"
 
@@ -194,7 +194,7 @@ def test_a_file_without_the_counter_has_no_count(tmp_path: Path) -> None:
     assert oom_kills(tmp_path / "vmstat") is None
 
 
-def test_the_kernel_ends_what_takes_more_than_its_group_may() -> None:
+def test_the_kernel_kills_a_process_above_the_limit_of_its_group() -> None:
     worker = subprocess.Popen([sys.executable, "-c", SHARES_MEMORY], stdin=subprocess.PIPE, text=True)
     group = ControlGroup.create(worker.pid)
     try:

@@ -118,7 +118,7 @@ def test_a_processor_has_no_device_memory() -> None:
     assert memory.read() == DevicePeak(source=None, allocated_bytes=None, reserved_bytes=None)
 
 
-def test_a_device_that_nobody_can_measure_is_refused() -> None:
+def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(ConfigError, match="--device xpu"):
         device_memory("xpu")
 

@@ -1,3 +1,5 @@
+"""memray's peak of a known tensor, with the line that allocated it."""
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,4 @@
-"""A limit counts what the process has already, and ends in an error that can be caught."""
+"""A limit includes the memory that the process already has, and ends in an error that can be caught."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ print(json.dumps(outcome))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts private memory on Linux only")
 @pytest.mark.parametrize("room_mib", [64, 512])
-def test_what_fits_below_the_limit_is_allocated_and_what_does_not_fails(room_mib: int) -> None:
+def test_only_allocations_above_the_limit_fail(room_mib: int) -> None:
     finished = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(room_mib * MIB)], check=True, capture_output=True, text=True
     )
@@ -43,7 +43,7 @@ def test_what_fits_below_the_limit_is_allocated_and_what_does_not_fails(room_mib
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts private memory on Linux only")
-def test_a_limit_that_is_there_already_is_not_raised() -> None:
+def test_an_existing_limit_is_not_raised() -> None:
     command = ["bash", "-c", 'ulimit -d 2000000 && exec "$@"', "bash", sys.executable, "-c", SCRIPT]
     roomier = subprocess.run([*command, str(4096 * MIB)], check=True, capture_output=True, text=True)
     tighter = subprocess.run([*command, str(64 * MIB)], check=True, capture_output=True, text=True)
@@ -79,12 +79,12 @@ print(json.dumps(outcome))
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="trimming is glibc's")
-def test_what_trimming_gave_back_is_there_again() -> None:
+def test_trimmed_memory_can_be_allocated_again() -> None:
     finished = subprocess.run([sys.executable, "-c", TRIMMED], check=True, capture_output=True, text=True)
 
     assert json.loads(finished.stdout) == {"80": "ok", "128": "MemoryError"}
 
 
-def test_a_limit_below_what_the_process_has_is_refused_with_the_floor() -> None:
+def test_a_limit_below_the_memory_of_the_process_is_refused_with_the_floor() -> None:
     with pytest.raises(ConfigError, match=r"--memory-limit 1 MiB: imports and warm-up alone take \d+ MiB here"):
         limit_rss(MIB)

@@ -1,3 +1,5 @@
+"""Processor time, page faults and swap of a part of a run."""
+
 from __future__ import annotations
 
 import sys
@@ -28,7 +30,7 @@ def test_a_process_that_fits_swaps_nothing() -> None:
     assert used.major_faults >= 0
 
 
-def test_what_a_system_does_not_say_stays_unknown() -> None:
+def test_a_total_that_the_system_does_not_report_has_no_difference() -> None:
     unknown = Usage(cpu_time_s=1.0, major_faults=None, swapped_bytes=None)
 
     assert Usage(cpu_time_s=3.0, major_faults=5, swapped_bytes=7).since(unknown) == Usage(

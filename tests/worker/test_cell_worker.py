@@ -1,4 +1,4 @@
-"""Real cells in real processes: small, but the whole way."""
+"""Real cells in real processes: small, but complete."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def runner(cache: Path) -> CellRunner:
     return CellRunner(cache=cache, timeout_s=120)
 
 
-def test_a_cell_is_measured_on_its_way_through_a_process(runner: CellRunner) -> None:
+def test_a_cell_has_all_figures(runner: CellRunner) -> None:
     with runner.start(make_cell(workload="tiny", batch_size=4, max_steps=3)) as run:
         run.wait_until_ready()
         run.train()
@@ -51,7 +51,7 @@ def test_a_cell_is_measured_on_its_way_through_a_process(runner: CellRunner) -> 
     assert result.corpus_sha256 and result.source_tree and result.machine["threads"] and result.versions["torch"]
 
 
-def test_a_loss_that_is_not_finite_is_a_row_of_its_own(
+def test_a_loss_that_is_not_finite_has_a_status_of_its_own(
     runner: CellRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
@@ -77,7 +77,7 @@ def test_a_loss_that_is_not_finite_is_a_row_of_its_own(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts private memory on Linux only")
-def test_a_cell_over_its_memory_limit_is_oom_with_what_it_asked_for(runner: CellRunner) -> None:
+def test_a_cell_over_its_memory_limit_is_oom_with_the_size_of_the_failed_allocation(runner: CellRunner) -> None:
     with runner.start(make_cell(memory_mode="standard", batch_size=8, memory_limit_bytes=600 * 2**20)) as run:
         run.wait_until_ready()
         with pytest.raises(WorkerError):
@@ -94,13 +94,13 @@ def test_a_cell_over_its_memory_limit_is_oom_with_what_it_asked_for(runner: Cell
     assert result.cell_id.endswith("-limit600MiB")
 
 
-def test_no_memory_limit_can_be_below_what_a_worker_takes_without_a_model(runner: CellRunner) -> None:
+def test_the_floor_of_a_memory_limit_is_the_memory_of_a_worker_without_a_model(runner: CellRunner) -> None:
     floor_bytes = runner.floor_bytes(make_cell(memory_limit_bytes=1))
 
     assert 100 * 2**20 < floor_bytes < 2**30
 
 
-def test_a_device_that_is_not_here_is_an_error_row(runner: CellRunner) -> None:
+def test_a_missing_device_is_an_error(runner: CellRunner) -> None:
     import torch
 
     if torch.backends.mps.is_available():
@@ -133,7 +133,7 @@ def test_each_memory_pass_runs_alone() -> None:
     assert 0.9 * measured["live_peak_bytes"] < pinned_bytes < 2 * measured["live_peak_bytes"]
 
 
-def test_a_timeline_is_recorded_where_it_is_asked_for(cache: Path) -> None:
+def test_a_timeline_is_recorded_on_request(cache: Path) -> None:
     runner = CellRunner(cache=cache, timeout_s=120, memory_passes=(), memory_timeline=True)
     with runner.start(make_cell(max_steps=4)) as run:
         run.wait_until_ready()

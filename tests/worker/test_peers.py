@@ -1,4 +1,4 @@
-"""Trainers that are compared: each makes the plain definition's gradient, and loads the same weights."""
+"""Peers: each makes the plain definition's gradient, and loads the same weights."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_every_trainer_makes_the_gradient_of_the_plain_definition(trainer: str, 
     assert gradient_error(make_cell(trainer, size)) <= 1e-9
 
 
-def test_another_gradient_is_told_apart() -> None:
+def test_a_wrong_gradient_has_a_large_error() -> None:
     exact = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([0.0])}
 
     assert largest_gradient_error(exact, exact) == 0.0
@@ -64,7 +64,7 @@ def make_session(folder: Path, *, resume: bool) -> MeasuringSession:
     )
 
 
-def test_a_peer_and_this_package_start_with_the_same_weights_and_are_recorded_alike(tmp_path: Path) -> None:
+def test_a_peer_and_this_package_start_with_the_same_weights_and_have_the_same_record(tmp_path: Path) -> None:
     session = make_session(tmp_path, resume=False)
     own, article = (
         session.measure(make_cell(trainer), lambda run: (run.wait_until_ready(), run.train()))
@@ -99,7 +99,7 @@ def test_the_work_of_a_cached_step_is_counted_by_its_products() -> None:
     assert cached_step_flops(preset, batch) == 2 * (4 * (linear + attention) + head)
 
 
-def test_bert_base_needs_the_work_that_was_worked_out_by_hand() -> None:
+def test_the_work_of_bert_base_is_that_worked_out_by_hand() -> None:
     texts = pad([[1] * 512] * 2, pad_token_id=0)
 
     assert cached_step_flops(MODEL_PRESETS["base"], TripleBatch(texts, (texts, texts))) == pytest.approx(
