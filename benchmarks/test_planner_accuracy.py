@@ -13,9 +13,9 @@ import pytest
 from splade_bench.grid.cell import Cell
 from splade_bench.report.planner import (
     LIVE_LIMIT,
-    RSS_BELOW_LIMIT,
-    RSS_LIMIT,
-    RSS_SHARE,
+    MEMORY_BELOW_LIMIT,
+    MEMORY_LIMIT,
+    MEMORY_SHARE,
     PlannedCell,
     planned_cells,
 )
@@ -69,11 +69,11 @@ def test_live_bytes_are_as_planned(planned: Sequence[PlannedCell]) -> None:
 
 @pytest.mark.takes_long
 def test_resident_memory_is_as_planned(planned: Sequence[PlannedCell]) -> None:
-    near = [cell for cell in planned if abs(cell.rss_error) <= RSS_LIMIT]
+    near = [cell for cell in planned if abs(cell.memory_error) <= MEMORY_LIMIT]
 
-    assert len(near) >= RSS_SHARE * len(planned)
+    assert len(near) >= MEMORY_SHARE * len(planned)
 
 
 @pytest.mark.takes_long
 def test_no_plan_is_far_too_low(planned: Sequence[PlannedCell]) -> None:
-    assert {cell.cell_id: cell.rss_error for cell in planned if cell.rss_error < -RSS_BELOW_LIMIT} == {}
+    assert {cell.cell_id: cell.memory_error for cell in planned if cell.memory_error < -MEMORY_BELOW_LIMIT} == {}

@@ -31,7 +31,7 @@ from splade_bench.report.claim_statistics import (
     with_and_without_accumulation,
 )
 from splade_bench.report.formatting import MISSING, MRR_EQUAL_WITHIN
-from splade_bench.report.intervals import Interval, interval_90
+from splade_bench.report.intervals import interval_90
 from splade_bench.report.modes import REFERENCE_MODE
 from splade_bench.report.page import Block, Table, Text
 from splade_bench.report.readers import group_by, in_gib, recorded, succeeded
@@ -48,9 +48,10 @@ The table shows the mean of the statistic over seeds and its 90 % interval (Stud
 - *holds*: the interval of every part lies inside the range that the claim needs.
 - *does not hold*: the interval of every part lies outside.
 - *depends*: the parts disagree, or an interval contains a limit of its range.
-- *not measured here*: a part has fewer than {FEWEST_SEEDS} seeds.
+- *too few seeds*: a part has fewer than {FEWEST_SEEDS} seeds. The table shows their mean.
+- *not measured here*: a part has no runs.
 """
-Verdict = Literal["holds", "does not hold", "depends", "not measured here"]
+Verdict = Literal["holds", "does not hold", "depends", "too few seeds", "not measured here"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,30 +79,28 @@ class Part:
         """The verdict of the results on it."""
         by_seed = group_by(self.statistic(results), lambda item: item[0]).values()
         values = [self.per_seed([value for _, value in items]) for items in by_seed]
+        if not values:
+            return Finding(self, "not measured here", 0, MISSING)
         if len(values) < FEWEST_SEEDS:
-            return Finding(self, "not measured here", len(values))
+            return Finding(self, "too few seeds", len(values), format(statistics.mean(values), self.form))
         interval = interval_90(values)
         verdict: Verdict = "depends"
         if self.low <= interval.low and interval.high <= self.high:
             verdict = "holds"
         elif interval.high < self.low or interval.low > self.high:
             verdict = "does not hold"
-        return Finding(self, verdict, len(values), interval)
+        return Finding(self, verdict, len(values), interval.text(self.form))
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A part's verdict with its interval."""
+    """A part's verdict with the statistic that it rests on."""
 
     part: Part
     verdict: Verdict
     seeds: int
-    interval: Interval | None = None
-
-    @property
-    def effect(self) -> str:
-        """The statistic with its interval."""
-        return MISSING if self.interval is None else self.interval.text(self.part.form)
+    effect: str
+    """The mean over seeds, with its interval if there are enough seeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +239,8 @@ def judge(claim: Claim, results: Sequence[CellResult]) -> tuple[Verdict, list[Fi
     verdicts = {finding.verdict for finding in findings}
     if not findings or "not measured here" in verdicts:
         return "not measured here", findings
+    if "too few seeds" in verdicts:
+        return "too few seeds", findings
     return (verdicts.pop() if len(verdicts) == 1 else "depends"), findings
 
 
@@ -248,7 +249,7 @@ def claims_blocks(results: Sequence[CellResult]) -> list[Block]:
     rows, details = [], []
     for claim in CLAIMS:
         verdict, findings = judge(claim, results)
-        effects = "; ".join(f"{finding.part.what}: {finding.effect}" for finding in findings if finding.interval)
+        effects = "; ".join(f"{finding.part.what}: {finding.effect}" for finding in findings if finding.seeds)
         rows.append([str(claim.number), claim.says, verdict, effects or MISSING])
         parts = [
             [found.part.what, found.part.wanted, found.effect, str(found.seeds), found.verdict] for found in findings

@@ -18,9 +18,9 @@ from splade_bench.report.modes import (
     ratios,
 )
 from splade_bench.report.page import Block, Table, bullets
-from splade_bench.report.readers import group_by, in_mib, median_of, over_runs, succeeded
+from splade_bench.report.readers import by_workload, group_by, in_mib, median_of, over_runs, succeeded
 from splade_bench.results.conditions import setup_key
-from splade_bench.results.figures import Reader, added_bytes, mrr_at_10, peak_rss_bytes, queries_per_s, wall_time_s
+from splade_bench.results.figures import Reader, added_bytes, mrr_at_10, peak_bytes, queries_per_s, wall_time_s
 from splade_bench.results.records import CellResult
 
 # Two medians that are nearer than this count as equal.
@@ -54,7 +54,7 @@ def overview_table(results: Sequence[CellResult], *, name: str) -> Table:
     techniques = MEMORY_TECHNIQUES.values()
     are_on = {mode: sum(technique.is_on(memory_mode(mode)) for technique in techniques) for mode in shared.at_point}
     rows: Mapping[str, Callable[[str], str]] = {
-        f"memory: peak RSS, MiB, {shared.name}": at_point(in_mib(peak_rss_bytes), ".0f"),
+        f"memory: peak, MiB, {shared.name}": at_point(in_mib(peak_bytes), ".0f"),
         f"added memory ÷ {REFERENCE_MODE}": lambda mode: against[mode].ratio(added_bytes),
         f"training speed: queries/s, {shared.name}": at_point(queries_per_s, ".1f"),
         f"training time ÷ {REFERENCE_MODE}": lambda mode: against[mode].ratio(wall_time_s),
@@ -78,7 +78,7 @@ def advice(results: Sequence[CellResult]) -> list[Block]:
     """Which mode to use for speed and for memory, for each workload that ran in several modes."""
     rows: list[list[str]] = []
     notes: list[str] = []
-    for workload, chosen in group_by(results, lambda result: result.workload).items():
+    for workload, chosen in by_workload(results).items():
         shared = _shared_point(chosen)
         if shared is not None:
             rows += _advice_rows(workload, shared)
@@ -104,13 +104,13 @@ def _shared_point(results: Sequence[CellResult]) -> _SharedPoint | None:
 def _advice_rows(workload: str, shared: _SharedPoint) -> list[list[str]]:
     times, peaks = (
         {mode: value for mode in shared.at_point if (value := median_of(shared.at_point[mode], reader)) is not None}
-        for reader in (wall_time_s, in_mib(peak_rss_bytes))
+        for reader in (wall_time_s, in_mib(peak_bytes))
     )
     if not times or not peaks:
         return []
 
     def costs(mode: str) -> str:
-        return f"{number(times.get(mode), '.1f')} s and {number(peaks.get(mode), '.0f')} MiB peak RSS"
+        return f"{number(times.get(mode), '.1f')} s and {number(peaks.get(mode), '.0f')} MiB peak memory"
 
     best = {"the fastest training": min(times, key=lambda mode: times[mode])}
     best["the least memory"] = min(peaks, key=lambda mode: peaks[mode])

@@ -12,7 +12,7 @@ from splade_bench.report.markdown import escape
 from splade_bench.report.page import Table, table_of
 from splade_bench.report.readers import group_by, succeeded
 from splade_bench.results.conditions import pair_key, setup_key
-from splade_bench.results.figures import Reader, added_bytes, mrr_at_10, peak_rss_bytes, wall_time_s
+from splade_bench.results.figures import Reader, added_bytes, mrr_at_10, peak_bytes, wall_time_s
 from splade_bench.results.records import CellResult
 
 REFERENCE_MODE = "standard"
@@ -100,7 +100,7 @@ def comparison_table(comparisons: Sequence[ModeComparison], *, name: str) -> Tab
         [
             ("mode", lambda comparison: comparison.memory_mode),
             ("pairs", lambda comparison: str(len(comparison.pairs))),
-            (f"peak RSS ÷ {REFERENCE_MODE}", lambda comparison: comparison.ratio(peak_rss_bytes)),
+            (f"peak memory ÷ {REFERENCE_MODE}", lambda comparison: comparison.ratio(peak_bytes)),
             (f"added memory ÷ {REFERENCE_MODE}", lambda comparison: comparison.ratio(added_bytes)),
             (f"time ÷ {REFERENCE_MODE}", lambda comparison: comparison.ratio(wall_time_s)),
             (f"MRR@10 − {REFERENCE_MODE}", lambda comparison: comparison.mrr_difference),

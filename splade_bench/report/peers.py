@@ -13,7 +13,7 @@ from splade_bench.report.page import Block, Page, Table, Text, table_of
 from splade_bench.report.provenance import failures, measured_on
 from splade_bench.report.readers import group_by, in_mib, recorded
 from splade_bench.results.conditions import newest_comparable
-from splade_bench.results.figures import added_bytes, peak_rss_bytes, step_time_s
+from splade_bench.results.figures import added_bytes, peak_bytes, step_time_s
 from splade_bench.results.records import CellResult
 
 PAGE_NAME = "PEERS"
@@ -95,7 +95,7 @@ def _table(results: Sequence[CellResult], *, name: str) -> Table:
             ("rounds", lambda point: str(len(point.ok))),
             ("status", lambda point: ", ".join(dict.fromkeys(run.status for run in point.runs))),
             ("s per optimizer step", lambda point: point.text(step_time_s, ".2f")),
-            ("peak RSS, MiB", lambda point: point.text(in_mib(peak_rss_bytes), ".0f")),
+            ("peak memory, MiB", lambda point: point.text(in_mib(peak_bytes), ".0f")),
             ("added memory, MiB", lambda point: point.text(in_mib(added_bytes), ".0f")),
             ("last loss", lambda point: point.text(last_loss, ".4f")),
             ("share of GEMM rate", lambda point: point.text(gemm_share, ".2f")),

@@ -33,6 +33,8 @@ def measured_on(results: Sequence[Result]) -> list[Block]:
     for name in ("commit", "source_tree", "corpus_sha256"):
         values = dict.fromkeys(getattr(result, name, None) for result in results)
         rows += [[name.replace("_", " "), str(value)[:_SHOWN_CHARACTERS]] for value in values if value]
+    cards = dict.fromkeys(result.machine.get("device") for result in results)
+    rows += [["accelerator", str(card)] for card in cards if card not in (None, "cpu")]
     devices = {getattr(result, "device", None) for result in results}
     untested = [name for name in UNTESTED_ON_HARDWARE if name in devices]
     rows += [["device", f"{name}: untested on hardware by this project"] for name in untested]

@@ -57,6 +57,11 @@ def over_runs(results: Iterable[CellResult], reader: Reader, form: str) -> str:
     return median_and_range(values_of(results, reader), form)
 
 
+def by_workload(results: Iterable[CellResult]) -> dict[str, list[CellResult]]:
+    """Results by workload and device, under a name such as ``tiny`` on a CPU and ``tiny-cuda`` elsewhere."""
+    return group_by(results, lambda run: run.workload if run.device == "cpu" else f"{run.workload}-{run.device}")
+
+
 def group_by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
     """Items by their key, in the order in which they come."""
     groups: dict[Key, list[Item]] = {}

@@ -9,7 +9,7 @@ from splade_bench.report.formatting import mib, number
 from splade_bench.report.markdown import markdown
 from splade_bench.report.modes import REFERENCE_MODE, compare_modes
 from splade_bench.report.page import Page, table_of
-from splade_bench.results.figures import added_bytes, mrr_at_10
+from splade_bench.results.figures import added_bytes, mrr_at_10, peak_bytes
 from splade_bench.results.records import CellResult, Result
 
 # GitHub refuses a step's summary above 1 MiB, and a comment above 65,536 characters.
@@ -23,7 +23,7 @@ def summary(results: Sequence[Result], pages: Sequence[Page], *, limit_bytes: in
     Failed cells come first, then those with the highest peaks. A last line counts the rows that have no room.
     """
     cells = [result for result in results if isinstance(result, CellResult)]
-    cells.sort(key=lambda cell: (cell.status == "ok", -(cell.peak_rss_bytes or 0), cell.cell_id, cell.seed))
+    cells.sort(key=lambda cell: (cell.status == "ok", -(peak_bytes(cell) or 0), cell.cell_id, cell.seed))
     compared = [
         comparison
         for comparison in compare_modes(cells)
@@ -46,7 +46,7 @@ def summary(results: Sequence[Result], pages: Sequence[Page], *, limit_bytes: in
             ("seed", lambda cell: str(cell.seed)),
             ("status", lambda cell: cell.status),
             ("time, s", lambda cell: number(cell.wall_time_s, ".1f")),
-            ("peak RSS, MiB", lambda cell: mib(cell.peak_rss_bytes)),
+            ("peak memory, MiB", lambda cell: mib(peak_bytes(cell))),
             ("added memory, MiB", lambda cell: mib(added_bytes(cell))),
             ("loss", lambda cell: number(cell.final_loss, ".3f")),
             ("MRR@10", lambda cell: number(mrr_at_10(cell), ".3f")),

@@ -17,7 +17,7 @@ from splade_bench.report.modes import REFERENCE_MODE, compare_modes, comparison_
 from splade_bench.report.page import Block, Page, Text, bullets
 from splade_bench.report.plots import plot_timelines
 from splade_bench.report.provenance import failures, measured_on
-from splade_bench.report.readers import group_by
+from splade_bench.report.readers import by_workload, group_by
 from splade_bench.report.sweep_plots import TradePoint, plot_learning, plot_memory_against_time, plot_scaling
 from splade_bench.results.conditions import setup_key
 from splade_bench.results.figures import added_bytes, wall_time_s
@@ -29,11 +29,12 @@ _INTRODUCTION = """\
 
 `splade-bench report` writes this page from recorded results; do not edit it. Each run is a training in a process of its
 own. Each row is a grid point: the median and range of its runs over seeds. *Peak RSS* is the kernel's high-water mark
-of the whole process, including the Python runtime, from before the model exists to the last optimizer step. *Added
-memory* is the peak minus the runtime memory. *Time* is the training loop alone. *Live* is the bytes in all tensors and
-*memray* the heap above the loaded model; processes of their own measure both for the widest batch. *Validation loss* is
-on fixed held-out batches of 32, so batch sizes can be compared in it, but not in *final loss*. MRR@10 ranks held-out
-queries against the whole corpus, before and after training.
+of the whole process, including the Python runtime, from before the model exists to the last optimizer step. On a CPU,
+*peak memory* is peak RSS, and *added memory* is peak RSS minus the runtime memory. On an accelerator, both are the peak
+of *allocated* memory there; *reserved* is what its allocator took. *Time* is the training loop alone. *Live* is the
+bytes in all tensors and *memray* the heap above the loaded model; processes of their own measure both for the widest
+batch. *Validation loss* is on fixed held-out batches of 32, so batch sizes can be compared in it, but not in *final
+loss*. MRR@10 ranks held-out queries against the whole corpus, before and after training.
 """
 _BY_LENGTH = """\
 ## Text lengths
@@ -80,7 +81,7 @@ def tradeoffs_page(results: Sequence[CellResult]) -> Page:
     others.sort(key=lambda result: order.get(result.workload, len(order)))
     blocks: list[Block] = [Text(_INTRODUCTION), *measured_on(results)]
     blocks += [Text("## Which mode to use"), *mode_overview.advice(others)]
-    for workload, chosen in group_by(others, lambda result: result.workload).items():
+    for workload, chosen in by_workload(others).items():
         blocks += _workload_blocks(workload, chosen)
     blocks += _length_blocks(by_length)
     blocks += claims_blocks(results)

@@ -93,6 +93,24 @@ def _queries_per_s(result: CellResult) -> float | None:
     return result.queries_seen / result.wall_time_s
 
 
+def peak_bytes(result: CellResult) -> float | None:
+    """Peak of the memory that holds the cell's tensors: of live tensors on an accelerator, else the process's RSS."""
+    on_device = result.device_peak_allocated_bytes
+    return result.peak_rss_bytes if on_device is None else on_device
+
+
+def plannable_bytes(result: CellResult) -> float | None:
+    """What a plan predicts, without the runtime memory: memory reserved on an accelerator, else the process's RSS."""
+    on_device = result.device_peak_reserved_bytes
+    return peak_rss_bytes.added(result) if on_device is None else on_device
+
+
+def _added_bytes(result: CellResult) -> float | None:
+    """The peak of :func:`peak_bytes` without the runtime memory, which is not on an accelerator."""
+    on_device = result.device_peak_allocated_bytes
+    return peak_rss_bytes.added(result) if on_device is None else on_device
+
+
 _RSS = Probe("RSS", "the kernel's mark", 0.01)
 _SAMPLED = Probe("sampled", "resident memory every 10 ms", 0.02)
 _PINNED = Probe("pinned", "the kernel's mark, allocator pinned", 0.01, spread_limit=0.01, spread_floor_bytes=2 * 2**20)
@@ -104,7 +122,7 @@ peak_rss_bytes = Figure(
 )
 wall_time_s = Figure("wall_time_s", "time", unit="seconds", column="always")
 step_time_s = Figure("step_time_s", "step time", unit="seconds")
-added_bytes = Figure("added_rss_bytes", "added memory", column="always", derived=peak_rss_bytes.added)
+added_bytes = Figure("added_rss_bytes", "added memory", column="always", derived=_added_bytes)
 queries_per_s = Figure(
     "queries_per_s", "queries/s", unit="per second", larger_is_worse=False, column="always", derived=_queries_per_s
 )

@@ -172,7 +172,8 @@ class CellResult(Measurement):
     final_loss: float | None = None
     """Mean loss of the last tenth of the optimizer steps; depends on the batch size."""
     planned_peak_rss_bytes: Int | None = None
-    """The planner's prediction for two optimizer steps of the widest batch. A memory pass."""
+    """The planner's prediction for two optimizer steps of the widest batch: of ``peak_rss_bytes``, or on an accelerator
+    of ``device_peak_reserved_bytes``. A memory pass."""
     planned_baseline_rss_bytes: Int | None = None
     """The runtime memory in the prediction."""
     planned_live_peak_bytes: Int | None = None

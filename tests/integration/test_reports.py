@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[2]
 # The names of results files that pytest chooses itself.
 RUN_HERE = re.compile(r"\d{8}T\d{6}Z-")
 AGAIN = "splade-bench report --results reports/results --update README.md docs benchmarks"
+AGAIN_ON_THE_H100 = "splade-bench report --results reports/h100/results --output reports/h100"
+H100 = ROOT / "reports" / "h100"
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]
 
 
@@ -39,6 +41,17 @@ def test_the_pages_are_those_of_the_results(pages: Sequence[Page]) -> None:
     for page in pages:
         committed = (ROOT / "reports" / f"{page.name}.md").read_text(encoding="utf-8")
         assert committed == page_markdown(page), f"reports/{page.name}.md is not of these results; run: {AGAIN}"
+
+
+def test_the_pages_of_the_h100_are_those_of_its_results() -> None:
+    pages = make_pages(read_results(sorted((H100 / "results").glob("*.jsonl"))))
+
+    assert {page.name for page in pages} == {"TRADEOFFS", "PLANNER"}
+    for page in pages:
+        committed = (H100 / f"{page.name}.md").read_text(encoding="utf-8")
+        assert committed == page_markdown(page), f"reports/h100/{page.name}.md is old; run: {AGAIN_ON_THE_H100}"
+    shown = {f"{picture.name}.svg" for page in pages for picture in page.pictures}
+    assert {path.name for path in (H100 / "plots").iterdir()} == shown
 
 
 def test_every_picture_of_a_page_is_there(pages: Sequence[Page]) -> None:

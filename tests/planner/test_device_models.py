@@ -41,7 +41,7 @@ def test_an_accelerator_packs_nothing_in_the_processs_memory(device_type: str) -
     assert device_model(device_type, threads=2).workspace_bytes(9 * MIB) == 0
 
 
-RESULTS = Path(__file__).parents[2] / "reports" / "results"
+RESULTS = Path(__file__).parents[2] / "reports" / "h100" / "results"
 ON_AN_H100 = {
     result.cell_id: result
     for result in read_results([RESULTS / "h100.jsonl"])

@@ -36,7 +36,7 @@ def test_there_are_eleven_each_with_a_row() -> None:
 def test_no_verdict_is_given_from_too_few_seeds() -> None:
     enough, too_few = (make_sweep(range(1, count + 1)) for count in (FEWEST_SEEDS, FEWEST_SEEDS - 1))
 
-    assert {judge(claim, too_few)[0] for claim in CLAIMS} == {"not measured here"}
+    assert {judge(claim, too_few)[0] for claim in CLAIMS} == {"too few seeds", "not measured here"}
     assert len({judge(claim, enough)[0] for claim in CLAIMS}) > 1
 
 
@@ -77,6 +77,16 @@ def test_an_accelerator_is_compared_with_the_same_cell_on_the_cpu() -> None:
     assert verdict_on(3, [*cpu, *cuda]) == "holds"
     assert verdict_on(3, [*cpu, *(replace(result, wall_time_s=20.0) for result in cuda)]) == "does not hold"
     assert verdict_on(3, cpu) == "not measured here"
+
+
+def test_a_claim_with_one_seed_shows_its_figure_without_a_verdict() -> None:
+    cpu = make_result(seed=1, wall_time_s=20.0)
+    cuda = replace(cpu, device="cuda", wall_time_s=2.0, machine=cpu.machine | {"device": "cuda"})
+
+    verdict, (finding,) = judge(CLAIMS[2], [cpu, cuda])
+
+    assert verdict == "too few seeds"
+    assert (finding.seeds, finding.effect) == (1, "10.00")
 
 
 def test_the_leanest_mode_need_not_be_the_slowest() -> None:

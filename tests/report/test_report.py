@@ -191,12 +191,19 @@ def test_hostile_text_cannot_leave_its_cell() -> None:
 
 
 def test_a_device_that_this_project_never_measured_is_marked() -> None:
-    on_cuda, on_cpu = (Page("", measured_on([make_cell_result(device=device)])) for device in ("cuda", "cpu"))
+    on_mps, on_cuda = (Page("", measured_on([make_cell_result(device=device)])) for device in ("mps", "cuda"))
 
-    assert (
-        row_of(on_cuda, "conditions", **{"measured on": "device"})[""] == "cuda: untested on hardware by this project"
+    assert row_of(on_mps, "conditions", **{"measured on": "device"})[""] == "mps: untested on hardware by this project"
+    assert "device" not in [row["measured on"] for row in rows_of(on_cuda, "conditions")]
+
+
+def test_a_page_says_which_accelerator_it_was_measured_on() -> None:
+    on_card, on_cpu = (
+        Page("", measured_on([make_cell_result(machine={"device": device})])) for device in ("NVIDIA H100", "cpu")
     )
-    assert "device" not in [row["measured on"] for row in rows_of(on_cpu, "conditions")]
+
+    assert row_of(on_card, "conditions", **{"measured on": "accelerator"})[""] == "NVIDIA H100"
+    assert "accelerator" not in [row["measured on"] for row in rows_of(on_cpu, "conditions")]
 
 
 def make_timeline(phases: str) -> Timeline:

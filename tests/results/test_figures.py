@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from results import MIB, make_call_result, make_cell_result
 
 from splade_bench.bench.protocol import MEMORY_PASSES
-from splade_bench.results.figures import FIGURES, GATED, PROBES, RECORDED
+from splade_bench.results.figures import (
+    FIGURES,
+    GATED,
+    PROBES,
+    RECORDED,
+    added_bytes,
+    peak_bytes,
+    plannable_bytes,
+)
 from splade_bench.results.records import CellResult
 
 FIELDS = {field.name for field in fields(CellResult)}
@@ -41,6 +49,15 @@ def test_a_figure_reads_a_field_a_metric_or_what_follows_from_them() -> None:
     assert FIGURES["added_rss_bytes"](result) == FIGURES["peak_rss_bytes"].added(result) == 300 * MIB
     assert FIGURES["mrr@10"](result) == 0.3
     assert FIGURES["queries_per_s"](result) == 15.0
+
+
+def test_memory_on_an_accelerator_is_that_of_the_device() -> None:
+    on_cpu = make_cell_result(peak_rss_bytes=500 * MIB, baseline_rss_bytes=200 * MIB)
+    on_cuda = replace(on_cpu, device_peak_allocated_bytes=70 * MIB, device_peak_reserved_bytes=90 * MIB, device="cuda")
+
+    figures = (peak_bytes, added_bytes, plannable_bytes)
+    assert [figure(on_cpu) for figure in figures] == [500 * MIB, 300 * MIB, 300 * MIB]
+    assert [figure(on_cuda) for figure in figures] == [70 * MIB, 70 * MIB, 90 * MIB]
 
 
 @pytest.mark.parametrize("name", FIGURES)
