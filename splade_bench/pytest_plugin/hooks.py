@@ -59,9 +59,7 @@ def open_session(config: pytest.Config, *, results_path: Path | None = None, res
     from splade_bench.bench.session import MeasuringSession
 
     options = memory_options(config)
-    common: dict[str, Any] = {
-        **{"timeout_s": options.timeout_s, "memory_passes": options.passes, "memory_timeline": options.timeline}
-    }
+    common: Any = dict(timeout_s=options.timeout_s, memory_passes=options.passes, memory_timeline=options.timeline)
     config.stash[_SESSION] = MeasuringSession(
         results_path=options.results_path or results_path,
         cells=CellRunner(cache=cache_folder(config), **common),

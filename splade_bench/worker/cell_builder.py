@@ -29,8 +29,6 @@ from splade_bench.training.validation import validation_loss
 from splade_bench.worker.flops import cached_step_flops
 from splade_bench.worker.peers import PeerTrainer, make_peer
 
-_WARM_UP_STEPS = 2
-
 
 class CellBuilder:
     """Builds the same parts for the same cell in each call.
@@ -102,7 +100,7 @@ class CellBuilder:
         """A tiny run on the cell's path through the code: it loads the kernels and starts the threads."""
         vocab_size = MODEL_PRESETS["toy"].vocab_size
         encoder = build_preset("toy", train_tokenizer((), vocab_size=vocab_size), seed=0).to(self.device)
-        return encoder, self._synthetic(vocab_size, 1, warm_up=False), replace(self.config, max_steps=_WARM_UP_STEPS)
+        return encoder, self._synthetic(vocab_size, 1, warm_up=False), replace(self.config, max_steps=2)
 
     def step_flops(self) -> int:
         """Floating-point operations of a cached step on the last batch that is trained on."""

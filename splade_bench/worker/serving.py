@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from splade_bench.bench.protocol import CallRequest, CellRequest, Event, EventName
+from splade_bench.bench.protocol import Event, EventName, Request
 from splade_bench.device import heap
 from splade_bench.device.out_of_memory import failed_allocation_bytes, is_out_of_memory
 from splade_bench.errors import NotFiniteError, error_line
@@ -22,7 +22,7 @@ from splade_bench.results.records import Status
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Send = Callable[[EventName, dict[str, Any]], None]
-AnyRequest = TypeVar("AnyRequest", CallRequest, CellRequest)
+AnyRequest = TypeVar("AnyRequest", bound=Request)
 
 
 class Worker(Generic[AnyRequest]):
