@@ -69,7 +69,7 @@ def planned_encoder(model_name: str) -> Callable[[], SpladeEncoder]:
         tokenizer = train_tokenizer((), vocab_size=MODEL_PRESETS[model_name].vocab_size)
         return lambda: build_preset(model_name, tokenizer, seed=0)
     config, blank = loading.load_config(model_name), wrap_tokenizer(train_tokenizer((), vocab_size=_BLANK_VOCAB_SIZE))
-    return lambda: SpladeEncoder.from_config(config, blank)
+    return lambda: SpladeEncoder(loading.untrained_model(config), blank)
 
 
 def cache_folder() -> Path:

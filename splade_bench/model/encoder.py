@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
 from splade_bench.batching.batches import TextBatch, tokenize
@@ -22,8 +22,8 @@ from splade_bench.errors import ConfigError
 from splade_bench.model.gradients import takes_gradient_in_place
 from splade_bench.model.head import WINNERS_PAY_FROM, Pooled, pool, splade_max, splade_max_eager
 from splade_bench.model.lean import lean_operators, recipe_scope
-from splade_bench.model.loading import load_model, untrained_model
-from splade_bench.model.precision import AUTOCAST_DTYPES, wide_dtype
+from splade_bench.model.loading import load_model
+from splade_bench.model.precision import AUTOCAST_DTYPES
 from splade_bench.model.rng import RngState, capture_rng, restored_rng
 
 _DEFAULT_MAX_LENGTH = 512
@@ -71,15 +71,6 @@ class SpladeEncoder(nn.Module):
         """
         return cls(*load_model(model_name))
 
-    @classmethod
-    def from_config(cls, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> Self:
-        """An encoder of this architecture with uninitialised weights: for a plan, which does not read them.
-
-        Raises:
-            ConfigError: the architecture is unknown or has no masked-language-model head.
-        """
-        return cls(untrained_model(config), tokenizer)
-
     @property
     def device(self) -> torch.device:
         return self.decoder.weight.device
@@ -87,11 +78,6 @@ class SpladeEncoder(nn.Module):
     @property
     def vocab_size(self) -> int:
         return self.decoder.out_features
-
-    @property
-    def reps_dtype(self) -> torch.dtype:
-        """The type of the sparse vectors, also under autocast."""
-        return wide_dtype(self.decoder.weight.dtype)
 
     @property
     def max_length(self) -> int:

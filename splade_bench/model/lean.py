@@ -87,15 +87,15 @@ class _LeanOperators(TorchFunctionMode):
         return result
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if not torch.is_grad_enabled():
+            return F.linear(input, weight, bias)
+        if self._trimmer:
+            self._trimmer.keep(input.nbytes)
         recipe, versions = _recipes.get().get(input, (None, None))
         # A frozen weight needs no inputs in backward; inputs that were changed in place are no longer the recipe's.
         if recipe and not (weight.requires_grad and versions == _versions(input, recipe)):
             recipe = None
         in_place = self._memory.in_place_gradients and takes_gradient_in_place(weight, bias)
-        if not torch.is_grad_enabled():
-            return F.linear(input, weight, bias)
-        if self._trimmer:
-            self._trimmer.keep(input.nbytes)
         if recipe or in_place:
             return linear(input, weight, bias, recipe=recipe, in_place=in_place)
         return F.linear(input, weight, bias)

@@ -25,6 +25,7 @@ from splade_bench.batching.mini_batches import MiniBatch, cut_into_mini_batches
 from splade_bench.device.planned import memoized_in_plan, once_in_plan
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.head import Pooled
+from splade_bench.model.precision import wide_dtype
 from splade_bench.model.rng import RngState, capture_rng, restored_rng
 from splade_bench.training.losses import LossTerms, SpladeLoss
 from splade_bench.training.step import StepContext
@@ -62,7 +63,8 @@ def gradcache_step(encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss,
         pad_to_multiple_of=memory.pad_to_multiple_of,
     )
     texts = sum(map(len, batch.lengths))
-    reps = torch.empty(texts, encoder.vocab_size, dtype=encoder.reps_dtype, device=encoder.device)  # [N, V]
+    dtype = wide_dtype(encoder.decoder.weight.dtype)
+    reps = torch.empty(texts, encoder.vocab_size, dtype=dtype, device=encoder.device)  # [N, V]
     cached = _first_passes(encoder, earlier, context.active_share, into=reps)
     last_reps = encoder(last.texts, active_share=context.active_share)
     reps[last.rows] = last_reps.detach()

@@ -179,7 +179,7 @@ class Trainer:
         """The loss; None where the gradient overflowed: then no step is taken, and other batches make up for it."""
         queries = sum(len(batch) for batch in window)
         terms = []
-        # In a plan the second batch stands for all later ones: like them, it starts with the gradients of another.
+        # In a plan the second batch represents all later ones: like them, it starts with the gradients of another.
         for _, batch in once_in_plan(enumerate(window), key=lambda pair: (pair[0] > 0, pair[1].lengths)):
             share = len(batch) / queries
             terms.append((self._micro_step(batch, share), share))

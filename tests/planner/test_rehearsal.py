@@ -21,6 +21,7 @@ from splade_bench.config import MEMORY_MODES, MEMORY_TECHNIQUES, TrainConfig, me
 from splade_bench.device.planned import PlannedDevice, planned_device, planning_for
 from splade_bench.device.storages import LivePeak, LiveStorages
 from splade_bench.model import SpladeEncoder
+from splade_bench.model.loading import untrained_model
 from splade_bench.model.presets import build_preset
 from splade_bench.planner.allocators import LiveAllocator
 from splade_bench.planner.device_models import device_model
@@ -160,7 +161,9 @@ def test_live_bytes_of_every_architecture(tokenizer: Tokenizer, architecture: st
     model = make_model(architecture)
 
     true, active_share = measure(lambda: SpladeEncoder(model, wrap(tokenizer)), config)
-    plan = rehearsed(lambda: SpladeEncoder.from_config(model.config, wrap(tokenizer)), config, active_share, LENGTHS)
+    plan = rehearsed(
+        lambda: SpladeEncoder(untrained_model(model.config), wrap(tokenizer)), config, active_share, LENGTHS
+    )
 
     assert_plan_is_true(plan, true)
 
@@ -323,7 +326,7 @@ def test_attention_that_a_model_multiplies_itself_is_fused_nowhere(tokenizer: To
     config = make_config("standard", batch_size=8)
     with_dropout, without = (
         rehearsed(
-            lambda: SpladeEncoder.from_config(model.config, wrap(tokenizer)),
+            lambda: SpladeEncoder(untrained_model(model.config), wrap(tokenizer)),
             replace(config, memory=replace(config.memory, attention_dropout=attention_dropout)),
             device="cuda",
         ).by_phase["loss"]
