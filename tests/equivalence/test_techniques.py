@@ -7,8 +7,9 @@ model has no dropout: with dropout on, techniques are held by replay (``test_rep
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -27,10 +28,12 @@ from equality import (
 )
 from tokenizers import Tokenizer
 
-from splade_bench.config import MEMORY_MODES, MemoryConfig
+from splade_bench.config import MEMORY_MODES, MemoryConfig, TrainConfig
 from splade_bench.data.records import Triple
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.presets import build_preset
+
+PlainGradients = Callable[[TrainConfig, torch.dtype], Gradients]
 
 STANDARD = MEMORY_MODES["standard"]
 # What each field that decides about gradients is tried with.
@@ -122,13 +125,15 @@ def test_the_data_have_no_near_ties(encoder: SpladeEncoder, triples: Sequence[Tr
 
 
 @pytest.fixture(scope="module")
-def plain_gradients(tokenizer: Tokenizer, triples: Sequence[Triple]) -> dict[torch.dtype, Gradients]:
-    """What every technique is held against, computed once."""
+def plain_gradients(tokenizer: Tokenizer, triples: Sequence[Triple]) -> PlainGradients:
+    """The gradients of the standard mode, computed once for each configuration."""
     encoder = build_preset("toy", tokenizer, seed=0)
-    return {
-        bounds.dtype: trained_gradients(encoder, triples, replace(ACCUMULATED, memory=STANDARD), bounds.dtype)
-        for bounds in (FP64, FP32)
-    }
+
+    @cache
+    def of(config: TrainConfig, dtype: torch.dtype) -> Gradients:
+        return trained_gradients(encoder, triples, replace(config, memory=STANDARD), dtype)
+
+    return of
 
 
 @BOUNDS
@@ -136,13 +141,13 @@ def plain_gradients(tokenizer: Tokenizer, triples: Sequence[Triple]) -> dict[tor
 def test_accumulated_gradients_equal_those_of_the_plain_definition(
     encoder: SpladeEncoder,
     triples: Sequence[Triple],
-    plain_gradients: Mapping[torch.dtype, Gradients],
+    plain_gradients: PlainGradients,
     memory: MemoryConfig,
     bounds: Bounds,
 ) -> None:
     ours = trained_gradients(encoder, triples, replace(ACCUMULATED, memory=memory), bounds.dtype)
 
-    assert_gradients_are_near(ours, plain_gradients[bounds.dtype], bounds)
+    assert_gradients_are_near(ours, plain_gradients(ACCUMULATED, bounds.dtype), bounds)
 
 
 @BOUNDS
@@ -153,6 +158,7 @@ def test_accumulated_gradients_equal_those_of_the_plain_definition(
 def test_gradients_of_every_loss_equal_those_of_the_plain_definition(
     encoder: SpladeEncoder,
     triples: Sequence[Triple],
+    plain_gradients: PlainGradients,
     mode: str,
     loss: Any,
     regularizer: Any,
@@ -173,7 +179,7 @@ def test_gradients_of_every_loss_equal_those_of_the_plain_definition(
     row = MEMORY_MODES[mode]
     # In mini-batches however small the model, and with what happens every few batches at each.
     memory = replace(row, mini_batch_size=4, garbage_collection_interval=min(1, row.garbage_collection_interval))
-    plain = trained_gradients(encoder, triples, replace(config, memory=STANDARD), bounds.dtype)
+    plain = plain_gradients(config, bounds.dtype)
     ours = trained_gradients(encoder, triples, replace(config, memory=memory), bounds.dtype)
 
     if max_grad_norm:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
 from equality import make_config
+from tokenizers import Tokenizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from splade_bench.config import MEMORY_MODES, MemoryConfig, TrainConfig
 from splade_bench.data.records import Triple
 from splade_bench.model import SpladeEncoder
+from splade_bench.model.presets import build_preset
 from splade_bench.training import Trainer
 from splade_bench.training.schedules import learning_rate_scale
 
@@ -42,17 +45,32 @@ def weights_after(
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
+@pytest.fixture(scope="module")
+def plain_weights(tokenizer: Tokenizer, triples: Sequence[Triple]) -> Callable[..., dict[str, torch.Tensor]]:
+    """:func:`weights_after` in the standard mode, computed once for each configuration."""
+    encoder = build_preset("toy", tokenizer, seed=0)
+
+    @cache
+    def after(config: TrainConfig, dtype: torch.dtype, *, sgd: bool) -> dict[str, torch.Tensor]:
+        return weights_after(encoder, triples, replace(config, memory=STANDARD), dtype, sgd=sgd)
+
+    return after
+
+
 @pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES)
 @pytest.mark.parametrize(("max_steps", "accumulation"), [(1, 3), (10, 1)])
 def test_weights_after_adamw_in_fp64_equal_those_of_the_standard_mode(
-    encoder: SpladeEncoder, triples: Sequence[Triple], memory: MemoryConfig, max_steps: int, accumulation: int
+    encoder: SpladeEncoder,
+    triples: Sequence[Triple],
+    plain_weights: Callable[..., dict[str, torch.Tensor]],
+    memory: MemoryConfig,
+    max_steps: int,
+    accumulation: int,
 ) -> None:
     config = make_config(max_steps=max_steps, gradient_accumulation_steps=accumulation)
 
-    plain, ours = (
-        weights_after(encoder, triples, replace(config, memory=row), torch.float64, sgd=False)
-        for row in (STANDARD, memory)
-    )
+    plain = plain_weights(config, torch.float64, sgd=False)
+    ours = weights_after(encoder, triples, replace(config, memory=memory), torch.float64, sgd=False)
 
     assert ours.keys() == plain.keys()
     for name, weight in plain.items():
@@ -63,15 +81,17 @@ def test_weights_after_adamw_in_fp64_equal_those_of_the_standard_mode(
 @pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES)
 @pytest.mark.parametrize("max_steps", [1, 10])
 def test_weights_after_sgd_in_fp32_equal_those_of_the_standard_mode(
-    encoder: SpladeEncoder, triples: Sequence[Triple], memory: MemoryConfig, max_steps: int
+    encoder: SpladeEncoder,
+    triples: Sequence[Triple],
+    plain_weights: Callable[..., dict[str, torch.Tensor]],
+    memory: MemoryConfig,
+    max_steps: int,
 ) -> None:
     """Not AdamW: it divides by a gradient's size, so rounding alone decides where the true gradient is zero."""
     config = make_config(max_steps=max_steps, learning_rate=0.05)
 
-    plain, ours = (
-        weights_after(encoder, triples, replace(config, memory=row), torch.float32, sgd=True)
-        for row in (STANDARD, memory)
-    )
+    plain = plain_weights(config, torch.float32, sgd=True)
+    ours = weights_after(encoder, triples, replace(config, memory=memory), torch.float32, sgd=True)
 
     largest = max(float(weight.abs().max()) for weight in plain.values())
     moved = max(float((weight - encoder.get_parameter(name).detach()).abs().max()) for name, weight in plain.items())
