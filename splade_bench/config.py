@@ -70,13 +70,13 @@ class MemoryConfig:
     padding: Literal["max_length", "longest"] = "longest"
     """Pad each group of texts to max_length, or to its own longest text."""
     pad_to_multiple_of: int | None = None
-    """Round widths up to a multiple of this, for an allocator that caches by shape. None: 32 on MPS, else 1."""
+    """Round widths up to a multiple of this: some allocators keep freed memory by size. None: 32 on MPS, else 1."""
     gradient_caching: bool = True
     """Run a batch in mini-batches of texts of similar length, with the gradient of the whole batch."""
     mini_batch_tokens: int | None = None
-    """Most tokens in a mini-batch, padding included; it has at least one text. None: by the size of the model."""
+    """Largest number of tokens in a mini-batch, padding included. None: chosen by the size of the model."""
     mini_batch_size: int | None = None
-    """Most texts in a mini-batch. None: as many as the tokens allow."""
+    """Largest number of texts in a mini-batch. None: as many as the tokens allow."""
     activation_checkpointing: bool = False
     """Keep only each layer's input and compute the layer again in backward."""
     selective_recomputation: bool = True
@@ -84,25 +84,26 @@ class MemoryConfig:
     in_place_gradients: bool = True
     """Add weight gradients to their sum without a temporary tensor."""
     compact_dropout: bool = True
-    """CPU: draw dropout from 16 bits (its probability rounded to a multiple of 2^-16), keep one byte per element."""
+    """CPU: draw dropout from 16 random bits and keep a byte per element. Its probability is rounded to a multiple of
+    2^-16."""
     streaming_attention: bool = True
-    """CPU and MPS: attention with dropout a few heads at a time, without [L, L] tensors of all heads for backward."""
+    """CPU and MPS: compute attention with dropout a few heads at a time, and keep no [L, L] tensors for backward."""
     attention_dropout: bool = True
-    """False, *inexact*: no dropout on attention probabilities, so that a device's fused attention can run."""
+    """Use the model's dropout on attention probabilities. Without it, fused attention can run (*inexact*)."""
     optimizer_states: Literal["float32", "bfloat16", "disk"] = "float32"
-    """AdamW's two moments: in memory, in half of that (*inexact*: rounded at random), or in a file."""
+    """Where AdamW's two moments are: in memory, in half as much memory (bfloat16, *inexact*), or in a file."""
     optimizer_states_dir: str | None = None
-    """Folder for the file of --optimizer-states disk, 8 bytes per parameter. None: /var/tmp, or the system's own."""
+    """Folder for the file of --optimizer-states disk: 8 bytes per parameter. None: /var/tmp, or a temporary folder."""
     fused_optimizer: bool = True
     """AdamW without temporary copies of the parameters."""
     garbage_collection_interval: int = 0
-    """Batches between two calls of gc.collect(); 0: never."""
+    """Call gc.collect() after this many batches; 0: never."""
     empty_cache_interval: int = 0
-    """CUDA and MPS: batches between two returns of unused cached memory to the system; 0: never."""
+    """CUDA and MPS: return unused cached memory to the system after this many batches; 0: never."""
     trim_heap: bool = True
-    """Linux: return free heap pages between mini-batches, and within them for each 64 MiB kept for backward."""
+    """Linux: return free heap pages to the system between mini-batches, and after each 64 MiB kept for backward."""
     mmap_threshold_bytes: int | None = 4 * 2**20
-    """Linux: tensors of at least this size go back to the system when they are freed. None: glibc decides."""
+    """Linux: return tensors of at least this size to the system when they are freed. None: glibc decides."""
 
     def __post_init__(self) -> None:
         _require(self, "pad_to_multiple_of", "mini_batch_tokens", "mini_batch_size", at_least=1)
@@ -243,7 +244,7 @@ class TrainConfig:
     """One training run. Every schedule counts optimizer steps, with and without gradient accumulation."""
 
     max_length: int = 256
-    """Tokens after which a query or a document is cut."""
+    """Cut queries and documents after this many tokens."""
     batch_size: int = 8
     """Queries in a batch; in-batch negatives come from the same batch."""
     gradient_accumulation_steps: int = 1
@@ -251,9 +252,9 @@ class TrainConfig:
     negatives_per_query: int = 1
     """Hard negatives drawn for each query in each epoch."""
     epochs: int = 3
-    """Times that the training data is gone through."""
+    """How often training goes through the data."""
     max_steps: int | None = None
-    """Optimizer steps after which training stops. None: as many as epochs have."""
+    """Stop training after this many optimizer steps. None: after the last epoch."""
     learning_rate: float = 2e-5
     """Learning rate at the end of the warm-up; random weights need a larger one."""
     warmup_ratio: float = 0.1
@@ -261,7 +262,7 @@ class TrainConfig:
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay."""
     max_grad_norm: float = 1.0
-    """Scale gradients down to this norm; 0: never."""
+    """Scale gradients down to this norm if theirs is larger; 0: never."""
     loss: Literal["contrastive", "margin"] = "contrastive"
     """Softmax over in-batch and hard negatives, or the article's hinge on each hard negative."""
     margin: float = 0.2
@@ -275,9 +276,9 @@ class TrainConfig:
     regularized_documents: Literal["positives", "all"] = "positives"
     """Documents that are regularized: the positives, as in the article, or the negatives too."""
     regularizer_warmup_ratio: float = 1 / 3
-    """Share of the optimizer steps in which the regularizers rise, quadratically, to their weights."""
+    """Share of the optimizer steps in which the regularizers' weights rise, quadratically, to their full values."""
     mixed_precision: MixedPrecision = "no"
-    """Type that autocast gives to products; weights, sums and the loss stay in float32."""
+    """Number type in which autocast computes products. Weights, sums and the loss stay in float32."""
     seed: int = 42
     """Seed of the weights, the order of the data and the dropout."""
     memory: MemoryConfig = field(default_factory=lambda: MEMORY_MODES[DEFAULT_MEMORY_MODE])

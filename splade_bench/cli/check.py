@@ -30,12 +30,13 @@ class CheckCommand:
     """
 
     results: Annotated[tuple[tuple[Path, ...], ...], tyro.conf.UseAppendAction]
-    """Results files; several runs of a cell count as one, with the smallest of their peaks."""
+    """Results files. Several runs of a cell count as one, with the smallest of their peak RSS."""
     baseline: Path
     """Baseline file, as --update-baseline writes it."""
     fail_on: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
-    """Rules METRIC:LIMIT[:CELLS], such as live_peak_bytes:1% or peak_rss_bytes:5%:base-*. Of those that fit a cell, the
-    last counts. Default: live_peak_bytes:1% peak_rss_bytes:10%+16MiB final_loss:5% mrr@10:0.03."""
+    """Rules METRIC:LIMIT[:CELLS], such as live_peak_bytes:1% or peak_rss_bytes:5%:base-*. If several rules for
+    a figure match a cell, the last one counts. Default: live_peak_bytes:1% peak_rss_bytes:10%+16MiB final_loss:5%
+    mrr@10:0.03."""
     update_baseline: bool = False
     """Write the results as the new baseline, without a check."""
     json: bool = False

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 class EvaluateCommand:
     """Evaluate a trained model on held-out queries.
 
-    Once among all documents, and once among each query's own positives and negatives, as the article does.
+    Each query is ranked twice: against all documents, and against its own positives and negatives, as in the article.
 
     Exit codes:
       0  done
@@ -43,7 +43,7 @@ class EvaluateCommand:
     batch_size: int | None = None
     """Texts to encode at once. None: 32, or fewer if --max-length is above 128."""
     max_length: int | None = None
-    """Tokens after which a text is cut. None: as in the model's training."""
+    """Cut texts after this many tokens. None: as in the model's training."""
     memory_tracking: bool = False
     """Log current and peak memory."""
     json: bool = False

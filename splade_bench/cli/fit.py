@@ -21,10 +21,10 @@ _RUNNER_UPS = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitCommand(PlannedFlags):
-    """Choose the fastest settings whose peak memory fits a budget, and print the train command that has them.
+    """Choose the fastest settings whose peak memory fits a budget, and print their train command.
 
-    It takes the flags of train, and keeps the settings that they name. It only chooses how a batch is computed, in ways
-    that do not change the gradient. Times are predicted if the device is in this machine.
+    It takes the flags of train, and keeps the settings that you name. It changes only how a batch is computed, and
+    never the gradient unless you add --allow-inexact. If the device is in this machine, it predicts times too.
 
     Exit codes:
       0  done

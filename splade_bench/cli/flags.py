@@ -47,12 +47,12 @@ class Placement:
     """Where and how to compute."""
 
     device: DeviceName = "auto"
-    """auto: mps, else cuda, else cpu. A missing device is replaced by the best available one, with a warning."""
+    """auto takes mps, else cuda, else cpu. If a device is missing, a warning names the one that is used instead."""
     force_device: bool = False
     """Make a missing --device an error."""
     memory_mode: Annotated[str, tyro.conf.arg(help=_MEMORY_MODE_HELP)] = DEFAULT_MEMORY_MODE
     memory_efficient: bool = False
-    """Select the default, --memory-mode memory-efficient. The article's command lines have this flag."""
+    """The same as --memory-mode memory-efficient, the default. The article's commands have this flag."""
 
     def __post_init__(self) -> None:
         if self.memory_efficient and self.memory_mode != DEFAULT_MEMORY_MODE:
@@ -88,7 +88,7 @@ class TrainFlags:
     """A preset with random weights (tiny, mini, base), a local model folder, or a Hugging Face Hub id."""
     train_file: Path | None = None
     """JSON list or JSON Lines of {"query", "positive_document", "negative_documents"}. None: the embedded corpus.
-    negative_documents may be missing with --negatives-per-query 0."""
+    With --negatives-per-query 0, negative_documents may be missing."""
     val_file: Path | None = None
     """A file in the same format. The trained model is evaluated on it."""
     json: bool = False
@@ -104,15 +104,15 @@ class PlannedFlags(TrainFlags):
     """The flags of a training that is planned, not run."""
 
     budget: str | None = None
-    """Memory that the training may take, as 8GiB. None: the memory of this machine, container or accelerator."""
+    """Memory that the training may take, such as 8GiB. None: the memory of this machine, container or accelerator."""
     lengths: Literal["full", "data"] = "full"
     """Plan for texts of --max-length tokens, or for the widest batch in an epoch of the training data."""
     active_share: float = TRAINED_ACTIVE_SHARE
-    """Share of the vectors' entries that are active (not 0). The head's backward pass grows with it; at most 1."""
+    """Share of the vectors' entries that are not 0, at most 1. With a larger share, the head's backward takes more."""
     placement: Placement = field(default_factory=Placement)
-    """Where and how to compute. --device may name a device that this machine lacks; --force-device has no effect."""
+    """Where and how to compute. --device may name a device that this machine lacks. --force-device has no effect."""
     output: Output = field(default_factory=Output)
-    """No effect here. They are accepted so that the flags of a train command can be copied."""
+    """These flags have no effect here. They are accepted so that you can copy the flags of a train command."""
 
 
 _Command = TypeVar("_Command", bound=TrainFlags)

@@ -18,9 +18,9 @@ from splade_bench.units import format_bytes
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanCommand(PlannedFlags):
-    """Predict the peak memory of a training without running it: the same step, on tensors without values.
+    """Predict the peak memory of a training without running it.
 
-    It takes the flags of train.
+    It takes the flags of train, and runs the training's own step on tensors without values.
 
     Exit codes:
       0  the training fits, or it has no budget
@@ -29,7 +29,7 @@ class PlanCommand(PlannedFlags):
     """
 
     timeline: Path | None = None
-    """SVG file to draw the memory of an optimizer step to, phase by phase."""
+    """Draw the memory of an optimizer step, phase by phase, to this SVG file."""
 
 
 def run(arguments: Sequence[str]) -> int:

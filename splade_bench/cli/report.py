@@ -30,7 +30,9 @@ class ReportCommand:
     Subjects: trade-offs with the article's claims, single techniques, peers, the planner, the instruments, measured
     calls, the head, the article's failure.
 
-    Exit codes: 0 done, 2 usage or a bad file.
+    Exit codes:
+      0  done
+      2  usage error or bad file
     """
 
     results: _Paths = ()
@@ -38,16 +40,16 @@ class ReportCommand:
     output: Path = Path("reports")
     """Folder for the pages, their pictures in plots/, and report.html, which has all of them in one file."""
     tables: Path | None = None
-    """Folder for each table as CSV, and for all of them as tables.json."""
+    """Folder for the tables: a CSV file each, and tables.json with all of them."""
     csv: Path | None = None
-    """File for all results as one table."""
+    """CSV file for all results as one table."""
     github_summary: Path | None = None
-    """File to append a summary to, the worst cells first, such as $GITHUB_STEP_SUMMARY."""
+    """Append a summary to this file, such as $GITHUB_STEP_SUMMARY. The worst cells come first."""
     comment: Path | None = None
     """File for the same summary, short enough for a comment on a pull request."""
     update: _Paths = ()
-    """Documents, or folders of them, to update: their tables between <!-- splade-bench table: PAGE/TABLE --> and
-    <!-- /splade-bench table -->."""
+    """Documents, or folders of them, whose tables are updated. A table is between
+    <!-- splade-bench table: PAGE/TABLE --> and <!-- /splade-bench table -->."""
     json: bool = False
     """Print one JSON object to standard output."""
 

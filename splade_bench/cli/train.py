@@ -44,8 +44,8 @@ _LONGEST_REASON = 200
 class TrainCommand(TrainFlags):
     """Train a SPLADE model. Without --train-file it uses the embedded corpus, which takes under a minute on two cores.
 
-    The defaults of other flags depend on --model-name and --memory-mode. Give these two with --help to see the others'
-    defaults: for example, a pretrained model has --max-length 256, --batch-size 8 and --learning-rate 2e-5.
+    The defaults of other flags depend on --model-name and --memory-mode. To see them, add --help to a command with these
+    two. For example, a pretrained model has --max-length 256, --batch-size 8 and --learning-rate 2e-5.
 
     Ctrl-C and SIGTERM stop it after the current optimizer step, and the model is saved. A second signal ends it at
     once.
@@ -60,7 +60,7 @@ class TrainCommand(TrainFlags):
     auto_fit: bool = False
     """Train with the fastest settings that fit the memory. Settings that you name are kept, as with fit."""
     budget: str | None = None
-    """With --auto-fit: memory that the training may take, as 8GiB. None: the memory that is available."""
+    """With --auto-fit: memory that the training may take, such as 8GiB. None: the memory that is available."""
     allow_inexact: bool = False
     """With --auto-fit: also consider settings that change the gradient."""
 

@@ -21,7 +21,7 @@ _FLAGS: Sequence[tuple[str, Literal["string", "bool", "linelist"] | None, str, d
     (
         "--memory-fail-on",
         "linelist",
-        "rule of the baseline, METRIC:LIMIT[:CELLS], such as live_peak_bytes:1% or peak_rss_bytes:5%+16MiB:base-*; may "
+        "rule of the gate, METRIC:LIMIT[:CELLS], such as live_peak_bytes:1% or peak_rss_bytes:5%+16MiB:base-*; may "
         "be repeated (in an ini file: one rule a line)",
         {"metavar": "RULE", "action": "append"},
     ),
@@ -30,11 +30,16 @@ _FLAGS: Sequence[tuple[str, Literal["string", "bool", "linelist"] | None, str, d
     (
         "--memory-passes",
         "string",
-        "memory passes to run, each in a process of its own, with commas: "
+        "memory passes, with commas; each runs in a process of its own: "
         f"{', '.join(MEMORY_PASSES)}, or none (default: {','.join(DEFAULT_MEMORY_PASSES)})",
         {"metavar": "NAMES"},
     ),
-    ("--memory-timeline", "bool", "sample resident memory every 10 ms, with the run's phase", {"action": "store_true"}),
+    (
+        "--memory-timeline",
+        "bool",
+        "record resident memory every 10 ms, phase by phase",
+        {"action": "store_true"},
+    ),
     (
         "--cell-timeout",
         "string",

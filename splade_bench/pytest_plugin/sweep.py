@@ -37,28 +37,31 @@ ROUNDS = 5
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the axes of the sweep and the folder of its report."""
     group = parser.getgroup("splade-bench sweep")
-    group.addoption("--device", default="cpu", help="devices to sweep: cpu, cuda, mps, or several with commas")
-    group.addoption("--batch-sizes", help="queries per forward pass, with commas: 2,8")
-    group.addoption("--gradient-accumulation-steps", help="batches per optimizer step, with commas: 1,4")
-    group.addoption("--memory-modes", help=f"with commas, from: {', '.join(MEMORY_MODES)}")
+    group.addoption("--device", default="cpu", help="cpu, cuda, mps, or several of them with commas")
+    group.addoption("--batch-sizes", help="batch sizes, with commas, such as 2,8")
+    group.addoption("--gradient-accumulation-steps", help="batches per optimizer step, with commas, such as 1,4")
+    group.addoption("--memory-modes", help=f"memory modes, with commas: {', '.join(MEMORY_MODES)}")
     group.addoption("--workload", help=f"one of: {', '.join(WORKLOADS)}")
-    group.addoption("--max-steps", type=int, help="optimizer steps of each cell, in place of the workload's queries")
-    group.addoption("--seeds", help="one run of each cell for each seed, with commas")
+    group.addoption("--max-steps", type=int, help="optimizer steps of each cell (default: by the workload)")
+    group.addoption("--seeds", help="seeds, with commas; each cell runs once for each seed")
     group.addoption(
         "--profile", default="default", choices=list(PROFILES), help="smoke: two minutes; default: eight; full: hours"
     )
     group.addoption(
         "--rounds",
         type=int,
-        help=f"equal runs of each cell, in turn (default: 1; {ROUNDS} in comparisons of trainers or techniques)",
+        help=f"how often each cell runs (default: 1; {ROUNDS} in comparisons of trainers or techniques)",
     )
     group.addoption(
         "--resume",
         action="store_true",
-        help="skip cells that --memory-results already has, measured with this machine, source tree and corpus",
+        help="skip cells that --memory-results has from this machine, source tree and corpus",
     )
     group.addoption(
-        "--reports", metavar="FOLDER", default="reports", help="folder for the report, with a subfolder for results"
+        "--reports",
+        metavar="FOLDER",
+        default="reports",
+        help="folder for the report; results go into its subfolder",
     )
 
 
@@ -144,7 +147,7 @@ def sweep(pytestconfig: pytest.Config) -> Sweep:
 
 @pytest.fixture(scope="session")
 def measuring(pytestconfig: pytest.Config) -> MeasuringSession:
-    """The session that measures and records: heads, plans of the article's run, calibrations, gradient errors."""
+    """The session that measures and records: heads, plans of the article's run, calibrations."""
     return open_session(pytestconfig)
 
 
@@ -205,7 +208,7 @@ def require_one_package(here: Path, imported: Path) -> None:
     """
     if (here / "__init__.py").is_file() and not here.samefile(imported):
         raise pytest.UsageError(
-            f"{imported}: is not the package of this checkout, which its workers would import; pip install --editable ."
+            f"{imported}: is not the package of this checkout, but workers import it; pip install --editable ."
         )
 
 

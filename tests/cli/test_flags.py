@@ -124,9 +124,9 @@ def test_help_shows_the_defaults_of_the_model_and_the_memory_mode(capsys: pytest
 def test_help_says_which_flags_have_no_effect_on_a_plan(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     without_effect = "output options"
 
-    assert "No effect here" not in help_of(capsys, "train")
+    assert "no effect here" not in help_of(capsys, "train")
     _, _, group = help_of(capsys, verb).partition(without_effect)
     note, _, flags = group.partition("--output-dir")
-    assert "No effect here." in note
+    assert "These flags have no effect here." in note
     assert "--overwrite" in flags
     assert "--memory-tracking" in flags
