@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -97,8 +98,7 @@ def test_queries_of_a_split_are_ranked_against_every_document() -> None:
     assert all(candidates[0] == name for name, candidates in dataset.candidates.items())
 
 
-def test_the_standard_library_gives_a_corpus() -> None:
-    pairs = harvest()
+def test_the_standard_library_gives_a_corpus(pairs: Sequence[DocstringPair]) -> None:
 
     assert len(pairs) > 1500
     assert len({pair.name for pair in pairs}) == len(pairs)

@@ -9,15 +9,10 @@ from pathlib import Path
 import pytest
 
 from splade_bench.data import embedded
-from splade_bench.data.docstrings import DocstringPair, harvest
+from splade_bench.data.docstrings import DocstringPair
 from splade_bench.data.embedded import PreparedCorpus, embedded_corpus
 from splade_bench.data.wordpiece import inverse_document_frequencies, train_tokenizer
 from splade_bench.errors import ConfigError
-
-
-@pytest.fixture(scope="module")
-def pairs() -> list[DocstringPair]:
-    return harvest()
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +37,10 @@ def test_a_prepared_corpus_is_not_made_again(prepared: PreparedCorpus, monkeypat
     assert PreparedCorpus.prepare(prepared.folder.parent, [600]).folder == prepared.folder
 
 
-def test_a_place_that_keeps_nothing_is_one_line(prepared: PreparedCorpus, tmp_path: Path) -> None:
+def test_a_place_that_keeps_nothing_is_one_line(
+    prepared: PreparedCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "embedded_corpus", prepared.load)  # as harvested, in less time
     a_file = tmp_path / "file"
     a_file.touch()
     (tmp_path / prepared.folder.name / "something").mkdir(parents=True)
