@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 
+from splade_bench.bench.protocol import CallRequest
 from splade_bench.bench.session import MeasuringSession
 from splade_bench.report.article import explains
 from splade_bench.results.records import PlanResult
@@ -17,7 +18,12 @@ MODES = ("standard", "memory-efficient", "minimal-memory")
 
 @pytest.fixture(scope="module")
 def plans(measuring: MeasuringSession) -> dict[str, PlanResult]:
-    return {name: measuring.plan_article_run(name) for name in (INTEGER_MASK, FLOAT_MASK, *MODES)}
+    return {
+        name: measuring.measure_as(
+            PlanResult, CallRequest(module="article_plan", function="plan_run", arguments=[name])
+        )
+        for name in (INTEGER_MASK, FLOAT_MASK, *MODES)
+    }
 
 
 @pytest.mark.takes_long

@@ -10,12 +10,13 @@ from collections.abc import Callable
 
 import pytest
 
+from splade_bench.bench.protocol import CallRequest
 from splade_bench.bench.session import MeasuringSession
 from splade_bench.grid.cell import Cell
 from splade_bench.grid.sweep import Sweep
 from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.results.figures import added_bytes
-from splade_bench.results.records import CellResult
+from splade_bench.results.records import CellResult, HeadResult
 
 MODES = ("standard", "memory-efficient")
 
@@ -70,7 +71,9 @@ def test_streaming_head_takes_a_third_of_the_time(
 @pytest.mark.parametrize("active_share", [0.01, 0.1, 1.0])
 @pytest.mark.parametrize("hidden_size", [128, 384, 768])
 def test_head_by_itself(head: str, active_share: float, hidden_size: int, measuring: MeasuringSession) -> None:
-    result = measuring.measure_head(head, hidden_size=hidden_size, active_share=active_share)
+    settings = {"head": head, "hidden_size": hidden_size, "active_share": active_share}
+    request = CallRequest(module="head_alone", function="measure_head", keywords=settings)
+    result = measuring.measure_as(HeadResult, request)
 
     assert result.active_share == pytest.approx(active_share, abs=0.002)
     assert result.extra_bytes > 0

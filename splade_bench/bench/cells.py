@@ -61,15 +61,6 @@ class CellRunner:
         request = CellRequest(cell=replace(cell, memory_limit_bytes=None), measure="floor")
         return int(result_of(request, timeout_s=self.timeout_s)["floor_bytes"])
 
-    def gradient_error(self, cell: Cell) -> float:
-        """How far the gradient of the cell's trainer is from the plain definition's.
-
-        Raises:
-            WorkerError: it could not be computed.
-        """
-        request = CellRequest(cell=cell, measure="gradient")
-        return float(result_of(request, timeout_s=self.timeout_s)["gradient_error"])
-
     def corpus_sha256(self, workload_name: str) -> str | None:
         """Hash of the corpus that cells of this workload train on here; None for synthetic texts."""
         prepared = self._prepared(WORKLOADS[workload_name])

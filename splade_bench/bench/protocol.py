@@ -62,11 +62,10 @@ class CellRequest(Message):
     }
 
     cell: Cell
-    measure: Literal["time", "heap", "live", "pinned", "plan", "floor", "gradient", "weights"]
+    measure: Literal["time", "heap", "live", "pinned", "plan", "floor", "weights"]
     """time: train, timed, then evaluate. heap, live, pinned: two optimizer steps of the widest batch, under memray,
     with live tensors counted, or with an allocator whose peak is repeatable. plan: what the planner predicts for them.
-    floor: the memory of the process before it has a model. gradient: how far the trainer's gradient is from the plain
-    definition's, on a small model. weights: save the model to its folder."""
+    floor: the memory of the process before it has a model. weights: save the model to its folder."""
     corpus_folder: str | None = None
     """Folder of the prepared corpus; None for synthetic workloads."""
     model_folder: str | None = None

@@ -25,9 +25,7 @@ from splade_bench.results.records import (
     SETTLED,
     CallResult,
     CellResult,
-    HeadResult,
     Measurement,
-    PlanResult,
     Result,
     append_result,
     read_results,
@@ -100,6 +98,17 @@ class MeasuringSession:
         result = self._calls.measure(name, request, memory_limit_bytes=self.memory_limit_bytes)
         return self._record(replace(result, test_id=test_id))
 
+    def measure_as(self, record_type: type[Recorded], request: CallRequest) -> Recorded:
+        """Make a call in a fresh process, and record what it returns: a dictionary of the measured fields.
+
+        Raises:
+            DataError: the result cannot be written; it is still one of the finished results.
+            WorkerError: the call failed.
+        """
+        started_at = utc_now()
+        fields = self._calls.value_of(request)
+        return self._record(record_type(**(taken_on() | fields), started_at=started_at))
+
     def calibrate(self, function: Callable[..., object], *arguments: Any) -> CallResult:
         """Let every probe read the memory of ``function``, a known amount, and record the readings."""
         runner = replace(self._calls, memory_passes=MEMORY_PASSES, memory_timeline=True)
@@ -122,23 +131,6 @@ class MeasuringSession:
         if result is not None and result not in self.reused:
             self.reused.append(result)
         return result
-
-    def measure_head(self, head: str, *, hidden_size: int, active_share: float) -> HeadResult:
-        """Measure one head in a fresh process and record it.
-
-        Raises:
-            WorkerError: the process failed.
-        """
-        figures = {"head": head, "hidden_size": hidden_size, "active_share": active_share}
-        return self._record(self._made_by(HeadResult, "head_alone", "measure_head", **figures))
-
-    def plan_article_run(self, name: str) -> PlanResult:
-        """Plan one way to train the article's run in a fresh process, and record the plan.
-
-        Raises:
-            WorkerError: the process failed.
-        """
-        return self._record(self._made_by(PlanResult, "article_plan", "plan_run", name=name))
 
     def require_room(self, cell: Cell) -> None:
         """Refuse a memory limit under which no cell could start.
@@ -170,10 +162,6 @@ class MeasuringSession:
                 return  # the call will fail in the same way, and its record will say how
         require_above_floor(self.memory_limit_bytes, self._call_floors_bytes[request.module])
 
-    def gradient_error(self, cell: Cell) -> float:
-        """See :meth:`splade_bench.bench.cells.CellRunner.gradient_error`."""
-        return self._cells.gradient_error(cell)
-
     def line(self, result: Measurement) -> str:
         """One line for the terminal: the result, and the time left."""
         parts = [result.cell_id if isinstance(result, CellResult) else getattr(result, "name", ""), result.status]
@@ -193,13 +181,6 @@ class MeasuringSession:
             f"[{done}/{self.expected_cells}, {format_seconds(left_s)} left]" if self.expected_cells else f"[{done}]"
         )
         return one_line("  ".join(parts))
-
-    def _made_by(self, kind: type[Recorded], module: str, function: str, **keywords: Any) -> Recorded:
-        """A result whose fields a function of :mod:`splade_bench.worker` returns in a fresh process."""
-        started_at = utc_now()
-        request = CallRequest(module=f"splade_bench.worker.{module}", function=function, keywords=keywords)
-        fields = self._calls.value_of(request)
-        return kind(**(taken_on() | fields), started_at=started_at)
 
     def _record(self, result: Recorded) -> Recorded:
         name = self._earlier[0].session if self._earlier else None

@@ -28,7 +28,6 @@ from splade_bench.training.step_clock import StepClock
 from splade_bench.training.trainer import Trainer, TrainObserver
 from splade_bench.worker.cell_builder import CellBuilder, WidestBatch
 from splade_bench.worker.flops import gemm_flops_per_s
-from splade_bench.worker.gradient_check import gradient_error
 from splade_bench.worker.probes import Fields, TimePassProbes, heap_fields, live_fields, pinned_fields
 from splade_bench.worker.serving import Worker, claim_standard_output, limit_process, serve, wait_for_go
 
@@ -51,10 +50,9 @@ class CellWorker(Worker[CellRequest]):
             "pinned": self._pinned_pass,
             "plan": self._plan_pass,
             "floor": lambda _: {"floor_bytes": current_rss_bytes()},
-            "gradient": lambda _: {"gradient_error": gradient_error(self.request.cell)},
             "weights": lambda builder: {"model_folder": str(builder.save_weights())},
         }
-        if self.request.measure not in ("gradient", "weights"):
+        if self.request.measure != "weights":
             self._warm_up(builder)
         self.measured |= passes[self.request.measure](builder)
         self.send("result", self.measured)

@@ -1,7 +1,7 @@
 """Peers: other training algorithms, compared with this package on the same weights and batches.
 
 Peers differ only in how they make the gradient: loss, schedule, clipping and optimizer are the same.
-:mod:`splade_bench.worker.gradient_check` first compares each gradient with the plain definition's.
+``benchmarks/gradient_check.py`` compares each gradient with the plain definition's.
 
 - ``article-trainer``: the source article's algorithm. Three forward passes, each text padded to max_length, the logits
   of all three kept to the end of the step, ``log(1 + relu)``, mask, max.

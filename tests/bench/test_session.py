@@ -15,12 +15,12 @@ from results import make_cell_result
 from splade_bench.bench.calls import CallRunner, call_request
 from splade_bench.bench.cells import CellRunner
 from splade_bench.bench.known_blocks import touch_block
-from splade_bench.bench.protocol import MemoryPass
+from splade_bench.bench.protocol import CallRequest, MemoryPass
 from splade_bench.bench.session import MeasuringSession
 from splade_bench.errors import ConfigError
 from splade_bench.grid.cell import Cell
 from splade_bench.measure.machine import taken_on
-from splade_bench.results.records import CellResult, append_result, read_results
+from splade_bench.results.records import CellResult, HeadResult, append_result, read_results
 
 CELL = Cell(workload="head", device="cpu", batch_size=1, gradient_accumulation_steps=1, memory_mode="standard")
 
@@ -107,7 +107,9 @@ def test_a_call_is_recorded_with_its_session_and_test(tmp_path: Path) -> None:
 
 
 def test_a_head_is_measured_by_an_ordinary_call(tmp_path: Path) -> None:
-    result = make_session(tmp_path).measure_head("streaming", hidden_size=16, active_share=0.1)
+    settings = {"head": "streaming", "hidden_size": 16, "active_share": 0.1}
+    request = CallRequest(module="head_alone", function="measure_head", keywords=settings)
+    result = make_session(tmp_path).measure_as(HeadResult, request)
 
     assert read_results([tmp_path / "results.jsonl"]) == [result]
     assert (result.head, result.hidden_size, len(result.times_s)) == ("streaming", 16, 9)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
+from gradient_check import gradient_error, largest_gradient_error
 
 from splade_bench.batching.batches import TripleBatch, pad
 from splade_bench.bench.calls import CallRunner
@@ -16,7 +18,6 @@ from splade_bench.config import MODEL_PRESETS, ModelPreset
 from splade_bench.grid.cell import Cell
 from splade_bench.model.presets import TRAINED_ACTIVE_SHARE
 from splade_bench.worker.flops import cached_step_flops
-from splade_bench.worker.gradient_check import gradient_error, largest_gradient_error
 
 MISSING_PEERS = importlib.util.find_spec("sentence_transformers") is None
 PEERS = [
@@ -41,7 +42,7 @@ def make_cell(trainer: str = "splade-bench", size: int | None = None, **changes:
 
 @pytest.mark.parametrize(("trainer", "size"), [("splade-bench", None), ("article-trainer", None), *PEERS])
 def test_every_trainer_makes_the_gradient_of_the_plain_definition(trainer: str, size: int | None) -> None:
-    assert gradient_error(make_cell(trainer, size)) <= 1e-9
+    assert gradient_error(**asdict(make_cell(trainer, size))) <= 1e-9
 
 
 def test_a_wrong_gradient_has_a_large_error() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -29,8 +30,9 @@ _BATCH_SIZE = 4
 _FLOOR = 1e-6
 
 
-def gradient_error(cell: Cell) -> float:
-    """The error of the cell's trainer with the cell's settings, see :func:`largest_gradient_error`."""
+def gradient_error(**cell_fields: Any) -> float:
+    """The error of the trainer of a cell, with that cell's settings, see :func:`largest_gradient_error`."""
+    cell = Cell(**cell_fields)
     vocab_size = MODEL_PRESETS[_MODEL].vocab_size
     config = replace(
         cell.train_config, max_length=_MAX_LENGTH, max_steps=1, max_grad_norm=0.0, regularizer_warmup_ratio=0.0
