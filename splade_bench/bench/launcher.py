@@ -113,9 +113,9 @@ class Launcher:
                 worker.returncode = os.waitstatus_to_exitcode(status)  # so that Popen does not wait for it again
                 self._read_errors(errors)
                 return status, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-            self._end_where_due(memory)
+            self._end_if_due(memory)
 
-    def _end_where_due(self, memory: RssReader | None) -> None:
+    def _end_if_due(self, memory: RssReader | None) -> None:
         if self._ended_by is not None:
             self._kill_group()
         elif time.monotonic() >= self._deadline_s:

@@ -13,9 +13,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 from splade_bench.bench.protocol import CallRequest
 from splade_bench.measure.device import device_memory
@@ -71,10 +72,8 @@ def load_function(request: CallRequest) -> Callable[..., object]:
     Its module is imported by name if that finds the same file, so that relative imports work; else from its file.
     """
     sys.path[:] = request.path
-    found: Any = _load_module(request)
-    for name in request.function.split("."):
-        found = getattr(found, name)
-    return cast("Callable[..., object]", found)
+    function: Callable[..., object] = attrgetter(request.function)(_load_module(request))
+    return function
 
 
 def _load_module(request: CallRequest) -> ModuleType:
