@@ -112,7 +112,9 @@ class SyntheticBatches:
             yield self._batch([[_WARM_UP_LENGTH]] * (2 + self.negatives_per_query), rng)
         for _ in range(self.batches_per_epoch):
             documents = [self._document_lengths(rng) for _ in range(1 + self.negatives_per_query)]
-            yield self._batch([self._query_lengths(rng), *documents], rng)
+            shortest, longest = (self.max_length, self.max_length) if self.lengths == "full" else _QUERY_LENGTHS
+            queries = [min(rng.randint(shortest, longest), self.max_length) for _ in range(self.batch_size)]
+            yield self._batch([queries, *documents], rng)
 
     def _batch(self, lengths: Sequence[Sequence[int]], rng: random.Random) -> TripleBatch:
         queries, *documents = (self._texts(group, rng) for group in lengths)
@@ -123,10 +125,6 @@ class SyntheticBatches:
         sequences = [[rng.randrange(5, self.vocab_size) for _ in range(length)] for length in lengths]
         width = self.max_length if self.padding == "max_length" else None
         return pad(sequences, pad_token_id=0, width=width)
-
-    def _query_lengths(self, rng: random.Random) -> list[int]:
-        shortest, longest = (self.max_length, self.max_length) if self.lengths == "full" else _QUERY_LENGTHS
-        return [min(rng.randint(shortest, longest), self.max_length) for _ in range(self.batch_size)]
 
     def _document_lengths(self, rng: random.Random) -> list[int]:
         if self.lengths == "full":

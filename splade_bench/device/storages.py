@@ -173,14 +173,12 @@ class LiveStorages(TorchDispatchMode):
                 self._listener.on_allocate(address, size_bytes, str(operator))
             self._live_bytes += size_bytes - known.size_bytes
             known.size_bytes = size_bytes
-        if known.category in (None, "head"):  # a product makes logits as [B * L, V]; they become [B, L, V] in a view
-            category = category or self._by_shape(tensor)
+        # A moment of the decoder's bias has the size of the vocabulary too.
+        of_head = self._phase != "optimizer_step" and tensor.dim() > 0 and tensor.shape[-1] == self._vocab_size
+        # A product makes logits as [B * L, V]; they become [B, L, V] in a view.
+        if category is None and of_head and known.category in (None, "head"):
+            category = "logits" if tensor.dim() > 2 and tensor.shape[-2] > 1 else "head"
         known.category = category or known.category
-
-    def _by_shape(self, tensor: Tensor) -> Category | None:
-        if self._phase == "optimizer_step" or not tensor.dim() or tensor.shape[-1] != self._vocab_size:
-            return None  # a moment of the decoder's bias has that size too
-        return "logits" if tensor.dim() > 2 and tensor.shape[-2] > 1 else "head"
 
     def _forget(self, address: int, _: object) -> None:
         freed = self._live.pop(address)
