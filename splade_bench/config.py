@@ -224,8 +224,8 @@ def memory_mode(name: str, *, option: str = "--memory-mode") -> MemoryConfig:
     mode, technique, added = split_mode(name)
     if mode not in MEMORY_MODES or technique not in (None, *MEMORY_TECHNIQUES):
         raise ConfigError(
-            f"{option} {name}: no such mode; choose from {', '.join(MEMORY_MODES)}, or one of them followed by "
-            f"+TECHNIQUE or -without-TECHNIQUE, from {', '.join(MEMORY_TECHNIQUES)}"
+            f"{option} {name}: no such mode; choose from {', '.join(MEMORY_MODES)}; to change one, add +TECHNIQUE "
+            f"or -without-TECHNIQUE, with one of {', '.join(MEMORY_TECHNIQUES)}"
         )
     if technique is None:
         return MEMORY_MODES[mode]

@@ -105,7 +105,7 @@ def test_a_technique_is_added_to_a_mode_or_left_out_of_it_by_name() -> None:
     "name", ["standard+", "standard+fast", "fast+streaming-head", "standard-without-", "+streaming-head", ""]
 )
 def test_an_unknown_technique_is_refused_with_those_that_exist(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"\+TECHNIQUE or -without-TECHNIQUE, from streaming-head, "):
+    with pytest.raises(ConfigError, match=r"\+TECHNIQUE or -without-TECHNIQUE, with one of streaming-head, "):
         memory_mode(name)
 
 

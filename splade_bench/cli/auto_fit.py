@@ -42,7 +42,7 @@ def fitted_training(request: PlanRequest) -> Fitted:
         (sys.executable, "-m", "splade_bench.cli.auto_fit"), input=msgspec.json.encode(request), stdout=subprocess.PIPE
     )
     if not finished.stdout:
-        raise TrainingError(f"--auto-fit: the process that plans ended with exit code {finished.returncode}")
+        raise TrainingError(f"--auto-fit: the planning process ended with exit code {finished.returncode}")
     reply: Fitted | Failed = msgspec.json.decode(finished.stdout, type=Fitted | Failed)
     if isinstance(reply, Failed):
         raise _ERRORS.get(reply.error, TrainingError)(reply.message)

@@ -89,7 +89,7 @@ def _text(record: Mapping[str, Any]) -> str:
         lines = [record["verdict"]]
     if record["runner_ups"]:
         lines += ["", "runner-ups:", _table(record["runner_ups"][:_RUNNER_UPS])]
-    lines += ["", "frontier (every other plan is slower or larger), fastest first:", _table(record["frontier"]), ""]
+    lines += ["", "frontier (no other plan is both faster and smaller), fastest first:", _table(record["frontier"]), ""]
     if record["smallest"]["predicted_step_time_s"] is None:
         lines.append(f"--device {record['device']} is not in this machine: sorted by work, without times")
     texts = "texts of full length" if record["lengths"] == "full" else "the texts of the widest batch"

@@ -51,7 +51,7 @@ def _lines(made: MemoryPlan) -> list[str]:
         lines.append(f"{'fits' if made.fits else 'does not fit'} in {format_bytes(made.budget_bytes)}")
     if failure := made.first_failure:
         asked, reserved = format_bytes(failure.size_bytes), format_bytes(failure.reserved_bytes)
-        lines.append(f"no room for {asked} of {failure.operator} in {failure.phase}, with {reserved} reserved")
+        lines.append(f"no room for {asked} of {failure.operator} in {failure.phase}: {reserved} are reserved already")
     phases: dict[str, int] = {}
     for stretch in made.timeline:
         phases[stretch.phase] = max(phases.get(stretch.phase, 0), stretch.peak_bytes)

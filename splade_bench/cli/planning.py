@@ -134,9 +134,8 @@ def nothing_fits(request: PlanRequest, found: Fit) -> str:
     more = "" if request.allow_inexact else ", or add --allow-inexact"
     return (
         f"nothing fits in {format_bytes(budget_bytes)}: the smallest plan takes "
-        f"{format_bytes(smallest.peak_bytes)} ({smallest.candidate.describe()}) and must leave "
-        f"{format_bytes(free_bytes)} free, which is {format_bytes(over_bytes)} too much; choose a smaller --max-length "
-        f"or --batch-size{more}"
+        f"{format_bytes(smallest.peak_bytes)} ({smallest.candidate.describe()}), and {format_bytes(free_bytes)} must "
+        f"stay free: {format_bytes(over_bytes)} too much; choose a smaller --max-length or --batch-size{more}"
     )
 
 

@@ -43,7 +43,7 @@ def load_encoder(model_name: str, corpus: Corpus | None, *, seed: int) -> Splade
     if model_name not in MODEL_PRESETS:
         return SpladeEncoder.from_pretrained(model_name)
     if corpus is None:
-        raise ConfigError(f"--model-name {model_name}: a preset is not trained; name the folder of a trained model")
+        raise ConfigError(f"--model-name {model_name}: a preset has random weights; name the folder of a trained model")
     vocab_size = MODEL_PRESETS[model_name].vocab_size
     tokenizer = train_tokenizer(corpus.training_texts, vocab_size=vocab_size)
     documents = list(dict.fromkeys(triple.positive for triple in corpus.triples))

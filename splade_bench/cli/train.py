@@ -44,8 +44,8 @@ _LONGEST_REASON = 200
 class TrainCommand(TrainFlags):
     """Train a SPLADE model. Without --train-file it uses the embedded corpus, which takes under a minute on two cores.
 
-    The defaults of other flags depend on --model-name and --memory-mode. To see them, add --help to a command with these
-    two. For example, a pretrained model has --max-length 256, --batch-size 8 and --learning-rate 2e-5.
+    The defaults of other flags depend on --model-name and --memory-mode. To see them, add --help to a command with
+    these two. For example, a pretrained model has --max-length 256, --batch-size 8 and --learning-rate 2e-5.
 
     Ctrl-C and SIGTERM stop it after the current optimizer step, and the model is saved. A second signal ends it at
     once.

@@ -42,9 +42,7 @@ def read_triples(path: Path, *, need_negatives: bool = False) -> list[Triple]:
     for where, record in _records(path, _read_text(path)):
         triple = _triple(where, record)
         if need_negatives and not triple.negatives:
-            raise DataError(
-                f"{where}: negative_documents must be a list with at least one document, or --negatives-per-query 0"
-            )
+            raise DataError(f"{where}: has no negative_documents; add at least one, or give --negatives-per-query 0")
         triples.append(triple)
     if not triples:
         raise DataError(f"{path}: holds no records")
@@ -134,5 +132,5 @@ def _triple(where: str, record: Any) -> Triple:
         if not text.strip():
             raise DataError(f"{where}: {name} is empty")
         if any("\ud800" <= character <= "\udfff" for character in text):
-            raise DataError(f"{where}: {name} holds half a character (a lone surrogate); write the whole one")
+            raise DataError(f"{where}: {name} has half of a surrogate pair; write the whole character")
     return Triple(query=parsed.query, positive=parsed.positive_document, negatives=tuple(negatives))

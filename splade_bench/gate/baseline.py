@@ -49,10 +49,10 @@ def write_baseline(path: Path, cells: Mapping[str, GatedCell]) -> None:
         DataError: there are no cells, a cell or a memory pass failed, or the file cannot be written.
     """
     if not cells:
-        raise DataError(f"{path}: there are no cells to make a baseline of")
+        raise DataError(f"{path}: not written: there are no cells")
     for name, cell in cells.items():
         if cell.status not in ("ok", "oom"):  # a cell may be known to run out of memory; anything else is a fault
-            raise DataError(f"{path}: not written: {one_line(name)} ended as {cell.status}")
+            raise DataError(f"{path}: not written: {one_line(name)} has the status {cell.status}")
         if cell.pass_errors:
             failed = ", ".join(f"its {name} pass failed: {error}" for name, error in cell.pass_errors.items())
             raise DataError(f"{path}: not written: {one_line(f'{name}: {failed}')}")

@@ -15,7 +15,7 @@ from splade_bench.results.figures import Figure
 from splade_bench.units import format_bytes
 
 _SITES_SHOWN = 3
-_UPDATE_HINT = f"an improvement beyond the limit; keep it with {UPDATE_FLAGS}"
+_UPDATE_HINT = f"better by more than the limit; to keep this, run with {UPDATE_FLAGS}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

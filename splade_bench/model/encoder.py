@@ -98,7 +98,7 @@ class SpladeEncoder(nn.Module):
     def require_positions(self, max_length: int) -> None:
         """Raise a :class:`ConfigError` if the model cannot take texts of ``max_length`` tokens."""
         if self.position_limit is not None and max_length > self.position_limit:
-            raise ConfigError(f"--max-length {max_length}: this model has positions for {self.position_limit} tokens")
+            raise ConfigError(f"--max-length {max_length}: this model takes at most {self.position_limit} tokens")
 
     @property
     def body_size(self) -> int:

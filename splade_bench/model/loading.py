@@ -48,7 +48,7 @@ def load_model(model_name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     if len(tokenizer) > embeddings:
         raise ConfigError(
             f"--model-name {model_name}: its tokenizer has {len(tokenizer)} tokens, but the model has embeddings for "
-            f"{embeddings}; save the two together, after resize_token_embeddings"
+            f"{embeddings}; call resize_token_embeddings and save both together"
         )
     return model, tokenizer
 

@@ -98,7 +98,7 @@ class MemoryPlan:
         )
         raise ConfigError(
             f"--budget {format_bytes(budget_bytes)}: below the {format_bytes(self.fixed_bytes)} that any batch takes "
-            f"({parts}); give more, or choose a smaller --model-name or --optimizer-states disk"
+            f"({parts}); give more, choose a smaller --model-name, or add --optimizer-states disk"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -50,11 +50,11 @@ def judge(measuring: MeasuringSession | None, options: MemoryOptions, *, ended_w
 def _update(current: Mapping[str, GatedCell], path: Path | None, *, ended_well: bool) -> tuple[list[str], bool]:
     assert path is not None
     if not ended_well:
-        return ["not written: the run did not end well"], True
+        return ["baseline not written: the run did not end well"], True
     before = read_baseline(path) if path.exists() else {}
     write_baseline(path, current)
-    removed = [f"no longer in it: {one_line(name)}" for name in before if name not in current]
-    return [f"written to {path}", *removed], False
+    removed = [f"no longer in the baseline: {one_line(name)}" for name in before if name not in current]
+    return [f"baseline written to {path}", *removed], False
 
 
 def _baseline_and_rules(options: MemoryOptions) -> tuple[Mapping[str, GatedCell], Sequence[Rule]]:

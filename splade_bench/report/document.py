@@ -89,6 +89,6 @@ def _require_one_corpus(workload: str, results: Sequence[CellResult]) -> None:
     corpora = {result.corpus_sha256 for result in results if result.corpus_sha256}
     if len(corpora) > 1:
         raise DataError(
-            f"workload {workload}: the results come from {len(corpora)} different corpora (corpus_sha256), which must "
-            "not be compared; pass files of one corpus to --results"
+            f"workload {workload}: the results come from {len(corpora)} different corpora (corpus_sha256) and cannot "
+            "be compared; pass files of one corpus to --results"
         )

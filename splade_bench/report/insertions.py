@@ -46,6 +46,8 @@ def _filled(place: re.Match[str], path: Path, pages: Sequence[Page]) -> str:
         return place[0]
     tables = {table.name: table for table in page.tables}
     if place["table"] not in tables:
-        raise DataError(f"{path}:{number}: the page {page.name} has no table {place['table']}, but {', '.join(tables)}")
+        raise DataError(
+            f"{path}:{number}: the page {page.name} has no table {place['table']}; it has {', '.join(tables)}"
+        )
     table = tables[place["table"]]
     return f"{place['opening']}\n{markdown(table.headings, table.rows)}\n\n{place['closing']}"

@@ -33,7 +33,7 @@ from splade_bench.results.records import append_result
         (["train", "--auto-fit", "--budget", "8GB"], "--budget '8GB' is not a size"),
         (["evaluate", "--val-file", "nowhere.json"], "nowhere.json: cannot be read"),
         (["evaluate", "--batch-size", "-2"], "--batch-size -2"),
-        (["evaluate", "--model-name", "tiny"], "--model-name tiny: a preset is not trained"),
+        (["evaluate", "--model-name", "tiny"], "--model-name tiny: a preset has random weights"),
         (["report", "--results", "nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
     ],
 )

@@ -118,7 +118,7 @@ def test_a_local_model_is_planned_from_its_config_alone(capsys: pytest.CaptureFi
         (["--model-name", "{folder}/custom"], "auto_map names custom code"),
         (["--model-name", "{folder}/unknown"], "cannot be loaded"),
         (["--model-name", "{folder}/empty"], "cannot be loaded"),
-        (["--max-length", "600"], "--max-length 600: this model has positions for 512 tokens"),
+        (["--max-length", "600"], "--max-length 600: this model takes at most 512 tokens"),
         (["--max-length", "1"], "--max-length 1: must be at least 3"),
     ],
 )

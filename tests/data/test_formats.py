@@ -52,20 +52,26 @@ def test_both_spellings_are_read(tmp_path: Path, content: str) -> None:
         (json.dumps([GOOD, {**GOOD, "query": ""}]), r"train.json: record 2: query is empty"),
         (json.dumps([{**GOOD, "query": 7}]), r"record 1: query: Expected str, got int"),
         (json.dumps([{**GOOD, "query": " \n"}]), r"record 1: query is empty"),
-        (json.dumps([{**GOOD, "query": "\ud83d"}]), r"record 1: query holds half a character"),
+        (json.dumps([{**GOOD, "query": "\ud83d"}]), r"record 1: query has half of a surrogate pair"),
         ("[" * 100_000, r"train.json:1: is not JSON"),
         ("[1" + "0" * 5000 + "]", r"train.json:1: is not JSON"),
-        (json.dumps([{"query": "q", "negative_documents": ["n"]}]), r"record 1: Object missing required field positive_document"),
+        (
+            json.dumps([{"query": "q", "negative_documents": ["n"]}]),
+            r"record 1: Object missing required field positive_document",
+        ),
         (
             json.dumps([{**GOOD, "negative_documents": []}]),
-            r"record 1: negative_documents must be a list with at least",
+            r"record 1: has no negative_documents; add at least",
         ),
         (
             json.dumps([{"query": "q", "positive_document": "p"}]),
-            r"record 1: negative_documents .*negatives-per-query 0",
+            r"record 1: has no negative_documents; .*negatives-per-query 0",
         ),
         (json.dumps([{**GOOD, "negative_documents": "n"}]), r"negative_documents: Expected array or null, got str"),
-        (json.dumps([{**GOOD, "negative_documents": [{"text": "n"}]}]), r"negative_documents\[0\]: Object missing required field document"),
+        (
+            json.dumps([{**GOOD, "negative_documents": [{"text": "n"}]}]),
+            r"negative_documents\[0\]: Object missing required field document",
+        ),
     ],
 )
 def test_a_bad_file_is_refused_with_its_place(tmp_path: Path, content: str | bytes, complaint: str) -> None:

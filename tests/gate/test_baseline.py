@@ -152,7 +152,7 @@ def test_a_run_that_died_without_a_word_is_held_against_nothing_it_did_not_say()
 
 
 def test_a_fault_does_not_become_the_baseline(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"not written: {NAME} ended as nan"):
+    with pytest.raises(DataError, match=f"not written: {NAME} has the status nan"):
         write_baseline(tmp_path / "baseline.json", cells(make_result(status="nan")))
     with pytest.raises(DataError, match=f"not written: {NAME}: its live pass failed: error: boom"):
         write_baseline(tmp_path / "baseline.json", cells(make_result(pass_errors={"live": "error: boom"})))

@@ -211,7 +211,7 @@ def test_marked_places_of_a_document_are_filled_and_stay_filled(tmp_path: Path) 
         ),
         (
             "<!-- splade-bench table: TRADEOFFS/nothing -->\n<!-- /splade-bench table -->",
-            r"guide\.md:1: the page TRADEOFFS has no table nothing, but .*claims",
+            r"guide\.md:1: the page TRADEOFFS has no table nothing; it has .*claims",
         ),
     ],
 )

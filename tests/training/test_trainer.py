@@ -167,7 +167,7 @@ def test_repeated_batches_in_a_window_change_nothing(encoder: SpladeEncoder, tri
     ("usable", "changes", "complaint"),
     [
         (False, {}, "no triples"),
-        (True, {"max_length": 600}, "--max-length 600: this model has positions for 512 tokens"),
+        (True, {"max_length": 600}, "--max-length 600: this model takes at most 512 tokens"),
     ],
 )
 def test_data_and_model_that_do_not_fit_the_configuration_are_refused(
