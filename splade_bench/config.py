@@ -84,8 +84,7 @@ class MemoryConfig:
     in_place_gradients: bool = True
     """Add weight gradients to their sum without a temporary tensor."""
     compact_dropout: bool = True
-    """CPU: draw dropout from 16 random bits and keep a byte per element. Its probability is rounded to a multiple of
-    2^-16."""
+    """CPU: dropout keeps one byte per element, and its probability is rounded to a multiple of 2^-16."""
     streaming_attention: bool = True
     """CPU and MPS: compute attention with dropout a few heads at a time, and keep no [L, L] tensors for backward."""
     attention_dropout: bool = True
