@@ -22,7 +22,7 @@ from splade_bench.model.precision import wide_dtype
 from splade_bench.model.rng import capture_rng, restored_rng
 
 # Scores at a time: 2 MiB of float32, which stay in cache from one pass to the next.
-_SCORES_AT_A_TIME = 2**19
+SCORES_AT_A_TIME = 2**19
 
 
 def streaming_attention(
@@ -55,7 +55,7 @@ class _StreamingAttention(torch.autograd.Function):
         attended = query.new_empty(texts, length, heads, value.shape[-1]).transpose(1, 2)
         addend = _addend(mask, query)
         with torch.autocast(query.device.type, enabled=False):
-            for part in _parts(query, key):
+            for part in parts(query, key):
                 part_query, part_key, part_value = _wide_parts(part, query, key, value)
                 probabilities = _probabilities(part_query, part_key, None if addend is None else addend[part], scale)
                 keep = keep_mask(probabilities.shape, dropout, query.device)
@@ -71,7 +71,7 @@ class _StreamingAttention(torch.autograd.Function):
         grad_query, grad_key, grad_value = (torch.empty_like(tensor) for tensor in (query, key, value))
         addend = _addend(mask, query)
         with restored_rng(ctx.rng), torch.autocast(query.device.type, enabled=False):
-            for part in _parts(query, key):
+            for part in parts(query, key):
                 part_query, part_key, part_value, part_grad = _wide_parts(part, query, key, value, grad)
                 part_addend = None if addend is None else addend[part]
                 probabilities = _probabilities(part_query, part_key, part_addend, ctx.scale)
@@ -114,13 +114,13 @@ def _probabilities(query: Tensor, key: Tensor, addend: Tensor | None, scale: flo
     return scores.softmax(-1)
 
 
-def _parts(query: Tensor, key: Tensor) -> Iterator[tuple[slice, slice]]:
+def parts(query: Tensor, key: Tensor) -> Iterator[tuple[slice, slice]]:
     """Texts and heads, a few heads of one text at a time; in a plan, one part of each size."""
     texts, heads, length, _ = query.shape
-    most_heads = max(1, _SCORES_AT_A_TIME // (length * key.shape[2]))
+    most_heads = max(1, SCORES_AT_A_TIME // (length * key.shape[2]))
     texts_at_a_time, heads_at_a_time = max(1, most_heads // heads), min(most_heads, heads)
-    parts = itertools.product(_slices(texts, texts_at_a_time), _slices(heads, heads_at_a_time))
-    return once_in_plan(parts, key=lambda part: (part[0].stop - part[0].start, part[1].stop - part[1].start))
+    all_parts = itertools.product(_slices(texts, texts_at_a_time), _slices(heads, heads_at_a_time))
+    return once_in_plan(all_parts, key=lambda part: (part[0].stop - part[0].start, part[1].stop - part[1].start))
 
 
 def _slices(size: int, at_a_time: int) -> list[slice]:

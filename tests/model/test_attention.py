@@ -88,7 +88,7 @@ def plain_with_the_same_mask(inputs: list[Tensor], mask: Tensor | None, dropout:
     """The formula, its dropout mask drawn in the parts in which streaming attention draws it."""
     query, key, value = inputs
     keep = torch.empty(TEXTS, HEADS, QUERIES, key.shape[2], dtype=torch.bool)
-    for part in attention._parts(query, key):
+    for part in attention.parts(query, key):
         keep[part] = keep_mask(keep[part].shape, dropout, query.device)
     scores = query @ key.transpose(-1, -2) * HEAD_SIZE**-0.5
     if mask is not None:
@@ -101,7 +101,7 @@ def plain_with_the_same_mask(inputs: list[Tensor], mask: Tensor | None, dropout:
 def test_with_dropout_values_and_gradients_are_those_of_the_formula_however_the_heads_are_cut(
     monkeypatch: pytest.MonkeyPatch, kind: str, scores_at_a_time: int
 ) -> None:
-    monkeypatch.setattr(attention, "_SCORES_AT_A_TIME", scores_at_a_time)
+    monkeypatch.setattr(attention, "SCORES_AT_A_TIME", scores_at_a_time)
     inputs, mask = make_inputs(), make_mask(kind)
 
     torch.manual_seed(3)
