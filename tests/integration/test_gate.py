@@ -149,6 +149,7 @@ def unchanged() -> dict[str, dict[str, GatedCell]]:
     return {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLANTS)
 def test_a_planted_regression_is_caught_and_blamed(
     name: str, measure: Measure, unchanged: dict[str, dict[str, GatedCell]]
@@ -172,6 +173,7 @@ def test_a_planted_regression_is_caught_and_blamed(
     assert "reproduce: pytest benchmarks/test_training_cells.py" in lines[-2]
 
 
+@pytest.mark.slow
 def test_unchanged_code_is_measured_the_same_to_the_byte(measure: Measure) -> None:
     first, second = (measure("memory-efficient", "", ("live", "plan")) for _ in range(2))
     verdict = check(second, first, [parse_rule("live_peak_bytes:0%"), parse_rule("planned_live_peak_bytes:0%")])
@@ -204,6 +206,7 @@ def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "baseline.json"
 
 
+@pytest.mark.slow
 def test_a_sweep_of_unchanged_code_passes(baseline: Path, tmp_path: Path) -> None:
     finished = run_sweep(tmp_path, "--memory-baseline", str(baseline))
 
@@ -211,6 +214,7 @@ def test_a_sweep_of_unchanged_code_passes(baseline: Path, tmp_path: Path) -> Non
     assert "0 regressions, 3 checks" in finished.stdout
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_quality_is_halved_fails(baseline: Path, tmp_path: Path) -> None:
     finished = run_sweep(
         tmp_path,
@@ -230,6 +234,7 @@ build.evaluate = planted
     assert "mrr@10" in finished.stdout.partition("REGRESSION")[2].splitlines()[0]
 
 
+@pytest.mark.slow
 def test_a_sweep_that_measures_nothing_fails(baseline: Path, tmp_path: Path) -> None:
     finished = run_sweep(tmp_path, "--memory-baseline", str(baseline), "-k", "no_such_cell")
 
@@ -254,6 +259,7 @@ def test_a_baseline_that_is_not_there_is_a_usage_error_before_anything_runs(
     assert complaint in finished.stderr
 
 
+@pytest.mark.slow
 def test_a_baseline_of_another_torch_is_a_usage_error(baseline: Path, tmp_path: Path) -> None:
     record = json.loads(baseline.read_text())
     for cell in record["cells"].values():

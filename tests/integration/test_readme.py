@@ -19,6 +19,7 @@ def example(document: str) -> str:
     return str(code)
 
 
+@pytest.mark.slow
 def test_the_example_of_the_library_trains_and_saves_a_model(tmp_path: Path) -> None:
     code = example("docs/library.md")
     assert len([line for line in code.splitlines() if line.strip()]) <= 26

@@ -135,6 +135,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Complete
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300), folder
 
 
+@pytest.mark.slow
 def test_every_cell_is_recorded_with_any_status(sweep: tuple[Any, Path]) -> None:
     finished, folder = sweep
     (path,) = (folder / "results").glob("*-default.jsonl")
@@ -151,6 +152,7 @@ def test_every_cell_is_recorded_with_any_status(sweep: tuple[Any, Path]) -> None
     assert finished.returncode == 1
 
 
+@pytest.mark.slow
 def test_only_cells_that_are_ok_are_timed_and_their_time_is_that_of_the_training(sweep: tuple[Any, Path]) -> None:
     _, folder = sweep
     (path,) = (folder / "results").glob("*.jsonl")
@@ -164,6 +166,7 @@ def test_only_cells_that_are_ok_are_timed_and_their_time_is_that_of_the_training
     assert timed["stats"]["mean"] == pytest.approx(recorded.wall_time_s, rel=0.01, abs=0.01)
 
 
+@pytest.mark.slow
 def test_pytest_benchmem_reads_the_memory_of_a_cell(sweep: tuple[Any, Path], tmp_path: Path) -> None:
     pytest.importorskip("pytest_benchmem", reason="needs Python 3.11")
     _, folder = sweep
@@ -189,6 +192,7 @@ def test_pytest_benchmem_reads_the_memory_of_a_cell(sweep: tuple[Any, Path], tmp
     assert plotted.returncode == 0, plotted.stderr
 
 
+@pytest.mark.slow
 def test_each_cell_has_a_line_and_the_report_comes_at_the_end(sweep: tuple[Any, Path]) -> None:
     finished, folder = sweep
 

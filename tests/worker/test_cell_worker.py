@@ -24,6 +24,7 @@ def runner(cache: Path) -> CellRunner:
     return CellRunner(cache=cache, timeout_s=120)
 
 
+@pytest.mark.slow
 def test_a_cell_has_all_figures(runner: CellRunner) -> None:
     with runner.start(make_cell(workload="tiny", batch_size=4, max_steps=3)) as run:
         run.wait_until_ready()
@@ -51,6 +52,7 @@ def test_a_cell_has_all_figures(runner: CellRunner) -> None:
     assert result.corpus_sha256 and result.source_tree and result.machine["threads"] and result.versions["torch"]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_has_a_status_of_its_own(
     runner: CellRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -76,6 +78,7 @@ def test_a_loss_that_is_not_finite_has_a_status_of_its_own(
     assert result.memray_peak_bytes is None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts private memory on Linux only")
 def test_a_cell_over_its_memory_limit_is_oom_with_the_size_of_the_failed_allocation(runner: CellRunner) -> None:
     with runner.start(make_cell(memory_mode="standard", batch_size=8, memory_limit_bytes=600 * 2**20)) as run:
@@ -114,6 +117,7 @@ def test_a_missing_device_is_an_error(runner: CellRunner) -> None:
     assert "--device mps" in str(result.error)
 
 
+@pytest.mark.slow
 def test_each_memory_pass_runs_alone() -> None:
     measured: dict[str, Any] = {}
     for name in MEMORY_PASSES:
@@ -133,6 +137,7 @@ def test_each_memory_pass_runs_alone() -> None:
     assert 0.9 * measured["live_peak_bytes"] < pinned_bytes < 2 * measured["live_peak_bytes"]
 
 
+@pytest.mark.slow
 def test_a_timeline_is_recorded_on_request(cache: Path) -> None:
     runner = CellRunner(cache=cache, timeout_s=120, memory_passes=(), memory_timeline=True)
     with runner.start(make_cell(max_steps=4)) as run:
