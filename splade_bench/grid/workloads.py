@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from types import MappingProxyType
 from typing import Literal
@@ -47,121 +47,77 @@ class Workload:
     """Whether a step's floating-point operations and the machine's rate for one large product are measured too."""
 
 
-def _peer_workload(
-    model_name: str, *, max_length: int, page: PageName = "PEERS", lengths: Literal["full", "real"] = "full"
-) -> Workload:
-    return Workload(
-        model_name=model_name,
-        corpus="synthetic",
-        max_length=max_length,
-        queries=1,
-        learning_rate=2e-5,
-        page=page,
-        ranked=False,
-        lengths=lengths,
-        dropout=0.1,
-        memory_passes=(),
-        regularized_documents="all",
-        shared_weights=True,
-        warm_up_batch=True,
-        gemm_rate=True,
-    )
-
-
+_TINY = Workload(model_name="tiny", corpus="docstrings", max_length=48, queries=1600, learning_rate=8e-4)
+# BERT-tiny's size at 128 full tokens: where the head is most of the work.
+_HEAD = Workload(
+    model_name="bert-tiny", corpus="synthetic", max_length=128, queries=32, learning_rate=1e-4, ranked=False
+)
+# The largest of the workloads in which peers are compared.
+_PEERS = Workload(
+    model_name="base",
+    corpus="synthetic",
+    max_length=512,
+    queries=1,
+    learning_rate=2e-5,
+    page="PEERS",
+    ranked=False,
+    dropout=0.1,
+    memory_passes=(),
+    regularized_documents="all",
+    shared_weights=True,
+    warm_up_batch=True,
+    gemm_rate=True,
+)
 WORKLOADS: Mapping[str, Workload] = MappingProxyType(
     {
-        "tiny": Workload(model_name="tiny", corpus="docstrings", max_length=48, queries=1600, learning_rate=8e-4),
+        "tiny": _TINY,
         "mini": Workload(model_name="mini", corpus="docstrings", max_length=128, queries=96, learning_rate=1e-4),
         "base": Workload(
             model_name="base", corpus="docstrings", max_length=256, queries=16, learning_rate=5e-5, ranked=False
         ),
-        # BERT-tiny's size at 128 full tokens: where the head is most of the work.
-        "head": Workload(
-            model_name="bert-tiny", corpus="synthetic", max_length=128, queries=32, learning_rate=1e-4, ranked=False
-        ),
+        "head": _HEAD,
         # Memory as texts grow.
         **{
-            f"length-{max_length}": Workload(
-                model_name="bert-tiny",
-                corpus="synthetic",
-                max_length=max_length,
-                queries=12,
-                learning_rate=1e-4,
-                compares_lengths=True,
-                ranked=False,
-                memory_passes=("live",),
+            f"length-{length}": replace(
+                _HEAD, max_length=length, queries=12, compares_lengths=True, memory_passes=("live",)
             )
-            for max_length in (64, 128, 256, 512)
+            for length in (64, 128, 256, 512)
         },
         # For the gate: without corpus and vocabulary, which differ between interpreters.
-        "gate": Workload(
-            model_name="bert-tiny",
-            corpus="synthetic",
-            max_length=64,
-            queries=24,
-            learning_rate=1e-4,
-            ranked=False,
-            dropout=0.1,
-        ),
+        "gate": replace(_HEAD, max_length=64, queries=24, dropout=0.1),
         # One technique at a time, with dropout, which some techniques are about: memory and time on a model that is
         # large enough for them, retrieval quality on a small one.
-        "ablation-mini": _peer_workload("mini", max_length=256, page="ABLATION", lengths="real"),
-        "ablation": Workload(
-            model_name="tiny",
-            corpus="docstrings",
-            max_length=64,
-            queries=512,
-            learning_rate=8e-4,
-            page="ABLATION",
-            dropout=0.1,
-            memory_passes=(),
-        ),
+        "ablation-mini": replace(_PEERS, model_name="mini", max_length=256, page="ABLATION", lengths="real"),
+        "ablation": replace(_TINY, max_length=64, queries=512, page="ABLATION", dropout=0.1, memory_passes=()),
         # Compares the retrieval quality of two modes, seed by seed.
-        "quality": Workload(
-            model_name="tiny",
-            corpus="docstrings",
-            max_length=48,
-            queries=800,
-            learning_rate=8e-4,
-            page="ABLATION",
-            memory_passes=(),
-        ),
+        "quality": replace(_TINY, queries=800, page="ABLATION", memory_passes=()),
         # Equal cells measured many times, and cells under a memory limit.
         **{
-            name: Workload(
-                model_name="mini",
-                corpus="synthetic",
-                max_length=128,
-                queries=32,
-                learning_rate=1e-4,
-                page="INSTRUMENTS",
-                ranked=False,
-                lengths="real",
-                dropout=0.1,
-                memory_passes=passes,
+            name: replace(
+                _HEAD, model_name="mini", page="INSTRUMENTS", lengths="real", dropout=0.1, memory_passes=passes
             )
             for name, passes in (("repeatability", ("heap", "live", "pinned")), ("memory-limit", ()))
         },
         # Plans against measurements, for several model sizes and text lengths.
         **{
-            f"plan-{model_name}-{max_length}": Workload(
+            f"plan-{model_name}-{length}": Workload(
                 model_name=model_name,
                 corpus="synthetic",
-                max_length=max_length,
+                max_length=length,
                 queries=1,
                 learning_rate=2e-5,
                 page="PLANNER",
                 ranked=False,
-                lengths="full" if max_length < 256 else "real",
+                lengths="full" if length < 256 else "real",
                 dropout=0.1,
                 memory_passes=("live", "plan"),
             )
-            for model_name, max_length in product(("bert-tiny", "mini", "base"), (32, 128, 512))
+            for model_name, length in product(("bert-tiny", "mini", "base"), (32, 128, 512))
         },
-        "base-512": _peer_workload("base", max_length=512),
-        "base-256-real": _peer_workload("base", max_length=256, lengths="real"),
-        "mini-256": _peer_workload("mini", max_length=256),
-        "mini-256-real": _peer_workload("mini", max_length=256, lengths="real"),
-        "bert-tiny-128": _peer_workload("bert-tiny", max_length=128),
+        "base-512": _PEERS,
+        "base-256-real": replace(_PEERS, max_length=256, lengths="real"),
+        "mini-256": replace(_PEERS, model_name="mini", max_length=256),
+        "mini-256-real": replace(_PEERS, model_name="mini", max_length=256, lengths="real"),
+        "bert-tiny-128": replace(_PEERS, model_name="bert-tiny", max_length=128),
     }
 )
