@@ -17,7 +17,7 @@ from splade_bench.device.devices import available_devices
 from splade_bench.measure.control_group import container_limit_bytes
 from splade_bench.measure.device import UNTESTED_ON_HARDWARE
 from splade_bench.measure.machine import machine_info, versions
-from splade_bench.measure.usage import Usage
+from splade_bench.measure.usage import usage_now
 from splade_bench.report.formatting import MISSING, number
 from splade_bench.results.figures import PROBES
 from splade_bench.units import format_bytes
@@ -111,8 +111,7 @@ def calibrate() -> list[Reading]:
 def not_available(readings: Sequence[Reading]) -> list[str]:
     """The figures that results of this machine do not have."""
     missing = [reading.probe for reading in readings if reading.read_bytes is None]
-    usage = Usage.now()
-    missing += [name for name in ("major_faults", "swapped_bytes") if getattr(usage, name) is None]
+    missing += [name for name, total in usage_now().items() if total is None]
     if available_devices() == ["cpu"]:
         missing += ["device_peak_allocated_bytes", "device_peak_reserved_bytes"]
     return missing

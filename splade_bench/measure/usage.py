@@ -7,40 +7,25 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
-
-from typing_extensions import Self
 
 from splade_bench.measure.rss import status_bytes
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Usage:
-    """Totals of this process, or the difference of two totals; None if the system does not report it."""
-
-    cpu_time_s: float
-    """User and system time, all threads."""
-    major_faults: int | None
-    """Pages that were read from a disk."""
-    swapped_bytes: int | None
-    """Memory that is swapped out."""
-
-    @classmethod
-    def now(cls) -> Self:
-        """The totals of this process so far."""
-        return cls(cpu_time_s=time.process_time(), major_faults=_major_faults(), swapped_bytes=_swapped_bytes())
-
-    def since(self, earlier: Usage) -> Usage:
-        """The difference to ``earlier``."""
-        return Usage(
-            cpu_time_s=self.cpu_time_s - earlier.cpu_time_s,
-            major_faults=_difference(self.major_faults, earlier.major_faults),
-            swapped_bytes=_difference(self.swapped_bytes, earlier.swapped_bytes),
-        )
+Totals = dict[str, float | None]
 
 
-def _difference(value: int | None, earlier: int | None) -> int | None:
-    return None if value is None or earlier is None else value - earlier
+def usage_now() -> Totals:
+    """Totals of this process so far, by name; None where the system does not report one.
+
+    ``cpu_time_s``: user and system time of all threads. ``major_faults``: pages that were read from a disk.
+    ``swapped_bytes``: memory that is swapped out.
+    """
+    return {"cpu_time_s": time.process_time(), "major_faults": _major_faults(), "swapped_bytes": _swapped_bytes()}
+
+
+def usage_between(earlier: Totals, later: Totals) -> Totals:
+    """The difference of each total; None where one of both is unknown."""
+    pairs = {name: (earlier[name], total) for name, total in later.items()}
+    return {name: None if old is None or new is None else new - old for name, (old, new) in pairs.items()}
 
 
 def _major_faults() -> int | None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from splade_bench.measure.device import DeviceMemory
 from splade_bench.measure.heap import measure_heap
 from splade_bench.measure.rss import PeakRss
 from splade_bench.measure.timeline import MemorySampler
-from splade_bench.measure.usage import Usage
+from splade_bench.measure.usage import usage_between, usage_now
 
 if TYPE_CHECKING:
     from splade_bench.device.storages import LiveStorages
@@ -42,10 +41,10 @@ class TimePassProbes:
         self._device.start()
         if self._sampler:
             self._sampling.enter_context(self._sampler)
-        self._before = Usage.now()
+        self._before = usage_now()
 
     def __exit__(self, *_: object) -> None:
-        self._usage = asdict(Usage.now().since(self._before))
+        self._usage = dict(usage_between(self._before, usage_now()))
         self._sampling.close()
 
     def fields(self) -> Fields:
