@@ -40,7 +40,8 @@ def measure_head(head: str, *, hidden_size: int, active_share: float) -> dict[st
     peak_rss = PeakRss()
     peak_rss.start()
     reps = forward_and_backward()
-    extra_bytes = peak_rss.read().added_bytes
+    peak = peak_rss.read()
+    extra_bytes = peak.peak_bytes - peak.start_bytes
     # In the other layout, with 30,522 numbers a row, the product takes up to 1.5 times as long and would flatter the
     # head.
     product = torch.zeros(VOCAB_SIZE, TEXTS * LENGTH)

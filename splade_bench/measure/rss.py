@@ -31,11 +31,6 @@ class PeakMemory:
     start_bytes: int
     peak_bytes: int
 
-    @property
-    def added_bytes(self) -> int:
-        """The peak minus the memory at the start."""
-        return self.peak_bytes - self.start_bytes
-
 
 def current_rss_bytes() -> int:
     """Resident set size of this process now; on macOS its physical footprint.

@@ -22,7 +22,7 @@ block = bytearray(size)             # zeroed pages are touched on the next line
 block[::4096] = b"x" * len(block[::4096])
 del block                           # freed before it is read: it still counts
 memory = peak.read()
-print(json.dumps({"added_bytes": memory.added_bytes, "source": memory.source}))
+print(json.dumps({"added_bytes": memory.peak_bytes - memory.start_bytes, "source": memory.source}))
 """
 
 
