@@ -7,8 +7,9 @@ search has a plan of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from splade_bench.config import TrainConfig
 from splade_bench.errors import ConfigError
@@ -89,7 +90,7 @@ class Fit:
     @property
     def smallest(self) -> Trial:
         """The one with the lowest peak."""
-        return _smallest(self.trials)
+        return min(self.trials, key=lambda trial: trial.peak_bytes)
 
     @property
     def frontier(self) -> Sequence[Trial]:
@@ -165,25 +166,21 @@ class _Search:
 
     def _try_combinations(self) -> None:
         """The combinations with estimates that fit and are faster than every trial; and that with the lowest peak."""
-        estimates = [
-            self._estimate(Candidate(size, changes))
-            for size in self._sizes
-            for changes in self._candidates.combinations()
-        ]
+        combined = [Candidate(*choice) for choice in product(self._sizes, self._candidates.combinations())]
+        estimates = {candidate: self._estimate(candidate) for candidate in combined}
         budget_bytes = self.trials[Candidate(self._sizes[0])].plan.budget_bytes
         left = _ESTIMATED_PLANS
-        for estimate in sorted(estimates, key=lambda estimate: estimate.cost):
+        for candidate, (peak_bytes, cost) in sorted(estimates.items(), key=lambda item: item[1][1]):
             fastest = self._fastest()
-            if left == 0 or (fastest and estimate.cost >= fastest.cost):
+            if left == 0 or (fastest and cost >= fastest.cost):
                 break
-            fits = budget_bytes is None or estimate.peak_bytes <= budget_bytes
-            if fits and estimate.candidate not in self.trials:
-                self._try(estimate.candidate)
+            if candidate not in self.trials and (budget_bytes is None or peak_bytes <= budget_bytes):
+                self._try(candidate)
                 left -= 1
-        self._try(min(estimates, key=lambda estimate: estimate.peak_bytes).candidate)
+        self._try(min(estimates, key=lambda candidate: estimates[candidate][0]))
 
-    def _estimate(self, candidate: Candidate) -> _Estimate:
-        """A change adds to the fixed bytes, and multiplies the varying bytes and the cost."""
+    def _estimate(self, candidate: Candidate) -> tuple[float, float]:
+        """Peak bytes and cost: a change adds to the fixed bytes, and multiplies the varying bytes and the cost."""
         start = self.trials[Candidate(self._sizes[0])]
         fixed_bytes = start.plan.fixed_bytes
         varying_bytes, cost = self._interpolate(candidate.texts)
@@ -192,7 +189,7 @@ class _Search:
             fixed_bytes += alone.plan.fixed_bytes - start.plan.fixed_bytes
             varying_bytes *= alone.varying_bytes / start.varying_bytes
             cost *= alone.cost / start.cost
-        return _Estimate(candidate, fixed_bytes + varying_bytes, cost)
+        return fixed_bytes + varying_bytes, cost
 
     def _interpolate(self, texts: int | None) -> tuple[float, float]:
         """Varying bytes and cost of mini-batches of ``texts`` texts, from the nearest planned sizes."""
@@ -209,18 +206,7 @@ class _Search:
 
     def _cut(self) -> None:
         """Fewer queries per batch, if that is allowed. It comes last, because in-batch negatives get fewer too."""
-        smallest = _smallest(self.trials.values()).candidate
+        smallest = min(self.trials.values(), key=lambda trial: trial.peak_bytes).candidate
         for splits in self._candidates.splits():
             if self._try(Candidate(smallest.texts, smallest.changes, splits)).fits:
                 break
-
-
-@dataclass(frozen=True, slots=True)
-class _Estimate:
-    candidate: Candidate
-    peak_bytes: float
-    cost: float
-
-
-def _smallest(trials: Iterable[Trial]) -> Trial:
-    return min(trials, key=lambda trial: trial.peak_bytes)
