@@ -34,14 +34,15 @@ class DeviceModel:
 
     type: str
     allocator: Allocator
-    counts_runtime: bool
-    """Whether the memory that is limited there includes the process's runtime."""
-    releases_cache: bool
-    """Whether its allocator returns unused memory to the system before it fails."""
     packing_threads: int = 0
     """Threads for which a library keeps packed operands of products."""
     calibrated: bool = False
     """Whether plans were compared with measurements on such a device."""
+
+    @property
+    def is_accelerator(self) -> bool:
+        """Then its memory has no runtime of the process, and its allocator returns unused memory before it fails."""
+        return self.type != "cpu"
 
     def workspace_bytes(self, largest_operand_bytes: int) -> int:
         """Memory that libraries keep after a product with a right matrix of this size."""
@@ -61,20 +62,16 @@ def device_model(device_type: str, *, threads: int, budget_bytes: int | None = N
         return DeviceModel(
             type="cuda",
             allocator=CudaCachingAllocator(workspace_bytes=workspace_bytes),
-            counts_runtime=False,
-            releases_cache=True,
             calibrated=True,
         )
     if device_type == "mps":
         low_watermark_bytes = (budget_bytes or float("inf")) * _MPS_LOW_WATERMARK_RATIO / MPS_HIGH_WATERMARK_RATIO
         allocator = MpsHeapAllocator(low_watermark_bytes=low_watermark_bytes)
-        return DeviceModel(type="mps", allocator=allocator, counts_runtime=False, releases_cache=True)
+        return DeviceModel(type="mps", allocator=allocator)
     is_glibc = sys.platform == "linux"
     return DeviceModel(
         type="cpu",
         allocator=GlibcAllocator() if is_glibc else LiveAllocator(),
-        counts_runtime=True,
-        releases_cache=False,
         packing_threads=threads,
         calibrated=is_glibc,
     )

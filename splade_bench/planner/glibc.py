@@ -56,7 +56,6 @@ class GlibcAllocator(Allocator):
         self._mmap_threshold_bytes, self._threshold_is_fixed = threshold_bytes, True
 
     def allocate(self, storage: int, size_bytes: int) -> None:
-        """Give a storage a chunk of the heap or a mapping."""
         size_bytes = round_up(size_bytes + _HEADER_BYTES, self._ALIGNMENT_BYTES)
         searched_bytes = size_bytes + self._SEARCH_BYTES
         block = self._holes.take(searched_bytes)
@@ -77,7 +76,6 @@ class GlibcAllocator(Allocator):
             self._free_block(self._outliving.popleft()[1])
 
     def free(self, storage: int) -> None:
-        """Take the room of a storage back."""
         mapped_bytes = self._mapped_bytes.pop(storage, None)
         if mapped_bytes is not None:
             self.reserved_bytes -= mapped_bytes

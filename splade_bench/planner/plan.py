@@ -149,7 +149,7 @@ def plan_rehearsal(
     active_share: float = TRAINED_ACTIVE_SHARE,
 ) -> MemoryPlan:
     """The plan of any run on fake tensors: ``rehearsal`` runs it on a device and reports storages to a listener."""
-    baseline_bytes = baseline_bytes if model.counts_runtime else 0
+    baseline_bytes = 0 if model.is_accelerator else baseline_bytes
     work = CountedWork()
     reserved = _ReservedMemory(model, work, baseline_bytes=baseline_bytes, budget_bytes=budget_bytes)
     live = rehearsal(PlannedDevice(model.type, model.allocator, work), reserved)
@@ -199,7 +199,7 @@ class _ReservedMemory:
         allocator.allocate(storage, size_bytes)
         if allocator.reserved_bytes > reserved_bytes:
             self._work.add("fault", allocator.reserved_bytes - reserved_bytes)
-        if self._fails() and self._model.releases_cache:
+        if self._fails() and self._model.is_accelerator:
             allocator.trim()
         if self._fails():
             self.first_failure = PlannedAllocation(

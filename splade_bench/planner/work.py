@@ -134,7 +134,11 @@ _Task: TypeAlias = Product | tuple[Kind, int]
 def _tasks(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], results: Sequence[Any]) -> Sequence[_Task]:
     packet = operator.overloadpacket
     if packet in _PRODUCTS:
-        return _PRODUCTS[packet](*args)
+        left, right, *_ = args[_PRODUCTS[packet] :]
+        *batch, rows, inner = left.shape
+        return [Product(prod(batch), rows, inner, right.shape[-1], left.dtype, adds=packet is _aten.addmm_)]
+    if packet in _ATTENTION:
+        return _ATTENTION[packet](*args)
     if packet in _ROWS:
         return [("rows", _ROWS[packet](*args))]
     written = [result for result in results if isinstance(result, Tensor)]
@@ -152,11 +156,6 @@ def _bytes(tensor: Tensor) -> int:
     return prod(sizes) * tensor.itemsize
 
 
-def _product(left: Tensor, right: Tensor, *, adds: bool = False) -> Sequence[_Task]:
-    *batch, rows, inner = left.shape
-    return [Product(prod(batch), rows, inner, right.shape[-1], left.dtype, adds)]
-
-
 def _attention(query: Tensor, key: Tensor, *, into_scores: int, out_of_scores: int) -> Sequence[_Task]:
     """Fused attention as its products and the exponentials between them."""
     *batch, length, size = query.shape
@@ -169,12 +168,9 @@ def _attention(query: Tensor, key: Tensor, *, into_scores: int, out_of_scores: i
 
 
 _aten = torch.ops.aten
-_PRODUCTS: Mapping[Any, Callable[..., Sequence[_Task]]] = {
-    _aten.mm: lambda left, right, *_: _product(left, right),
-    _aten.bmm: lambda left, right, *_: _product(left, right),
-    _aten.addmm: lambda addend, left, right, *_: _product(left, right),
-    _aten.addmm_: lambda addend, left, right, *_: _product(left, right, adds=True),
-    _aten.baddbmm: lambda addend, left, right, *_: _product(left, right),
+# The position of the left matrix among the arguments; the right one is next.
+_PRODUCTS: Mapping[Any, int] = {_aten.mm: 0, _aten.bmm: 0, _aten.addmm: 1, _aten.addmm_: 1, _aten.baddbmm: 1}
+_ATTENTION: Mapping[Any, Callable[..., Sequence[_Task]]] = {
     _aten._scaled_dot_product_flash_attention_for_cpu: (
         lambda query, key, *_: _attention(query, key, into_scores=1, out_of_scores=1)
     ),
