@@ -100,7 +100,7 @@ def _own_gradients(folder: Path, source: SyntheticBatches, config: TrainConfig) 
 def _peer_gradients(cell: Cell, folder: Path, source: SyntheticBatches, config: TrainConfig) -> Gradients:
     peer = make_peer(cell.trainer, cell.trainer_size, folder, config)
     peer.model.double()
-    observer = _FirstGradients(lambda: _gradients_by_name(peer.masked_language_model()))
+    observer = _FirstGradients(lambda: _gradients_by_name(peer.masked_language_model))
     PeerTrainer(peer, source, config, observers=[observer]).train()
     return observer.seen
 

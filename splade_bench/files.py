@@ -108,11 +108,6 @@ def encode_line(record: Any) -> str:
     return json.dumps(finite_or_none(msgspec.to_builtins(record)), ensure_ascii=False)
 
 
-def decode_line(line: str, kind: type[Kind]) -> Kind:
-    """A line of JSON as a ``kind``; raises ValueError as :func:`parse_record`."""
-    return parse_record(json.loads(line), kind)
-
-
 def parse_record(record: Any, kind: type[Kind]) -> Kind:
     """Parsed JSON as a ``kind``, which is a dataclass. Fields that it does not have are ignored.
 

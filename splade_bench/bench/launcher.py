@@ -72,8 +72,8 @@ class Launcher:
     def run(self) -> Exit:
         """Start the worker and wait for its end."""
         wakeup = _wake_up_on(signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
-        signal.signal(signal.SIGTERM, self._on_termination)
-        signal.signal(signal.SIGINT, self._on_termination)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._end("abandoned"))
         oom_kills_before = visible_oom_kills()
         self._deadline_s = time.monotonic() + self._request.timeout_s
         # From here on only the worker uses standard input and output, until it has ended.
@@ -136,9 +136,6 @@ class Launcher:
             os.killpg(self._worker.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass  # the group is gone; macOS raises EPERM when only an unreaped process is left of it
-
-    def _on_termination(self, *_: object) -> None:
-        self._end("abandoned")
 
     def _read_errors(self, errors: int) -> bool:
         """Keep the end of the worker's standard error; False when it is closed."""

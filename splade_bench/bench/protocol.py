@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, get_args
 import msgspec
 from typing_extensions import Self
 
-from splade_bench.files import decode_line, finite_or_none
+from splade_bench.files import finite_or_none, parse_record
 from splade_bench.grid.cell import Cell
 
 EventName = Literal["ready", "done", "result", "failed", "exit"]
@@ -38,7 +38,7 @@ class Message:
         Raises:
             ValueError: the line is not JSON, or not such a message.
         """
-        return decode_line(line, cls)
+        return parse_record(json.loads(line), cls)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

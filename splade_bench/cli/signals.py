@@ -20,17 +20,14 @@ class StopSignals:
 
     def __init__(self) -> None:
         self._received: int | None = None
-        self._on_first: Callable[[], None] | None = None
+        self.on_first: Callable[[], None] | None = None
+        """What the first signal does. Until this is set, it ends the process at once."""
         self._before: dict[signal.Signals, Any] = {}
 
     @property
     def exit_code(self) -> int:
         """0 without a signal, else 128 plus its number, as in shells."""
         return 0 if self._received is None else 128 + self._received
-
-    def on_first(self, call: Callable[[], None]) -> None:
-        """Set what the first signal does. Until this is set, it ends the process at once."""
-        self._on_first = call
 
     def __enter__(self) -> Self:
         for number in _SIGNALS:
@@ -40,11 +37,11 @@ class StopSignals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        self._on_first = None  # it holds a trainer that may be freed now
+        self.on_first = None  # it holds a trainer that may be freed now
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None or self._on_first is None:
+        if self._received is not None or self.on_first is None:
             raise SystemExit(128 + number)
         self._received = number
         logger.warning("%s: finishing this optimizer step; send it again to end at once", signal.Signals(number).name)
-        self._on_first()
+        self.on_first()

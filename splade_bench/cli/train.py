@@ -129,7 +129,7 @@ def _train(
     tracking = command.output.memory_tracking
     progress = Progress(peak_rss=peak_rss, memory_tracking=tracking)
     trainer = Trainer(encoder, corpus.triples, command.config, observers=[progress])
-    signals.on_first(trainer.request_stop)
+    signals.on_first = trainer.request_stop
     sampler = MemorySampler(phase=lambda: progress.phase) if tracking else None
     device, steps = encoder.device, trainer.state.max_steps
     logger.info(

@@ -94,7 +94,7 @@ class LiveStorages(TorchDispatchMode):
         self._operators = operators
         self._phase = "setup"
         self._live: dict[int, _Storage] = {}  # by the storage's address, which may come again once it is freed
-        self._live_bytes = 0
+        self.live_bytes = 0
         self._parameters: list[Tensor] = []
         self._peak_bytes = 0
         self._peak: tuple[_Storage, ...] = ()
@@ -113,18 +113,13 @@ class LiveStorages(TorchDispatchMode):
         """A part of an optimizer step begins."""
         self._settle(phase)
         self._phase = phase
-        self._by_phase[phase] = max(self._by_phase.get(phase, 0), self._live_bytes)
+        self._by_phase[phase] = max(self._by_phase.get(phase, 0), self.live_bytes)
         if self._listener:
             self._listener.on_phase(phase)
 
     def on_step_end(self, state: object, loss: object) -> None:
         """An optimizer step is done."""
         self._settle("")
-
-    @property
-    def live_bytes(self) -> int:
-        """Live bytes now."""
-        return self._live_bytes
 
     def peak(self) -> LivePeak:
         """The peak so far."""
@@ -171,7 +166,7 @@ class LiveStorages(TorchDispatchMode):
                 if known.size_bytes:  # resized
                     self._listener.on_free(address)
                 self._listener.on_allocate(address, size_bytes, str(operator))
-            self._live_bytes += size_bytes - known.size_bytes
+            self.live_bytes += size_bytes - known.size_bytes
             known.size_bytes = size_bytes
         # A moment of the decoder's bias has the size of the vocabulary too.
         of_head = self._phase != "optimizer_step" and tensor.dim() > 0 and tensor.shape[-1] == self._vocab_size
@@ -182,15 +177,15 @@ class LiveStorages(TorchDispatchMode):
 
     def _forget(self, address: int, _: object) -> None:
         freed = self._live.pop(address)
-        self._live_bytes -= freed.size_bytes
+        self.live_bytes -= freed.size_bytes
         if self._listener:
             self._listener.on_free(address)
 
     def _note_peak(self, operator: object) -> None:
-        if self._live_bytes > self._by_phase.get(self._phase, 0):
-            self._by_phase[self._phase] = self._live_bytes
-        if self._live_bytes > self._peak_bytes:
-            self._peak_bytes = self._live_bytes
+        if self.live_bytes > self._by_phase.get(self._phase, 0):
+            self._by_phase[self._phase] = self.live_bytes
+        if self.live_bytes > self._peak_bytes:
+            self._peak_bytes = self.live_bytes
             self._peak = tuple(self._live.values())
             self._peak_at = (self._phase, str(operator))
 

@@ -50,9 +50,6 @@ class Rule:
     def _worse_by(self, baseline: float, current: float) -> float:
         return current - baseline if self.figure.larger_is_worse else baseline - current
 
-    def __str__(self) -> str:
-        return self.text
-
 
 def parse_rule(text: str) -> Rule:
     """``METRIC:LIMIT`` or ``METRIC:LIMIT:CELLS``.

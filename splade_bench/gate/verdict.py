@@ -72,7 +72,7 @@ def check(current: Mapping[str, GatedCell], baseline: Mapping[str, GatedCell], r
     """Compare every cell of the baseline with its current measurement."""
     new = [f"{one_line(name)}: new, not in the baseline" for name in current if name not in baseline]
     unused = [
-        f"{one_line(str(rule))}: no cell of the baseline has that figure"
+        f"{one_line(rule.text)}: no cell of the baseline has that figure"
         for rule in (rules if rules is not DEFAULT_RULES else ())  # the defaults apply to whatever has their figures
         if not any(rule.fits(name) and rule.figure.name in cell.figures for name, cell in baseline.items())
     ]
@@ -117,18 +117,18 @@ def _judge(name: str, rule: Rule, baseline: GatedCell, current: GatedCell) -> Ve
     failed = current.failed_pass(figure)
     if before is None:
         if failed:
-            return Verdict(not_evaluated=[f"{line}  {rule}: {failed}"])
+            return Verdict(not_evaluated=[f"{line}  {rule.text}: {failed}"])
         return Verdict(notes=[] if after is None else [f"{line}  {figure.name}: new, not in the baseline"])
     # A failed pass is a fault on any machine, and the figure of another run does not make up for it.
     if not failed and (differing := _differences(figure, baseline.conditions, current.conditions)):
         conditions = one_line(", ".join(differing))
-        return Verdict(not_evaluated=[f"{line}  {rule}: taken under other conditions: {conditions}"])
+        return Verdict(not_evaluated=[f"{line}  {rule.text}: taken under other conditions: {conditions}"])
     lost = Regression(
         cell=name,
         metric=figure.name,
         baseline=_exact(figure, before),
         current="not measured",
-        limit=f"measured, for {rule}",
+        limit=f"measured, for {rule.text}",
         blame=[failed] if failed else [],
         reproduce=baseline.reproduce,
     )
@@ -140,7 +140,7 @@ def _judge(name: str, rule: Rule, baseline: GatedCell, current: GatedCell) -> Ve
             lost,
             current=_exact(figure, after),
             change=change,
-            limit=f"{_exact(figure, rule.limit(before))} by {rule}",
+            limit=f"{_exact(figure, rule.limit(before))} by {rule.text}",
             blame=blame(baseline, current) if figure.unit == "bytes" else (),
             reproduce=current.reproduce,
         )

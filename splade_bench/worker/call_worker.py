@@ -33,7 +33,8 @@ class CallWorker(Worker[CallRequest]):
     def run(self) -> None:
         """Import, call, and send the result."""
         self.phase = "import"
-        function = load_function(self.request)
+        sys.path[:] = self.request.path
+        function = attrgetter(self.request.function)(_load_module(self.request))
         self.phase = "call"
         passes: Mapping[str, Callable[[Callable[[], object]], Fields]] = {
             "time": self._time_pass,
@@ -66,17 +67,8 @@ class CallWorker(Worker[CallRequest]):
         return {"value": _json_or_none(value)}
 
 
-def load_function(request: CallRequest) -> Callable[..., object]:
-    """The function that the request names.
-
-    Its module is imported by name if that finds the same file, so that relative imports work; else from its file.
-    """
-    sys.path[:] = request.path
-    function: Callable[..., object] = attrgetter(request.function)(_load_module(request))
-    return function
-
-
 def _load_module(request: CallRequest) -> ModuleType:
+    """The function's module: by name if that finds the same file, so that relative imports work; else from its file."""
     if request.file is None:
         return importlib.import_module(request.module)
     try:

@@ -40,12 +40,11 @@ class Peer(Protocol):
     """One way to make a batch's gradient."""
 
     model: nn.Module
+    masked_language_model: nn.Module
+    """The transformers model inside, whose parameter names are used to compare gradients."""
 
     def loss(self, batch: TripleBatch, *, regularizer_scale: float) -> Tensor:
         """The loss, ready for ``backward``; the peer may keep tensors until the next call, as its algorithm does."""
-
-    def masked_language_model(self) -> nn.Module:
-        """The transformers model inside, whose parameter names are used to compare gradients."""
 
 
 class PeerTrainer:
@@ -114,7 +113,7 @@ class ArticlePeer:
     """
 
     def __init__(self, model: nn.Module, config: TrainConfig, *, mask_dtype: torch.dtype = torch.int64) -> None:
-        self.model = model
+        self.model = self.masked_language_model = model
         self._config = config
         self._mask_dtype = mask_dtype
         self._loss = SpladeLoss(config)
@@ -134,9 +133,6 @@ class ArticlePeer:
         ]
         return self._loss(reps[0], torch.cat(reps[1:]), regularizer_scale=regularizer_scale).total
 
-    def masked_language_model(self) -> nn.Module:
-        return self.model
-
 
 class SentenceTransformersPeer:
     """SpladeLoss or CachedSpladeLoss of sentence-transformers around its in-batch ranking loss.
@@ -152,7 +148,7 @@ class SentenceTransformersPeer:
         if loss_name == "SpladePooling-chunked":
             encoder[1].chunk_size = size
         self.model: nn.Module = encoder
-        self._masked_language_model: nn.Module = encoder[0].auto_model
+        self.masked_language_model: nn.Module = encoder[0].auto_model
         cached: dict[str, Any] = {"mini_batch_size": size} if loss_name == "CachedSpladeLoss" else {}
         make_loss = losses.CachedSpladeLoss if cached else losses.SpladeLoss
         self._loss = make_loss(
@@ -171,9 +167,6 @@ class SentenceTransformersPeer:
         features = [{"input_ids": texts.input_ids, "attention_mask": texts.attention_mask} for texts in groups]
         terms: dict[str, Tensor] = self._loss(features, None)
         return torch.stack(list(terms.values())).sum()
-
-    def masked_language_model(self) -> nn.Module:
-        return self._masked_language_model
 
 
 def make_peer(trainer: str, size: int | None, folder: Path, config: TrainConfig) -> Peer:

@@ -36,7 +36,7 @@ def test_a_second_signal_ends_at_once() -> None:
     stopped = []
 
     with StopSignals() as signals:
-        signals.on_first(lambda: stopped.append(True))
+        signals.on_first = lambda: stopped.append(True)
         signal.raise_signal(signal.SIGTERM)
         assert stopped == [True]
         assert signals.exit_code == 143
