@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -22,15 +22,15 @@ def option(field_name: str) -> str:
     return "--" + field_name.replace("_", "-")
 
 
-def _require(record: object, *names: str, at_least: float, at_most: float = math.inf) -> None:
+def require_range(record: object, *names: str, at_least: float, at_most: float = math.inf) -> None:
+    """Raise a :class:`ConfigError` if a field, or a number of it, is outside the range. None is never outside."""
     for name in names:
         value = getattr(record, name)
-        if value is None:
-            continue
-        if not value >= at_least:  # written so that NaN fails
-            raise ConfigError(f"{option(name)} {value}: must be at least {at_least}")
-        if value > at_most:
-            raise ConfigError(f"{option(name)} {value}: must be at most {at_most}")
+        for number in sorted(value) if isinstance(value, Sequence) else [value]:
+            if number is not None and not number >= at_least:  # written so that NaN fails
+                raise ConfigError(f"{option(name)} {number}: must be at least {at_least}")
+            if number is not None and number > at_most:
+                raise ConfigError(f"{option(name)} {number}: must be at most {at_most}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,9 +105,9 @@ class MemoryConfig:
     """Linux: return tensors of at least this size to the system when they are freed. None: glibc decides."""
 
     def __post_init__(self) -> None:
-        _require(self, "pad_to_multiple_of", "mini_batch_tokens", "mini_batch_size", at_least=1)
-        _require(self, "garbage_collection_interval", "empty_cache_interval", at_least=0)
-        _require(self, "mmap_threshold_bytes", at_least=1, at_most=_MAX_C_INT)
+        require_range(self, "pad_to_multiple_of", "mini_batch_tokens", "mini_batch_size", at_least=1)
+        require_range(self, "garbage_collection_interval", "empty_cache_interval", at_least=0)
+        require_range(self, "mmap_threshold_bytes", at_least=1, at_most=_MAX_C_INT)
 
 
 _STANDARD = MemoryConfig(
@@ -284,12 +284,12 @@ class TrainConfig:
     """How each batch is computed."""
 
     def __post_init__(self) -> None:
-        _require(self, "batch_size", "gradient_accumulation_steps", "epochs", "max_steps", at_least=1)
-        _require(self, "max_length", at_least=MIN_MAX_LENGTH)
-        _require(self, "negatives_per_query", "weight_decay", "max_grad_norm", "margin", at_least=0)
-        _require(self, "query_regularizer_weight", "document_regularizer_weight", at_least=0)
-        _require(self, "warmup_ratio", "regularizer_warmup_ratio", at_least=0, at_most=1)
-        _require(self, "seed", at_least=0, at_most=MAX_SEED)
+        require_range(self, "batch_size", "gradient_accumulation_steps", "epochs", "max_steps", at_least=1)
+        require_range(self, "max_length", at_least=MIN_MAX_LENGTH)
+        require_range(self, "negatives_per_query", "weight_decay", "max_grad_norm", "margin", at_least=0)
+        require_range(self, "query_regularizer_weight", "document_regularizer_weight", at_least=0)
+        require_range(self, "warmup_ratio", "regularizer_warmup_ratio", at_least=0, at_most=1)
+        require_range(self, "seed", at_least=0, at_most=MAX_SEED)
         if not self.learning_rate > 0:  # written so that NaN fails
             raise ConfigError(f"--learning-rate {self.learning_rate}: must be above 0")
         if self.loss == "margin" and self.negatives_per_query == 0:

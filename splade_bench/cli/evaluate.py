@@ -14,10 +14,9 @@ from splade_bench.cli.arguments import parse, show
 from splade_bench.cli.flags import Placement
 from splade_bench.cli.progress import memory_line
 from splade_bench.cli.sources import load_corpus, load_encoder
-from splade_bench.config import MIN_MAX_LENGTH
+from splade_bench.config import MIN_MAX_LENGTH, require_range
 from splade_bench.data.formats import read_triples, retrieval_dataset
 from splade_bench.data.records import RetrievalDataset
-from splade_bench.errors import ConfigError
 from splade_bench.evaluation.evaluator import evaluate, evaluate_bm25
 from splade_bench.measure.rss import PeakRss
 from splade_bench.report.formatting import MISSING
@@ -54,10 +53,8 @@ class EvaluateCommand:
 def run(arguments: Sequence[str]) -> int:
     """Evaluate and print; the exit code."""
     command = parse(EvaluateCommand, arguments, verb="evaluate")
-    if command.batch_size is not None and command.batch_size < 1:
-        raise ConfigError(f"--batch-size {command.batch_size}: must be at least 1")
-    if command.max_length is not None and command.max_length < MIN_MAX_LENGTH:
-        raise ConfigError(f"--max-length {command.max_length}: must be at least {MIN_MAX_LENGTH}")
+    require_range(command, "batch_size", at_least=1)
+    require_range(command, "max_length", at_least=MIN_MAX_LENGTH)
     dataset, corpus_name = _dataset(command.val_file)
     device = command.placement.resolve()
     encoder = load_encoder(command.model_name, None, seed=0).to(device)

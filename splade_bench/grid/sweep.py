@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from types import MappingProxyType
 
-from splade_bench.config import MEMORY_MODES, DeviceName, memory_mode
+from splade_bench.config import MEMORY_MODES, DeviceName, memory_mode, require_range
 from splade_bench.errors import ConfigError
 from splade_bench.grid.cell import Cell
 from splade_bench.grid.workloads import WORKLOADS
@@ -32,14 +32,7 @@ class Sweep:
             raise ConfigError(f"--workload {self.workload}: no such workload; choose from {', '.join(WORKLOADS)}")
         for name in self.memory_modes:
             memory_mode(name, option="--memory-modes")
-        for flag, values in (
-            ("--max-steps", [] if self.max_steps is None else [self.max_steps]),
-            ("--rounds", [self.rounds]),
-            ("--batch-sizes", self.batch_sizes),
-            ("--gradient-accumulation-steps", self.gradient_accumulation_steps),
-        ):
-            if min(values, default=1) < 1:
-                raise ConfigError(f"{flag} {min(values)}: must be at least 1")
+        require_range(self, "max_steps", "rounds", "batch_sizes", "gradient_accumulation_steps", at_least=1)
 
     def cells(self) -> Iterator[Cell]:
         """Every combination. Modes come in turn, so that those to compare are measured close in time."""
