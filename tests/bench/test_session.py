@@ -106,6 +106,7 @@ def test_a_call_is_recorded_with_its_session_and_test(tmp_path: Path) -> None:
     assert result.session != make_session(tmp_path).measure_call("a call", call_request(touch_block, 1)).session
 
 
+@pytest.mark.slow
 def test_a_head_is_measured_by_an_ordinary_call(tmp_path: Path) -> None:
     settings = {"head": "streaming", "hidden_size": 16, "active_share": 0.1}
     request = CallRequest(module="head_alone", function="measure_head", keywords=settings)

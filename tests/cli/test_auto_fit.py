@@ -25,6 +25,7 @@ def train_arguments(train_file: Path, output: Path, *more: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_training_has_the_settings_that_fit_chooses(
     train_file: Path,
     tmp_path: Path,

@@ -65,6 +65,7 @@ def make_session(folder: Path, *, resume: bool) -> MeasuringSession:
     )
 
 
+@pytest.mark.slow
 def test_a_peer_and_this_package_start_with_the_same_weights_and_have_the_same_record(tmp_path: Path) -> None:
     session = make_session(tmp_path, resume=False)
     own, article = (
