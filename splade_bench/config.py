@@ -61,18 +61,18 @@ MODEL_PRESETS: Mapping[str, ModelPreset] = MappingProxyType(
 class MemoryConfig:
     """How a batch is computed. Each setting can be changed alone.
 
-    Only settings marked *inexact* change the gradient of a batch. The defaults are the exact settings that save memory
+    Only settings marked inexact change the gradient of a batch. The defaults are the exact settings that save memory
     at little cost in time.
     """
 
     head: Literal["eager", "streaming"] = "streaming"
-    """eager keeps the logits [B, L, V] for backward; streaming never makes them."""
+    """eager keeps the logits [batch, length, vocabulary] for backward; streaming never makes them."""
     padding: Literal["max_length", "longest"] = "longest"
     """Pad each group of texts to max_length, or to its own longest text."""
     pad_to_multiple_of: int | None = None
-    """Round widths up to a multiple of this: some allocators keep freed memory by size. None: 32 on MPS, else 1."""
+    """Round padded lengths up to a multiple of this: some allocators reuse memory by size. None: 32 on MPS, else 1."""
     gradient_caching: bool = True
-    """Run a batch in mini-batches of texts of similar length, with the gradient of the whole batch."""
+    """Compute a batch in mini-batches of texts of similar length, and still get the gradient of the whole batch."""
     mini_batch_tokens: int | None = None
     """Largest number of tokens in a mini-batch, padding included. None: chosen by the size of the model."""
     mini_batch_size: int | None = None
@@ -84,13 +84,14 @@ class MemoryConfig:
     in_place_gradients: bool = True
     """Add weight gradients to their sum without a temporary tensor."""
     compact_dropout: bool = True
-    """CPU: dropout keeps one byte per element, and its probability is rounded to a multiple of 2^-16."""
+    """CPU: dropout keeps only one byte per element for backward; its probability is rounded to 16 bits."""
     streaming_attention: bool = True
-    """CPU and MPS: compute attention with dropout a few heads at a time, and keep no [L, L] tensors for backward."""
+    """CPU and MPS: compute attention with dropout a few heads at a time, and keep no [length, length] tensors."""
     attention_dropout: bool = True
-    """Use the model's dropout on attention probabilities. Without it, fused attention can run (*inexact*)."""
+    """Use the model's dropout on attention probabilities.
+    With --no-attention-dropout, fused attention can run, but the gradient changes (inexact)."""
     optimizer_states: Literal["float32", "bfloat16", "disk"] = "float32"
-    """Where AdamW's two moments are: in memory, in half as much memory (bfloat16, *inexact*), or in a file."""
+    """Where AdamW keeps its moments. float32: in memory; bfloat16: in half the memory (inexact); disk: in a file."""
     optimizer_states_dir: str | None = None
     """Folder for the file of --optimizer-states disk: 8 bytes per parameter. None: /var/tmp, or a temporary folder."""
     fused_optimizer: bool = True
@@ -100,7 +101,8 @@ class MemoryConfig:
     empty_cache_interval: int = 0
     """CUDA and MPS: return unused cached memory to the system after this many batches; 0: never."""
     trim_heap: bool = True
-    """Linux: return free heap pages to the system between mini-batches, and after each 64 MiB kept for backward."""
+    """Linux: return free heap pages to the system between mini-batches.
+    During the forward pass, return them also each time another 64 MiB have been kept for backward."""
     mmap_threshold_bytes: int | None = 4 * 2**20
     """Linux: return tensors of at least this size to the system when they are freed. None: glibc decides."""
 
@@ -164,36 +166,33 @@ class Technique:
 
 
 _TECHNIQUES = (
-    Technique("streaming-head", {"head": "streaming"}, "Compute the head tile by tile, without logits [B, L, V]."),
+    Technique("streaming-head", {"head": "streaming"}, "Compute the head tile by tile; never make all logits."),
     Technique("dynamic-padding", {"padding": "longest"}, "Pad each group of texts to its own longest text."),
-    Technique("length-buckets", {"pad_to_multiple_of": 16}, "Round widths up to a multiple of 16."),
-    Technique("gradient-caching", {"gradient_caching": True}, "Mini-batches with the gradient of the whole batch."),
+    Technique("length-buckets", {"pad_to_multiple_of": 16}, "Round padded lengths up to a multiple of 16."),
+    Technique("gradient-caching", {"gradient_caching": True}, "Mini-batches; the gradient is that of the whole batch."),
     Technique("smallest-mini-batches", {"mini_batch_tokens": 1}, "One text per mini-batch."),
     Technique("activation-checkpointing", {"activation_checkpointing": True}, "Compute each layer again in backward."),
     Technique(
         "selective-recomputation", {"selective_recomputation": True}, "Compute GELU and LayerNorm again in backward."
     ),
     Technique("in-place-gradients", {"in_place_gradients": True}, "Sum weight gradients without a temporary tensor."),
-    Technique("compact-dropout", {"compact_dropout": True}, "CPU: dropout from 16 bits, one byte per element."),
-    Technique(
-        "streaming-attention",
-        {"streaming_attention": True},
-        "CPU and MPS: attention for a few heads at a time.",
-    ),
+    Technique("compact-dropout", {"compact_dropout": True}, "CPU: store the dropout mask in one byte per element."),
+    Technique("streaming-attention", {"streaming_attention": True}, "CPU and MPS: attention, a few heads at a time."),
     Technique(
         "no-attention-dropout", {"attention_dropout": False}, "No dropout on attention probabilities.", exact=False
     ),
     Technique("fused-optimizer", {"fused_optimizer": True}, "AdamW without temporary copies of the parameters."),
     Technique(
-        "optimizer-states-bfloat16",
-        {"optimizer_states": "bfloat16"},
-        "AdamW's moments in bfloat16.",
-        exact=False,
+        "optimizer-states-bfloat16", {"optimizer_states": "bfloat16"}, "AdamW's moments in bfloat16.", exact=False
     ),
     Technique("optimizer-states-disk", {"optimizer_states": "disk"}, "AdamW's moments in a file."),
     Technique("garbage-collection", {"garbage_collection_interval": 5}, "Call gc.collect() every five batches."),
     Technique("heap-trimming", {"trim_heap": True}, "Linux: return free heap pages between mini-batches."),
-    Technique("mmap-threshold", {"mmap_threshold_bytes": 4 * 2**20}, "Linux: return freed tensors of 4 MiB and more."),
+    Technique(
+        "mmap-threshold",
+        {"mmap_threshold_bytes": 4 * 2**20},
+        "Linux: give the memory of freed tensors of 4 MiB and more back to the system.",
+    ),
 )
 MEMORY_TECHNIQUES: Mapping[str, Technique] = MappingProxyType({technique.name: technique for technique in _TECHNIQUES})
 
@@ -240,14 +239,14 @@ def fields_of_technique(name: str) -> frozenset[str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """One training run. Every schedule counts optimizer steps, with and without gradient accumulation."""
+    """The settings of a training run. Warm-ups and other schedules count optimizer steps, not batches."""
 
     max_length: int = 256
     """Cut queries and documents after this many tokens."""
     batch_size: int = 8
     """Queries in a batch; in-batch negatives come from the same batch."""
     gradient_accumulation_steps: int = 1
-    """Batches per optimizer step. In-batch negatives come from one batch alone."""
+    """Batches per optimizer step. Accumulated batches do not share in-batch negatives."""
     negatives_per_query: int = 1
     """Hard negatives drawn for each query in each epoch."""
     epochs: int = 3
@@ -255,13 +254,13 @@ class TrainConfig:
     max_steps: int | None = None
     """Stop training after this many optimizer steps. None: after the last epoch."""
     learning_rate: float = 2e-5
-    """Learning rate at the end of the warm-up; random weights need a larger one."""
+    """Learning rate at the end of the warm-up. Random weights need a larger learning rate than a pretrained model."""
     warmup_ratio: float = 0.1
     """Share of the optimizer steps in which the learning rate rises; it falls linearly afterwards."""
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay."""
     max_grad_norm: float = 1.0
-    """Scale gradients down to this norm if theirs is larger; 0: never."""
+    """If the norm of the gradients is larger than this, scale them down to it. 0: no limit."""
     loss: Literal["contrastive", "margin"] = "contrastive"
     """Softmax over in-batch and hard negatives, or the article's hinge on each hard negative."""
     margin: float = 0.2
@@ -275,9 +274,9 @@ class TrainConfig:
     regularized_documents: Literal["positives", "all"] = "positives"
     """Documents that are regularized: the positives, as in the article, or the negatives too."""
     regularizer_warmup_ratio: float = 1 / 3
-    """Share of the optimizer steps in which the regularizers' weights rise, quadratically, to their full values."""
+    """Share of optimizer steps in which the regularizers' weights rise from almost 0, with the square of the step."""
     mixed_precision: MixedPrecision = "no"
-    """Number type in which autocast computes products. Weights, sums and the loss stay in float32."""
+    """Number type of matrix products (torch autocast). Weights, sums and the loss stay in float32."""
     seed: int = 42
     """Seed of the weights, the order of the data and the dropout."""
     memory: MemoryConfig = field(default_factory=lambda: MEMORY_MODES[DEFAULT_MEMORY_MODE])

@@ -98,6 +98,6 @@ def require_right_padding(groups: Sequence[TextBatch]) -> None:
         is_padded = (group.attention_mask.bool() == (positions < lengths[:, None])).all()
         if not read_numbers(is_padded.unsqueeze(0), planned=[True])[0]:
             raise ConfigError(
-                "--gradient-caching: a batch is not padded on the right, or its lengths do not fit its attention mask; "
-                "pad it on the right or use --no-gradient-caching"
+                "--gradient-caching: the texts of a batch must be padded on the right, and the attention mask must fit "
+                "their lengths; pad on the right or use --no-gradient-caching"
             )

@@ -78,9 +78,9 @@ def call_request(function: Callable[..., object], /, *arguments: Any, **keywords
         raise ConfigError(f"{name} cannot be called in another process: move it to the top of a module")
     try:
         if json.loads(json.dumps([arguments, keywords])) != [list(arguments), keywords]:
-            raise TypeError("an argument changes on its way through JSON, as a tuple does")
+            raise TypeError("one of them would change (a tuple becomes a list)")
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"{name} is called in another process, so its arguments must be JSON's (numbers, text, lists): {error}"
+            f"{name} is called in another process with JSON arguments: {error}; use numbers, text, lists, dictionaries"
         ) from error
     return CallRequest(module=module.__name__, file=file, function=name, arguments=list(arguments), keywords=keywords)

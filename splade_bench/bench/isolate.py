@@ -113,7 +113,7 @@ class WorkerProcess:
                 if line.startswith("{"):  # the worker was killed in the middle of a message: its end comes next
                     continue
                 raise WorkerError(
-                    status="error", error=f"the worker sent a line that is not a message: {error}"
+                    status="error", error=f"unexpected output of the measured process: {error}"
                 ) from error
             if event.name == "exit":
                 raise _death(Exit(**event.values), self._launch)
@@ -121,7 +121,7 @@ class WorkerProcess:
                 raise WorkerError(**event.values)
             if event.name == name:
                 return event.values
-        raise WorkerError(status="error", error="the launcher of the worker was ended")
+        raise WorkerError(status="error", error="the process that starts and watches the measurement was killed")
 
     def go(self) -> dict[str, Any]:
         """Let a ready worker run; returns the values of ``done``."""
@@ -190,7 +190,7 @@ def _cause_of_death(ended: Exit, launch: LaunchRequest) -> tuple[Status, str]:
     if ended.exit_signal is not None:
         return "killed", f"ended by signal {_signal_name(ended.exit_signal)}"
     if launch.memory_limit_bytes and ended.last_error_line.startswith("MemoryError"):
-        return "oom", "had no memory left to report the failed allocation"
+        return "oom", "ran out of memory, with too little left to report where"
     reason = f": {ended.last_error_line}" if ended.last_error_line else ""
     return "error", f"ended with exit code {ended.exit_code} and no result{reason}"
 

@@ -173,7 +173,7 @@ class MeasuringSession:
             parts += _training_figures(result)
         if result.error:
             parts.append(result.error)
-        parts += [f"{name} pass {error}" for name, error in (result.pass_errors or {}).items()]
+        parts += [f"{name} pass failed: {error}" for name, error in (result.pass_errors or {}).items()]
         done = len(self.finished)
         left_s = self._elapsed_s / done * max(0, self.expected_cells - done) if done else 0.0
         # A benchmark that chooses its cells while it runs does not know how many it has.

@@ -14,7 +14,7 @@ VERBS = {
     "evaluate": "evaluate a trained model on held-out queries",
     "plan": "predict the peak memory of a training without running it",
     "fit": "choose the fastest settings of a training that fit a memory budget",
-    "report": "write pages with tables and plots from recorded results",
+    "report": "write pages with tables and pictures from recorded results",
     "check": "compare results with a committed baseline, and fail if memory grew",
     "compare": "show how two results files differ, worst change first",
     "doctor": "show what can be measured on this machine, and how accurately",

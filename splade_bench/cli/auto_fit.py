@@ -42,7 +42,8 @@ def fitted_training(request: PlanRequest) -> Fitted:
         (sys.executable, "-m", "splade_bench.cli.auto_fit"), input=msgspec.json.encode(request), stdout=subprocess.PIPE
     )
     if not finished.stdout:
-        raise TrainingError(f"--auto-fit: the planning process ended with exit code {finished.returncode}")
+        ending = f"the planning process ended with exit code {finished.returncode}"
+        raise TrainingError(f"--auto-fit: {ending}; run splade-bench fit with the same flags to see why")
     reply: Fitted | Failed = msgspec.json.decode(finished.stdout, type=Fitted | Failed)
     if isinstance(reply, Failed):
         raise _ERRORS.get(reply.error, TrainingError)(reply.message)

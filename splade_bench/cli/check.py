@@ -20,7 +20,9 @@ from splade_bench.results.records import read_results
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckCommand:
-    """Compare results with a baseline. A cell that is missing, newly fails or is worse than its rule is a regression.
+    """Compare results with a baseline.
+
+    It is a regression if a cell is missing or fails in a new way, or a figure is missing or worse than its rule allows.
 
     Exit codes:
       0  no regression
@@ -30,9 +32,9 @@ class CheckCommand:
     """
 
     results: Annotated[tuple[tuple[Path, ...], ...], tyro.conf.UseAppendAction]
-    """Results files. Several runs of a cell count as one, with the smallest of their peak RSS."""
+    """Results files. If a cell was run several times, the smallest peak RSS is used."""
     baseline: Path
-    """Baseline file, as --update-baseline writes it."""
+    """Baseline file, written by --update-baseline."""
     fail_on: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
     """Rules METRIC:LIMIT[:CELLS], such as live_peak_bytes:1% or peak_rss_bytes:5%:base-*. If several rules for
     a figure match a cell, the last one counts. Default: live_peak_bytes:1% peak_rss_bytes:10%+16MiB final_loss:5%
@@ -61,7 +63,7 @@ def run(arguments: Sequence[str]) -> int:
     rules = [parse_rule(rule) for given in command.fail_on for rule in given] or DEFAULT_RULES
     verdict = check(current, read_baseline(command.baseline), rules)
     earlier = [
-        f"{one_line(name)}: not measured in the newest session of {path}; an earlier session's figures count"
+        f"{one_line(name)}: not measured in the newest session of {path}; the figures of an earlier session are used"
         for path, results in files
         for name in only_in_earlier_sessions(results)
     ]

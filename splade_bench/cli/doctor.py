@@ -30,7 +30,7 @@ _TIMEOUT_S = 120.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DoctorCommand:
-    """Show this machine, the figures that can be measured on it, and how accurately each probe reads a known amount.
+    """Show this machine, the figures that can be measured on it, and how accurately each probe reads known memory.
 
     Exit codes:
       0  every available probe is accurate

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 class EvaluateCommand:
     """Evaluate a trained model on held-out queries.
 
-    Each query is ranked twice: against all documents, and against its own positives and negatives, as in the article.
+    Each query is ranked twice: against all documents and, as in the article, against its own positives and negatives.
 
     Exit codes:
       0  done
@@ -48,6 +48,7 @@ class EvaluateCommand:
     json: bool = False
     """Print one JSON object to standard output. Messages go to standard error."""
     placement: Placement = field(default_factory=Placement)
+    """Where to compute. --memory-mode and --memory-efficient have no effect here: they change training only."""
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -23,8 +23,9 @@ _RUNNER_UPS = 5
 class FitCommand(PlannedFlags):
     """Choose the fastest settings whose peak memory fits a budget, and print their train command.
 
-    It takes the flags of train, and keeps the settings that you name. It changes only how a batch is computed, and
-    never the gradient unless you add --allow-inexact. If the device is in this machine, it predicts times too.
+    It takes the flags of train and never changes a setting that you give. It changes only settings that leave the
+    gradient the same; with --allow-inexact it may also change others. If the device is in this machine, it predicts
+    times too. --val-file, --force-device and the output options have no effect here.
 
     Exit codes:
       0  done
@@ -91,9 +92,10 @@ def _text(record: Mapping[str, Any]) -> str:
         lines += ["", "runner-ups:", _table(record["runner_ups"][:_RUNNER_UPS])]
     lines += ["", "frontier (no other plan is both faster and smaller), fastest first:", _table(record["frontier"]), ""]
     if record["smallest"]["predicted_step_time_s"] is None:
-        lines.append(f"--device {record['device']} is not in this machine: sorted by work, without times")
+        sorting = "sorted by the amount of computation (TFLOP); no times are predicted"
+        lines.append(f"--device {record['device']} is not in this machine: {sorting}")
     texts = "texts of full length" if record["lengths"] == "full" else "the texts of the widest batch"
-    lines.append(f"assumed: {texts}; {record['active_share']:.1%} of the vectors' entries are active (--active-share)")
+    lines.append(f"assumed: {texts}; {record['active_share']:.1%} of the vectors' entries are above 0 (--active-share)")
     return "\n".join(lines)
 
 

@@ -47,9 +47,9 @@ class Placement:
     """Where and how to compute."""
 
     device: DeviceName = "auto"
-    """auto takes mps, else cuda, else cpu. If a device is missing, a warning names the one that is used instead."""
+    """auto takes mps, else cuda, else cpu."""
     force_device: bool = False
-    """Make a missing --device an error."""
+    """Make a missing --device an error. Without this flag, a warning names the device that is used instead."""
     memory_mode: Annotated[str, tyro.conf.arg(help=_MEMORY_MODE_HELP)] = DEFAULT_MEMORY_MODE
     memory_efficient: bool = False
     """The same as --memory-mode memory-efficient, the default. The article's commands have this flag."""
@@ -94,9 +94,9 @@ class TrainFlags:
     json: bool = False
     """Print one JSON object to standard output. Messages go to standard error."""
     placement: Placement = field(default_factory=Placement)
-    """Where and how to compute. Each memory flag changes one setting of the --memory-mode."""
+    """Where and how to compute. Each flag of the "training.memory options" changes one setting of --memory-mode."""
     output: Output = field(default_factory=Output)
-    config: TrainConfig = field(default_factory=TrainConfig)
+    config: Annotated[TrainConfig, tyro.conf.arg(name="training")] = field(default_factory=TrainConfig)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,15 +104,15 @@ class PlannedFlags(TrainFlags):
     """The flags of a training that is planned, not run."""
 
     budget: str | None = None
-    """Memory that the training may take, such as 8GiB. None: the memory of this machine, container or accelerator."""
+    """Memory that the training may take, such as 8GiB.
+    None: all memory of this machine or container, or the free memory of the accelerator."""
     lengths: Literal["full", "data"] = "full"
     """Plan for texts of --max-length tokens, or for the widest batch in an epoch of the training data."""
     active_share: float = TRAINED_ACTIVE_SHARE
-    """Share of the vectors' entries that are not 0, at most 1. With a larger share, the head's backward takes more."""
+    """Share of the vectors' entries that are not 0, at most 1.
+    With a larger share, the head's backward takes more memory."""
     placement: Placement = field(default_factory=Placement)
-    """Where and how to compute. --device may name a device that this machine lacks. --force-device has no effect."""
-    output: Output = field(default_factory=Output)
-    """These flags have no effect here. They are accepted so that you can copy the flags of a train command."""
+    """Where and how the training will compute. --device may name a device that this machine does not have."""
 
 
 _Command = TypeVar("_Command", bound=TrainFlags)

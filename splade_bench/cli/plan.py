@@ -20,10 +20,11 @@ from splade_bench.units import format_bytes
 class PlanCommand(PlannedFlags):
     """Predict the peak memory of a training without running it.
 
-    It takes the flags of train, and runs the training's own step on tensors without values.
+    It takes the flags of train, and runs the training's optimizer step on tensors that have a shape but no values.
+    --val-file, --force-device and the output options have no effect here.
 
     Exit codes:
-      0  the training fits, or it has no budget
+      0  the training fits, or it has no budget to compare with
       1  it does not fit
       2  usage error, bad file, or a budget below the memory that any batch takes
     """
@@ -45,13 +46,14 @@ def run(arguments: Sequence[str]) -> int:
 
 def _lines(made: MemoryPlan) -> list[str]:
     taken = "resident memory" if made.baseline_bytes else "reserved on the device"
-    checked = "" if made.calibrated else "; its model follows the documentation and was not checked by measurements"
+    checked = "" if made.calibrated else "; simulated after its documentation, not checked by measurements"
     lines = [f"peak: {format_bytes(made.peak_bytes)} {taken} (allocator: {made.allocator}{checked})"]
     if made.budget_bytes is not None:
         lines.append(f"{'fits' if made.fits else 'does not fit'} in {format_bytes(made.budget_bytes)}")
     if failure := made.first_failure:
         asked, reserved = format_bytes(failure.size_bytes), format_bytes(failure.reserved_bytes)
-        lines.append(f"no room for {asked} of {failure.operator} in {failure.phase}: {reserved} are reserved already")
+        where = f"{asked} for {failure.operator}, in the phase {failure.phase}"
+        lines.append(f"the first allocation that does not fit: {where}, when {reserved} are already taken")
     phases: dict[str, int] = {}
     for stretch in made.timeline:
         phases[stretch.phase] = max(phases.get(stretch.phase, 0), stretch.peak_bytes)
@@ -62,11 +64,11 @@ def _lines(made: MemoryPlan) -> list[str]:
     }
     return [
         *lines,
-        f"\nlive tensors are largest at {made.peak_op} in {made.peak_phase}:",
+        f"\nparts of the peak, when live tensors are largest ({made.peak_op}, in {made.peak_phase}):",
         _size_table(parts),
         "\npeak of each phase of an optimizer step:",
         _size_table(phases),
-        f"\nassumed: {made.active_share:.1%} of the vectors' entries are active (--active-share)",
+        f"\nassumed: {made.active_share:.1%} of the vectors' entries are above 0 (--active-share)",
     ]
 
 

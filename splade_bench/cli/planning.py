@@ -133,9 +133,9 @@ def nothing_fits(request: PlanRequest, found: Fit) -> str:
     over_bytes = smallest.peak_bytes + free_bytes - budget_bytes
     more = "" if request.allow_inexact else ", or add --allow-inexact"
     return (
-        f"nothing fits in {format_bytes(budget_bytes)}: the smallest plan takes "
-        f"{format_bytes(smallest.peak_bytes)} ({smallest.candidate.describe()}), and {format_bytes(free_bytes)} must "
-        f"stay free: {format_bytes(over_bytes)} too much; choose a smaller --max-length or --batch-size{more}"
+        f"nothing fits in {format_bytes(budget_bytes)}. The smallest plan takes {format_bytes(smallest.peak_bytes)} "
+        f"({smallest.candidate.describe()}). With {format_bytes(free_bytes)} kept free, that is "
+        f"{format_bytes(over_bytes)} too much. Choose a smaller --max-length or --batch-size{more}"
     )
 
 

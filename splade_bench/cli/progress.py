@@ -34,7 +34,7 @@ class Progress:
     def on_step_end(self, state: TrainState, loss: StepLoss) -> None:
         figures = {
             "loss": f"{loss.total:.3f}",
-            "active dims": f"{loss.query_active_dims:.0f}/{loss.document_active_dims:.0f}",
+            "active dims": f"query {loss.query_active_dims:.0f}, document {loss.document_active_dims:.0f}",
             "memory": format_bytes(current_rss_bytes()),
         }
         if sys.stderr.isatty():

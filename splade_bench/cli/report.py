@@ -27,8 +27,8 @@ _Paths = Annotated[tuple[tuple[Path, ...], ...], tyro.conf.UseAppendAction]
 class ReportCommand:
     """Write a page for each subject that has recorded results.
 
-    Subjects: trade-offs with the article's claims, single techniques, peers, the planner, the instruments, measured
-    calls, the head, the article's failure.
+    Subjects: the memory modes compared, and the article's claims; single techniques; peers; the planner; the
+    instruments; measured calls; the head; the article's failure.
 
     Exit codes:
       0  done
@@ -36,19 +36,19 @@ class ReportCommand:
     """
 
     results: _Paths = ()
-    """Results files, or folders of them. Default: the newest file in OUTPUT/results."""
+    """Results files, or folders of them. Default: the newest file in the folder results of --output."""
     output: Path = Path("reports")
     """Folder for the pages, their pictures in plots/, and report.html, which has all of them in one file."""
     tables: Path | None = None
-    """Folder for the tables: a CSV file each, and tables.json with all of them."""
+    """Folder for the tables: one CSV file for each table, and tables.json with all of them."""
     csv: Path | None = None
     """CSV file for all results as one table."""
     github_summary: Path | None = None
     """Append a summary to this file, such as $GITHUB_STEP_SUMMARY. The worst cells come first."""
     comment: Path | None = None
-    """File for the same summary, short enough for a comment on a pull request."""
+    """Write a shorter form of this summary to this file: it fits in a comment on a pull request."""
     update: _Paths = ()
-    """Documents, or folders of them, whose tables are updated. A table is between
+    """Update the tables in these documents. A folder means all .md files in it. A table is between
     <!-- splade-bench table: PAGE/TABLE --> and <!-- /splade-bench table -->."""
     json: bool = False
     """Print one JSON object to standard output."""

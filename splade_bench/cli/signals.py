@@ -43,5 +43,6 @@ class StopSignals:
         if self._received is not None or self.on_first is None:
             raise SystemExit(128 + number)
         self._received = number
-        logger.warning("%s: finishing this optimizer step; send it again to end at once", signal.Signals(number).name)
+        advice = "send the signal again to end at once without saving"
+        logger.warning("%s: finishing this optimizer step, then saving; %s", signal.Signals(number).name, advice)
         self.on_first()

@@ -44,11 +44,12 @@ _LONGEST_REASON = 200
 class TrainCommand(TrainFlags):
     """Train a SPLADE model. Without --train-file it uses the embedded corpus, which takes under a minute on two cores.
 
-    The defaults of other flags depend on --model-name and --memory-mode. To see them, add --help to a command with
-    these two. For example, a pretrained model has --max-length 256, --batch-size 8 and --learning-rate 2e-5.
+    The defaults of some flags depend on --model-name and --memory-mode. For example, a pretrained model has
+    --max-length 256, --batch-size 8 and --learning-rate 2e-5. To see the defaults for your choice, run:
+    splade-bench train --model-name ... --memory-mode ... --help.
 
-    Ctrl-C and SIGTERM stop it after the current optimizer step, and the model is saved. A second signal ends it at
-    once.
+    Ctrl-C and SIGTERM stop the training after the current optimizer step and save the model. A second signal ends the
+    process at once, without saving.
 
     Exit codes:
       0  done
@@ -60,7 +61,7 @@ class TrainCommand(TrainFlags):
     auto_fit: bool = False
     """Train with the fastest settings that fit the memory. Settings that you name are kept, as with fit."""
     budget: str | None = None
-    """With --auto-fit: memory that the training may take, such as 8GiB. None: the memory that is available."""
+    """With --auto-fit: memory that the training may take, such as 8GiB. None: as for fit, all memory."""
     allow_inexact: bool = False
     """With --auto-fit: also consider settings that change the gradient."""
 
@@ -110,7 +111,7 @@ def _fitted_config(command: TrainCommand, given: frozenset[str], *, device_type:
     )
     fitted = fitted_training(request)
     flags = shlex.join(train_arguments(command, fitted.config))
-    logger.info("--auto-fit: %s; splade-bench train %s", fitted.settings, flags)
+    logger.info("--auto-fit chose: %s. The same as: splade-bench train %s", fitted.settings, flags)
     return fitted.config
 
 
@@ -198,7 +199,7 @@ def _record(command: TrainCommand, corpus: Corpus, encoder: SpladeEncoder, resul
 
 def _out_of_memory(command: TrainCommand, error: BaseException, phase: str) -> str:
     advice = (
-        "remove --memory-mode and --head: the default computes no logits"
+        "remove --memory-mode or --head, whichever you gave: the default head never makes all logits"
         if command.config.memory.head == "eager"
         else "run splade-bench fit with these flags and a --budget to find settings that fit, or try "
         "--optimizer-states disk, --activation-checkpointing, a smaller --max-length or a smaller --batch-size"

@@ -65,7 +65,8 @@ class PreparedCorpus:
             prepared._make(vocab_sizes)
         except OSError as error:
             raise ConfigError(
-                f"{cache}: the embedded corpus cannot be kept there ({error.strerror}); set SPLADE_BENCH_CACHE"
+                f"{cache}: the embedded corpus cannot be kept there ({error.strerror}); set SPLADE_BENCH_CACHE to a "
+                "folder that you can write to"
             ) from error
         return prepared
 

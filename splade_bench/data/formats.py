@@ -132,5 +132,5 @@ def _triple(where: str, record: Any) -> Triple:
         if not text.strip():
             raise DataError(f"{where}: {name} is empty")
         if any("\ud800" <= character <= "\udfff" for character in text):
-            raise DataError(f"{where}: {name} has half of a surrogate pair; write the whole character")
+            raise DataError(f"{where}: {name} has a broken \\u escape (half a pair); write the character itself")
     return Triple(query=parsed.query, positive=parsed.positive_document, negatives=tuple(negatives))

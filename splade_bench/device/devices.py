@@ -43,7 +43,7 @@ def resolve_device(name: DeviceName, *, force: bool = False) -> torch.device:
         return torch.device(name)
     if force:
         raise ConfigError(f"--device {name} --force-device: this machine has {', '.join(available)} only")
-    logger.warning("--device %s is not available here: training on %s instead", name, available[0])
+    logger.warning("--device %s is not available here: using %s instead", name, available[0])
     return torch.device(available[0])
 
 

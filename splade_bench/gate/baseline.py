@@ -35,7 +35,8 @@ def read_baseline(path: Path) -> dict[str, GatedCell]:
         raise DataError(f"{path}: is not a baseline (no cells); {_MAKE_IT}")
     if record.get("baseline_version") != BASELINE_VERSION:
         raise DataError(
-            f"{path}: has baseline_version {record.get('baseline_version')}, this version reads {BASELINE_VERSION}"
+            f"{path}: was written by another version of splade-bench (baseline_version "
+            f"{record.get('baseline_version')}; this one reads {BASELINE_VERSION}); measure again"
         )
     if not record["cells"]:
         raise DataError(f"{path}: the baseline has no cells; {_MAKE_IT}")
@@ -83,6 +84,6 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     record: dict[str, Any] = {}
     for name, value in pairs:
         if name in record:
-            raise ValueError(f"{name} is in it twice")
+            raise ValueError(f"this file has {name} twice")
         record[name] = value
     return record

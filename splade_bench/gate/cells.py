@@ -141,4 +141,5 @@ def _require_equal_conditions(name: str, runs: Sequence[Measurement]) -> None:
     if len({run.source_tree for run in runs}) > 1:
         differing["source_tree"] = None
     if differing:
-        raise DataError(f"{one_line(name)}: its runs differ in {one_line(', '.join(differing))}; pass equal runs only")
+        conditions = f"different conditions ({', '.join(differing)}); pass only runs with equal conditions"
+        raise DataError(one_line(f"{name}: its runs were made under {conditions}"))

@@ -47,8 +47,8 @@ def compare(before: Sequence[Result], after: Sequence[Result]) -> Comparison:
     """Cells and calls of the same name, figure by figure; only runs with status ``ok`` have figures."""
     old, new = _by_name(before), _by_name(after)
     changes = []
-    differences = [f"{name}: only in the first" for name in old.keys() - new.keys()]
-    differences += [f"{name}: only in the second" for name in new.keys() - old.keys()]
+    differences = [f"{name}: only in the first file (before)" for name in old.keys() - new.keys()]
+    differences += [f"{name}: only in the second file (after)" for name in new.keys() - old.keys()]
     for name in old.keys() & new.keys():
         statuses = [", ".join(sorted({run.status for run in runs})) for runs in (old[name], new[name])]
         if statuses[0] != statuses[1]:

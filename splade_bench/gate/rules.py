@@ -65,7 +65,7 @@ def parse_rule(text: str) -> Rule:
     limit, _, cells = rest.partition(":")
     figure = GATED.get(name)
     if figure is None:
-        raise ConfigError(f"rule {text}: {name!r} is not a figure to gate; choose from {', '.join(GATED)}")
+        raise ConfigError(f"rule {text}: {name!r} cannot be used in a rule; choose from {', '.join(GATED)}")
     amount: Callable[[str], float] = parse_bytes if figure.unit == "bytes" else _number
     match = _RELATIVE.fullmatch(limit)
     try:

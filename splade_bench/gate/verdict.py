@@ -15,7 +15,7 @@ from splade_bench.results.figures import Figure
 from splade_bench.units import format_bytes
 
 _SITES_SHOWN = 3
-_UPDATE_HINT = f"better by more than the limit; to keep this, run with {UPDATE_FLAGS}"
+_UPDATE_HINT = f"to make this the new baseline, run with {UPDATE_FLAGS}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,9 +36,9 @@ class Regression:
 
     @property
     def sentence(self) -> str:
-        """``cell metric baseline → current (+x %) limit``."""
+        """``cell metric baseline → current (+x %) limit X (rule RULE)``."""
         change = f" ({self.change})" if self.change else ""
-        return f"{one_line(self.cell)}  {self.metric}  {self.baseline} → {self.current}{change}  limit {self.limit}"
+        return f"{one_line(self.cell)}  {self.metric}  {self.baseline} → {self.current}{change}  {self.limit}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +97,7 @@ def _judge_cell(name: str, baseline: GatedCell, current: GatedCell | None, rules
             metric="status",
             baseline=baseline.status,
             current="missing" if current is None else current.status,
-            limit=baseline.status,
+            limit=f"(expected: {baseline.status})",
             reproduce=(current or baseline).reproduce,
         )
         return Verdict(regressions=[regression], evaluated=1)
@@ -128,25 +128,25 @@ def _judge(name: str, rule: Rule, baseline: GatedCell, current: GatedCell) -> Ve
         metric=figure.name,
         baseline=_exact(figure, before),
         current="not measured",
-        limit=f"measured, for {rule.text}",
+        limit=f"({rule.text} needs it)",
         blame=[failed] if failed else [],
         reproduce=baseline.reproduce,
     )
     if failed or after is None:
         return Verdict(regressions=[lost], evaluated=1)
-    change = f"{after / before - 1:+.1%}" if before else "from nothing"
+    change = f"{after / before - 1:+.1%}" if before else "was 0"
     if rule.is_regression(before, after):
         worse = replace(
             lost,
             current=_exact(figure, after),
             change=change,
-            limit=f"{_exact(figure, rule.limit(before))} by {rule.text}",
+            limit=f"limit {_exact(figure, rule.limit(before))} (rule {rule.text})",
             blame=blame(baseline, current) if figure.unit == "bytes" else (),
             reproduce=current.reproduce,
         )
         return Verdict(regressions=[worse], evaluated=1)
-    improved = rule.is_improvement(before, after)
-    return Verdict(notes=[f"{line}  {figure.name}: {change}; {_UPDATE_HINT}"] if improved else [], evaluated=1)
+    improved = f"{line}  {figure.name}: {change}, improved by more than the rule's limit; {_UPDATE_HINT}"
+    return Verdict(notes=[improved] if rule.is_improvement(before, after) else [], evaluated=1)
 
 
 def require_comparable(baseline: Mapping[str, GatedCell], rules: Sequence[Rule], known: Conditions) -> None:
@@ -163,8 +163,9 @@ def require_comparable(baseline: Mapping[str, GatedCell], rules: Sequence[Rule],
                 if not lines:
                     return
                 differing |= dict.fromkeys(lines)
-    reason = ", ".join(differing) or "it has no figure that a rule is about"
-    raise ConfigError(f"--memory-baseline: nothing in it can be compared here: {one_line(reason)}")
+    reason = f"cannot be compared on this machine: {one_line(', '.join(differing))}"
+    nothing = "has nothing to compare: none of its figures has a rule"
+    raise ConfigError(f"--memory-baseline: this baseline {reason if differing else nothing}")
 
 
 def _differences(figure: Figure, baseline: Conditions, current: Conditions, *, where_known: bool = False) -> list[str]:
@@ -209,7 +210,7 @@ def verdict_lines(verdict: Verdict) -> list[str]:
         lines.append(f"    reproduce: {one_line(regression.reproduce)}")
     lines += [f"not evaluated  {line}" for line in verdict.not_evaluated]
     lines += [f"note  {line}" for line in verdict.notes]
-    summary = [f"{len(verdict.regressions)} regressions", f"{verdict.evaluated} checks"]
+    summary = [f"regressions: {len(verdict.regressions)}", f"figures checked: {verdict.evaluated}"]
     if verdict.not_evaluated:
-        summary.append(f"{len(verdict.not_evaluated)} not evaluated")
+        summary.append(f"not evaluated: {len(verdict.not_evaluated)}")
     return [*lines, ", ".join(summary)]

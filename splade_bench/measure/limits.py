@@ -59,6 +59,6 @@ def require_above_floor(limit_bytes: int, floor_bytes: int) -> None:
     """
     if limit_bytes <= floor_bytes:
         raise ConfigError(
-            f"--memory-limit {format_bytes(limit_bytes)}: imports and warm-up alone take {format_bytes(floor_bytes)} "
-            "here; raise the limit to that plus what the measured code needs"
+            f"--memory-limit {format_bytes(limit_bytes)}: Python, its imports and the warm-up already take "
+            f"{format_bytes(floor_bytes)}; set a limit of that plus the memory that your code needs"
         )

@@ -50,7 +50,7 @@ class SpladeEncoder(nn.Module):
         if not isinstance(decoder, nn.Linear):
             raise ConfigError(
                 f"--model-name {model.config.name_or_path}: {type(model).__name__} has no masked-language-model head; "
-                "choose a model that AutoModelForMaskedLM loads whole"
+                "choose a model that AutoModelForMaskedLM can load completely"
             )
         # By name, not by set_output_embeddings: BERT's setter also wants the new module's bias.
         self._decoder_name = next(name for name, module in model.named_modules() if module is decoder)

@@ -95,7 +95,7 @@ def _loading(model_name: str) -> Iterator[None]:
         config_path = Path(model_name) / "config.json"
         # transformers would refuse it too, but less clearly.
         if config_path.is_file() and "auto_map" in json.loads(config_path.read_text(encoding="utf-8")):
-            raise ConfigError(f"{config_path}: auto_map names custom code, which is never run here")
+            raise ConfigError(f"{config_path}: auto_map names custom code, which never runs here; choose another model")
         yield
     except _LOADING_ERRORS as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

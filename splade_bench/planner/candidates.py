@@ -77,9 +77,9 @@ class Candidate:
 
     def describe(self) -> str:
         """In words, with the names of its changes."""
-        size = [] if self.texts is None else [f"mini-batches of {self.texts}"]
-        cut = [f"accumulation of {self.splits}"] if self.splits > 1 else []
-        return ", ".join([*size, *(change.name for change in self.changes), *cut]) or "as configured"
+        size = [] if self.texts is None else [f"mini-batches of {self.texts} text{'s' * (self.texts > 1)}"]
+        cut = [f"accumulation of {self.splits} batches"] if self.splits > 1 else []
+        return ", ".join([*size, *(change.name for change in self.changes), *cut]) or "your settings, unchanged"
 
 
 class Candidates:

@@ -97,8 +97,9 @@ class MemoryPlan:
             f"{format_bytes(size_bytes)} {name}" for name, size_bytes in self.fixed_parts.items() if size_bytes
         )
         raise ConfigError(
-            f"--budget {format_bytes(budget_bytes)}: below the {format_bytes(self.fixed_bytes)} that any batch takes "
-            f"({parts}); give more, choose a smaller --model-name, or add --optimizer-states disk"
+            f"--budget {format_bytes(budget_bytes)}: too small: every batch size needs at least "
+            f"{format_bytes(self.fixed_bytes)} ({parts}); give a larger budget, choose a smaller model, or add "
+            "--optimizer-states disk"
         )
 
     def to_dict(self) -> dict[str, Any]:

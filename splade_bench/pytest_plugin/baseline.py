@@ -50,7 +50,7 @@ def judge(measuring: MeasuringSession | None, options: MemoryOptions, *, ended_w
 def _update(current: Mapping[str, GatedCell], path: Path | None, *, ended_well: bool) -> tuple[list[str], bool]:
     assert path is not None
     if not ended_well:
-        return ["baseline not written: the run did not end well"], True
+        return ["baseline not written: a test failed, no test ran, or the run was interrupted"], True
     before = read_baseline(path) if path.exists() else {}
     write_baseline(path, current)
     removed = [f"no longer in the baseline: {one_line(name)}" for name in before if name not in current]

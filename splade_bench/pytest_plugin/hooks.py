@@ -38,8 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Read the options; an unusable one is a usage error before anything runs."""
     config.addinivalue_line(
         "markers",
-        f'{MARKER}("1.5GiB"): fail the test above this limit of the largest peak RSS, runtime included, among its '
-        "measured calls and cells; without one, of how much the test process grew",
+        f'{MARKER}("1.5GiB"): fail the test if the largest peak RSS of its measured calls and cells is above this '
+        "limit (the runtime memory counts). If it measures nothing: if the test process grew by more than this.",
     )
     options = memory_options(config)
     check_options(config, options)
@@ -181,7 +181,7 @@ def measure_cell(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) ->
 
     def measure(cell: Cell) -> CellResult:
         if (earlier := session.resumed(cell)) is not None:
-            pytest.skip(f"{earlier.cell_id}: {earlier.status} in {session.results_path}")
+            pytest.skip(f"{earlier.cell_id}: skipped, {session.results_path} already has it ({earlier.status})")
         benchmark.group, benchmark.params = cell.device, cell.to_dict()
 
         def timed(run: CellRun) -> None:

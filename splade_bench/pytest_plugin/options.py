@@ -26,20 +26,15 @@ _FLAGS: Sequence[tuple[str, Literal["string", "bool", "linelist"] | None, str, d
         {"metavar": "RULE", "action": "append"},
     ),
     ("--memory-update-baseline", None, "write the measurements to --memory-baseline", {"action": "store_true"}),
-    ("--memory-limit", "string", "measure as on a machine with this much memory, such as 8GiB", {"metavar": "SIZE"}),
+    ("--memory-limit", "string", "let a measured process take at most this memory, such as 8GiB", {"metavar": "SIZE"}),
     (
         "--memory-passes",
         "string",
-        "memory passes, with commas; each runs in a process of its own: "
+        "extra measurements (memory passes), with commas; each runs in a process of its own: "
         f"{', '.join(MEMORY_PASSES)}, or none (default: {','.join(DEFAULT_MEMORY_PASSES)})",
         {"metavar": "NAMES"},
     ),
-    (
-        "--memory-timeline",
-        "bool",
-        "record resident memory every 10 ms, phase by phase",
-        {"action": "store_true"},
-    ),
+    ("--memory-timeline", "bool", "record resident memory every 10 ms, phase by phase", {"action": "store_true"}),
     (
         "--cell-timeout",
         "string",
@@ -107,7 +102,7 @@ def check_options(config: pytest.Config, options: MemoryOptions) -> None:
     if options.baseline_path is None:
         for flag in ("--memory-update-baseline", "--memory-fail-on"):
             if config.getoption(_name(flag)):
-                raise pytest.UsageError(f"{flag}: name the file with --memory-baseline")
+                raise pytest.UsageError(f"{flag} needs a baseline: add --memory-baseline FILE")
     if options.results_path is not None and options.results_path.exists():
         from splade_bench.results.records import read_results
 
@@ -126,7 +121,7 @@ def require_one_process(config: pytest.Config) -> None:
         pytest.UsageError: the tests would run at the same time.
     """
     if getattr(config.option, "numprocesses", None) or getattr(config.option, "tx", None):
-        raise pytest.UsageError("-n: tests that run at the same time disturb each other's measurements; leave it out")
+        raise pytest.UsageError("-n: tests that run at the same time disturb each other's measurements; leave -n out")
 
 
 def _name(flag: str) -> str:

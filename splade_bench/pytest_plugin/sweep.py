@@ -42,26 +42,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--gradient-accumulation-steps", help="batches per optimizer step, with commas, such as 1,4")
     group.addoption("--memory-modes", help=f"memory modes, with commas: {', '.join(MEMORY_MODES)}")
     group.addoption("--workload", help=f"one of: {', '.join(WORKLOADS)}")
-    group.addoption("--max-steps", type=int, help="optimizer steps of each cell (default: by the workload)")
+    group.addoption("--max-steps", type=int, help="optimizer steps of each cell (default: what the workload says)")
     group.addoption("--seeds", help="seeds, with commas; each cell runs once for each seed")
     group.addoption(
-        "--profile", default="default", choices=list(PROFILES), help="smoke: two minutes; default: eight; full: hours"
+        "--profile", default="default", choices=list(PROFILES), help="smoke, gate: 2 minutes; default: 8; full: hours"
     )
     group.addoption(
         "--rounds",
         type=int,
-        help=f"how often each cell runs (default: 1; {ROUNDS} in comparisons of trainers or techniques)",
+        help=f"how often each cell runs (default: 1; in test_peers.py and test_ablation.py: {ROUNDS})",
     )
     group.addoption(
         "--resume",
         action="store_true",
-        help="skip cells that --memory-results has from this machine, source tree and corpus",
+        help="skip cells that are already in the --memory-results file, if they were measured on this machine with the "
+        "same source tree and corpus",
     )
     group.addoption(
-        "--reports",
-        metavar="FOLDER",
-        default="reports",
-        help="folder for the report; results go into its subfolder",
+        "--reports", metavar="FOLDER", default="reports", help="folder for the report; results go into its results/"
     )
 
 
@@ -69,7 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Read the sweep; a device that this machine does not have is a usage error before anything runs."""
     require_one_process(config)
     if config.getoption("--resume") and memory_options(config).results_path is None:
-        raise pytest.UsageError("--resume: name the file to resume, --memory-results FILE")
+        raise pytest.UsageError("--resume needs --memory-results FILE")
     config.addinivalue_line("markers", "takes_long: runs only if its file is named, or with --profile full")
     try:
         sweep = _read_sweep(config)
@@ -208,7 +206,8 @@ def require_one_package(here: Path, imported: Path) -> None:
     """
     if (here / "__init__.py").is_file() and not here.samefile(imported):
         raise pytest.UsageError(
-            f"{imported}: is not the package of this checkout, but workers import it; pip install --editable ."
+            f"{imported}: this is not the splade_bench of this checkout, and measurements would use it; run "
+            "pip install --editable ."
         )
 
 

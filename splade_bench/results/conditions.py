@@ -79,7 +79,7 @@ def set_differences(before: Sequence[Result], after: Sequence[Result]) -> list[s
     for name in (*_MACHINE, "torch", "transformers", "python", "corpus_sha256"):
         old, new = (", ".join(sorted({str(conditions.get(name)) for conditions in side})) for side in sides)
         if old != new and name == "corpus_sha256":
-            lines.append("corpus_sha256 differs: losses and metrics are of different texts")
+            lines.append("measured on different texts (corpus_sha256): do not compare losses and metrics")
         elif old != new:
             lines.append(f"{name}: {old} before, {new} after")
     return lines

@@ -258,7 +258,8 @@ def _parse(record: Any) -> Result:
     if not isinstance(record, dict) or "schema_version" not in record:
         raise ValueError("is not a result record (no schema_version)")
     if record["schema_version"] != SCHEMA_VERSION:
-        raise ValueError(f"has schema_version {record['schema_version']}, this version reads {SCHEMA_VERSION}")
+        versions = f"schema_version {record['schema_version']}; this one reads {SCHEMA_VERSION}"
+        raise ValueError(f"was written by another version of splade-bench ({versions}); measure again")
     kind = _KINDS.get(str(record.get("record_type")))
     return parse_record(record, kind) if kind else _with_cell_id(parse_record(record, CellResult))
 

@@ -39,7 +39,7 @@ class LossScale:
         self.factor /= 2
         self._steps = 0
         logger.info(
-            "a gradient overflowed float16: this optimizer step is skipped, the loss scale is now %g", self.factor
+            "a gradient was too large for float16: optimizer step skipped, the loss scale is now %g", self.factor
         )
         return True
 

@@ -253,7 +253,7 @@ class Trainer:
     def _require_finite(self, name: str, value: float) -> None:
         if isfinite(value):
             return
-        advice = "try a lower --learning-rate or a --max-grad-norm of at most 1"
+        advice = "try a lower --learning-rate or --max-grad-norm 1"
         if self.loss_scale.adapts:
-            advice = "float16 has no larger numbers: try --mixed-precision bf16 or no"
+            advice = "the value is too large for float16: use --mixed-precision bf16 or no"
         raise NotFiniteError(f"optimizer step {self.state.global_step + 1}: the {name} is {value}; {advice}")

@@ -78,7 +78,7 @@ def test_a_cell_has_the_memory_limit_of_its_session_wherever_it_is_asked_for(tmp
     assert session.limited(CELL) == limited
     assert session.limited(replace(CELL, memory_limit_bytes=7)).memory_limit_bytes == 7
     assert make_session(tmp_path, resume=True).resumed(CELL) is None
-    with pytest.raises(ConfigError, match="--memory-limit 1 MiB: imports and warm-up alone take"):
+    with pytest.raises(ConfigError, match="--memory-limit 1 MiB: Python, its imports and the warm-up already take"):
         make_session(tmp_path, memory_limit_bytes=2**20).require_room(CELL)
 
 
@@ -138,7 +138,7 @@ def test_a_memory_pass_that_fails_is_on_the_record_and_in_the_line(tmp_path: Pat
     assert (result.status, result.memray_peak_bytes) == ("ok", None)
     assert result.pass_errors == {"heap": "error: ValueError: not again"}
     assert (result.pinned_peak_rss_bytes is not None) == (platform.libc_ver()[0] == "glibc")
-    assert "  heap pass error: ValueError: not again  " in session.line(result)
+    assert "  heap pass failed: error: ValueError: not again  " in session.line(result)
 
 
 def test_without_a_file_results_are_still_kept(tmp_path: Path) -> None:

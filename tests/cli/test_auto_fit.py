@@ -71,7 +71,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.parametrize(
     ("budget", "flags", "code", "error", "message"),
     [
-        ("1MiB", [], 2, "ConfigError", "that any batch takes"),
+        ("1MiB", [], 2, "ConfigError", "every batch size needs at least"),
         ("64GiB", ["--max-length", "600"], 2, "ConfigError", "takes at most 512 tokens"),
         ("{tight}", [], 1, "TrainingError", "nothing fits in "),
     ],
@@ -111,5 +111,8 @@ def test_a_process_that_dies_is_an_error_of_one_line(
 
     assert main(train_arguments(train_file, tmp_path / "out")) == 1
 
-    assert "--auto-fit: the planning process ended with exit code -9" in capsys.readouterr().err
+    assert (
+        "--auto-fit: the planning process ended with exit code -9; run splade-bench fit with the same flags"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "out" / "run.json").exists()

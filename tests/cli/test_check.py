@@ -69,7 +69,7 @@ def test_a_regression_is_one_line_and_how_to_see_it(
     assert first.startswith("REGRESSION  tiny-cpu-b8-a1-standard-seed42  live_peak_bytes  100 MiB")
     assert "(+2.0%)  limit 101 MiB" in first
     assert "reproduce: pytest benchmarks/test_training_cells.py --device cpu --workload tiny" in reproduce
-    assert summary == "1 regressions, 1 checks"
+    assert summary == "regressions: 1, figures checked: 1"
 
 
 def test_json_has_the_whole_verdict(tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,7 +87,10 @@ def test_json_has_the_whole_verdict(tmp_path: Path, baseline: Path, capsys: pyte
         (["--results", "nowhere.jsonl", "--baseline", "baseline.json"], "nowhere.jsonl: cannot be read"),
         (["--results", "empty.jsonl", "--baseline", "baseline.json"], "empty.jsonl: no cell or call to check"),
         (["--results", "after.jsonl", "after.jsonl", "--baseline", "baseline.json"], "recorded twice"),
-        (["--results", "after.jsonl", "--baseline", "baseline.json", "--fail-on", "rss:1%"], "'rss' is not a figure"),
+        (
+            ["--results", "after.jsonl", "--baseline", "baseline.json", "--fail-on", "rss:1%"],
+            "'rss' cannot be used in a rule",
+        ),
         (["--baseline", "baseline.json"], "--results"),
     ],
 )

@@ -72,7 +72,7 @@ def test_what_one_side_lacks_or_ended_otherwise_is_named(tmp_path: Path, capsys:
     printed = capsys.readouterr().out
     assert code == 0
     assert "- processor: None, x before, None, y after" in printed
-    assert "- call|`x`: only in the first" in printed
+    assert "- call|`x`: only in the first file (before)" in printed
     assert "- tiny-cpu-b8-a1-standard: ok before, oom after" in printed
     assert not any(row[0] == "tiny-cpu-b8-a1-standard" for row in table_rows(printed))
 

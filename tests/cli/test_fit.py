@@ -100,7 +100,10 @@ def test_where_nothing_fits_the_smallest_plan_is_named(capsys: pytest.CaptureFix
 
 def test_work_takes_the_place_of_time_where_the_device_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TOY, *GIVEN, "--device", "mps", "--budget", "8GiB"]) == 0
-    assert "mps is not in this machine: sorted by work, without times" in capsys.readouterr().out
+    assert (
+        "mps is not in this machine: sorted by the amount of computation (TFLOP); no times are predicted"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_named_flag_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,7 +139,7 @@ def test_free_memory_is_read_once_and_is_the_budget_of_every_plan_and_figure(
     ("arguments", "complaint"),
     [
         (["--budget", "8GB"], "--budget '8GB' is not a size"),
-        (["--budget", "1MiB"], "that any batch takes"),
+        (["--budget", "1MiB"], "every batch size needs at least"),
         (["--budget", "0"], "--budget 0: must be above 0"),
         (["--device", "mps"], "--device mps is not in this machine, so its memory is unknown; give --budget"),
         (["--batch-size", "0"], "--batch-size 0: must be at least 1"),

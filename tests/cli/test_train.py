@@ -33,7 +33,10 @@ def test_an_output_folder_that_cannot_be_written_is_found_out_before_training(
 
 @pytest.mark.parametrize(
     ("mode", "advice"),
-    [("standard", "remove --memory-mode and --head"), ("memory-efficient", "run splade-bench fit with these flags")],
+    [
+        ("standard", "remove --memory-mode or --head, whichever you gave"),
+        ("memory-efficient", "run splade-bench fit with these flags"),
+    ],
 )
 def test_training_without_memory_says_where_and_what_helps(
     mode: str,

@@ -34,7 +34,7 @@ def test_a_rule_allows_its_limit_and_nothing_beyond(text: str, baseline: float, 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("speed:1%", "'speed' is not a figure to gate; choose from peak_rss_bytes"),
+        ("speed:1%", "'speed' cannot be used in a rule; choose from peak_rss_bytes"),
         ("live_peak_bytes", "'' is not a limit for live_peak_bytes; write it as 5% or 5%"),
         ("live_peak_bytes:1%+16MB", "'1%+16MB' is not a limit"),
         ("mrr@10:16MiB", "'16MiB' is not a limit for mrr@10; write it as 5% or 0.03"),

@@ -18,7 +18,7 @@ def test_the_same_results_pass() -> None:
     verdict = check(cells(), cells(), DEFAULT_RULES)
 
     assert (verdict.exit_code, verdict.evaluated) == (0, 4)
-    assert verdict_lines(verdict) == ["0 regressions, 4 checks"]
+    assert verdict_lines(verdict) == ["regressions: 0, figures checked: 4"]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_regression_says_which_category_and_phase_grew_and_where_it_was_alloca
 
     assert regression.sentence == (
         f"{NAME}  live_peak_bytes  1000 MiB (1048576000 bytes) → 1100 MiB (1153433600 bytes) (+10.0%)  "
-        "limit 1010 MiB (1059061760 bytes) by live_peak_bytes:1%"
+        "limit 1010 MiB (1059061760 bytes) (rule live_peak_bytes:1%)"
     )
     assert regression.blame == [
         "category logits: 900 MiB → 980 MiB (+83886080 bytes)",
@@ -237,6 +237,6 @@ def test_a_hostile_name_stays_on_its_line() -> None:
 def test_a_baseline_of_another_torch_is_refused_before_anything_runs() -> None:
     here = {"torch": "2.14", "processor": "Test"}
 
-    with pytest.raises(ConfigError, match=r"nothing in it can be compared here: torch 2.13 → 2.14"):
+    with pytest.raises(ConfigError, match=r"this baseline cannot be compared on this machine: torch 2.13 → 2.14"):
         require_comparable(cells(), DEFAULT_RULES, here)
     require_comparable(cells(), DEFAULT_RULES, {"torch": "2.13", "processor": "Other"})

@@ -211,7 +211,7 @@ def test_a_sweep_of_unchanged_code_passes(baseline: Path, tmp_path: Path) -> Non
     finished = run_sweep(tmp_path, "--memory-baseline", str(baseline))
 
     assert finished.returncode == 0, finished.stdout
-    assert "0 regressions, 3 checks" in finished.stdout
+    assert "regressions: 0, figures checked: 3" in finished.stdout
 
 
 @pytest.mark.slow
@@ -247,7 +247,7 @@ def test_a_sweep_that_measures_nothing_fails(baseline: Path, tmp_path: Path) -> 
     ("arguments", "complaint"),
     [
         (["--memory-baseline", "nowhere.json"], "nowhere.json: the baseline cannot be read"),
-        (["--memory-update-baseline"], "--memory-update-baseline: name the file with --memory-baseline"),
+        (["--memory-update-baseline"], "--memory-update-baseline needs a baseline: add --memory-baseline FILE"),
     ],
 )
 def test_a_baseline_that_is_not_there_is_a_usage_error_before_anything_runs(
@@ -269,4 +269,4 @@ def test_a_baseline_of_another_torch_is_a_usage_error(baseline: Path, tmp_path: 
     finished = run_sweep(tmp_path, "--memory-baseline", str(tmp_path / "other.json"))
 
     assert finished.returncode == 4
-    assert "nothing in it can be compared here: torch 1.0 →" in finished.stderr
+    assert "this baseline cannot be compared on this machine: torch 1.0 →" in finished.stderr

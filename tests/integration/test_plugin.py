@@ -177,7 +177,7 @@ def run_here(project: pytest.Pytester, *arguments: str, tests: str | None = None
         (["--cell-timeout", "soon"], "--cell-timeout: soon is not a number of seconds above 0; write it as 600"),
         (["--cell-timeout", "-1"], "--cell-timeout: -1 is not a number of seconds above 0"),
         (["--memory-baseline", ""], "--memory-baseline: is empty"),
-        (["--memory-fail-on", "live_peak_bytes:1%"], "--memory-fail-on: name the file with --memory-baseline"),
+        (["--memory-fail-on", "live_peak_bytes:1%"], "--memory-fail-on needs a baseline: add --memory-baseline FILE"),
     ],
 )
 def test_an_unusable_option_is_a_usage_error(project: pytest.Pytester, arguments: list[str], complaint: str) -> None:
@@ -314,7 +314,9 @@ def test_a_limit_below_what_any_call_takes_is_a_usage_error_that_says_how_much(p
     finished = run_here(project, "--memory-limit", "8MiB")
 
     assert finished.ret == pytest.ExitCode.USAGE_ERROR
-    assert re.search(r"--memory-limit 8 MiB: imports and warm-up alone take \d+ MiB here", finished.stderr.str())
+    assert re.search(
+        r"--memory-limit 8 MiB: Python, its imports and the warm-up already take \d+ MiB;", finished.stderr.str()
+    )
     assert not (project.path / "memory.jsonl").exists()
 
 
@@ -332,7 +334,9 @@ def test_a_limit_below_what_the_functions_own_imports_take_fails_the_test_with_t
     )
 
     assert finished.ret == pytest.ExitCode.TESTS_FAILED
-    assert re.search(r"--memory-limit 128 MiB: imports and warm-up alone take 2\d\d MiB here", finished.stdout.str())
+    assert re.search(
+        r"--memory-limit 128 MiB: Python, its imports and the warm-up already take 2\d\d MiB;", finished.stdout.str()
+    )
     assert not (project.path / "memory.jsonl").exists()
 
 

@@ -46,7 +46,7 @@ def test_a_device_that_this_machine_does_not_have_is_a_usage_error(pytester: pyt
         (["--workload", "huge"], "--workload huge: no such workload"),
         (["--memory-modes", "fast"], "--memory-modes fast: no such mode"),
         (["--max-steps", "0"], "--max-steps 0"),
-        (["--resume"], "--resume: name the file to resume, --memory-results FILE"),
+        (["--resume"], "--resume needs --memory-results FILE"),
     ],
 )
 def test_axes_that_cannot_be_run_are_usage_errors(
@@ -91,7 +91,9 @@ def test_a_checkout_is_not_measured_with_the_code_of_another(tmp_path: Path) -> 
     require_one_package(tmp_path / "splade_bench", ROOT / "splade_bench")  # a folder of that name, but not a package
     (tmp_path / "splade_bench" / "__init__.py").touch()
 
-    with pytest.raises(pytest.UsageError, match=r"is not the package of this checkout.*pip install --editable \."):
+    with pytest.raises(
+        pytest.UsageError, match=r"this is not the splade_bench of this checkout.*pip install --editable \."
+    ):
         require_one_package(tmp_path / "splade_bench", ROOT / "splade_bench")
     require_one_package(ROOT / "splade_bench", ROOT / "splade_bench")
     require_one_package(tmp_path / "elsewhere", ROOT / "splade_bench")

@@ -86,5 +86,7 @@ def test_trimmed_memory_can_be_allocated_again() -> None:
 
 
 def test_a_limit_below_the_memory_of_the_process_is_refused_with_the_floor() -> None:
-    with pytest.raises(ConfigError, match=r"--memory-limit 1 MiB: imports and warm-up alone take \d+ MiB here"):
+    with pytest.raises(
+        ConfigError, match=r"--memory-limit 1 MiB: Python, its imports and the warm-up already take \d+ MiB;"
+    ):
         limit_rss(MIB)

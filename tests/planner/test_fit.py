@@ -40,7 +40,7 @@ def run(
     budget: float, *, allow_inexact: bool = False, given: Collection[str] = (), without: str = "", **asked: Any
 ) -> Fit:
     def plan_one(candidate: Candidate, config: TrainConfig) -> Trial:
-        if without in (change.name for change in candidate.changes) or without == "as configured":
+        if without in (change.name for change in candidate.changes) or without == "your settings, unchanged":
             raise ConfigError("the model cannot have it")
         fixed, varying, seconds = figures(candidate)
         made = MemoryPlan(
@@ -148,7 +148,7 @@ def test_a_change_that_the_model_cannot_have_is_left_out() -> None:
         change.name != "activation-checkpointing" for trial in found.trials for change in trial.candidate.changes
     )
     with pytest.raises(ConfigError, match="cannot have it"):
-        run(68, without="as configured")
+        run(68, without="your settings, unchanged")
 
 
 @pytest.mark.parametrize(("negatives", "splits"), [(0, [2, 4]), (1, [2, 4, 8])])

@@ -98,7 +98,7 @@ def test_two_sets_say_what_they_were_not_both_taken_under() -> None:
     assert set_differences([RESULT], [RESULT]) == []
     assert set_differences([RESULT], [RESULT, other]) == [
         "processor: Test before, Other, Test after",
-        "corpus_sha256 differs: losses and metrics are of different texts",
+        "measured on different texts (corpus_sha256): do not compare losses and metrics",
     ]
     newer = replace(RESULT, versions={**VERSIONS, "transformers": "5.1"})
     assert set_differences([RESULT], [newer]) == ["transformers: 5.0 before, 5.1 after"]

@@ -44,7 +44,7 @@ def test_a_function_without_a_name_is_refused(measure_memory):
 
 
 def test_an_argument_that_json_cannot_hold_is_refused(measure_memory):
-    with pytest.raises(pytest.fail.Exception, match="must be JSON's"):
+    with pytest.raises(pytest.fail.Exception, match="with JSON arguments"):
         measure_memory(touch, (1, 2))
 
 
