@@ -12,7 +12,6 @@ from splade_bench.cli.arguments import show
 from splade_bench.cli.flags import PlannedFlags, parse_train_command
 from splade_bench.cli.planning import PlanRequest, make_plan
 from splade_bench.planner.plan import MemoryPlan
-from splade_bench.report.plots import plot_plan
 from splade_bench.units import format_bytes
 
 
@@ -38,6 +37,8 @@ def run(arguments: Sequence[str]) -> int:
     command = parse_train_command(PlanCommand, arguments, verb="plan")
     made = make_plan(PlanRequest.of(command))
     if command.timeline:
+        from splade_bench.report.plots import plot_plan  # loads matplotlib, which a training does not
+
         plot_plan([(stretch.phase, stretch.peak_bytes) for stretch in made.timeline], command.timeline)
     record = made.to_dict() | {"lengths": command.lengths, "config": command.config.to_dict()}
     show(record, "\n".join(_lines(made)), as_json=command.json)

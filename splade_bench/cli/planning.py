@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -142,7 +141,6 @@ def nothing_fits(request: PlanRequest, found: Fit) -> str:
 def _planner(request: PlanRequest, budget_bytes: int | None) -> Callable[[TrainConfig, Lengths], MemoryPlan]:
     """Plans within a budget. Runtime memory is read here, before plans and timings add to it."""
     make_encoder = planned_encoder(request.model_name)
-    importlib.import_module("splade_bench.cli.train")  # a training's runtime has more than a plan's
     runtime_bytes = current_rss_bytes()
 
     def plan_within(config: TrainConfig, lengths: Lengths) -> MemoryPlan:

@@ -30,7 +30,6 @@ from splade_bench.measure.timeline import MemorySampler
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.presets import TRAINED_ACTIVE_SHARE
 from splade_bench.planner.rehearsal import Lengths
-from splade_bench.report.plots import plot_timeline
 from splade_bench.training.trainer import Trainer, TrainResult
 from splade_bench.training.validation import validation_loss
 from splade_bench.units import format_seconds
@@ -157,6 +156,8 @@ def _train(
 
 def _memory_record(sampler: MemorySampler, output: OutputFolder) -> dict[str, Any]:
     """Memory over time, which is drawn too."""
+    from splade_bench.report.plots import plot_timeline  # loads matplotlib: after the training, not in its memory
+
     plot_timeline(sampler.timeline, output.timeline)
     logger.info("memory timeline: %s", output.timeline)
     return {
