@@ -28,7 +28,9 @@ pytest_plugins = ["pytester"]
 ROOT = Path(__file__).parent.parent.parent
 FOREIGN = ROOT / "tests" / "support" / "foreign_project"
 # The plugin of this checkout, named on the command line, and no other plugin.
-PLUGIN = ("-p", "splade_bench.pytest_plugin", "-p", "no:cacheprovider")
+# The entry point of an editable installation has loaded the plugin into this process without rewriting its asserts.
+LOADED_BEFORE = ("-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning")
+PLUGIN = ("-p", "splade_bench.pytest_plugin", "-p", "no:cacheprovider", *LOADED_BEFORE)
 CHECKOUT = {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 FAILING = {"test_over_the_limit_in_its_own_process", "test_over_the_limit_in_this_process"}
 
@@ -276,7 +278,7 @@ def test_a_run_that_only_collects_needs_no_baseline(project: pytest.Pytester) ->
 def test_a_cache_that_cannot_be_written_stops_no_measurement(project: pytest.Pytester) -> None:
     not_a_folder = f"cache_dir={project.path / 'conftest.py'}/cache"
 
-    config = project.parseconfigure("-p", "splade_bench.pytest_plugin", "-o", not_a_folder)
+    config = project.parseconfigure("-p", "splade_bench.pytest_plugin", *LOADED_BEFORE, "-o", not_a_folder)
 
     assert cache_folder(config) == project.path / ".splade_bench_cache"
 
