@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, get_args
 import msgspec
 from typing_extensions import Self
 
-from splade_bench.files import finite_or_none, parse_record
+from splade_bench.files import parse_record
 from splade_bench.grid.cell import Cell
 
 EventName = Literal["ready", "done", "result", "failed", "exit"]
@@ -29,7 +29,7 @@ class Message:
     __slots__ = ()
 
     def to_line(self) -> str:
-        return json.dumps(finite_or_none(msgspec.to_builtins(self))) + "\n"
+        return json.dumps(msgspec.to_builtins(self)) + "\n"
 
     @classmethod
     def from_line(cls, line: str) -> Self:

@@ -6,8 +6,10 @@ request and the reply are one JSON object each, on standard input and output.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from typing import Any
 
 import msgspec
 
@@ -39,20 +41,25 @@ def fitted_training(request: PlanRequest) -> Fitted:
         SpladeBenchError: nothing fits, or the request cannot be planned.
     """
     finished = subprocess.run(
-        (sys.executable, "-m", "splade_bench.cli.auto_fit"), input=msgspec.json.encode(request), stdout=subprocess.PIPE
+        (sys.executable, "-m", "splade_bench.cli.auto_fit"), input=_encode(request), stdout=subprocess.PIPE
     )
     if not finished.stdout:
         ending = f"the planning process ended with exit code {finished.returncode}"
         raise TrainingError(f"--auto-fit: {ending}; run splade-bench fit with the same flags to see why")
-    reply: Fitted | Failed = msgspec.json.decode(finished.stdout, type=Fitted | Failed)
+    reply: Fitted | Failed = msgspec.convert(json.loads(finished.stdout), Fitted | Failed)
     if isinstance(reply, Failed):
         raise _ERRORS.get(reply.error, TrainingError)(reply.message)
     return reply
 
 
+def _encode(message: Any) -> bytes:
+    """JSON in ASCII, in which infinite numbers and broken characters survive, unlike in msgspec's."""
+    return json.dumps(msgspec.to_builtins(message)).encode()
+
+
 def main() -> None:
     """Answer the request on standard input."""
-    request = msgspec.json.decode(sys.stdin.buffer.read(), type=PlanRequest)
+    request = msgspec.convert(json.load(sys.stdin), PlanRequest)
     reply: Fitted | Failed
     try:
         found = make_fit(request)
@@ -61,7 +68,7 @@ def main() -> None:
         reply = Fitted(found.chosen.config, found.chosen.candidate.describe())
     except (SpladeBenchError, OSError, MemoryError, RuntimeError) as error:
         reply = Failed(type(error).__name__, error_line(error))
-    sys.stdout.buffer.write(msgspec.json.encode(reply))
+    sys.stdout.buffer.write(_encode(reply))
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ CALIBRATION = "calibration"
 Status = Literal["ok", "oom", "killed", "timeout", "nan", "error"]
 # Another run would end in the same way. A run that was killed, or failed for an unknown reason, is repeated.
 SETTLED: Sequence[Status] = ("ok", "oom", "nan", "timeout")
-# Within what can have been measured, and what a float can hold.
-Int: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**60), le=2**60)]
+# What torch can be asked for, and a float can hold. The gate has a narrower bound.
+Int: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Times: TypeAlias = Annotated[list[float], msgspec.Meta(min_length=1)]
 
 

@@ -116,7 +116,7 @@ def test_a_call_has_no_plan() -> None:
 
 
 def test_a_request_survives_its_line_whatever_it_holds() -> None:
-    request = replace(call_request(touch_block, "ü\udcff"), path=["/a\nb"])
+    request = replace(call_request(touch_block, "ü\udcff", float("inf")), path=["/a\nb"])
 
     assert request.to_line().isascii()
     assert request.to_line().count("\n") == 1

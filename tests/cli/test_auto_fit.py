@@ -72,6 +72,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ("budget", "flags", "code", "error", "message"),
     [
         ("1MiB", [], 2, "ConfigError", "every batch size needs at least"),
+        ("1MiB", ["--max-grad-norm", "inf"], 2, "ConfigError", "every batch size needs at least"),
         ("64GiB", ["--max-length", "600"], 2, "ConfigError", "takes at most 512 tokens"),
         ("{tight}", [], 1, "TrainingError", "nothing fits in "),
     ],

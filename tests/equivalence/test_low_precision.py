@@ -1,4 +1,4 @@
-"""Under autocast an exact technique may round elsewhere than eager does, but not more: both are held against fp64."""
+"""Under autocast an exact technique may round elsewhere than eager does, but not more: both are compared with fp64."""
 
 from __future__ import annotations
 

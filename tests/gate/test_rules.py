@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from results import MIB
 
+from splade_bench.cli import check as check_command
 from splade_bench.errors import ConfigError
-from splade_bench.gate.rules import parse_rule, rules_for
+from splade_bench.gate.rules import DEFAULT_RULES, parse_rule, rules_for
+
+
+def test_the_guide_and_the_help_name_the_default_rules(capsys: pytest.CaptureFixture[str]) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "memory-gate.md").read_text(encoding="utf-8")
+    with pytest.raises(SystemExit):
+        check_command.run(["--help"])
+    help_text = capsys.readouterr().out
+
+    for rule in DEFAULT_RULES:
+        assert rule.text in guide
+        assert rule.text in help_text
 
 
 @pytest.mark.parametrize(

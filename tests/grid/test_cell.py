@@ -19,7 +19,7 @@ def test_a_sweep_is_every_combination_once() -> None:
     cells = list(Sweep(batch_sizes=(2, 8), gradient_accumulation_steps=(1, 4), seeds=(1, 2)).cells())
 
     assert len(cells) == len(set(cells)) == 2 * 2 * 3 * 2
-    assert len({cell.cell_id for cell in cells}) == len(cells) // 2  # a seed is no grid point of its own
+    assert len({cell.cell_id for cell in cells}) == len(cells) // 2  # seeds share a grid point
 
 
 def test_the_default_profile_has_twelve_cells_and_batch_size_eight() -> None:

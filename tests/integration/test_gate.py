@@ -98,7 +98,7 @@ SpladeLoss.__call__ = planted
 """,
         expected=("live_peak_bytes", "category temporaries"),
     ),
-    "a loss that is no number": Plant(
+    "a loss that is not a number": Plant(
         mode="standard",
         patch="""
 import splade_bench.training.losses as losses

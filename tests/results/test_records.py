@@ -234,7 +234,7 @@ def test_every_field_says_its_unit() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="files have no size limit of a process there")
 def test_a_disk_that_is_full_is_one_clear_error_and_keeps_what_was_there(tmp_path: Path) -> None:
-    """A limit on the size of files stands for the full disk: both make a write fail."""
+    """A limit on the size of files takes the place of a full disk: both make a write fail."""
     path = tmp_path / "results.jsonl"
     append_result(path, make_result(seed=1))
     script = (
@@ -258,3 +258,12 @@ def test_a_disk_that_is_full_is_one_clear_error_and_keeps_what_was_there(tmp_pat
     assert read_results([path]) == [make_result(seed=1)]
     append_result(path, make_result(seed=2))
     assert read_results([path]) == [make_result(seed=1), make_result(seed=2)]
+
+
+def test_the_largest_request_that_torch_can_report_does_not_spoil_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    failed = make_call_result(status="oom", failed_allocation_bytes=2**61)
+
+    append_result(path, failed)
+
+    assert read_results([path]) == [failed]
