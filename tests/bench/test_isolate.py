@@ -85,7 +85,7 @@ def test_a_worker_is_waited_for_in_order() -> None:
         ("import time; time.sleep(60)", "timeout", "took longer than 1 s"),
         (PRINTS_A_GIGABYTE, "error", "ended with exit code 3"),
         ('import os; os.write(1, b\'{"name": "rea\'); os.abort()', "killed", "ended by signal SIGABRT"),
-        ("import os; os.write(1, b'x' * 20_000_000)", "error", "unexpected output"),
+        pytest.param("import os; os.write(1, b'x' * 20_000_000)", "error", "unexpected output", marks=pytest.mark.slow),
     ],
     ids=[
         *["no result", "exception", "abort", "kills itself", "chatter", "no object", "hangs", "a gigabyte"],

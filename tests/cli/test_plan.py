@@ -145,6 +145,7 @@ def test_a_budget_below_the_floor_says_what_the_floor_is_made_of(capsys: pytest.
     assert all(part in complaint for part in ("the runtime", "parameters", "optimizer"))
 
 
+@pytest.mark.slow
 def test_a_plan_and_a_training_have_the_same_runtime() -> None:
     """A plan starts from the memory of its own process, so it must import the libraries that a training imports."""
     script = (
