@@ -94,8 +94,13 @@ def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def finite_or_none(record: Any) -> Any:
-    """``record`` as JSON has it: a number that is not finite becomes None, at any depth."""
-    return json.loads(json.dumps(record), parse_constant=lambda constant: None)
+    """``record`` as JSON has it: a dataclass becomes a dictionary, a number that is not finite None, at any depth."""
+    return json.loads(ascii_json(record), parse_constant=lambda constant: None)
+
+
+def ascii_json(record: Any) -> str:
+    """One line of JSON that another process reads back unchanged, infinite numbers too, whatever its locale."""
+    return json.dumps(msgspec.to_builtins(record))
 
 
 def json_text(record: Any) -> str:
@@ -105,7 +110,7 @@ def json_text(record: Any) -> str:
 
 def encode_line(record: Any) -> str:
     """A dataclass as one line of strict JSON, without its newline: a number that is not finite becomes null."""
-    return json.dumps(finite_or_none(msgspec.to_builtins(record)), ensure_ascii=False)
+    return json.dumps(finite_or_none(record), ensure_ascii=False)
 
 
 def parse_record(record: Any, kind: type[Kind]) -> Kind:

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
-import msgspec
 from typing_extensions import Self
 
-from splade_bench.files import parse_record
+from splade_bench.files import ascii_json, parse_record
 from splade_bench.grid.cell import Cell
 
 EventName = Literal["ready", "done", "result", "failed", "exit"]
@@ -29,7 +28,7 @@ class Message:
     __slots__ = ()
 
     def to_line(self) -> str:
-        return json.dumps(msgspec.to_builtins(self)) + "\n"
+        return ascii_json(self) + "\n"
 
     @classmethod
     def from_line(cls, line: str) -> Self:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import Any
 
 import msgspec
 
 from splade_bench.cli.planning import PlanRequest, make_fit, nothing_fits
 from splade_bench.config import TrainConfig
 from splade_bench.errors import ConfigError, DataError, SpladeBenchError, TrainingError, error_line
+from splade_bench.files import ascii_json
 
 _ERRORS = {kind.__name__: kind for kind in (ConfigError, DataError, TrainingError)}
 
@@ -41,7 +41,7 @@ def fitted_training(request: PlanRequest) -> Fitted:
         SpladeBenchError: nothing fits, or the request cannot be planned.
     """
     finished = subprocess.run(
-        (sys.executable, "-m", "splade_bench.cli.auto_fit"), input=_encode(request), stdout=subprocess.PIPE
+        (sys.executable, "-m", "splade_bench.cli.auto_fit"), input=ascii_json(request).encode(), stdout=subprocess.PIPE
     )
     if not finished.stdout:
         ending = f"the planning process ended with exit code {finished.returncode}"
@@ -50,11 +50,6 @@ def fitted_training(request: PlanRequest) -> Fitted:
     if isinstance(reply, Failed):
         raise _ERRORS.get(reply.error, TrainingError)(reply.message)
     return reply
-
-
-def _encode(message: Any) -> bytes:
-    """JSON in ASCII, in which infinite numbers and broken characters survive, unlike in msgspec's."""
-    return json.dumps(msgspec.to_builtins(message)).encode()
 
 
 def main() -> None:
@@ -68,7 +63,7 @@ def main() -> None:
         reply = Fitted(found.chosen.config, found.chosen.candidate.describe())
     except (SpladeBenchError, OSError, MemoryError, RuntimeError) as error:
         reply = Failed(type(error).__name__, error_line(error))
-    sys.stdout.buffer.write(_encode(reply))
+    sys.stdout.buffer.write(ascii_json(reply).encode())
 
 
 if __name__ == "__main__":

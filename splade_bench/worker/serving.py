@@ -11,8 +11,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-import msgspec
-
 from splade_bench.bench.protocol import Event, EventName, Request
 from splade_bench.device import heap
 from splade_bench.device.out_of_memory import failed_allocation_bytes, is_out_of_memory
@@ -70,7 +68,7 @@ def claim_standard_output() -> Send:
     os.dup2(2, 1)
 
     def send(name: EventName, values: dict[str, Any]) -> None:
-        channel.write(Event(name=name, values=finite_or_none(msgspec.to_builtins(values))).to_line())
+        channel.write(Event(name=name, values=finite_or_none(values)).to_line())
         channel.flush()
 
     return send
