@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -21,9 +22,11 @@ from splade_bench.config import (
     TrainConfig,
     fields_of_technique,
     memory_mode,
+    require_range,
 )
 from splade_bench.device.devices import resolve_device
 from splade_bench.errors import ConfigError
+from splade_bench.evaluation.metrics import RETRIEVAL_METRICS
 from splade_bench.model.presets import TRAINED_ACTIVE_SHARE
 from splade_bench.planner.candidates import SEARCHED_FIELDS
 
@@ -39,6 +42,13 @@ _MEMORY_MODE_HELP = "\n".join(
             for name, technique in MEMORY_TECHNIQUES.items()
         ),
     )
+)
+# Every figure of an evaluation during a training.
+VALIDATION_METRICS = (
+    "validation_loss",
+    *RETRIEVAL_METRICS,
+    *(f"candidate_{name}" for name in RETRIEVAL_METRICS),
+    *("query_active_dims", "document_active_dims", "query_expansion_ratio", "document_expansion_ratio"),
 )
 
 
@@ -81,6 +91,91 @@ class Output:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Saving:
+    """When a checkpoint is saved, and the checkpoint from which a run goes on."""
+
+    save_steps: int = 500
+    """Save a checkpoint after each so many optimizer steps. 0: never."""
+    save_epochs: int | None = None
+    """Save a checkpoint after each so many epochs; --save-steps then has no effect."""
+    save_total_limit: int | None = 2
+    """Keep only this many checkpoints. The newest and the best are always kept. None: keep all."""
+    save_best: bool = False
+    """Also save and keep a checkpoint of the best evaluation by --metric-for-best-model."""
+    load_best_model_at_end: bool = False
+    """Write the weights of the best evaluation to final_model, not the last ones. It includes --save-best."""
+    resume_from_checkpoint: str | None = None
+    """Go on from a checkpoint of --output-dir: latest, best, or the path of one. The flag alone means latest."""
+
+    def __post_init__(self) -> None:
+        require_range(self, "save_steps", at_least=0)
+        require_range(self, "save_epochs", "save_total_limit", at_least=1)
+        if self.load_best_model_at_end:
+            object.__setattr__(self, "save_best", True)
+
+    def interval(self, steps_per_epoch: int) -> int:
+        """Optimizer steps from one checkpoint to the next; 0: none is saved."""
+        return self.save_epochs * steps_per_epoch if self.save_epochs else self.save_steps
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Validating:
+    """Evaluation on the validation data while the training runs, and early stopping."""
+
+    eval_steps: int | None = None
+    """Evaluate after each so many optimizer steps. None: evaluate only the trained model."""
+    eval_epochs: int | None = None
+    """Evaluate after each so many epochs."""
+    metric_for_best_model: str = "mrr@10"
+    """The figure of an evaluation that decides which one is best, such as mrr@10 or validation_loss."""
+    greater_is_better: bool | None = None
+    """Whether a larger figure is better. None: no for validation_loss and *_active_dims, yes for all others."""
+    early_stopping_patience: int | None = None
+    """Stop the training after this many evaluations in a row without an improvement."""
+    early_stopping_min_delta: float = 0.0
+    """For early stopping, an improvement is larger than this."""
+    log_dir: Path | None = None
+    """Also write the loss and the figures of evaluations here, for TensorBoard. log.jsonl has them in any case."""
+
+    def __post_init__(self) -> None:
+        require_range(self, "eval_steps", "eval_epochs", "early_stopping_patience", at_least=1)
+        require_range(self, "early_stopping_min_delta", at_least=0)
+        if math.isinf(self.early_stopping_min_delta):
+            raise ConfigError(f"--early-stopping-min-delta {self.early_stopping_min_delta}: must be finite")
+        if self.metric_for_best_model not in VALIDATION_METRICS:
+            known = ", ".join(VALIDATION_METRICS)
+            raise ConfigError(f"--metric-for-best-model {self.metric_for_best_model}: unknown; choose from {known}")
+        if self.eval_steps and self.eval_epochs:
+            raise ConfigError("--eval-steps contradicts --eval-epochs; give one of them")
+        if self.early_stopping_patience and not self.is_on:
+            raise ConfigError("--early-stopping-patience has no effect without --eval-steps; add --eval-steps N")
+        if self.early_stopping_min_delta and not self.early_stopping_patience:
+            advice = "add --early-stopping-patience N"
+            raise ConfigError(f"--early-stopping-min-delta has no effect without --early-stopping-patience; {advice}")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the training is evaluated while it runs."""
+        return bool(self.eval_steps or self.eval_epochs)
+
+    def interval(self, steps_per_epoch: int) -> int:
+        """Optimizer steps from one evaluation to the next; 0: there is none."""
+        return self.eval_epochs * steps_per_epoch if self.eval_epochs else self.eval_steps or 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Faults:
+    """What happens when the training or its data has a fault."""
+
+    on_collapse: Literal["stop", "warn"] = "stop"
+    """If the vectors become all zero or all dense: stop the training, or only warn."""
+    on_oom: Literal["stop", "halve"] = "stop"
+    """If no memory is left: stop, or go on from the same optimizer step with mini-batches of half the size."""
+    skip_bad_records: bool = False
+    """Leave out records of the training file that cannot be used, and count them. Without it, they are an error."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainFlags:
     """The flags of a training."""
 
@@ -96,6 +191,9 @@ class TrainFlags:
     placement: Placement = field(default_factory=Placement)
     """Where and how to compute. Each flag of the "training.memory options" changes one setting of --memory-mode."""
     output: Output = field(default_factory=Output)
+    saving: Saving = field(default_factory=Saving)
+    validating: Validating = field(default_factory=Validating)
+    faults: Faults = field(default_factory=Faults)
     config: Annotated[TrainConfig, tyro.conf.arg(name="training")] = field(default_factory=TrainConfig)
 
 
@@ -122,13 +220,17 @@ def parse_train_command(command: type[_Command], arguments: Sequence[str], *, ve
     """Parse the flags of a training. The model and the memory mode decide the defaults of the other flags.
 
     Raises:
-        ConfigError: an unknown flag, or a value that cannot be used.
+        ConfigError: an unknown flag, a value that cannot be used, or flags that contradict each other.
     """
     given = given_flags(arguments)
     default = train_defaults(
         command, given.get("model_name", _DEFAULT_MODEL), given.get("memory_mode", DEFAULT_MEMORY_MODE)
     )
-    return parse(command, arguments, verb=verb, default=default)
+    parsed = parse(command, arguments, verb=verb, default=default)
+    if parsed.saving.save_best and not parsed.validating.is_on:
+        flag = "--load-best-model-at-end" if parsed.saving.load_best_model_at_end else "--save-best"
+        raise ConfigError(f"{flag} has no effect without --eval-steps; add --eval-steps N")
+    return parsed
 
 
 def train_defaults(command: type[_Command], model_name: str, mode: str) -> _Command:
