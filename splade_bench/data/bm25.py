@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import re
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
@@ -18,28 +20,33 @@ def words(text: str) -> list[str]:
 class BM25:
     """Okapi BM25 (Robertson and Walker 1994) with Lucene's idf, ``log(1 + (N - n + 0.5) / (n + 0.5))``.
 
-    For a few thousand texts; a library would bring stemmers and a matrix package.
+    A library would bring stemmers and a matrix package. Memory: 8 bytes for each different word of a document, some
+    hundred bytes for each different word of the corpus.
     """
 
     def __init__(self, corpus: Mapping[str, str], *, k1: float = 1.5, b: float = 0.75) -> None:
-        counts = {document_id: Counter(words(text)) for document_id, text in corpus.items()}
-        lengths = {document_id: count.total() for document_id, count in counts.items()}
-        mean_length = sum(lengths.values()) / max(1, len(lengths)) or 1.0
-        frequencies = Counter(word for count in counts.values() for word in count)
-        self._postings: dict[str, list[tuple[str, float]]] = defaultdict(list)
-        for document_id, count in counts.items():
-            norm = k1 * (1 - b + b * lengths[document_id] / mean_length)
+        self._k1 = k1
+        self._ids = list(corpus)
+        # Of each word: a document's row, how often the word is in it, the next document's row, and so on.
+        self._postings: dict[str, array[int]] = defaultdict(lambda: array("I"))
+        lengths = array("Q")
+        for row, text in enumerate(corpus.values()):
+            count = Counter(words(text))
+            lengths.append(count.total())
             for word, term_frequency in count.items():
-                document_frequency = frequencies[word]
-                idf = math.log(1 + (len(counts) - document_frequency + 0.5) / (document_frequency + 0.5))
-                weight = idf * term_frequency * (k1 + 1) / (term_frequency + norm)
-                self._postings[word].append((document_id, weight))
+                self._postings[word].extend((row, term_frequency))
+        mean_length = sum(lengths) / max(1, len(lengths)) or 1.0
+        self._norms = array("d", (k1 * (1 - b + b * length / mean_length) for length in lengths))
 
     def search(self, query: str, *, top_k: int) -> dict[str, float]:
         """Document id -> score of the best ``top_k``, best first, ties by document id."""
-        scores: dict[str, float] = defaultdict(float)
+        scores: dict[int, float] = defaultdict(float)
         for word in words(query):
-            for document_id, weight in self._postings.get(word, ()):
-                scores[document_id] += weight
-        best = sorted(scores.items(), key=lambda item: (-item[1], item[0]))[:top_k]
-        return dict(best)
+            posting = self._postings.get(word, ())
+            document_frequency = len(posting) // 2
+            idf = math.log(1 + (len(self._ids) - document_frequency + 0.5) / (document_frequency + 0.5))
+            numbers = iter(posting)
+            for row, term_frequency in zip(numbers, numbers, strict=True):
+                scores[row] += idf * term_frequency * (self._k1 + 1) / (term_frequency + self._norms[row])
+        best = heapq.nsmallest(top_k, scores.items(), key=lambda item: (-item[1], self._ids[item[0]]))
+        return {self._ids[row]: score for row, score in best}

@@ -8,11 +8,13 @@ relevant document comes last.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
-from splade_bench.data.records import Qrels, Run
+from splade_bench.data.records import Qrels
 
+Ranking = tuple[str, Mapping[str, float]]
+"""A query id, and the documents that a ranker returned for it: document id -> score."""
 RetrievalMetric = Callable[[Sequence[int], Mapping[str, int]], float]
 """Relevance of the ranked documents, best first, and the query's judgements -> a value between 0 and 1."""
 
@@ -56,11 +58,14 @@ RETRIEVAL_METRICS: Mapping[str, RetrievalMetric] = {
 RUN_DEPTH = 100
 
 
-def evaluate_run(run: Run, qrels: Qrels) -> dict[str, float]:
-    """Mean of each metric over the queries of ``qrels``. A query that returned nothing counts 0."""
+def evaluate_run(rankings: Iterable[Ranking], qrels: Qrels) -> dict[str, float]:
+    """Mean of each metric over the queries of ``qrels``. A query that has no ranking, or an empty one, counts 0.
+
+    Only one ranking is held at a time.
+    """
     totals = dict.fromkeys(RETRIEVAL_METRICS, 0.0)
-    for query_id, judged in qrels.items():
-        scores = run.get(query_id, {})
+    for query_id, scores in rankings:
+        judged = qrels.get(query_id, {})
         returned = ((score, judged.get(document_id, 0)) for document_id, score in scores.items() if score > 0)
         ordered = sorted(returned, key=lambda item: (-item[0], item[1]))
         ranked = [relevance for _, relevance in ordered[:RUN_DEPTH]]

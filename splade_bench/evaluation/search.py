@@ -35,7 +35,9 @@ class SparseReps:
             entries.append(entry.to(torch.int32))
             values.append(dense[row, entry])
             vocab_size = dense.shape[1]
-        return cls(torch.cat(counts).cumsum(0), torch.cat(entries), torch.cat(values), vocab_size)
+        all_entries = torch.cat(entries)
+        entries.clear()  # before the values are copied in the same way
+        return cls(torch.cat(counts).cumsum(0), all_entries, torch.cat(values), vocab_size)
 
     def __len__(self) -> int:
         return len(self.row_starts) - 1
@@ -53,12 +55,11 @@ class SparseReps:
         return block
 
 
-def top_documents(queries: SparseReps, documents: SparseReps, *, top_k: int) -> tuple[Tensor, Tensor]:
-    """Scores and rows of each query's best documents by dot product: two tensors [Q, top_k], best first.
+def top_documents(queries: SparseReps, documents: SparseReps, *, top_k: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Scores and rows of each query's best documents by dot product: two tensors [top_k] a query, best first.
 
-    Memory: two dense blocks of 512 rows and the scores between them; never [Q, D] or [D, V].
+    Memory: two dense blocks of 512 rows and the scores between them; never [Q, D], [D, V] or [Q, top_k].
     """
-    best_scores, best_rows = [], []
     for query_start, query_end in _blocks(len(queries)):
         query_block = queries.dense(query_start, query_end)
         scores = torch.empty(query_end - query_start, 0)
@@ -69,9 +70,7 @@ def top_documents(queries: SparseReps, documents: SparseReps, *, top_k: int) -> 
             rows = torch.cat([rows, block_rows], 1)
             scores, kept = scores.topk(min(top_k, scores.shape[1]), dim=1)
             rows = rows.gather(1, kept)
-        best_scores.append(scores)
-        best_rows.append(rows)
-    return torch.cat(best_scores), torch.cat(best_rows)
+        yield from zip(scores, rows, strict=True)
 
 
 def _blocks(rows: int) -> Iterator[tuple[int, int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -22,10 +22,17 @@ _TOKENS_AT_A_TIME = 4096
 
 
 @torch.no_grad()
-def validation_loss(encoder: SpladeEncoder, triples: Sequence[Triple], config: TrainConfig) -> float | None:
+def validation_loss(
+    encoder: SpladeEncoder,
+    triples: Sequence[Triple],
+    config: TrainConfig,
+    *,
+    on_batch: Callable[[], None] = lambda: None,
+) -> float | None:
     """Mean loss, regularizers at full weight, over the first 4 whole batches of 32; None with fewer than 32 triples.
 
     The batch is part of an in-batch loss, so its size is fixed here and is not the run's.
+    ``on_batch`` is called before each batch; what it raises ends the validation.
     """
     fixed = replace(config, batch_size=BATCH_SIZE, negatives_per_query=1, seed=0)
     whole_batches = min(len(triples) // BATCH_SIZE, MAX_BATCHES)
@@ -36,6 +43,7 @@ def validation_loss(encoder: SpladeEncoder, triples: Sequence[Triple], config: T
     totals = []
     with encoder.evaluating():
         for batch in source.batches(epoch=0):
+            on_batch()
             reps = _encode(encoder, batch.to(encoder.device))
             totals.append(loss(reps[: len(batch)], reps[len(batch) :]).total.item())
     return sum(totals) / len(totals)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +13,12 @@ from tokenizers import Tokenizer
 from splade_bench.config import TrainConfig
 from splade_bench.data.formats import retrieval_dataset
 from splade_bench.data.records import RetrievalDataset, Triple
+from splade_bench.errors import NotFiniteError
 from splade_bench.evaluation.evaluator import evaluate, evaluate_bm25
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.presets import build_preset
 from splade_bench.training import Trainer
+from splade_bench.training.validation import validation_loss
 
 
 @pytest.fixture
@@ -75,6 +79,75 @@ def test_figures_do_not_depend_on_the_batch_size(encoder: SpladeEncoder, dataset
     one, many = (evaluate(encoder, dataset, max_length=16, batch_size=size) for size in (1, 50))
 
     assert one == pytest.approx(many)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_vectors_that_are_not_finite_are_refused(
+    encoder: SpladeEncoder, dataset: RetrievalDataset, value: float
+) -> None:
+    with torch.no_grad():
+        encoder.decoder.bias[7] = value
+
+    with pytest.raises(NotFiniteError, match="vectors are not finite"):
+        evaluate(encoder, dataset, max_length=16)
+
+
+class StopHere(Exception):
+    """What a caller raises to end an evaluation."""
+
+
+def test_the_caller_is_asked_before_each_batch_and_may_end_the_evaluation(
+    encoder: SpladeEncoder, triples: Sequence[Triple], dataset: RetrievalDataset
+) -> None:
+    calls: list[int] = []
+
+    def on_batch() -> None:
+        calls.append(0)
+        if len(calls) == 3:
+            raise StopHere
+
+    encoder.train()
+    with pytest.raises(StopHere):
+        evaluate(encoder, dataset, max_length=16, batch_size=4, on_batch=on_batch)
+    assert encoder.training
+    calls.clear()
+    evaluate(
+        encoder,
+        replace(dataset, corpus=dict(list(dataset.corpus.items())[:8]), candidates={}),
+        max_length=16,
+        batch_size=16,
+        on_batch=lambda: calls.append(0),
+    )
+    assert len(calls) == 2 + 1  # 32 queries and 8 documents
+    calls.clear()
+    validation_loss(encoder, triples, TrainConfig(max_length=16), on_batch=lambda: calls.append(0))
+    assert len(calls) == 1
+    calls.clear()
+    evaluate_bm25(dataset, on_query=lambda: calls.append(0))
+    assert len(calls) == len(dataset.queries)
+
+
+def test_texts_become_token_ids_a_batch_at_a_time(
+    encoder: SpladeEncoder, dataset: RetrievalDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    def noted(name: str) -> Callable[..., Any]:
+        method = getattr(encoder, name)
+
+        def note_and_call(*arguments: Any, **keywords: Any) -> Any:
+            order.append(name)
+            return method(*arguments, **keywords)
+
+        return note_and_call
+
+    for name in ("tokenize", "forward"):
+        monkeypatch.setattr(encoder, name, noted(name))
+
+    evaluate(encoder, dataset, max_length=16, batch_size=8)
+
+    assert len(order) > 8
+    assert order == ["tokenize", "forward"] * (len(order) // 2)
 
 
 def test_bm25_finds_documents_that_repeat_the_query(dataset: RetrievalDataset) -> None:

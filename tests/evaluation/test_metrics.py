@@ -39,7 +39,7 @@ def test_metrics_agree_with_ir_measures(seed: int) -> None:
 
     expected = ir_measures.calc_aggregate([ir_measures.parse_measure(name) for name in names], qrels, run)
 
-    ours = evaluate_run(run, qrels)
+    ours = evaluate_run(run.items(), qrels)
     for measure, value in expected.items():
         assert ours[names[str(measure)]] == pytest.approx(value, abs=1e-12), measure
 
@@ -49,18 +49,18 @@ def test_metrics_agree_with_ir_measures(seed: int) -> None:
 def test_a_model_that_scores_everything_alike_at_zero_scores_zero(relevant: str, score: float) -> None:
     run = {"q": {f"d{number}": score for number in range(10)}}
 
-    assert set(evaluate_run(run, {"q": {relevant: 1}}).values()) == {0.0}
+    assert set(evaluate_run(run.items(), {"q": {relevant: 1}}).values()) == {0.0}
 
 
 @pytest.mark.parametrize("relevant", ["d0", "d3", "d7"])
 def test_ties_count_against_the_system_whatever_the_document_ids(relevant: str) -> None:
     run = {"q": {f"d{number}": 1.0 for number in range(8)}}
 
-    figures = evaluate_run(run, {"q": {relevant: 1}})
+    figures = evaluate_run(run.items(), {"q": {relevant: 1}})
 
     assert figures["mrr@10"] == 1 / 8
     assert figures["p@1"] == 0.0
 
 
 def test_no_queries_give_zeros() -> None:
-    assert set(evaluate_run({}, {}).values()) == {0.0}
+    assert set(evaluate_run([], {}).values()) == {0.0}

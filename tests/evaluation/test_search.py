@@ -25,10 +25,11 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ranking_equals_that_of_the_full_score_matrix(top_k: int) -> None:
     queries, documents = random_sparse(9, 64, seed=0), random_sparse(30, 64, seed=1)
 
-    scores, rows = top_documents(
+    best = top_documents(
         SparseReps.from_dense(queries.split(4)), SparseReps.from_dense(documents.split(11)), top_k=top_k
     )
 
+    scores, rows = map(torch.stack, zip(*best, strict=True))
     full = queries @ documents.t()
     torch.testing.assert_close(scores, full.topk(min(top_k, 30), dim=1).values)
     torch.testing.assert_close(full.gather(1, rows), scores)
