@@ -6,7 +6,7 @@ Lengths travel beside the tensors as Python integers. So a step can trim and sor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -34,6 +34,8 @@ class TripleBatch:
 
     queries: TextBatch
     documents: tuple[TextBatch, ...]
+    rows: tuple[int, ...] = ()
+    """The row of each query in the training data, counted from 0; empty for texts that come from no file."""
 
     def __len__(self) -> int:
         return len(self.queries.lengths)
@@ -54,7 +56,9 @@ class TripleBatch:
         return sum(texts.input_ids.numel() for texts in self.groups)
 
     def to(self, device: torch.device) -> Self:
-        return type(self)(self.queries.to(device), tuple(texts.to(device) for texts in self.documents))
+        return replace(
+            self, queries=self.queries.to(device), documents=tuple(texts.to(device) for texts in self.documents)
+        )
 
 
 def pad(sequences: Sequence[Sequence[int]], *, pad_token_id: int, width: int | None = None) -> TextBatch:

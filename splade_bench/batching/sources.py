@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import random
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal, Protocol
 
 import torch
@@ -14,7 +16,7 @@ from typing_extensions import Self
 
 from splade_bench.batching.batches import TextBatch, TripleBatch, pad, tokenize
 from splade_bench.config import TrainConfig
-from splade_bench.data.records import Triple
+from splade_bench.data.records import IndexedTriples, Triple
 from splade_bench.device.devices import memory_on
 
 # Tokens of synthetic texts with real lengths: queries between these, documents around a median of 75.
@@ -26,12 +28,16 @@ _WARM_UP_LENGTH = 8
 class TripleSource(Protocol):
     """A source of batches."""
 
-    def batches(self, epoch: int) -> Iterator[TripleBatch]:
-        """The batches of one epoch, always the same for the same epoch."""
+    def batches(self, epoch: int, *, start: int = 0) -> Iterator[TripleBatch]:
+        """The batches of one epoch from number ``start`` on, always the same for the same epoch."""
         ...
 
     @property
     def batches_per_epoch(self) -> int: ...
+
+    def record_name(self, row: int) -> str:
+        """A row of the training data (:attr:`TripleBatch.rows`) as a user finds it: "train.jsonl:17", "record 17"."""
+        ...
 
 
 def widest_batch(source: TripleSource) -> TripleBatch:
@@ -43,7 +49,9 @@ def widest_batch(source: TripleSource) -> TripleBatch:
 class TripleBatches:
     """Batches of plain-text triples: shuffled anew each epoch, each query with freshly drawn negatives.
 
-    Order and draw depend on the seed and the epoch only, so every memory mode sees the same batches.
+    The order depends on the seed and the epoch only, and the negatives of a row on these and the row. So every memory
+    mode sees the same batches, and a run can begin in the middle of an epoch. Memory: 4 bytes for each triple, and the
+    texts of one batch.
     """
 
     triples: Sequence[Triple]
@@ -61,27 +69,33 @@ class TripleBatches:
     def batches_per_epoch(self) -> int:
         return -(-len(self.triples) // self.config.batch_size)
 
-    def batches(self, epoch: int) -> Iterator[TripleBatch]:
+    def batches(self, epoch: int, *, start: int = 0) -> Iterator[TripleBatch]:
+        order = array("I", range(len(self.triples)))
+        random.Random(f"{self.config.seed}/{epoch}").shuffle(order)
+        size = self.config.batch_size
+        for first in range(start * size, len(order), size):
+            yield self._batch(epoch, order[first : first + size].tolist())
+
+    def record_name(self, row: int) -> str:
+        return self.triples.record_name(row) if isinstance(self.triples, IndexedTriples) else f"record {row + 1}"
+
+    def _batch(self, epoch: int, rows: Sequence[int]) -> TripleBatch:
         config, memory = self.config, self.config.memory
-        rng = random.Random(f"{config.seed}/{epoch}")
-        order = list(self.triples)
-        rng.shuffle(order)
-        for start in range(0, len(order), config.batch_size):
-            rows = [
-                (triple.query, triple.positive, *_draw(triple.negatives, config.negatives_per_query, rng))
-                for triple in order[start : start + config.batch_size]
-            ]
-            queries, *documents = (
-                tokenize(
-                    self.tokenizer,
-                    texts,
-                    max_length=config.max_length,
-                    padding=memory.padding,
-                    pad_to_multiple_of=memory.pad_to_multiple_of,
-                )
-                for texts in zip(*rows, strict=True)
+        texts = []
+        for row in rows:
+            triple, rng = self.triples[row], random.Random(f"{config.seed}/{epoch}/{row}")
+            texts.append((triple.query, triple.positive, *_draw(triple.negatives, config.negatives_per_query, rng)))
+        queries, *documents = (
+            tokenize(
+                self.tokenizer,
+                group,
+                max_length=config.max_length,
+                padding=memory.padding,
+                pad_to_multiple_of=memory.pad_to_multiple_of,
             )
-            yield TripleBatch(queries, tuple(documents))
+            for group in zip(*texts, strict=True)
+        )
+        return TripleBatch(queries, tuple(documents), tuple(rows))
 
 
 def _draw(negatives: Sequence[str], count: int, rng: random.Random) -> list[str]:
@@ -106,7 +120,14 @@ class SyntheticBatches:
     warm_up: bool = False
     """Whether each epoch begins with one more batch, of a single query and a few tokens."""
 
-    def batches(self, epoch: int) -> Iterator[TripleBatch]:
+    def batches(self, epoch: int, *, start: int = 0) -> Iterator[TripleBatch]:
+        # All are drawn by one generator, the skipped ones too: recorded figures are of these batches.
+        return islice(self._drawn(epoch), start, None)
+
+    def record_name(self, row: int) -> str:
+        return f"random text {row + 1}"
+
+    def _drawn(self, epoch: int) -> Iterator[TripleBatch]:
         rng = random.Random(f"{self.seed}/{epoch}")
         if self.warm_up:
             yield self._batch([[_WARM_UP_LENGTH]] * (2 + self.negatives_per_query), rng)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +21,17 @@ class Triple:
     query: str
     positive: str
     negatives: tuple[str, ...] = ()
+
+
+class IndexedTriples(Sequence[Triple]):
+    """Triples that are read one by one from where they are stored, with what their index knows of all of them."""
+
+    fewest_negatives: int
+    """Negatives of the triple that has the fewest."""
+
+    @abstractmethod
+    def record_name(self, row: int) -> str:
+        """The triple number ``row``, counted from 0, as a user finds it: "train.jsonl:17"."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +73,13 @@ def held_out_triples(dataset: RetrievalDataset) -> list[Triple]:
             negatives = tuple(dataset.corpus[name] for name in others)
             triples.append(Triple(query=query, positive=dataset.corpus[positives[0]], negatives=negatives))
     return triples
+
+
+def fewest_negatives(triples: Sequence[Triple]) -> int:
+    """Negatives of the triple that has the fewest; 0 without triples."""
+    if isinstance(triples, IndexedTriples):
+        return triples.fewest_negatives
+    return min((len(triple.negatives) for triple in triples), default=0)
 
 
 def sha256_of_texts(*parts: object) -> str:

@@ -98,11 +98,15 @@ class FakeBatches:
         self._config = config
         self._first_is_small = first_is_small
 
-    def batches(self, epoch: int) -> Iterator[TripleBatch]:
-        for _ in range(self._config.gradient_accumulation_steps if self._first_is_small else 0):
+    def batches(self, epoch: int, *, start: int = 0) -> Iterator[TripleBatch]:
+        small = self._config.gradient_accumulation_steps if self._first_is_small else 0
+        for _ in range(start, small):
             yield self._batch([(_FIRST_LENGTH,)] * len(self._groups))
         while True:
             yield self._batch(self._groups)
+
+    def record_name(self, row: int) -> str:
+        return f"planned text {row + 1}"
 
     def _batch(self, groups: Sequence[Sequence[int]]) -> TripleBatch:
         queries, *documents = map(self._texts, groups)

@@ -153,5 +153,8 @@ class WidestBatch:
     source: TripleSource
     batches_per_epoch: int = 1_000_000
 
-    def batches(self, epoch: int) -> Iterator[TripleBatch]:
-        return repeat(widest_batch(self.source), self.batches_per_epoch)
+    def batches(self, epoch: int, *, start: int = 0) -> Iterator[TripleBatch]:
+        return repeat(widest_batch(self.source), self.batches_per_epoch - start)
+
+    def record_name(self, row: int) -> str:
+        return self.source.record_name(row)

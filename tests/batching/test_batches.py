@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+import pytest
 import torch
 
 from splade_bench.batching.batches import TripleBatch, pad
@@ -86,6 +88,68 @@ def test_positives_and_negatives_are_the_querys_own(encoder: SpladeEncoder, trip
             assert positive == ids(own.positive)
             assert sorted(negatives) == sorted(map(ids, own.negatives)), "both, and neither twice"
     assert not triple_of
+
+
+def as_numbers(batch: TripleBatch) -> list[Any]:
+    return [batch.rows, *(group.input_ids.tolist() for group in batch.groups)]
+
+
+@pytest.mark.parametrize("start", [0, 1, 4, 6, 7, 99])
+def test_an_epoch_begins_at_any_batch(encoder: SpladeEncoder, triples: Sequence[Triple], start: int) -> None:
+    config = TrainConfig(batch_size=5, max_length=16, seed=3, negatives_per_query=1)
+    source = TripleBatches.for_config(triples, encoder.tokenizer, config, encoder.device)
+    synthetic = SyntheticBatches(
+        batch_size=3, max_length=8, vocab_size=50, negatives_per_query=1, batches_per_epoch=6, seed=0, warm_up=True
+    )
+    for one in (source, synthetic):
+        whole = [as_numbers(batch) for batch in one.batches(1)]
+        assert [as_numbers(batch) for batch in one.batches(1, start=start)] == whole[start:]
+
+
+def test_skipped_batches_are_not_read(encoder: SpladeEncoder, triples: Sequence[Triple]) -> None:
+    read = []
+
+    class Watched(list[Triple]):
+        def __getitem__(self, row: Any) -> Any:
+            read.append(row)
+            return super().__getitem__(row)
+
+    source = TripleBatches(Watched(triples), encoder.tokenizer, TrainConfig(batch_size=5, max_length=16))
+    batch = next(source.batches(0, start=4))
+
+    assert tuple(read) == batch.rows
+
+
+def test_the_order_is_that_of_a_shuffled_list(encoder: SpladeEncoder, triples: Sequence[Triple]) -> None:
+    expected = list(range(len(triples)))
+    random.Random("3/2").shuffle(expected)
+
+    assert [row for batch in batches_of(encoder, triples, epoch=2) for row in batch.rows] == expected
+
+
+def test_negatives_are_drawn_anew_in_each_epoch(encoder: SpladeEncoder, triples: Sequence[Triple]) -> None:
+    def negative_of_first_row(epoch: int) -> list[int]:
+        for batch in batches_of(encoder, triples, epoch=epoch, negatives_per_query=1):
+            if 0 in batch.rows:
+                row, negatives = batch.rows.index(0), batch.documents[1]
+                return negatives.input_ids[row, : negatives.lengths[row]].tolist()
+        raise AssertionError("row 0 is in no batch")
+
+    assert len({tuple(negative_of_first_row(epoch)) for epoch in range(12)}) == len(triples[0].negatives)
+
+
+def test_a_batch_names_its_records_on_every_device(encoder: SpladeEncoder, triples: Sequence[Triple]) -> None:
+    source = TripleBatches(triples, encoder.tokenizer, TrainConfig(batch_size=5, max_length=16))
+    batch = next(source.batches(0))
+
+    assert batch.to(encoder.device).rows == batch.rows
+    queries = [
+        encoder.tokenizer([triples[row].query], truncation=True, max_length=16)["input_ids"][0] for row in batch.rows
+    ]
+    assert [
+        ids[:length] for ids, length in zip(batch.queries.input_ids.tolist(), batch.queries.lengths, strict=True)
+    ] == queries
+    assert source.record_name(0) == "record 1"
 
 
 def test_synthetic_batches_are_full_length_and_repeatable() -> None:
