@@ -1,18 +1,25 @@
-"""Files that survive a crash: written whole or not at all, or appended to line by line, each synced to the disk.
+"""Files and folders that survive a crash: written whole or not at all, or appended to line by line, and synced.
 
 Several processes may append to one file. A writer waits for the others, and reads the file to see how it ends.
+
+What is being written has a hidden name beside its own, ``.NAME.unfinished-RANDOM``, until it is renamed. What is being
+deleted gets the name ``.NAME.removed-RANDOM`` first. A killed process leaves such names only: :func:`remove_debris`.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Literal, TypeVar
+from uuid import uuid4
 
 import msgspec
 
@@ -23,16 +30,97 @@ if sys.platform != "win32":
 
 Kind = TypeVar("Kind")
 
+# 0 where the system cannot refuse to open a link.
+NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)
+
+_DEBRIS = re.compile(r"\..+\.(unfinished|removed)-[0-9a-f]{32}", re.DOTALL)
+
 
 def write_whole_file(path: Path, text: str) -> None:
-    """Write a file whole, or leave the old one as it is.
+    """Write a file whole and wait until it is on the disk, or leave the old one as it is.
+
+    A link in its place is replaced itself. Several processes may write one file; the last one stays.
 
     Raises:
         OSError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    unfinished = _hidden(path, "unfinished")
+    try:
+        with unfinished.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            _sync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        _delete(unfinished)
+        raise
+    sync_folder(path.parent)
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of ``folder`` when the block ends, with all its files on the disk.
+
+    A folder, file or link in that place is deleted afterwards; a link is not followed. Files get the permissions that
+    the umask allows. If the block or the disk fails, the old one stays and the new one is deleted.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    unfinished = _hidden(folder, "unfinished")
+    try:
+        unfinished.mkdir()
+        yield unfinished
+        sync_tree(unfinished)
+        _put_in_place(unfinished, folder)
+    except BaseException:
+        _delete(unfinished)
+        raise
+
+
+def sync_tree(folder: Path) -> None:
+    """Wait until a new folder and all in it is on the disk, with the permissions that the umask allows.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    mode = folder.stat().st_mode & 0o666  # the umask made it; some libraries make files for their owner only
+    for parent, _, names in os.walk(folder, topdown=False):
+        for path in (Path(parent, name) for name in names):
+            if not path.is_symlink():
+                with suppress(OSError):  # some file systems have no permissions
+                    path.chmod(mode)
+                _sync_path(path)
+        sync_folder(Path(parent))
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    if sys.platform != "win32":  # there a folder cannot be opened
+        _sync_path(folder)
+
+
+def remove_whole(path: Path) -> None:
+    """Delete a folder, file or link so that a crash leaves no half of it under its name. A link is not followed.
+
+    Raises:
+        OSError: it cannot be removed; it is then as it was.
+    """
+    removed = _hidden(path, "removed")
+    path.rename(removed)
+    _delete(removed)
+
+
+def remove_debris(folder: Path) -> None:
+    """Delete what killed writers of this module left in ``folder``, as far as possible. A link is not followed."""
+    with suppress(OSError):
+        for path in list(folder.iterdir()):
+            if _DEBRIS.fullmatch(path.name):
+                _delete(path)
 
 
 @contextmanager
@@ -124,6 +212,53 @@ def parse_record(record: Any, kind: type[Kind]) -> Kind:
     except msgspec.ValidationError as error:
         complaint, _, path = str(error).replace(" | ", " or ").replace("`", "").partition(" - at $")
         raise ValueError(f"{path.lstrip('.')}: {complaint}" if path else complaint) from error
+
+
+def _hidden(path: Path, state: Literal["unfinished", "removed"]) -> Path:
+    """A new name beside ``path`` that no other writer has, and that :func:`remove_debris` knows."""
+    return path.with_name(f".{path.name}.{state}-{uuid4().hex}")
+
+
+def _put_in_place(unfinished: Path, folder: Path) -> None:
+    """Rename a synced folder to ``folder``. What was there comes back if that fails."""
+    removed = _hidden(folder, "removed")
+    is_replacement = os.path.lexists(folder)
+    if is_replacement:
+        folder.rename(removed)  # not deleted first: a file that cannot be deleted would be in the way
+    try:
+        unfinished.rename(folder)
+    except BaseException:
+        if is_replacement:
+            removed.rename(folder)
+        raise
+    sync_folder(folder.parent)
+    if is_replacement:
+        _delete(removed)
+
+
+def _delete(path: Path) -> None:
+    """Delete a folder, file or link as far as the system allows it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _sync_path(path: Path) -> None:
+    descriptor = os.open(path, (os.O_RDWR if sys.platform == "win32" else os.O_RDONLY) | NO_FOLLOW)
+    try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some network file systems cannot sync a folder; a failing disk has other numbers
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
 
 
 def _lock(file: IO[bytes]) -> None:
