@@ -17,6 +17,7 @@ from splade_bench.device.devices import available_devices
 from splade_bench.measure.control_group import container_limit_bytes
 from splade_bench.measure.device import UNTESTED_ON_HARDWARE
 from splade_bench.measure.machine import machine_info, versions
+from splade_bench.measure.rss import NOT_MEASURED
 from splade_bench.measure.usage import usage_now
 from splade_bench.report.formatting import MISSING, number
 from splade_bench.results.figures import PROBES
@@ -91,8 +92,10 @@ def calibrate() -> list[Reading]:
     tensor = CallRunner(timeout_s=_TIMEOUT_S, memory_passes=("live",)).measure(
         "tensor", call_request(fill_tensor, _KNOWN_BYTES)
     )
+    has_peak = not (block.peak_rss_source or "").startswith(NOT_MEASURED)
     available = {
-        "pinned_peak_rss_bytes": platform.libc_ver()[0] == "glibc",
+        "peak_rss_bytes": has_peak,
+        "pinned_peak_rss_bytes": has_peak and platform.libc_ver()[0] == "glibc",
         "memray_peak_bytes": importlib.util.find_spec("memray") is not None,
     }
     sources = {"peak_rss_bytes": block.peak_rss_source}
@@ -122,7 +125,7 @@ def _text(record: Mapping[str, Any]) -> str:
     devices = [f"{name} (untested on hardware)" if name in UNTESTED_ON_HARDWARE else name for name in record["devices"]]
     facts = {
         "machine": f"{machine['processor']}, {machine['logical_cores']} logical cores, {machine['system']}",
-        "memory": format_bytes(machine["memory_bytes"]),
+        "memory": MISSING if machine["memory_bytes"] is None else format_bytes(machine["memory_bytes"]),
         "container": "no limit" if limit_bytes is None else format_bytes(limit_bytes),
         "devices": ", ".join(devices),
         "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),

@@ -65,6 +65,7 @@ def run(arguments: Sequence[str]) -> int:
     peak_rss = PeakRss()
     peak_rss.start()
     metrics = evaluate(encoder, dataset, max_length=max_length, batch_size=command.batch_size)
+    peak = peak_rss.read()
     record: dict[str, Any] = {
         "model_name": command.model_name,
         "corpus": corpus_name,
@@ -72,7 +73,8 @@ def run(arguments: Sequence[str]) -> int:
         "documents": len(dataset.corpus),
         "device": device.type,
         "max_length": max_length,
-        "peak_rss_bytes": peak_rss.read().peak_bytes,
+        "peak_rss_bytes": peak.peak_bytes,
+        "peak_rss_source": peak.source,
         "metrics": metrics,
         "bm25": evaluate_bm25(dataset),
     }

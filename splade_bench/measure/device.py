@@ -115,8 +115,8 @@ class MpsMemory(DeviceMemory):
             )
         return DevicePeak(
             source="torch.mps sampled every 10 ms",
-            allocated_bytes=self._allocated.timeline.peak_bytes,
-            reserved_bytes=self._reserved.timeline.peak_bytes,
+            allocated_bytes=self._allocated.peak_bytes,
+            reserved_bytes=self._reserved.peak_bytes,
         )
 
     def limit(self, limit_bytes: int) -> None:

@@ -9,15 +9,17 @@ from contextlib import ExitStack
 
 from typing_extensions import Self
 
+from splade_bench.errors import SpladeBenchError
 from splade_bench.measure.rss import PeakRss
 from splade_bench.measure.timeline import MemorySampler
 
 
 class PeakGrowth:
-    """A block. Afterwards ``peak_bytes`` is its largest resident memory minus that at its start, and at least 0."""
+    """A block of code whose growth is measured. To enter and to leave it raises nothing; to ask for the growth may."""
 
     def __init__(self) -> None:
-        self.peak_bytes = 0
+        self._grown_bytes: int | None = None
+        self._reason = "the block has not ended"
         self._mark = PeakRss()
         self._sampling = ExitStack()
 
@@ -30,5 +32,19 @@ class PeakGrowth:
     def __exit__(self, *_: object) -> None:
         self._sampling.close()
         memory = self._mark.read()
-        peak_bytes = memory.peak_bytes if self._mark.resettable else self._sampler.timeline.peak_bytes
-        self.peak_bytes = max(0, peak_bytes - memory.start_bytes)
+        peak_bytes = memory.peak_bytes if self._mark.resettable else self._sampler.peak_bytes
+        if peak_bytes is None or memory.start_bytes is None:
+            self._reason = memory.source
+        else:
+            self._grown_bytes = max(0, peak_bytes - memory.start_bytes)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The largest resident memory in the block minus that at its start, and at least 0.
+
+        Raises:
+            SpladeBenchError: this system does not report resident memory, so no limit on it can be judged.
+        """
+        if self._grown_bytes is None:
+            raise SpladeBenchError(f"the growth of this process cannot be measured here ({self._reason})")
+        return self._grown_bytes

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 import splade_bench
+from splade_bench.measure.readings import or_none
 
 PACKAGE_FOLDER = Path(splade_bench.__file__).parent
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -26,21 +27,28 @@ _VERSIONS_OF = ("torch", "transformers", "tokenizers", "psutil", "memray", "pyte
 
 
 def machine_info() -> dict[str, Any]:
-    """Processor, cores, memory and system of this machine, and the settings that change how memory is allocated."""
+    """Processor, cores, memory and system of this machine, and the settings that change how memory is allocated.
+
+    What this machine does not report is None.
+    """
     return {
         "system": platform.system(),
         "architecture": platform.machine(),
-        "processor": _processor_name(),
-        "physical_cores": psutil.cpu_count(logical=False),
-        "logical_cores": psutil.cpu_count(),
-        "memory_bytes": total_memory_bytes(),
-        "allocator": _allocator(),
-        "huge_pages": _huge_pages(),
+        "processor": or_none(_processor_name),
+        "physical_cores": or_none(lambda: psutil.cpu_count(logical=False)),
+        "logical_cores": or_none(psutil.cpu_count),
+        "memory_bytes": or_none(total_memory_bytes),
+        "allocator": or_none(_allocator),
+        "huge_pages": or_none(_huge_pages),
     }
 
 
 def total_memory_bytes() -> int:
-    """Memory of this machine."""
+    """Memory of this machine.
+
+    Raises:
+        OSError: it is not reported, as in a sandbox without /proc.
+    """
     return int(psutil.virtual_memory().total)
 
 
@@ -69,7 +77,7 @@ def commit() -> str | None:
     try:
         revision = _git("rev-parse", "HEAD")
         changed = _git("status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, ValueError, subprocess.SubprocessError):  # no git, not UTF-8, or somebody else's checkout
         return None
     return f"{revision}-dirty" if changed else revision
 
@@ -80,8 +88,13 @@ def utc_now() -> str:
 
 
 def taken_on() -> dict[str, Any]:
-    """The fields of a result that name the machine, versions and code it was measured on."""
-    return {"machine": machine_info(), "versions": versions(), "commit": commit(), "source_tree": source_tree()}
+    """The fields of a result that name the machine, versions and code it was measured on; None where that fails."""
+    return {
+        "machine": machine_info(),
+        "versions": or_none(versions) or {},
+        "commit": or_none(commit),
+        "source_tree": or_none(source_tree),
+    }
 
 
 def _git(*arguments: str) -> str:

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from splade_bench.errors import error_line
+from splade_bench.measure.readings import or_none
+
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_PEAK_RSS = "5"  # proc(5): resets VmHWM to the current VmRSS
@@ -23,22 +26,39 @@ _LIFETIME_MAX_PHYS_FOOTPRINT = 2 + 28
 _RUSAGE_FIELDS = 64  # more than any version has
 
 
+NOT_MEASURED = "not measured: "
+"""What the source of a peak that is None begins with; the reason follows."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PeakMemory:
-    """A peak and its source. ``peak_bytes`` counts everything the process held, its runtime included."""
+    """A peak and its source. ``peak_bytes`` counts everything the process held, its runtime included.
+
+    Both sizes are None where this system does not report them. The source then says why.
+    """
 
     source: str
-    start_bytes: int
-    peak_bytes: int
+    start_bytes: int | None
+    peak_bytes: int | None
 
 
 def current_rss_bytes() -> int:
     """Resident set size of this process now; on macOS its physical footprint.
 
     On macOS the resident set leaves out compressed pages and the GPU's, and counts some freed pages.
+
+    In a training or an evaluation use :func:`known_rss_bytes`, which never raises.
+
+    Raises:
+        OSError: this system does not report it.
     """
     footprint = _macos_footprint()
     return footprint[0] if footprint else int(_psutil_memory(os.getpid()).rss)
+
+
+def known_rss_bytes() -> int | None:
+    """As :func:`current_rss_bytes`; None where this system does not report it."""
+    return or_none(current_rss_bytes)
 
 
 def status_bytes(name: str) -> int:
@@ -85,6 +105,17 @@ class RssReader:
         except psutil.Error:
             return 0
 
+    def read_own(self) -> int:
+        """Resident set size of this process, which is never 0.
+
+        Raises:
+            OSError: this system does not report it.
+        """
+        size_bytes = self.read()
+        if not size_bytes:
+            raise OSError("this system does not report resident memory")
+        return size_bytes
+
     def close(self) -> None:
         """Close the file that is read."""
         if self._statm is not None:
@@ -97,11 +128,14 @@ class PeakRss:
 
     Linux resets ``VmHWM`` at the start, for the whole process. macOS (the lifetime maximum of the physical footprint)
     and Windows (the peak working set) cannot reset theirs: there the peak is that of the process's whole life, so
-    measure in a fresh process. ``ru_maxrss`` is not used on Linux: a child inherits its parent's.
+    measure in a fresh process. ``ru_maxrss`` is not used on Linux: a child inherits its parent's. Some sandboxes, such
+    as gVisor, have no mark: there the peak is None.
+
+    Neither method raises.
     """
 
     def __init__(self) -> None:
-        self._start_bytes = 0
+        self._start_bytes: int | None = None
         self.resettable = sys.platform == "linux"
         """Whether the start resets the mark; else the peak is that of the process's whole life."""
 
@@ -112,14 +146,18 @@ class PeakRss:
                 _CLEAR_REFS.write_text(_RESET_PEAK_RSS)
             except OSError:
                 self.resettable = False  # some sandboxes forbid it; the source then says so
-        self._start_bytes = current_rss_bytes()
+        self._start_bytes = known_rss_bytes()
 
     def read(self) -> PeakMemory:
         """The peak so far; reading does not reset it."""
-        source, peak_bytes = _lifetime_peak()
+        try:
+            source, peak_bytes = _lifetime_peak()
+        except Exception as error:  # of psutil, ctypes and the kernel's files, which sandboxes imitate in part
+            reason = NOT_MEASURED + error_line(error)
+            return PeakMemory(source=reason, start_bytes=self._start_bytes, peak_bytes=None)
         if not self.resettable:
             source = f"{source} of the process's whole life"
-        peak_bytes = max(peak_bytes, self._start_bytes)  # the kernel's own counts may lag by some pages a thread
+        peak_bytes = max(peak_bytes, self._start_bytes or 0)  # the kernel's own counts may lag by some pages a thread
         return PeakMemory(source=source, start_bytes=self._start_bytes, peak_bytes=peak_bytes)
 
 
@@ -131,7 +169,10 @@ def _psutil_memory(pid: int) -> Any:
 
 def _lifetime_peak() -> tuple[str, int]:
     if sys.platform == "linux":
-        return "VmHWM", status_bytes("VmHWM")
+        peak_bytes = status_bytes("VmHWM")
+        if not peak_bytes:  # WSL 1
+            raise OSError(f"{_STATUS} has a VmHWM of 0")
+        return "VmHWM", peak_bytes
     if sys.platform == "win32":
         return "peak_wset", int(_psutil_memory(os.getpid()).peak_wset)
     footprint = _macos_footprint()

@@ -7,6 +7,7 @@ adds them up now and then.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +16,10 @@ from dataclasses import dataclass, field
 
 from typing_extensions import Self
 
+from splade_bench.errors import error_line
 from splade_bench.measure.rss import RssReader
+
+logger = logging.getLogger(__name__)
 
 INTERVAL_S = 0.01
 MAX_SAMPLES = 4096
@@ -54,29 +58,51 @@ class MemorySampler:
 
     The thread's clock measures the cost, ``cpu_time_s`` against ``wall_time_s``: 0.6 to 1.3 % of a core, more than half
     of it for waking up (``reports/NEGATIVE.md``).
+
+    A thread that cannot start, or fails, does not disturb the block: ``error`` says why, and there is no peak.
     """
 
     def __init__(self, *, phase: Callable[[], str] = lambda: "", read: Callable[[], int] | None = None) -> None:
         self.timeline = Timeline()
         self.cpu_time_s = 0.0
         self.wall_time_s = 0.0
+        self.error: str | None = None
         self._phase = phase
         self._read = read
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="memory-sampler", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # too many threads
+            self._fail(error)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        if self._thread.ident is not None:  # it was started
+            self._thread.join()
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """The largest sample; None if sampling failed."""
+        return None if self.error else self.timeline.peak_bytes
+
+    def _fail(self, error: Exception) -> None:
+        self.error = error_line(error)
+        logger.warning("memory is not sampled any more: %s", self.error)
 
     def _sample(self) -> None:
+        try:
+            self._sample_until_stopped()
+        except Exception as error:  # of any reader, in a thread whose errors nobody would catch
+            self._fail(error)
+
+    def _sample_until_stopped(self) -> None:
         start_s = time.perf_counter()
         with closing(RssReader()) as rss:
-            read = self._read or rss.read
+            read = self._read or rss.read_own
             stopped = False
             while not stopped:
                 now_s = time.perf_counter() - start_s

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 
+from splade_bench.measure.readings import or_none
 from splade_bench.measure.rss import status_bytes
 
 Totals = dict[str, float | None]
@@ -19,7 +20,11 @@ def usage_now() -> Totals:
     ``cpu_time_s``: user and system time of all threads. ``major_faults``: pages that were read from a disk.
     ``swapped_bytes``: memory that is swapped out.
     """
-    return {"cpu_time_s": time.process_time(), "major_faults": _major_faults(), "swapped_bytes": _swapped_bytes()}
+    return {
+        "cpu_time_s": time.process_time(),
+        "major_faults": or_none(_major_faults),
+        "swapped_bytes": _swapped_bytes(),
+    }
 
 
 def usage_between(earlier: Totals, later: Totals) -> Totals:
@@ -37,9 +42,5 @@ def _major_faults() -> int | None:
 
 
 def _swapped_bytes() -> int | None:
-    if sys.platform != "linux":
-        return None
-    try:
-        return status_bytes("VmSwap")
-    except OSError:  # a kernel without swap
-        return None
+    # A kernel without swap does not have the line.
+    return or_none(lambda: status_bytes("VmSwap")) if sys.platform == "linux" else None

@@ -60,7 +60,7 @@ class TimePassProbes:
         }
         if self._sampler:
             timeline = self._sampler.timeline
-            fields["sampled_peak_rss_bytes"] = timeline.peak_bytes
+            fields["sampled_peak_rss_bytes"] = self._sampler.peak_bytes
             fields["sampler_cpu_time_s"] = self._sampler.cpu_time_s
             fields["memory_timeline"] = timeline.samples
         return fields
