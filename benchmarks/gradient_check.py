@@ -19,7 +19,8 @@ from splade_bench.data.wordpiece import train_tokenizer
 from splade_bench.grid.cell import OWN_TRAINER, Cell
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.presets import build_preset
-from splade_bench.training.trainer import StepLoss, Trainer, TrainState
+from splade_bench.training.state import StepLoss, TrainState
+from splade_bench.training.trainer import Trainer
 from splade_bench.worker.peers import PeerTrainer, make_peer
 
 Gradients = dict[str, Tensor]

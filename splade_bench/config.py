@@ -27,8 +27,9 @@ def require_range(record: object, *names: str, at_least: float, at_most: float =
     for name in names:
         value = getattr(record, name)
         for number in sorted(value) if isinstance(value, Sequence) else [value]:
-            if number is not None and not number >= at_least:  # written so that NaN fails
-                raise ConfigError(f"{option(name)} {number}: must be at least {at_least}")
+            if number is not None and not at_least <= number < math.inf:  # written so that NaN fails
+                finite = " and finite" if number == math.inf else ""
+                raise ConfigError(f"{option(name)} {number}: must be at least {at_least}{finite}")
             if number is not None and number > at_most:
                 raise ConfigError(f"{option(name)} {number}: must be at most {at_most}")
 
@@ -289,8 +290,8 @@ class TrainConfig:
         require_range(self, "query_regularizer_weight", "document_regularizer_weight", at_least=0)
         require_range(self, "warmup_ratio", "regularizer_warmup_ratio", at_least=0, at_most=1)
         require_range(self, "seed", at_least=0, at_most=MAX_SEED)
-        if not self.learning_rate > 0:  # written so that NaN fails
-            raise ConfigError(f"--learning-rate {self.learning_rate}: must be above 0")
+        if not 0 < self.learning_rate < math.inf:  # written so that NaN fails
+            raise ConfigError(f"--learning-rate {self.learning_rate}: must be above 0 and finite")
         if self.loss == "margin" and self.negatives_per_query == 0:
             raise ConfigError("--loss margin needs --negatives-per-query of at least 1")
 

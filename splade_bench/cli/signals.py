@@ -1,9 +1,10 @@
-"""Ctrl-C and SIGTERM during a training: the first stops it in order, the second ends the process at once."""
+"""The signals that stop a training in order."""
 
 from __future__ import annotations
 
 import logging
 import signal
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -12,14 +13,24 @@ from typing_extensions import Self
 
 logger = logging.getLogger(__name__)
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Ctrl-C; a scheduler or a container; a closed terminal; the notice of a cluster's scheduler. Windows has only two.
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+_SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+# What a person or a scheduler sends again to end a process at once. Others come in pairs: a closed terminal sends
+# SIGHUP more than once, and a scheduler SIGTERM after its notice.
+_ENDS_AT_ONCE = (signal.SIGINT, signal.SIGTERM)
+_REPEATED_AFTER_S = 1.0
 
 
 class StopSignals:
-    """Handles SIGINT and SIGTERM while the block is entered, and restores the earlier handlers afterwards."""
+    """Handles the signals while the block is entered, and restores the earlier handlers afterwards.
+
+    A signal that is ignored when the block is entered, as SIGHUP is under nohup, stays ignored.
+    """
 
     def __init__(self) -> None:
         self._received: int | None = None
+        self._received_s = 0.0
         self.on_first: Callable[[], None] | None = None
         """What the first signal does. Until this is set, it ends the process at once."""
         self._before: dict[signal.Signals, Any] = {}
@@ -31,7 +42,8 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         for number in _SIGNALS:
-            self._before[number] = signal.signal(number, self._receive)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -40,9 +52,12 @@ class StopSignals:
         self.on_first = None  # it holds a trainer that may be freed now
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None or self.on_first is None:
+        if self._received is None:
+            if self.on_first is None:
+                raise SystemExit(128 + number)
+            self._received, self._received_s = number, time.monotonic()
+            advice = "Ctrl-C or SIGTERM again ends at once without saving"
+            logger.warning("%s: saving the last complete optimizer step; %s", signal.Signals(number).name, advice)
+            self.on_first()
+        elif number in _ENDS_AT_ONCE and time.monotonic() - self._received_s > _REPEATED_AFTER_S:
             raise SystemExit(128 + number)
-        self._received = number
-        advice = "send the signal again to end at once without saving"
-        logger.warning("%s: finishing this optimizer step, then saving; %s", signal.Signals(number).name, advice)
-        self.on_first()

@@ -46,14 +46,15 @@ def capture_rng(device: torch.device) -> RngState:
 def restored_rng(state: RngState) -> Iterator[None]:
     """Run a block with the random numbers of ``state``. Afterwards the generators continue as if it had not run."""
     before = capture_rng(state.device)
-    _restore(state)
+    restore_rng(state)
     try:
         yield
     finally:
-        _restore(before)
+        restore_rng(before)
 
 
-def _restore(state: RngState) -> None:
+def restore_rng(state: RngState) -> None:
+    """Continue with the random numbers of ``state``."""
     torch.set_rng_state(state.cpu)
     if state.on_device is not None:
         torch.get_device_module(state.device).set_rng_state(state.on_device, *_device_arguments(state.device))

@@ -1,6 +1,7 @@
 """Batches in, trained weights out: the step and the loop around it."""
 
 from splade_bench.config import MEMORY_MODES, MemoryConfig, TrainConfig
-from splade_bench.training.trainer import Trainer, TrainObserver, TrainResult, TrainState
+from splade_bench.training.state import TrainObserver, TrainResult, TrainState
+from splade_bench.training.trainer import Trainer
 
 __all__ = ["MEMORY_MODES", "MemoryConfig", "TrainConfig", "TrainObserver", "TrainResult", "TrainState", "Trainer"]

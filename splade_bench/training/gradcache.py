@@ -47,25 +47,30 @@ class _CachedMiniBatch:
     rng: RngState
 
 
+def mini_batch_limit(encoder: SpladeEncoder) -> int:
+    """Tokens of a mini-batch, padding included: as configured, or chosen by the size of the model."""
+    kept_bytes_per_token = _KEPT_BYTES_PER_BODY_ELEMENT * encoder.body_size
+    return encoder.memory.mini_batch_tokens or max(_MIN_TOKENS, _KEPT_BYTES // kept_bytes_per_token)
+
+
 def gradcache_step(encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss, context: StepContext) -> LossTerms:
     """The batch in mini-batches, with the same result as :func:`splade_bench.training.step.direct_step`.
 
     Memory: the activations of one mini-batch; the vectors of the whole batch with their gradient (8 bytes per entry, 12
     where the head keeps its winners); the vectors of one mini-batch again.
     """
-    memory = encoder.memory
-    default_tokens = max(_MIN_TOKENS, _KEPT_BYTES // (_KEPT_BYTES_PER_BODY_ELEMENT * encoder.body_size))
     context.on_phase("forward")
     *earlier, last = cut_into_mini_batches(
         batch.groups,
-        max_tokens=memory.mini_batch_tokens or default_tokens,
-        max_texts=memory.mini_batch_size,
-        pad_to_multiple_of=memory.pad_to_multiple_of,
+        max_tokens=mini_batch_limit(encoder),
+        max_texts=encoder.memory.mini_batch_size,
+        pad_to_multiple_of=encoder.memory.pad_to_multiple_of,
     )
     texts = sum(map(len, batch.lengths))
     dtype = wide_dtype(encoder.decoder.weight.dtype)
     reps = torch.empty(texts, encoder.vocab_size, dtype=dtype, device=encoder.device)  # [N, V]
-    cached = _first_passes(encoder, earlier, context.active_share, into=reps)
+    cached = _first_passes(encoder, earlier, context, into=reps)
+    context.check_stop()
     last_reps = encoder(last.texts, active_share=context.active_share)
     reps[last.rows] = last_reps.detach()
     reps.requires_grad_()
@@ -76,17 +81,18 @@ def gradcache_step(encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss,
     last_reps.backward(grad_reps[last.rows])
     del last_reps
     for entry in once_in_plan(_pop_all(cached), key=lambda entry: entry.mini_batch.texts.input_ids.shape):
+        context.check_stop()
         _second_pass(encoder, entry, reps, grad_reps, context)
     return terms.detach()
 
 
 def _first_passes(
-    encoder: SpladeEncoder, mini_batches: Sequence[MiniBatch], active_share: float, *, into: Tensor
+    encoder: SpladeEncoder, mini_batches: Sequence[MiniBatch], context: StepContext, *, into: Tensor
 ) -> list[_CachedMiniBatch]:
     """Write each mini-batch's vectors to its rows of ``into``; return the rest."""
 
     def pool(mini_batch: MiniBatch) -> Tensor | None:
-        pooled = encoder.pool(mini_batch.texts, active_share=active_share)
+        pooled = encoder.pool(mini_batch.texts, active_share=context.active_share)
         into[mini_batch.rows] = pooled.reps
         return pooled.winners
 
@@ -97,6 +103,7 @@ def _first_passes(
         copy=lambda winners: None if winners is None else winners.clone(),
     )
     for mini_batch in mini_batches:
+        context.check_stop()
         rng = capture_rng(encoder.device)
         cached.append(_CachedMiniBatch(mini_batch, first_pass(mini_batch), rng))
     return cached

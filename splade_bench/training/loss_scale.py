@@ -7,7 +7,7 @@ overflowed: no further pass over the gradients, no further wait for the device.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from typing_extensions import Self
 
@@ -25,7 +25,7 @@ class LossScale:
 
     factor: float = 1.0
     adapts: bool = False
-    _steps: int = field(default=0, init=False)
+    steps: int = 0
     """Optimizer steps since the factor last changed."""
 
     @classmethod
@@ -37,7 +37,7 @@ class LossScale:
         if not self.adapts or self.factor <= 1.0:
             return False
         self.factor /= 2
-        self._steps = 0
+        self.steps = 0
         logger.info(
             "a gradient was too large for float16: optimizer step skipped, the loss scale is now %g", self.factor
         )
@@ -45,7 +45,7 @@ class LossScale:
 
     def on_step(self) -> None:
         """Count an optimizer step; double the factor after many."""
-        self._steps += 1
-        if self.adapts and self._steps == _DOUBLED_AFTER_STEPS:
+        self.steps += 1
+        if self.adapts and self.steps == _DOUBLED_AFTER_STEPS:
             self.factor *= 2
-            self._steps = 0
+            self.steps = 0

@@ -36,6 +36,12 @@ class Moments(Protocol):
     def store(self, parameter: Tensor, window: slice, moments: tuple[Tensor, Tensor]) -> None:
         """Keep the moments that :meth:`load` returned, updated."""
 
+    def kept(self, parameter: Tensor, row: int, window: slice) -> Tensor:
+        """The first (``row`` 0) or second (1) moment of a window exactly as it is kept, for a checkpoint."""
+
+    def keep(self, parameter: Tensor, row: int, window: slice, moment: Tensor) -> None:
+        """Put back what :meth:`kept` returned."""
+
 
 class Bfloat16Moments:
     """Both moments in bfloat16, rounded up or down at random.
@@ -53,18 +59,31 @@ class Bfloat16Moments:
         self._seed = seed
 
     def load(self, parameter: Tensor, window: slice) -> tuple[Tensor, Tensor]:
-        if parameter not in self._moments:
-            shape = 2, parameter.numel()
-            self._moments[parameter] = torch.zeros(shape, dtype=torch.bfloat16, device=parameter.device)
-        first, second = self._moments[parameter][:, window].to(parameter.dtype)
+        first, second = self._of(parameter)[:, window].to(parameter.dtype)
         return first, second
 
     def store(self, parameter: Tensor, window: slice, moments: tuple[Tensor, Tensor]) -> None:
-        # Their own generator, so that dropout draws the same numbers as with other moments.
-        if parameter.device not in self._generators:
-            self._generators[parameter.device] = torch.Generator(parameter.device).manual_seed(self._seed)
         for kept, moment in zip(self._moments[parameter], moments, strict=True):
-            kept[window] = round_at_random(moment, self._generators[parameter.device])
+            kept[window] = round_at_random(moment, self.generator(parameter.device))
+
+    def kept(self, parameter: Tensor, row: int, window: slice) -> Tensor:
+        return self._of(parameter)[row, window]
+
+    def keep(self, parameter: Tensor, row: int, window: slice, moment: Tensor) -> None:
+        self._of(parameter)[row, window] = moment
+
+    def generator(self, device: torch.device) -> torch.Generator:
+        """Draws the directions of rounding: its own, so that dropout draws the same numbers as with other moments."""
+        if device not in self._generators:
+            self._generators[device] = torch.Generator(device).manual_seed(self._seed)
+        return self._generators[device]
+
+    def _of(self, parameter: Tensor) -> Tensor:
+        """Both moments of a parameter, [2, elements]."""
+        if parameter not in self._moments:
+            shape = 2, parameter.numel()
+            self._moments[parameter] = torch.zeros(shape, dtype=torch.bfloat16, device=parameter.device)
+        return self._moments[parameter]
 
 
 class DiskMoments:
@@ -94,9 +113,7 @@ class DiskMoments:
         weakref.finalize(self, self._file.close)
 
     def load(self, parameter: Tensor, window: slice) -> tuple[Tensor, Tensor]:
-        moments = self._buffer(parameter, window)
-        if not read_file(self._file, self._offset(parameter, window), moments):
-            raise OSError("--optimizer-states disk: the file of optimizer states was truncated during training")
+        moments = self._read(parameter, window)
         # In a plan for an accelerator parameters are on the CPU, but the buffer must be copied as to the accelerator.
         first, second = moments.to(parameter.device, copy=device_type(parameter.device) != "cpu")
         return first, second
@@ -106,6 +123,21 @@ class DiskMoments:
         for row, moment in zip(buffer, moments, strict=True):
             row.copy_(moment)  # on the CPU, where the moment is the row, this does nothing
         write_file(self._file, self._offset(parameter, window), buffer)
+
+    def kept(self, parameter: Tensor, row: int, window: slice) -> Tensor:
+        return self._read(parameter, window)[row]
+
+    def keep(self, parameter: Tensor, row: int, window: slice, moment: Tensor) -> None:
+        moments = self._read(parameter, window)
+        moments[row] = moment
+        write_file(self._file, self._offset(parameter, window), moments)
+
+    def _read(self, parameter: Tensor, window: slice) -> Tensor:
+        """Both moments of a window, [2, elements], on the CPU."""
+        moments = self._buffer(parameter, window)
+        if not read_file(self._file, self._offset(parameter, window), moments):
+            raise OSError("--optimizer-states disk: the file of optimizer states was truncated during training")
+        return moments
 
     def _buffer(self, parameter: Tensor, window: slice) -> Tensor:
         """Room for both moments of a window, on the CPU, used for every window."""

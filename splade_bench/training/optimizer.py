@@ -14,6 +14,9 @@ from splade_bench.config import TrainConfig
 from splade_bench.device.planned import once_in_plan
 from splade_bench.training.moments import Bfloat16Moments, DiskMoments, Moments, windows
 
+# torch's names.
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
 
 def make_optimizer(parameters: Iterable[Tensor], config: TrainConfig) -> Optimizer:
     """The optimizer that ``config`` describes, for those of ``parameters`` that are trained.
@@ -47,7 +50,7 @@ class WindowedAdamW(Optimizer):
         self, parameters: Iterable[Tensor], moments: Moments, *, lr: float, weight_decay: float, fused: bool
     ) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
-        self._moments = moments
+        self.moments = moments
         self._fused = fused
 
     @torch.no_grad()
@@ -62,7 +65,7 @@ class WindowedAdamW(Optimizer):
         steps_done = self.state[parameter].get("step", 0)
         elements, gradient = parameter.view(-1), gradient.view(-1)
         for window in once_in_plan(windows(len(elements))):
-            first, second = self._moments.load(parameter, window)
+            first, second = self.moments.load(parameter, window)
             adamw(
                 [elements[window]],
                 [gradient[window]],
@@ -80,6 +83,38 @@ class WindowedAdamW(Optimizer):
                 eps=1e-8,
                 maximize=False,
             )
-            self._moments.store(parameter, window, (first, second))
+            self.moments.store(parameter, window, (first, second))
             del first, second  # before those of the next window are loaded
         self.state[parameter]["step"] = steps_done + 1
+
+
+def steps_done(optimizer: Optimizer, parameter: Tensor) -> int:
+    """Updates of a parameter so far."""
+    return int(optimizer.state[parameter]["step"]) if parameter in optimizer.state else 0
+
+
+def kept_moment(optimizer: Optimizer, parameter: Tensor, row: int, window: slice) -> Tensor:
+    """A window of the first (``row`` 0) or second (1) moment as the optimizer keeps it; valid until the next call."""
+    if isinstance(optimizer, WindowedAdamW):
+        return optimizer.moments.kept(parameter, row, window)
+    moment: Tensor = optimizer.state[parameter][_MOMENTS[row]]
+    return moment.view(-1)[window]
+
+
+def restore_steps(optimizer: Optimizer, parameter: Tensor, steps: int) -> None:
+    """Make ``parameter`` one that was updated ``steps`` times; :func:`restore_moment` then sets its moments."""
+    if isinstance(optimizer, WindowedAdamW):
+        optimizer.state[parameter]["step"] = steps
+        return
+    on_device = parameter.device if optimizer.defaults["fused"] else "cpu"
+    optimizer.state[parameter] = {"step": torch.tensor(float(steps), device=on_device)} | {
+        name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in _MOMENTS
+    }
+
+
+def restore_moment(optimizer: Optimizer, parameter: Tensor, row: int, window: slice, moment: Tensor) -> None:
+    """Put back what :func:`kept_moment` returned."""
+    if isinstance(optimizer, WindowedAdamW):
+        optimizer.moments.keep(parameter, row, window, moment)
+    else:
+        optimizer.state[parameter][_MOMENTS[row]].view(-1)[window] = moment

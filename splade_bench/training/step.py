@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
+from torch import Tensor
 
-from splade_bench.batching.batches import TripleBatch
+from splade_bench.batching.batches import TextBatch, TripleBatch
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.training.losses import LossTerms, SpladeLoss
 
 Phase: TypeAlias = Literal["batching", "forward", "loss", "backward", "optimizer_step"]
+
+
+class StopRequested(Exception):  # noqa: N818 - not an error, as StopIteration
+    """The run shall end: the optimizer step under way is abandoned."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +31,8 @@ class StepContext:
     """Expected share of the vectors' entries that are active; see :meth:`SpladeEncoder.forward`."""
     on_phase: Callable[[Phase], None] = lambda phase: None
     """Called when a part of the step begins."""
+    check_stop: Callable[[], None] = lambda: None
+    """Called before each mini-batch; raises :class:`StopRequested` to abandon the step."""
 
 
 BackwardStep: TypeAlias = Callable[[SpladeEncoder, TripleBatch, SpladeLoss, StepContext], LossTerms]
@@ -41,9 +48,14 @@ def direct_step(encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss, co
     Memory: the activations of the whole batch, from the first forward pass to the end of backward.
     """
     context.on_phase("forward")
-    share = context.active_share
-    query_reps = encoder(batch.queries, active_share=share)  # [B, V]
-    document_reps = torch.cat([encoder(texts, active_share=share) for texts in batch.documents])  # [B * (1 + K), V]
+
+    def encode(texts: TextBatch) -> Tensor:
+        context.check_stop()
+        return encoder(texts, active_share=context.active_share)
+
+    query_reps = encode(batch.queries)  # [B, V]
+    document_reps = torch.cat([encode(texts) for texts in batch.documents])  # [B * (1 + K), V]
+    context.check_stop()
     context.on_phase("loss")
     terms = loss(query_reps, document_reps, regularizer_scale=context.regularizer_scale)
     context.on_phase("backward")

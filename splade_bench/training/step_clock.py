@@ -10,8 +10,8 @@ from itertools import pairwise
 import torch
 
 from splade_bench.device.devices import synchronize
+from splade_bench.training.state import StepLoss, TrainState
 from splade_bench.training.step import Phase
-from splade_bench.training.trainer import StepLoss, TrainState
 
 
 class StepClock:

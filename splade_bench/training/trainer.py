@@ -1,95 +1,49 @@
 """The training loop: one for every memory mode, device and loss.
 
-Modes differ in data only (:class:`splade_bench.config.MemoryConfig`). Measuring, progress and planning all use
+Modes differ in data only (:class:`splade_bench.config.MemoryConfig`). Measuring, progress, logs and checkpoints all use
 :class:`TrainObserver`.
+
+Weights change in one place only, the optimizer's step. Whatever ends an optimizer step before that (a signal, no memory
+left, a loss that is not finite) leaves the run as it was after the step before.
 """
 
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, replace
 from itertools import islice
 from math import isfinite
-from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 
 from splade_bench.batching.batches import TripleBatch
 from splade_bench.batching.mini_batches import require_right_padding
 from splade_bench.batching.sources import TripleBatches, TripleSource
 from splade_bench.config import TrainConfig
-from splade_bench.data.records import Triple
+from splade_bench.data.records import Triple, fewest_negatives
 from splade_bench.device.devices import empty_cache
 from splade_bench.device.heap import fix_mmap_threshold
+from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.device.planned import once_in_plan
 from splade_bench.device.reads import read_numbers
-from splade_bench.errors import ConfigError, NotFiniteError
+from splade_bench.errors import ConfigError, NotFiniteError, error_line
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.gradients import release_gradients
+from splade_bench.model.rng import RngState, capture_rng, restore_rng
 from splade_bench.training.clipping import clip_gradients, gradient_norm
+from splade_bench.training.faults import describe_records, half_mini_batch
 from splade_bench.training.gradcache import gradcache_step
 from splade_bench.training.loss_scale import LossScale
 from splade_bench.training.losses import LossTerms, SpladeLoss
 from splade_bench.training.optimizer import make_optimizer
 from splade_bench.training.schedules import learning_rate_scale, regularizer_scale
-from splade_bench.training.step import BackwardStep, Phase, StepContext, direct_step
+from splade_bench.training.state import StepLoss, TrainObserver, TrainResult, TrainState
+from splade_bench.training.step import BackwardStep, Phase, StepContext, StopRequested, direct_step
 
-FINAL_LOSS_SHARE = 0.1
-
-
-@dataclass(slots=True)
-class TrainState:
-    """How far a run is. ``global_step`` counts optimizer steps, ``micro_step`` batches."""
-
-    max_steps: int
-    active_share: float = 0.0
-    """Share of the document vectors' entries that were active in the last optimizer step."""
-    global_step: int = 0
-    micro_step: int = 0
-    queries_seen: int = 0
-    stop_requested: bool = False
-    """Set by an observer or a signal handler: the run ends after the current optimizer step."""
-
-
-class TrainObserver(Protocol):
-    """Sees a run without changing what it computes."""
-
-    def on_phase(self, phase: Phase) -> None:
-        """A part of an optimizer step begins."""
-
-    def on_step_end(self, state: TrainState, loss: StepLoss) -> None:
-        """An optimizer step is done."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepLoss:
-    """Means over the queries of one optimizer step, as plain numbers."""
-
-    total: float
-    ranking: float
-    query_regularizer: float
-    document_regularizer: float
-    query_active_dims: float
-    document_active_dims: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainResult:
-    """The loss of each optimizer step, and how far a run came."""
-
-    losses: list[float] = field(repr=False)
-    global_step: int
-    queries_seen: int
-    interrupted: bool
-
-    @property
-    def final_loss(self) -> float | None:
-        """Mean loss over the last tenth of the optimizer steps; None without a step."""
-        last = self.losses[-max(1, round(len(self.losses) * FINAL_LOSS_SHARE)) :]
-        return sum(last) / len(last) if last else None
+logger = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -98,6 +52,7 @@ class Trainer:
     Args:
         training_data: triples of plain text, or any source of ready batches.
         active_share: share of the vectors' entries that are active before training, as far as it is known.
+        halve_on_oom: without memory, compute the same batch again in mini-batches of half the size.
 
     Raises:
         ConfigError: the data or the model cannot be used with this configuration.
@@ -111,71 +66,133 @@ class Trainer:
         *,
         observers: Sequence[TrainObserver] = (),
         active_share: float = 0.0,
+        halve_on_oom: bool = False,
     ) -> None:
         self.encoder = encoder
         self.config = config
-        self.observers = tuple(observers)
-        if isinstance(training_data, Sequence):
-            if not training_data:
-                raise ConfigError("there are no triples to train on")
-            if config.negatives_per_query and not all(triple.negatives for triple in training_data):
-                raise ConfigError("--negatives-per-query: some queries have no negatives; add some, or set it to 0")
-            encoder.require_positions(config.max_length)
-            training_data = TripleBatches.for_config(training_data, encoder.tokenizer, config, encoder.device)
-        self.source = training_data
+        self.observers = [*observers]
+        self.source = _source(training_data, encoder, config) if isinstance(training_data, Sequence) else training_data
         self.loss = SpladeLoss(config)
         steps_per_epoch = -(-self.source.batches_per_epoch // config.gradient_accumulation_steps)
-        max_steps = config.max_steps or steps_per_epoch * config.epochs
-        self.state = TrainState(max_steps, active_share=active_share)
+        self.state = TrainState(config.max_steps or steps_per_epoch * config.epochs, active_share=active_share)
+        self.losses: list[float] = []
         encoder.configure(config.memory, mixed_precision=config.mixed_precision)
         self.backward_step: BackwardStep = gradcache_step if encoder.memory.gradient_caching else direct_step
         if encoder.memory.mmap_threshold_bytes:
             fix_mmap_threshold(encoder.memory.mmap_threshold_bytes)
         self.loss_scale = LossScale.for_precision(config.mixed_precision)
         self.optimizer = make_optimizer(encoder.parameters(), config)
-        self.scheduler = LambdaLR(self.optimizer, lambda step: learning_rate_scale(config, step, max_steps))
+        self.random_state: RngState | None = None
+        """Of torch, after the last complete optimizer step; None before a run that does not resume."""
+        self.window: Sequence[TripleBatch] = ()
+        """The batches of the optimizer step under way."""
+        self._halve_on_oom = halve_on_oom
+        self._complete = replace(self.state)
+        self._updating_weights = False
 
     def train(self) -> TrainResult:
         """Run to ``max_steps`` or the end of the last epoch; afterwards no gradient is kept.
 
+        However it ends, ``state`` and weights are those of the last complete optimizer step, unless the optimizer
+        itself failed: see :attr:`weights_are_complete`.
+
         Raises:
-            NotFiniteError: the loss or the gradient is not finite. The weights are those before this optimizer step.
+            NotFiniteError: the loss or the gradient is not finite.
         """
-        torch.manual_seed(self.config.seed)
+        if self.random_state is None:
+            torch.manual_seed(self.config.seed)
+        else:
+            restore_rng(self.random_state)
         self.encoder.train()
-        losses = []
+        self._mark_complete()
         try:
             for window in self._windows():
-                loss = self._optimizer_step(window)
-                if loss is not None:
-                    losses.append(loss)
+                self.window = window
+                self._train_on(window)
                 if self.state.stop_requested or self.state.global_step == self.state.max_steps:
                     break
+        except StopRequested:
+            pass
         finally:
-            release_gradients(self.encoder.parameters())
+            self.window = ()
+            self._roll_back()
+        return self.result()
+
+    @property
+    def weights_are_complete(self) -> bool:
+        """Whether the weights are those of ``state``: False after an optimizer's step that failed midway."""
+        return not self._updating_weights
+
+    def result(self) -> TrainResult:
+        """How far the run is."""
+        state = self.state
         return TrainResult(
-            losses=losses,
-            global_step=self.state.global_step,
-            queries_seen=self.state.queries_seen,
-            interrupted=self.state.global_step < self.state.max_steps,
+            losses=self.losses,
+            global_step=state.global_step,
+            queries_seen=state.queries_seen,
+            interrupted=state.global_step < state.max_steps and state.stop_reason is None,
+            stop_reason=state.stop_reason,
         )
 
     def request_stop(self) -> None:
-        """End the run after the current optimizer step; safe to call from a signal handler."""
+        """End the run at the next mini-batch; safe to call from a signal handler."""
         self.state.stop_requested = True
+
+    def check_stop(self) -> None:
+        """Raise :class:`StopRequested` if the run shall end: called where the run can be left."""
+        if self.state.stop_requested:
+            raise StopRequested
+
+    def limit_mini_batches(self, tokens: int | None) -> None:
+        """Compute batches in mini-batches of at most ``tokens`` tokens, whatever was configured; None: as configured.
+
+        The gradient of a batch stays the same.
+        """
+        self.state.mini_batch_tokens = tokens
+        if tokens is not None:
+            memory = replace(self.config.memory, gradient_caching=True, mini_batch_tokens=tokens)
+            self.encoder.configure(memory, mixed_precision=self.config.mixed_precision)
+            self.backward_step = gradcache_step
 
     def _windows(self) -> Iterator[list[TripleBatch]]:
         """The batches of each optimizer step; the last window of an epoch may be shorter."""
-        epoch = 0
         while self.state.global_step < self.state.max_steps:
-            batches = self.source.batches(epoch)
+            batches = self.source.batches(self.state.epoch, start=self.state.batches_done)
             self._on_phase("batching")
             while window := list(islice(batches, self.config.gradient_accumulation_steps)):
                 yield window
                 self._on_phase("batching")
-            epoch += 1
+            self.state.epoch += 1
+            self.state.batches_done = 0
 
-    def _optimizer_step(self, window: list[TripleBatch]) -> float | None:
+    def _train_on(self, window: list[TripleBatch]) -> None:
+        loss = self._step_within_memory(window)
+        self.state.batches_done += len(window)
+        self._mark_complete()
+        if loss is not None:
+            self.losses.append(loss.total)
+            for observer in self.observers:
+                observer.on_step_end(self.state, loss)
+
+    def _step_within_memory(self, window: list[TripleBatch]) -> StepLoss | None:
+        """The optimizer step, or the same one in smaller mini-batches if there is no memory and this is allowed."""
+        try:
+            return self._optimizer_step(window)
+        except (MemoryError, RuntimeError, OSError) as error:
+            may_halve = self._halve_on_oom and self.weights_are_complete and is_out_of_memory(error)
+            tokens = half_mini_batch(self.encoder, window) if may_halve else None
+            if tokens is None:
+                raise
+            logger.warning("--on-oom halve: mini-batches of %d tokens from now on: %s", tokens, error_line(error))
+        # Outside of the except clause: the error's traceback holds the tensors of the failed step.
+        self._roll_back()
+        self.limit_mini_batches(tokens)
+        self._mark_complete()
+        gc.collect()
+        empty_cache(self.encoder.device)
+        return self._step_within_memory(window)
+
+    def _optimizer_step(self, window: list[TripleBatch]) -> StepLoss | None:
         """The loss; None where the gradient overflowed: then no step is taken, and other batches make up for it."""
         queries = sum(len(batch) for batch in window)
         terms = []
@@ -184,19 +201,21 @@ class Trainer:
             share = len(batch) / queries
             terms.append((self._micro_step(batch, share), share))
         loss, norm = self._read(terms, gradient_norm(self.encoder.parameters()))
-        self._require_finite("loss", loss.total)
+        if not isfinite(loss.total):
+            raise self._not_finite("loss", loss.total, [one.total.item() for one, _ in terms])
         self.state.active_share = loss.document_active_dims / self.encoder.vocab_size
-        if not isfinite(norm) and self.loss_scale.lower():
+        if not isfinite(norm):
+            if not self.loss_scale.lower():
+                raise self._not_finite("gradient norm", norm)
             self.optimizer.zero_grad(set_to_none=True)
             return None
         self._update_weights(norm / self.loss_scale.factor)
         self.state.global_step += 1
         self.state.queries_seen += queries
-        for observer in self.observers:
-            observer.on_step_end(self.state, loss)
-        return loss.total
+        return loss
 
     def _micro_step(self, batch: TripleBatch, gradient_scale: float) -> LossTerms:
+        self.check_stop()
         if self.encoder.memory.gradient_caching:
             require_right_padding(batch.groups)
         context = StepContext(
@@ -204,6 +223,7 @@ class Trainer:
             gradient_scale=gradient_scale * self.loss_scale.factor,
             active_share=self.state.active_share,
             on_phase=self._on_phase,
+            check_stop=self.check_stop,
         )
         terms = self.backward_step(self.encoder, batch.to(self.encoder.device), self.loss, context)
         self.state.micro_step += 1
@@ -226,18 +246,34 @@ class Trainer:
 
     def _update_weights(self, norm: float) -> None:
         """Clip gradients of this norm and take the step."""
-        self._require_finite("gradient norm", norm)
+        config, state = self.config, self.state
         clip_gradients(
-            self.encoder.parameters(),
-            norm=norm,
-            max_norm=self.config.max_grad_norm,
-            loss_scale=self.loss_scale.factor,
+            self.encoder.parameters(), norm=norm, max_norm=config.max_grad_norm, loss_scale=self.loss_scale.factor
         )
+        state.gradient_norm = norm
+        state.learning_rate = config.learning_rate * learning_rate_scale(config, state.global_step, state.max_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = state.learning_rate
         self._on_phase("optimizer_step")
+        self._updating_weights = True
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.scheduler.step()
         self.loss_scale.on_step()
+
+    def _mark_complete(self) -> None:
+        """What the run is now is what a checkpoint saves, and what an unfinished optimizer step falls back to."""
+        self._updating_weights = False
+        self._complete = replace(self.state)
+        self.random_state = capture_rng(self.encoder.device)
+
+    def _roll_back(self) -> None:
+        """Forget the optimizer step under way."""
+        release_gradients(self.encoder.parameters())
+        stop = {"stop_requested": self.state.stop_requested, "stop_reason": self.state.stop_reason}
+        for name, value in (asdict(self._complete) | stop).items():
+            setattr(self.state, name, value)
+        if self.random_state is not None:
+            restore_rng(self.random_state)
 
     def _free_memory(self) -> None:
         memory, step = self.encoder.memory, self.state.micro_step
@@ -250,10 +286,20 @@ class Trainer:
         for observer in self.observers:
             observer.on_phase(phase)
 
-    def _require_finite(self, name: str, value: float) -> None:
-        if isfinite(value):
-            return
+    def _not_finite(self, name: str, value: float, losses: Sequence[float] = ()) -> NotFiniteError:
+        """``losses`` of the batches, if they tell which batch is at fault."""
+        faulty = [batch for batch, loss in zip(self.window, losses, strict=False) if not isfinite(loss)]
+        records = describe_records(self.source, faulty or self.window)
         advice = "try a lower --learning-rate or --max-grad-norm 1"
         if self.loss_scale.adapts:
             advice = "the value is too large for float16: use --mixed-precision bf16 or no"
-        raise NotFiniteError(f"optimizer step {self.state.global_step + 1}: the {name} is {value}; {advice}")
+        return NotFiniteError(f"optimizer step {self.state.global_step + 1}: the {name} is {value}{records}; {advice}")
+
+
+def _source(triples: Sequence[Triple], encoder: SpladeEncoder, config: TrainConfig) -> TripleSource:
+    if not triples:
+        raise ConfigError("there are no triples to train on")
+    if config.negatives_per_query and not fewest_negatives(triples):
+        raise ConfigError("--negatives-per-query: some queries have no negatives; add some, or set it to 0")
+    encoder.require_positions(config.max_length)
+    return TripleBatches.for_config(triples, encoder.tokenizer, config, encoder.device)

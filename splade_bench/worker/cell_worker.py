@@ -24,8 +24,9 @@ from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.planner.device_models import device_model
 from splade_bench.planner.plan import plan
 from splade_bench.planner.rehearsal import Lengths
+from splade_bench.training.state import TrainObserver
 from splade_bench.training.step_clock import StepClock
-from splade_bench.training.trainer import Trainer, TrainObserver
+from splade_bench.training.trainer import Trainer
 from splade_bench.worker.cell_builder import CellBuilder, WidestBatch
 from splade_bench.worker.flops import gemm_flops_per_s
 from splade_bench.worker.probes import Fields, TimePassProbes, heap_fields, live_fields, pinned_fields

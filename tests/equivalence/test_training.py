@@ -11,14 +11,12 @@ import pytest
 import torch
 from equality import make_config
 from tokenizers import Tokenizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from splade_bench.config import MEMORY_MODES, MemoryConfig, TrainConfig
 from splade_bench.data.records import Triple
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.presets import build_preset
 from splade_bench.training import Trainer
-from splade_bench.training.schedules import learning_rate_scale
 
 STANDARD = MEMORY_MODES["standard"]
 OTHER_MODES = {name: memory for name, memory in MEMORY_MODES.items() if name != "standard"}
@@ -39,8 +37,6 @@ def weights_after(
     trainer = Trainer(model, triples, config)
     if sgd:
         trainer.optimizer = torch.optim.SGD(model.parameters(), lr=config.learning_rate)  # type: ignore[assignment]
-        steps = trainer.state.max_steps
-        trainer.scheduler = LambdaLR(trainer.optimizer, lambda step: learning_rate_scale(config, step, steps))
     trainer.train()
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 

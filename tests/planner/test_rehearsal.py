@@ -58,7 +58,7 @@ class Batches:
         fake = islice(FakeBatches(planned, config).batches(epoch=0), self.batches_per_epoch)
         self.groups = [batch.lengths for batch in fake]
 
-    def batches(self, epoch: int) -> Iterator[TripleBatch]:
+    def batches(self, epoch: int, *, start: int = 0) -> Iterator[TripleBatch]:
         for groups in self.groups:
             memory = self.config.memory
             longest = [round_up(max(lengths), memory.pad_to_multiple_of or 1, at_most=16) for lengths in groups]

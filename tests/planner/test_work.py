@@ -50,7 +50,7 @@ class FullBatches:
 
     batches_per_epoch = 100
 
-    def batches(self, epoch: int) -> Any:
+    def batches(self, epoch: int, *, start: int = 0) -> Any:
         while True:
             ids = torch.randint(5, 500, (4, LENGTH))
             texts = TextBatch(ids, torch.ones_like(ids), (LENGTH,) * 4)

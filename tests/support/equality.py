@@ -16,7 +16,7 @@ from splade_bench.config import TrainConfig
 from splade_bench.data.records import Triple
 from splade_bench.model import SpladeEncoder
 from splade_bench.training import Trainer
-from splade_bench.training.trainer import StepLoss, TrainState
+from splade_bench.training.state import StepLoss, TrainState
 
 Gradients = dict[str, Tensor]
 

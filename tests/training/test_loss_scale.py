@@ -18,7 +18,8 @@ from splade_bench.model import SpladeEncoder
 from splade_bench.training import Trainer
 from splade_bench.training.loss_scale import LossScale
 from splade_bench.training.losses import LossTerms, SpladeLoss
-from splade_bench.training.trainer import StepLoss, TrainState
+from splade_bench.training.schedules import learning_rate_scale
+from splade_bench.training.state import StepLoss, TrainState
 
 
 @dataclass
@@ -100,7 +101,8 @@ def test_a_gradient_that_overflows_is_left_out_and_the_loss_scaled_less(
     assert trainer.loss_scale.factor == first_factor / 2
     for earlier, later in pairwise([before, *watcher.weights]):
         assert not torch.equal(earlier, later)
-    assert trainer.scheduler.last_epoch == 3, "the learning rate counts the steps that were taken"
+    last = trainer.config.learning_rate * learning_rate_scale(trainer.config, 2, 3)
+    assert trainer.state.learning_rate == last, "the learning rate counts the steps that were taken"
 
 
 def test_a_gradient_that_is_never_finite_ends_the_run(encoder: SpladeEncoder, triples: Sequence[Triple]) -> None:
@@ -108,7 +110,8 @@ def test_a_gradient_that_is_never_finite_ends_the_run(encoder: SpladeEncoder, tr
     encoder.decoder.weight.register_hook(lambda gradient: gradient * float("nan"))
 
     with pytest.raises(
-        NotFiniteError, match="optimizer step 1: the gradient norm is nan; the value is too large for float16"
+        NotFiniteError,
+        match=r"optimizer step 1: the gradient norm is nan on record .*; the value is too large for float16",
     ):
         trainer.train()
 

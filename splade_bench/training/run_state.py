@@ -1,0 +1,246 @@
+"""What a checkpoint keeps of a run beside its model, and how a run goes on from one.
+
+Files of a checkpoint: those of the model (``model.safetensors``, ``config.json``, tokenizer), ``optimizer.safetensors``
+with AdamW's moments, ``trainer_state.safetensors`` with random states and losses, and ``trainer_state.json`` with the
+rest. On the CPU a run that goes on from them computes the same weights, bit for bit, as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from splade_bench.config import MemoryConfig, TrainConfig, option
+from splade_bench.errors import ConfigError, DataError
+from splade_bench.files import json_text, parse_record
+from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.model.rng import RngState
+from splade_bench.training.moments import Bfloat16Moments, windows
+from splade_bench.training.optimizer import (
+    WindowedAdamW,
+    kept_moment,
+    restore_moment,
+    restore_steps,
+    steps_done,
+)
+from splade_bench.training.state import TrainState
+from splade_bench.training.tensor_file import StreamedTensor, TensorReader, write_tensors
+from splade_bench.training.trainer import Trainer
+
+STATE_NAME = "trainer_state.json"
+_TENSORS_NAME = "trainer_state.safetensors"
+_OPTIMIZER_NAME = "optimizer.safetensors"
+_MOMENT_NAMES = ("exp_avg", "exp_avg_sq")  # torch's
+# A resumed run may have other values of these: more steps, or another way to compute the same gradients.
+_MAY_CHANGE = frozenset(
+    {"max_steps", "epochs"} | {field.name for field in fields(MemoryConfig)} - {"attention_dropout"}
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SavedRun:
+    """The contents of ``trainer_state.json``."""
+
+    state: TrainState
+    config: dict[str, Any]
+    inputs: dict[str, str | None]
+    """Flag -> what it named in the run that was saved: the model, a hash of the data."""
+    device: str
+    loss_scale_factor: float
+    loss_scale_steps: int
+    optimizer_steps: dict[str, int]
+    """Name of a parameter -> its updates."""
+    observers: dict[str, dict[str, Any]]
+    """Class of an observer -> its state."""
+    python_random_state: list[Any]
+    numpy_random_state: list[Any]
+    """Without its keys, which are a tensor."""
+
+
+def save_run(trainer: Trainer, folder: Path, inputs: Mapping[str, str | None]) -> None:
+    """Write all of a run at its last complete optimizer step into an empty folder.
+
+    Memory: a window of a moment; what the model's own saving takes.
+
+    Raises:
+        OSError: it cannot be written.
+        ValueError: a weight or a moment is not finite.
+    """
+    trainer.encoder.save_pretrained(folder)
+    write_tensors(folder / _OPTIMIZER_NAME, _moments(trainer), require_finite=True)
+    write_tensors(folder / _TENSORS_NAME, _state_tensors(trainer))
+    version, keys, gauss = random.getstate()
+    numpy_kind, _, *numpy_rest = numpy.random.get_state()
+    saved = SavedRun(
+        state=replace(trainer.state, stop_requested=False, stop_reason=None),
+        config=trainer.config.to_dict(),
+        inputs=dict(inputs),
+        device=trainer.encoder.device.type,
+        loss_scale_factor=trainer.loss_scale.factor,
+        loss_scale_steps=trainer.loss_scale.steps,
+        optimizer_steps={name: steps_done(trainer.optimizer, parameter) for name, parameter in _updated(trainer)},
+        observers={type(one).__name__: one.state_dict() for one in trainer.observers if hasattr(one, "state_dict")},
+        python_random_state=[version, list(keys), gauss],
+        numpy_random_state=[numpy_kind, *numpy_rest],
+    )
+    (folder / STATE_NAME).write_text(json_text(saved) + "\n", encoding="utf-8")
+
+
+def read_saved_run(folder: Path) -> SavedRun:
+    """The state in a checkpoint.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    path = folder / STATE_NAME
+    try:
+        return parse_record(json.loads(path.read_bytes()), SavedRun)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: is not the state of a training: {error}") from error
+
+
+def resume_run(trainer: Trainer, folder: Path, inputs: Mapping[str, str | None]) -> None:
+    """Make a new ``trainer`` go on where the run in ``folder`` was. Its observers get their states back.
+
+    Raises:
+        ConfigError: a setting that matters, or the data, is not that of the saved run.
+        DataError: the checkpoint cannot be read.
+    """
+    saved = read_saved_run(folder)
+    _require_same_run(saved, trainer.config, inputs, max_steps=trainer.state.max_steps, folder=folder)
+    load_weights(trainer.encoder, folder)
+    _restore_moments(trainer, folder, saved)
+    with TensorReader(folder / _TENSORS_NAME) as tensors:
+        _restore_random_states(trainer, saved, {name: tensors.read(name) for name in tensors.names})
+        trainer.losses[:] = tensors.read("losses").tolist()
+    trainer.loss_scale.factor, trainer.loss_scale.steps = saved.loss_scale_factor, saved.loss_scale_steps
+    for name, value in asdict(saved.state).items():
+        if name != "max_steps":
+            setattr(trainer.state, name, value)
+    trainer.limit_mini_batches(saved.state.mini_batch_tokens)
+    for observer in trainer.observers:
+        if type(observer).__name__ in saved.observers:
+            observer.load_state_dict(saved.observers[type(observer).__name__])  # type: ignore[attr-defined]
+
+
+def load_weights(encoder: SpladeEncoder, folder: Path) -> None:
+    """Give ``encoder`` the weights of the same model in ``folder``.
+
+    Raises:
+        ConfigError: the folder has no such model.
+    """
+    encoder.load_state_dict(SpladeEncoder.from_pretrained(str(folder)).state_dict())
+
+
+def _updated(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:
+    """The parameters that the optimizer has updated, by name."""
+    for name, parameter in trainer.encoder.named_parameters():
+        if steps_done(trainer.optimizer, parameter):
+            yield name, parameter
+
+
+def _moments(trainer: Trainer) -> Iterator[StreamedTensor]:
+    optimizer = trainer.optimizer
+    for name, parameter in _updated(trainer):
+        for row, moment_name in enumerate(_MOMENT_NAMES):
+
+            def pieces(parameter: Tensor = parameter, row: int = row) -> Iterator[Tensor]:
+                for window in windows(parameter.numel()):
+                    yield kept_moment(optimizer, parameter, row, window)
+
+            dtype = kept_moment(optimizer, parameter, row, slice(0, 1)).dtype
+            yield StreamedTensor(f"{moment_name}.{name}", dtype, (parameter.numel(),), pieces)
+
+
+def _restore_moments(trainer: Trainer, folder: Path, saved: SavedRun) -> None:
+    with TensorReader(folder / _OPTIMIZER_NAME) as moments:
+        for name, parameter in trainer.encoder.named_parameters():
+            if name not in saved.optimizer_steps:
+                continue
+            restore_steps(trainer.optimizer, parameter, saved.optimizer_steps[name])
+            for row, moment_name in enumerate(_MOMENT_NAMES):
+                for window in windows(parameter.numel()):
+                    moment = moments.window(f"{moment_name}.{name}", window)
+                    restore_moment(trainer.optimizer, parameter, row, window, moment)
+
+
+def _state_tensors(trainer: Trainer) -> Iterator[StreamedTensor]:
+    assert trainer.random_state is not None  # a run that has begun has one
+    tensors = {
+        "losses": torch.tensor(trainer.losses, dtype=torch.float64),
+        "torch_cpu": trainer.random_state.cpu,
+        "numpy_keys": torch.from_numpy(numpy.random.get_state()[1].astype(numpy.int64)),
+    }
+    if trainer.random_state.on_device is not None:
+        tensors["torch_device"] = trainer.random_state.on_device
+    if generator := _rounding_generator(trainer):
+        tensors["rounding"] = generator.get_state()
+    for name, tensor in tensors.items():
+        yield StreamedTensor.of(name, tensor)
+
+
+def _restore_random_states(trainer: Trainer, saved: SavedRun, tensors: Mapping[str, Tensor]) -> None:
+    """All but torch's generators are set now; those are set when the training begins, after all else drew from them.
+
+    A run that goes on on another kind of device has no state of that device's generator: it goes on with the seed's.
+    """
+    device = trainer.encoder.device
+    on_device = tensors.get("torch_device") if saved.device == device.type else None
+    if device.type != "cpu" and on_device is None:
+        torch.manual_seed(trainer.config.seed)
+        on_device = torch.get_device_module(device).get_rng_state()
+    trainer.random_state = RngState(tensors["torch_cpu"], device, on_device)
+    if (generator := _rounding_generator(trainer)) and saved.device == device.type and "rounding" in tensors:
+        generator.set_state(tensors["rounding"])
+    version, keys, gauss = saved.python_random_state
+    random.setstate((version, tuple(keys), gauss))
+    kind, *rest = saved.numpy_random_state
+    numpy.random.set_state((kind, tensors["numpy_keys"].numpy().astype(numpy.uint32), *rest))
+
+
+def _rounding_generator(trainer: Trainer) -> torch.Generator | None:
+    """The generator of moments that are rounded at random."""
+    optimizer = trainer.optimizer
+    if isinstance(optimizer, WindowedAdamW) and isinstance(optimizer.moments, Bfloat16Moments):
+        return optimizer.moments.generator(trainer.encoder.device)
+    return None
+
+
+def _require_same_run(
+    saved: SavedRun, config: TrainConfig, inputs: Mapping[str, str | None], *, max_steps: int, folder: Path
+) -> None:
+    """Refuse to go on with another data set or another setting that changes what is learned."""
+    where = f"--resume-from-checkpoint {folder}"
+    before, now = _flat(saved.config), _flat(config.to_dict())
+    changed = [
+        f"{option(name)} was {before.get(name)} and is {now[name]}"
+        for name in now
+        if name not in _MAY_CHANGE and before.get(name) != now[name]
+    ]
+    states = before.get("optimizer_states"), now["optimizer_states"]
+    if states[0] != states[1] and "bfloat16" in states:
+        changed.append(f"--optimizer-states was {states[0]} and is {states[1]}")
+    changed += [
+        f"{flag} was {saved.inputs.get(flag)} and is {value}"
+        for flag, value in inputs.items()
+        if saved.inputs.get(flag) != value
+    ]
+    if changed:
+        advice = "give it as before, or start a new run in another --output-dir"
+        raise ConfigError(f"{where}: {'; '.join(changed)}; {advice}")
+    if max_steps < saved.state.global_step:
+        done = f"the checkpoint is at optimizer step {saved.state.global_step}"
+        raise ConfigError(f"{where}: {done}, but the training ends at {max_steps}; raise --max-steps or --epochs")
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a configuration and of its memory settings, by name."""
+    return {name: value for name, value in config.items() if name != "memory"} | dict(config["memory"])

@@ -1,0 +1,102 @@
+"""When checkpoints are saved, and what happens if one cannot be."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from splade_bench.errors import NotFiniteError, error_line
+from splade_bench.training.checkpoints import Checkpoint, Checkpoints
+from splade_bench.training.early_stopping import BestMetric
+from splade_bench.training.run_state import save_run
+from splade_bench.training.state import StepLoss, TrainState
+from splade_bench.training.step import Phase
+from splade_bench.training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+class EventLog(Protocol):
+    """Where a run tells what it did, such as :class:`splade_bench.training.step_log.StepLog`."""
+
+    def event(self, name: str, **fields: object) -> None: ...
+
+
+class CheckpointSaver:
+    """Observes a run and saves it: every so many optimizer steps, at each best evaluation, and when it is told to.
+
+    A checkpoint that cannot be saved is a warning: the training goes on, and the checkpoints before it stay.
+
+    Args:
+        inputs: flag -> what it names, for everything that a run that goes on must have in common with this one.
+        every: optimizer steps from one checkpoint to the next; 0: none.
+        limit: checkpoints that are kept; None: all.
+        best: whose best evaluations are saved and kept; None: none.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        checkpoints: Checkpoints,
+        inputs: Mapping[str, str | None],
+        *,
+        every: int,
+        limit: int | None,
+        best: BestMetric | None,
+        log: EventLog,
+    ) -> None:
+        self.newest: Checkpoint | None = None
+        """The last one that this run saved."""
+        self.saved = self.failed = 0
+        self.time_s = 0.0
+        self._trainer = trainer
+        self._checkpoints = checkpoints
+        self._inputs = inputs
+        self._every = every
+        self._limit = limit
+        self._best = best
+        self._log = log
+
+    def on_phase(self, phase: Phase) -> None:
+        """Nothing is saved within an optimizer step."""
+
+    def on_step_end(self, state: TrainState, loss: StepLoss) -> None:
+        is_best = self._best is not None and self._best.best_step == state.global_step
+        if is_best or (self._every and state.global_step % self._every == 0):
+            self.save()
+
+    def save(self) -> bool:
+        """Save the last complete optimizer step; False if it cannot be written.
+
+        Raises:
+            NotFiniteError: its weights or moments are not finite: the checkpoints before it stay.
+        """
+        start_s, step = time.perf_counter(), self._trainer.state.global_step
+        try:
+            self.newest = self._checkpoints.save(step, self._write)
+            keep = {self._best.best_step} if self._best and self._best.best_step is not None else set()
+            self._checkpoints.rotate(limit=self._limit, keep=keep)
+        except OSError as error:
+            self.failed += 1
+            advice = "make room, or give --save-total-limit 1"
+            logger.warning("checkpoint-%d cannot be saved: %s; %s", step, error_line(error), advice)
+            self._log.event("checkpoint", step=step, saved=False, reason=error_line(error))
+            return False
+        except ValueError as error:
+            raise NotFiniteError(f"optimizer step {step}: {error_line(error)}; try a lower --learning-rate") from error
+        finally:
+            self.time_s += time.perf_counter() - start_s
+        self.saved += 1
+        self._log.event("checkpoint", step=step, saved=True)
+        return True
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether the run as it is now is in a checkpoint."""
+        return self.newest is not None and self.newest.step == self._trainer.state.global_step
+
+    def _write(self, folder: Path) -> None:
+        save_run(self._trainer, folder, self._inputs)
