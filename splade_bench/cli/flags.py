@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 import tyro
 
 from splade_bench.cli.arguments import given_flags, parse, to_flags
+from splade_bench.cli.source_flags import source_flags_help, translate_source_flags
 from splade_bench.config import (
     DEFAULT_MEMORY_MODE,
     MEMORY_MODES,
@@ -140,8 +140,6 @@ class Validating:
     def __post_init__(self) -> None:
         require_range(self, "eval_steps", "eval_epochs", "early_stopping_patience", at_least=1)
         require_range(self, "early_stopping_min_delta", at_least=0)
-        if math.isinf(self.early_stopping_min_delta):
-            raise ConfigError(f"--early-stopping-min-delta {self.early_stopping_min_delta}: must be finite")
         if self.metric_for_best_model not in VALIDATION_METRICS:
             known = ", ".join(VALIDATION_METRICS)
             raise ConfigError(f"--metric-for-best-model {self.metric_for_best_model}: unknown; choose from {known}")
@@ -217,16 +215,23 @@ _Command = TypeVar("_Command", bound=TrainFlags)
 
 
 def parse_train_command(command: type[_Command], arguments: Sequence[str], *, verb: str) -> _Command:
-    """Parse the flags of a training. The model and the memory mode decide the defaults of the other flags.
+    """Parse the flags of a training, or those of the source trainers for the same.
+
+    The model and the memory mode decide the defaults of the other flags.
 
     Raises:
         ConfigError: an unknown flag, a value that cannot be used, or flags that contradict each other.
     """
+    arguments = translate_source_flags(arguments)
     given = given_flags(arguments)
     default = train_defaults(
         command, given.get("model_name", _DEFAULT_MODEL), given.get("memory_mode", DEFAULT_MEMORY_MODE)
     )
-    parsed = parse(command, arguments, verb=verb, default=default)
+    try:
+        parsed = parse(command, arguments, verb=verb, default=default)
+    except SystemExit:  # --help
+        print(source_flags_help())
+        raise
     if parsed.saving.save_best and not parsed.validating.is_on:
         flag = "--load-best-model-at-end" if parsed.saving.load_best_model_at_end else "--save-best"
         raise ConfigError(f"{flag} has no effect without --eval-steps; add --eval-steps N")

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from splade_bench.cli import main
 from splade_bench.cli.fit import FitCommand
-from splade_bench.cli.flags import parse_train_command, searched_fields_given, train_arguments
+from splade_bench.cli.flags import (
+    VALIDATION_METRICS,
+    Faults,
+    Saving,
+    Validating,
+    parse_train_command,
+    searched_fields_given,
+    train_arguments,
+)
+from splade_bench.cli.plan import PlanCommand
 from splade_bench.cli.train import TrainCommand
 from splade_bench.config import MEMORY_MODES, TrainConfig, memory_mode
+from splade_bench.data.records import RetrievalDataset
+from splade_bench.evaluation.evaluator import evaluate
+from splade_bench.model import SpladeEncoder
 
 PRESET = TrainConfig(max_length=64, batch_size=32, learning_rate=5e-4)
 
@@ -92,6 +105,127 @@ def test_flags_made_of_settings_mean_the_same_settings(mode: str) -> None:
     assert again.config == config
     assert (again.output, again.placement) == (command.output, command.placement)
     assert not again.json
+
+
+LONG_RUN = (
+    "--save-epochs 2 --save-steps 0 --save-total-limit None --load-best-model-at-end --resume-from-checkpoint best "
+    "--eval-steps 7 --metric-for-best-model validation_loss --no-greater-is-better --early-stopping-patience 3 "
+    "--early-stopping-min-delta 0.01 --log-dir curves --on-collapse warn --on-oom halve --skip-bad-records"
+)
+
+
+@pytest.mark.parametrize("verb", ["train", "plan", "fit"])
+def test_the_flags_of_a_long_run_are_flags_of_every_verb_and_come_back_from_settings(verb: str) -> None:
+    command = parse_train_command(
+        {"train": TrainCommand, "plan": PlanCommand, "fit": FitCommand}[verb], LONG_RUN.split(), verb=verb
+    )
+
+    assert command.saving == Saving(
+        save_epochs=2,
+        save_steps=0,
+        save_total_limit=None,
+        save_best=True,
+        load_best_model_at_end=True,
+        resume_from_checkpoint="best",
+    )
+    assert command.validating == Validating(
+        eval_steps=7,
+        metric_for_best_model="validation_loss",
+        greater_is_better=False,
+        early_stopping_patience=3,
+        early_stopping_min_delta=0.01,
+        log_dir=Path("curves"),
+    )
+    assert command.faults == Faults(on_collapse="warn", on_oom="halve", skip_bad_records=True)
+    again = parse_train_command(TrainCommand, train_arguments(command, command.config), verb="train")
+    assert (again.saving, again.validating, again.faults) == (command.saving, command.validating, command.faults)
+
+
+@pytest.mark.parametrize(
+    ("flags", "value"),
+    [
+        ([], None),
+        (["--resume-from-checkpoint"], "latest"),
+        (["--resume_from_checkpoint", "--epochs", "4"], "latest"),
+        (["--resume-from-checkpoint=best"], "best"),
+        (["--resume-from-checkpoint", "runs/checkpoint-5"], "runs/checkpoint-5"),
+    ],
+)
+def test_resume_alone_means_the_latest_checkpoint(flags: list[str], value: str | None) -> None:
+    assert parse_train_command(TrainCommand, flags, verb="train").saving.resume_from_checkpoint == value
+
+
+@pytest.mark.parametrize(
+    ("flags", "value"),
+    [
+        ("", None),
+        ("--greater-is-better", True),
+        ("--greater-is-better False", False),
+        ("--greater_is_better True", True),
+        ("--no-greater-is-better", False),
+        ("--no_greater_is_better --epochs 4", False),
+    ],
+)
+def test_a_direction_is_given_with_and_without_a_value(flags: str, value: bool | None) -> None:
+    command = parse_train_command(TrainCommand, flags.split(), verb="train")
+
+    assert command.validating.greater_is_better is value
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        ("--early-stopping-patience 3", "--early-stopping-patience has no effect without --eval-steps; add --eval-"),
+        ("--eval-steps 5 --early-stopping-min-delta 0.1", "--early-stopping-min-delta has no effect without --early-s"),
+        ("--save-best", "--save-best has no effect without --eval-steps; add --eval-steps N"),
+        ("--load-best-model-at-end", "--load-best-model-at-end has no effect without --eval-steps; add --eval-steps"),
+        ("--eval-steps 5 --eval-epochs 1", "--eval-steps contradicts --eval-epochs; give one of them"),
+        ("--metric-for-best-model mrr", "--metric-for-best-model mrr: unknown; choose from validation_loss, mrr@10, p"),
+        ("--eval-steps 0", "--eval-steps 0: must be at least 1"),
+        ("--eval-epochs -1", "--eval-epochs -1: must be at least 1"),
+        ("--save-steps -1", "--save-steps -1: must be at least 0"),
+        ("--save-epochs 0", "--save-epochs 0: must be at least 1"),
+        ("--save-total-limit 0", "--save-total-limit 0: must be at least 1"),
+        ("--eval-steps 1 --early-stopping-patience 0", "--early-stopping-patience 0: must be at least 1"),
+        ("--early-stopping-min-delta nan", "--early-stopping-min-delta nan: must be at least 0"),
+        ("--early-stopping-min-delta inf", "--early-stopping-min-delta inf: must be at least 0 and finite"),
+        ("--on-collapse ignore", "--on-collapse"),
+        ("--on-oom retry", "--on-oom"),
+        ("--save-steps many", "--save-steps"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["train", "plan"])
+def test_contradictions_and_impossible_numbers_are_refused_by_name(
+    verb: str, flags: str, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([verb, "--model-name", "toy", *flags.split()]) == 2
+
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert error.count("\n") == 1
+
+
+def test_epochs_become_optimizer_steps() -> None:
+    assert Saving().interval(40) == 500
+    assert Saving(save_epochs=2).interval(40) == 80
+    assert Saving(save_steps=0).interval(40) == 0
+    assert Validating().interval(40) == 0
+    assert Validating(eval_steps=7).interval(40) == 7
+    assert Validating(eval_epochs=3).interval(40) == 120
+
+
+def test_the_best_model_at_the_end_is_a_saved_one() -> None:
+    assert Saving(load_best_model_at_end=True).save_best
+    assert not Saving().save_best
+
+
+def test_every_figure_of_an_evaluation_may_decide_which_model_is_best(encoder: SpladeEncoder) -> None:
+    texts = {"1": "who opens the parser", "2": "the socket is old"}
+    dataset = RetrievalDataset(queries=texts, corpus=texts, qrels={"1": {"1": 1}}, candidates={"1": ["1", "2"]})
+
+    figures = evaluate(encoder, dataset, max_length=16)
+
+    assert sorted(VALIDATION_METRICS) == sorted([*figures, "validation_loss"])
 
 
 def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
