@@ -41,6 +41,8 @@ def measure_head(head: str, *, hidden_size: int, active_share: float) -> dict[st
     peak_rss.start()
     reps = forward_and_backward()
     peak = peak_rss.read()
+    if peak.peak_bytes is None or peak.start_bytes is None:
+        raise RuntimeError(f"the memory of the head cannot be measured: {peak.source}")
     extra_bytes = peak.peak_bytes - peak.start_bytes
     # In the other layout, with 30,522 numbers a row, the product takes up to 1.5 times as long and would flatter the
     # head.

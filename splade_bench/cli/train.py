@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import shlex
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,23 +14,20 @@ from splade_bench.cli.auto_fit import fitted_training
 from splade_bench.cli.flags import TrainFlags, parse_train_command, searched_fields_given, train_arguments
 from splade_bench.cli.output import OutputFolder
 from splade_bench.cli.planning import PlanRequest, resolve_budget
-from splade_bench.cli.progress import Progress, memory_line
+from splade_bench.cli.progress import memory_line
+from splade_bench.cli.resuming import find_checkpoint, goes_on_in, saved_config
 from splade_bench.cli.signals import StopSignals
 from splade_bench.cli.sources import load_corpus, load_encoder
+from splade_bench.cli.training_run import TrainingRun
 from splade_bench.config import TrainConfig
-from splade_bench.data.records import Corpus
-from splade_bench.device.devices import synchronize
 from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.errors import ConfigError, TrainingError, error_line
-from splade_bench.evaluation.evaluator import evaluate, evaluate_bm25
+from splade_bench.evaluation.evaluator import evaluate_bm25
 from splade_bench.measure.machine import taken_on
-from splade_bench.measure.rss import PeakRss
 from splade_bench.measure.timeline import MemorySampler
-from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.presets import TRAINED_ACTIVE_SHARE
 from splade_bench.planner.rehearsal import Lengths
-from splade_bench.training.trainer import Trainer, TrainResult
-from splade_bench.training.validation import validation_loss
+from splade_bench.training.faults import describe_step
 from splade_bench.units import format_seconds
 
 logger = logging.getLogger(__name__)
@@ -47,14 +43,14 @@ class TrainCommand(TrainFlags):
     --max-length 256, --batch-size 8 and --learning-rate 2e-5. To see the defaults for your choice, run:
     splade-bench train --model-name ... --memory-mode ... --help.
 
-    Ctrl-C and SIGTERM stop the training after the current optimizer step and save the model. A second signal ends the
-    process at once, without saving.
+    Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 stop the training at the next mini-batch and save the last complete
+    optimizer step, as a checkpoint and as final_model. Ctrl-C or SIGTERM again ends the process at once.
 
     Exit codes:
       0  done
       1  the training failed, or nothing fits with --auto-fit
       2  usage error or bad file
-      130, 143  stopped by Ctrl-C or SIGTERM
+      128 + n  stopped by signal n, such as 130 for Ctrl-C and 143 for SIGTERM
     """
 
     auto_fit: bool = False
@@ -73,26 +69,31 @@ class TrainCommand(TrainFlags):
 def run(arguments: Sequence[str]) -> int:
     """Train, save and evaluate; the exit code. The model is saved before anything else can fail."""
     command = parse_train_command(TrainCommand, arguments, verb="train")
-    output = OutputFolder(command.output.output_dir)
-    output.prepare(overwrite=command.output.overwrite)
+    output, named = OutputFolder(command.output.output_dir), command.saving.resume_from_checkpoint
+    output.prepare(overwrite=command.output.overwrite, resuming=goes_on_in(output, named))
+    checkpoint = find_checkpoint(named, output)
     device = command.placement.resolve()
-    if command.auto_fit:
+    if command.auto_fit and checkpoint:
+        command = replace(command, config=saved_config(checkpoint, command.config))
+    elif command.auto_fit:
         given = searched_fields_given(arguments)
         command = replace(command, config=_fitted_config(command, given, device_type=device.type))
-    corpus = load_corpus(command.train_file, command.val_file, need_negatives=command.config.negatives_per_query > 0)
+    corpus = load_corpus(
+        command.train_file,
+        command.val_file,
+        need_negatives=command.config.negatives_per_query > 0,
+        skip_bad_records=command.faults.skip_bad_records,
+    )
     encoder = load_encoder(command.model_name, corpus, seed=command.config.seed).to(device)
     encoder.tokenizer.model_max_length = command.config.max_length
-    with StopSignals() as signals:
-        record, sampler = _train(command, corpus, encoder, signals)
-        output.save_model(encoder)
-        output.write_record(record)
-    if sampler:
-        record["memory_tracking"] = _memory_record(sampler, output)
-    if not signals.exit_code:
-        record |= _quality_record(command, corpus, encoder)
-    output.write_record(record)
+    training = TrainingRun(command, corpus, encoder, output, checkpoint)
+    with closing(training):
+        record, code = _train(command, training)
+        if not code:
+            record |= _quality_record(training)
+        _write_record(output, record)
     show(record, _summary(record, output), as_json=command.json)
-    return signals.exit_code
+    return code
 
 
 def _fitted_config(command: TrainCommand, given: frozenset[str], *, device_type: str) -> TrainConfig:
@@ -114,44 +115,40 @@ def _fitted_config(command: TrainCommand, given: frozenset[str], *, device_type:
     return fitted.config
 
 
-def _train(
-    command: TrainCommand, corpus: Corpus, encoder: SpladeEncoder, signals: StopSignals
-) -> tuple[dict[str, Any], MemorySampler | None]:
-    """Train ``encoder`` in place: the record of the run, and with --memory-tracking memory over time.
-
-    The first of ``signals`` ends the training after the current optimizer step.
+def _train(command: TrainCommand, training: TrainingRun) -> tuple[dict[str, Any], int]:
+    """Train and save; the record, which is written too, and the exit code. The first signal ends the training.
 
     Raises:
-        TrainingError: no memory is left, or the loss is not finite.
+        TrainingError: no memory is left, the loss is not finite, the vectors collapsed, the model cannot be saved.
     """
-    peak_rss = PeakRss()
-    peak_rss.start()
-    tracking = command.output.memory_tracking
-    progress = Progress(peak_rss=peak_rss, memory_tracking=tracking)
-    trainer = Trainer(encoder, corpus.triples, command.config, observers=[progress])
-    signals.on_first = trainer.request_stop
-    sampler = MemorySampler(phase=lambda: progress.phase) if tracking else None
-    device, steps = encoder.device, trainer.state.max_steps
+    trainer, progress = training.trainer, training.progress
+    sampler = MemorySampler(phase=lambda: progress.phase) if command.output.memory_tracking else None
     logger.info(
-        "training %s on %s: %d queries, %d optimizer steps", command.model_name, device.type, len(corpus.triples), steps
+        "training %s on %s: %d queries, %d optimizer steps",
+        *(command.model_name, training.encoder.device.type, len(training.corpus.triples), trainer.state.max_steps),
     )
-    start_s = time.perf_counter()
     try:
-        with sampler or nullcontext():
-            result = trainer.train()
-        synchronize(device)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise TrainingError(_out_of_memory(command, error, progress.phase)) from error
-    finally:
-        progress.close()
-    wall_time_s = time.perf_counter() - start_s
-    peak = peak_rss.read()
-    if tracking:
-        logger.info("%s", memory_line(peak_rss))
-    measured = {"baseline_rss_bytes": peak.start_bytes, "peak_rss_bytes": peak.peak_bytes}
-    return _record(command, corpus, encoder, result) | {"wall_time_s": wall_time_s} | measured, sampler
+        with StopSignals() as signals:
+            signals.on_first = trainer.request_stop
+            with sampler or nullcontext():
+                training.train()
+            training.save()
+    except Exception as error:
+        reason = _out_of_memory(training, error) if is_out_of_memory(error) else error_line(error)
+        _write_record(training.output, _record(training) | {"status": "failed", "stop_reason": reason})
+        if is_out_of_memory(error) or isinstance(error, TrainingError):
+            raise TrainingError(f"{reason}{training.way_on()}") from error
+        raise
+    record = _record(training)
+    _write_record(training.output, record)  # nothing that follows can cost it
+    if sampler:
+        logger.info("%s", memory_line(training.peak_rss))
+        try:
+            record["memory_tracking"] = _memory_record(sampler, training.output)
+        except Exception as error:  # a picture must not end a run whose model is saved
+            logger.warning("--memory-tracking: cannot be drawn: %s", error_line(error))
+            record["memory_tracking"] = None
+    return record, signals.exit_code
 
 
 def _memory_record(sampler: MemorySampler, output: OutputFolder) -> dict[str, Any]:
@@ -169,43 +166,62 @@ def _memory_record(sampler: MemorySampler, output: OutputFolder) -> dict[str, An
     }
 
 
-def _quality_record(command: TrainCommand, corpus: Corpus, encoder: SpladeEncoder) -> dict[str, Any]:
-    """Retrieval metrics of the trained model and of BM25; nothing without held-out queries."""
+def _quality_record(training: TrainingRun) -> dict[str, Any]:
+    """Retrieval metrics of the trained model and of BM25; nothing without held-out queries.
+
+    Raises:
+        TrainingError: the evaluation failed. The model is saved.
+    """
+    corpus = training.corpus
     if corpus.test is None:
         logger.info("the model is not evaluated: there is no --val-file")
         return {}
     logger.info("evaluating on %d queries and %d documents", len(corpus.test.queries), len(corpus.test.corpus))
-    return {
-        "metrics": evaluate(encoder, corpus.test, max_length=command.config.max_length),
-        "validation_loss": validation_loss(encoder, corpus.test_triples, command.config),
-        "bm25": evaluate_bm25(corpus.test),
-    }
+    try:
+        metrics = dict(training.evaluate())
+        return {
+            "validation_loss": metrics.pop("validation_loss"),
+            "metrics": metrics,
+            "bm25": evaluate_bm25(corpus.test),
+        }
+    except Exception as error:
+        raise TrainingError(
+            f"the model is saved in {training.output.model}, but its evaluation failed: {error_line(error)}; try "
+            f"splade-bench evaluate --model-name {training.output.model}"
+        ) from error
 
 
-def _record(command: TrainCommand, corpus: Corpus, encoder: SpladeEncoder, result: TrainResult) -> dict[str, Any]:
+def _write_record(output: OutputFolder, record: Mapping[str, Any]) -> None:
+    try:
+        output.write_record(record)
+    except OSError as error:
+        logger.warning("%s: cannot be written: %s", output.record, error_line(error))
+
+
+def _record(training: TrainingRun) -> dict[str, Any]:
+    command = training.command
     return {
-        "status": "interrupted" if result.interrupted else "ok",
+        **training.record(),
         "model_name": command.model_name,
-        "model_folder": str(OutputFolder(command.output.output_dir).model),
-        "device": encoder.device.type,
+        "model_folder": str(training.output.model),
+        "device": training.encoder.device.type,
         "config": command.config.to_dict(),
-        "final_loss": result.final_loss,
-        "losses": result.losses,
-        "optimizer_steps": result.global_step,
-        "queries_seen": result.queries_seen,
-        "corpus_sha256": corpus.sha256,
+        "corpus_sha256": training.corpus.sha256,
         **taken_on(),
     }
 
 
-def _out_of_memory(command: TrainCommand, error: BaseException, phase: str) -> str:
+def _out_of_memory(training: TrainingRun, error: BaseException) -> str:
+    memory, window = training.encoder.memory, training.trainer.window
     advice = (
         "remove --memory-mode or --head, whichever you gave: the default head never makes all logits"
-        if command.config.memory.head == "eager"
-        else "run splade-bench fit with these flags and a --budget to find settings that fit, or try "
-        "--optimizer-states disk, --activation-checkpointing, a smaller --max-length or a smaller --batch-size"
+        if memory.head == "eager"
+        else "add --on-oom halve, run splade-bench fit with these flags and a --budget to find settings that fit, or "
+        "try --optimizer-states disk, --activation-checkpointing, a smaller --max-length or a smaller --batch-size"
     )
-    return f"out of memory during {phase}: {error_line(error)[:_LONGEST_REASON]}; {advice}"
+    phase = training.progress.phase if window else "evaluation or saving"
+    sizes = f" ({describe_step(training.encoder, window)})" if window else ""
+    return f"out of memory during {phase}{sizes}: {error_line(error)[:_LONGEST_REASON]}; {advice}"
 
 
 def _summary(record: Mapping[str, Any], output: OutputFolder) -> str:
@@ -214,4 +230,8 @@ def _summary(record: Mapping[str, Any], output: OutputFolder) -> str:
         line += f", final loss {record['final_loss']:.3f}"
     if "metrics" in record:
         line += f"\nMRR@10 {record['metrics']['mrr@10']:.3f} (BM25 {record['bm25']['mrr@10']:.3f})"
-    return f"{line}\nmodel: {record['model_folder']}\nrecord: {output.record}"
+    if record["optimizer_steps"]:
+        line += f"\nmodel: {record['model_folder']}"
+    if record["status"] == "interrupted" and record["checkpoint"]:
+        line += f"\ncheckpoint: {record['checkpoint']} (go on with --resume-from-checkpoint)"
+    return f"{line}\nrecord: {output.record}"

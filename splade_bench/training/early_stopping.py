@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from splade_bench.errors import ConfigError
-from splade_bench.training.state import TrainState
+from splade_bench.training.state import StepLoss, TrainState
+from splade_bench.training.step import Phase
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,12 @@ class BestMetric:
         """Whether the last evaluation is the best one."""
         self._reference: float | None = None
         """The figure that early stopping compares with."""
+
+    def on_phase(self, phase: Phase) -> None:
+        """Nothing. It is an observer so that a checkpoint keeps its state."""
+
+    def on_step_end(self, state: TrainState, loss: StepLoss) -> None:
+        """Nothing: only evaluations count."""
 
     def on_evaluation(self, state: TrainState, metrics: Mapping[str, float | None]) -> None:
         """Compare the evaluation at this step with the earlier ones; an :data:`EvaluationListener`."""

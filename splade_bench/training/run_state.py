@@ -39,6 +39,8 @@ STATE_NAME = "trainer_state.json"
 _TENSORS_NAME = "trainer_state.safetensors"
 _OPTIMIZER_NAME = "optimizer.safetensors"
 _MOMENT_NAMES = ("exp_avg", "exp_avg_sq")  # torch's
+# The tokenizer of a large vocabulary, configurations, losses.
+_SMALL_FILES_BYTES = 20 * 2**20
 # A resumed run may have other values of these: more steps, or another way to compute the same gradients.
 _MAY_CHANGE = frozenset(
     {"max_steps", "epochs"} | {field.name for field in fields(MemoryConfig)} - {"attention_dropout"}
@@ -78,7 +80,7 @@ def save_run(trainer: Trainer, folder: Path, inputs: Mapping[str, str | None]) -
     write_tensors(folder / _OPTIMIZER_NAME, _moments(trainer), require_finite=True)
     write_tensors(folder / _TENSORS_NAME, _state_tensors(trainer))
     version, keys, gauss = random.getstate()
-    numpy_kind, _, *numpy_rest = numpy.random.get_state()
+    numpy_kind, _, *numpy_rest = _numpy_state()
     saved = SavedRun(
         state=replace(trainer.state, stop_requested=False, stop_reason=None),
         config=trainer.config.to_dict(),
@@ -131,6 +133,18 @@ def resume_run(trainer: Trainer, folder: Path, inputs: Mapping[str, str | None])
             observer.load_state_dict(saved.observers[type(observer).__name__])  # type: ignore[attr-defined]
 
 
+def model_bytes(encoder: SpladeEncoder) -> int:
+    """About what a saved model takes on a disk."""
+    return sum(parameter.nbytes for parameter in encoder.parameters()) + _SMALL_FILES_BYTES
+
+
+def checkpoint_bytes(trainer: Trainer) -> int:
+    """About what a checkpoint takes on a disk: the model and two moments of each parameter."""
+    moment_bytes = 2 if trainer.config.memory.optimizer_states == "bfloat16" else 4
+    trained = sum(parameter.numel() for parameter in trainer.encoder.parameters() if parameter.requires_grad)
+    return model_bytes(trainer.encoder) + 2 * moment_bytes * trained
+
+
 def load_weights(encoder: SpladeEncoder, folder: Path) -> None:
     """Give ``encoder`` the weights of the same model in ``folder``.
 
@@ -177,7 +191,7 @@ def _state_tensors(trainer: Trainer) -> Iterator[StreamedTensor]:
     tensors = {
         "losses": torch.tensor(trainer.losses, dtype=torch.float64),
         "torch_cpu": trainer.random_state.cpu,
-        "numpy_keys": torch.from_numpy(numpy.random.get_state()[1].astype(numpy.int64)),
+        "numpy_keys": torch.from_numpy(_numpy_state()[1].astype(numpy.int64)),
     }
     if trainer.random_state.on_device is not None:
         tensors["torch_device"] = trainer.random_state.on_device
@@ -204,6 +218,13 @@ def _restore_random_states(trainer: Trainer, saved: SavedRun, tensors: Mapping[s
     random.setstate((version, tuple(keys), gauss))
     kind, *rest = saved.numpy_random_state
     numpy.random.set_state((kind, tensors["numpy_keys"].numpy().astype(numpy.uint32), *rest))
+
+
+def _numpy_state() -> tuple[Any, ...]:
+    """Kind, keys, position and the spare normal number."""
+    state = numpy.random.get_state(legacy=True)
+    assert isinstance(state, tuple)
+    return state
 
 
 def _rounding_generator(trainer: Trainer) -> torch.Generator | None:

@@ -51,7 +51,8 @@ def direct_step(encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss, co
 
     def encode(texts: TextBatch) -> Tensor:
         context.check_stop()
-        return encoder(texts, active_share=context.active_share)
+        reps: Tensor = encoder(texts, active_share=context.active_share)
+        return reps
 
     query_reps = encode(batch.queries)  # [B, V]
     document_reps = torch.cat([encode(texts) for texts in batch.documents])  # [B * (1 + K), V]

@@ -1,0 +1,259 @@
+"""A training of the command line: the trainer, and all that watches it, evaluates it, saves it and resumes it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from splade_bench.cli.flags import TrainFlags
+from splade_bench.cli.output import OutputFolder
+from splade_bench.cli.progress import Progress
+from splade_bench.data.records import Corpus
+from splade_bench.device.devices import synchronize
+from splade_bench.errors import ConfigError, DataError, NotFiniteError, TrainingError, error_line
+from splade_bench.evaluation.evaluator import evaluate
+from splade_bench.measure.rss import PeakRss
+from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.training.checkpoints import Checkpoint
+from splade_bench.training.collapse import CollapseError, CollapseGuard
+from splade_bench.training.early_stopping import BestMetric
+from splade_bench.training.run_state import checkpoint_bytes, load_weights, model_bytes, resume_run
+from splade_bench.training.saving import CheckpointSaver
+from splade_bench.training.step import StopRequested
+from splade_bench.training.step_log import StepLog
+from splade_bench.training.tensorboard import TensorBoardLog
+from splade_bench.training.trainer import Trainer
+from splade_bench.training.validating import Validation
+from splade_bench.training.validation import validation_loss
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingRun:
+    """Trains ``encoder`` in place and keeps what it learned, however the run ends.
+
+    Args:
+        checkpoint: where to go on; None: at the beginning.
+
+    Raises:
+        ConfigError: a setting cannot be used, does not fit the checkpoint, or there is no room on the disk.
+    """
+
+    def __init__(
+        self,
+        command: TrainFlags,
+        corpus: Corpus,
+        encoder: SpladeEncoder,
+        output: OutputFolder,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self.command, self.corpus, self.encoder, self.output = command, corpus, encoder, output
+        self.resumed_from = checkpoint
+        self._metrics: Mapping[str, float | None] = {}
+        self._evaluated_step: int | None = None
+        self.wall_time_s = 0.0
+        self.peak_rss = PeakRss()
+        self.peak_rss.start()
+        self.progress = Progress(peak_rss=self.peak_rss, memory_tracking=command.output.memory_tracking)
+        self.trainer = Trainer(
+            encoder,
+            corpus.triples,
+            command.config,
+            observers=[self.progress, CollapseGuard(encoder.vocab_size, command.faults.on_collapse)],
+            halve_on_oom=command.faults.on_oom == "halve",
+        )
+        self._require_room()
+        output.begin(overwrite=command.output.overwrite)
+        step = checkpoint.step if checkpoint else 0
+        self.log = StepLog(output.log, step)
+        self.curves = TensorBoardLog(command.validating.log_dir, step) if command.validating.log_dir else None
+        self.best: BestMetric | None = None
+        self.validation: Validation | None = None
+        self._observe()
+        if checkpoint:
+            resume_run(self.trainer, checkpoint.path, self._inputs)
+            output.checkpoints.remove_newer_than(step)
+            logger.info("going on from %s", checkpoint.path)
+
+    def train(self) -> None:
+        """Run to the end, or to a stop. Whatever ends it, what is complete is then saved.
+
+        Raises:
+            TrainingError: the loss is not finite, the vectors collapsed.
+        """
+        start_s = time.perf_counter()
+        try:
+            if self.validation and self.resumed_from:
+                with suppress(StopRequested):  # the training then ends at its first mini-batch
+                    self.validation.evaluate_if_due(self.trainer.state)
+            self.trainer.train()
+            synchronize(self.encoder.device)
+        except Exception as error:
+            self._save_after(error)
+            raise
+        finally:
+            self.wall_time_s = time.perf_counter() - start_s
+            self.progress.close()
+
+    def save(self) -> None:
+        """Save the model, and the run where it can go on.
+
+        Raises:
+            NotFiniteError: a weight is not finite; the checkpoints before stay.
+            TrainingError: the model cannot be written.
+        """
+        result = self.trainer.result()
+        if result.global_step == 0:
+            logger.warning("stopped before the first optimizer step: nothing is saved")
+            return
+        if not self.saver.is_saved and (result.interrupted or self.saver.saved or self.resumed_from):
+            self.saver.save()
+        self._take_best_weights()
+        try:
+            self.output.save_model(self.encoder)
+        except OSError as error:
+            self.log.event("fault", reason=error_line(error))
+            raise TrainingError(
+                f"{self.output.model}: cannot be saved: {error_line(error)}; make room or name another folder"
+                f"{self.way_on()}"
+            ) from error
+
+    def evaluate(self) -> Mapping[str, float | None]:
+        """The figures of the model as it is now, unless it is known from the training. Signals are not looked at."""
+        is_known = self._evaluated_step == self.trainer.state.global_step
+        return self._metrics if is_known else self._figures(lambda: None)
+
+    def close(self) -> None:
+        """Close the logs."""
+        self.log.close()
+        if self.curves:
+            self.curves.close()
+
+    def record(self) -> dict[str, Any]:
+        """What this run adds to ``run.json``."""
+        result, peak = self.trainer.result(), self.peak_rss.read()
+        best = self.output.checkpoints.get(self.best.best_step) if self.best and self.best.best_step else None
+        return {
+            "status": "interrupted" if result.interrupted else "ok",
+            "stop_reason": result.stop_reason,
+            "final_loss": result.final_loss,
+            "losses": result.losses,
+            "optimizer_steps": result.global_step,
+            "queries_seen": result.queries_seen,
+            "resumed_from_step": self.resumed_from.step if self.resumed_from else None,
+            "checkpoint": str(self.saver.newest.path) if self.saver.newest else None,
+            "checkpoints_saved": self.saver.saved,
+            "checkpoints_failed": self.saver.failed,
+            "checkpoint_time_s": self.saver.time_s,
+            "best_metric": self.best.best if self.best else None,
+            "best_checkpoint": str(best.path) if best else None,
+            "wall_time_s": self.wall_time_s,
+            "baseline_rss_bytes": peak.start_bytes,
+            "peak_rss_bytes": peak.peak_bytes,
+            "peak_rss_source": peak.source,
+        }
+
+    @property
+    def _inputs(self) -> dict[str, str | None]:
+        return {"--model-name": self.command.model_name, "data of --train-file and --val-file": self.corpus.sha256[:16]}
+
+    @property
+    def _steps_per_epoch(self) -> int:
+        return -(-self.trainer.source.batches_per_epoch // self.command.config.gradient_accumulation_steps)
+
+    def _observe(self) -> None:
+        """What comes first may end the run before what comes after it; what is saved last knows of all before it."""
+        saving, validating = self.command.saving, self.command.validating
+        observers: list[Any] = [self.log]
+        if self.curves:
+            observers.append(self.curves)
+        if validating.is_on:
+            if self.corpus.test is None:
+                raise ConfigError("--eval-steps needs data to evaluate on; add --val-file")
+            self.best = BestMetric(
+                validating.metric_for_best_model,
+                validating.greater_is_better,
+                validating.early_stopping_patience,
+                validating.early_stopping_min_delta,
+            )
+            listeners = [log.on_evaluation for log in (self.log, self.curves, self.best) if log is not None]
+            self.validation = Validation(
+                self._evaluate,
+                validating.interval(self._steps_per_epoch),
+                listeners,
+                device=self.encoder.device,
+            )
+            observers += [self.best, self.validation]
+        elif saving.save_best:
+            raise ConfigError("--save-best needs evaluations while training; add --eval-steps")
+        self.saver = CheckpointSaver(
+            self.trainer,
+            self.output.checkpoints,
+            self._inputs,
+            every=saving.interval(self._steps_per_epoch),
+            limit=saving.save_total_limit,
+            best=self.best if saving.save_best else None,
+            log=self.log,
+        )
+        self.trainer.observers += [*observers, self.saver]
+
+    def _evaluate(self) -> Mapping[str, float | None]:
+        """The figures at this step. A signal ends the evaluation at its next batch."""
+        self._metrics = self._figures(self.trainer.check_stop)
+        self._evaluated_step = step = self.trainer.state.global_step
+        logger.info("optimizer step %d: MRR@10 %.3f on held-out queries", step, self._metrics["mrr@10"])
+        return self._metrics
+
+    def _figures(self, on_batch: Callable[[], None]) -> Mapping[str, float | None]:
+        assert self.corpus.test is not None
+        config = self.command.config
+        figures: dict[str, float | None] = {}
+        figures |= evaluate(self.encoder, self.corpus.test, max_length=config.max_length, on_batch=on_batch)
+        return figures | {
+            "validation_loss": validation_loss(self.encoder, self.corpus.test_triples, config, on_batch=on_batch)
+        }
+
+    def _require_room(self) -> None:
+        """Room for the model, and for the most checkpoints that are there at one time: one is made before one goes."""
+        saving, step = self.command.saving, self.resumed_from.step if self.resumed_from else 0
+        every = saving.interval(self._steps_per_epoch)
+        made = (self.trainer.state.max_steps - step) // every if every else 0
+        if made or saving.save_best:
+            made += 1 + saving.save_best
+        held = min(made, (saving.save_total_limit or made) + 1 + saving.save_best)
+        there = 0 if self.command.output.overwrite else len(self.output.checkpoints.all())
+        needed = max(0, held - there)
+        self.output.require_room(model_bytes(self.encoder) + needed * checkpoint_bytes(self.trainer))
+
+    def _take_best_weights(self) -> None:
+        """With --load-best-model-at-end, the weights of the best evaluation."""
+        if not self.command.saving.load_best_model_at_end or self.best is None or self.best.best_step is None:
+            return
+        checkpoint = self.output.checkpoints.get(self.best.best_step)
+        try:
+            if checkpoint is None:
+                raise DataError(f"there is no checkpoint of optimizer step {self.best.best_step}")
+            checkpoint.verify()
+            load_weights(self.encoder, checkpoint.path)
+        except (ConfigError, DataError) as error:
+            logger.warning("--load-best-model-at-end: %s; the last weights are saved instead", error)
+        else:
+            self._evaluated_step = None
+            logger.info("%s has the best weights, of optimizer step %d", self.output.model.name, checkpoint.step)
+
+    def _save_after(self, error: Exception) -> None:
+        """Save the last complete optimizer step of a run that failed, if it is worth going on from."""
+        self.log.event("fault", reason=error_line(error))
+        if isinstance(error, CollapseError) or not self.trainer.weights_are_complete or not self.trainer.losses:
+            return
+        with suppress(NotFiniteError):  # then the checkpoints before are the last good ones
+            self.saver.save()
+
+    def way_on(self) -> str:
+        """What to do after a failure: the end of an error's line."""
+        if self.saver.newest is None:
+            return ""
+        return f". {self.saver.newest.path} has the run: go on with --resume-from-checkpoint {self.saver.newest.path}"
