@@ -11,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from splade_bench.config import MODEL_PRESETS
 from splade_bench.data.embedded import PreparedCorpus
-from splade_bench.data.formats import file_corpus
+from splade_bench.data.file_corpus import file_corpus
 from splade_bench.data.records import Corpus
 from splade_bench.data.wordpiece import inverse_document_frequencies, train_tokenizer
 from splade_bench.errors import ConfigError
@@ -23,15 +23,24 @@ from splade_bench.model.presets import build_preset, wrap_tokenizer
 _BLANK_VOCAB_SIZE = 512
 
 
-def load_corpus(train_file: Path | None, val_file: Path | None, *, need_negatives: bool) -> Corpus:
+def load_corpus(
+    train_file: Path | None, val_file: Path | None, *, need_negatives: bool, skip_bad_records: bool = False
+) -> Corpus:
     """The corpus of the given files, or the embedded one.
 
     Raises:
         ConfigError: there is a validation file but no training file.
-        DataError: a file cannot be read, or a query of ``train_file`` has no negatives and ``need_negatives`` is set.
+        DataError: a file cannot be read; or a record of ``train_file`` cannot be used, or has no negatives and
+            ``need_negatives`` is set, unless ``skip_bad_records``.
     """
     if train_file is not None:
-        return file_corpus(train_file, val_file, need_negatives=need_negatives)
+        try:
+            cache = cache_folder()
+        except RuntimeError:  # there is no home folder
+            cache = None
+        return file_corpus(
+            train_file, val_file, need_negatives=need_negatives, skip_bad_records=skip_bad_records, cache=cache
+        )
     if val_file is not None:
         raise ConfigError("--val-file needs --train-file; without both, the embedded corpus is used")
     return PreparedCorpus.prepare(cache_folder(), []).load()
@@ -46,8 +55,7 @@ def load_encoder(model_name: str, corpus: Corpus | None, *, seed: int) -> Splade
         raise ConfigError(f"--model-name {model_name}: a preset has random weights; name the folder of a trained model")
     vocab_size = MODEL_PRESETS[model_name].vocab_size
     tokenizer = train_tokenizer(corpus.training_texts, vocab_size=vocab_size)
-    documents = list(dict.fromkeys(triple.positive for triple in corpus.triples))
-    idf = inverse_document_frequencies(tokenizer, documents, vocab_size=vocab_size)
+    idf = inverse_document_frequencies(tokenizer, corpus.training_documents, vocab_size=vocab_size)
     return build_preset(model_name, tokenizer, seed=seed, inverse_document_frequencies=idf)
 
 
@@ -73,7 +81,7 @@ def planned_encoder(model_name: str) -> Callable[[], SpladeEncoder]:
 
 
 def cache_folder() -> Path:
-    """The folder of the embedded corpus: SPLADE_BENCH_CACHE, or a folder in the user's cache."""
+    """The folder of the embedded corpus and of files' indexes: SPLADE_BENCH_CACHE, or one in the user's cache."""
     named = os.environ.get("SPLADE_BENCH_CACHE")
     if named:
         return Path(named)

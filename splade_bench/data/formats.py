@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from splade_bench.data.records import Corpus, RetrievalDataset, Triple, held_out_triples, sha256_of_texts
+from splade_bench.data.foreign_files import complaint_about
+from splade_bench.data.raw_records import RawRecord, RawRecords, open_data, record_name
+from splade_bench.data.records import RetrievalDataset, Triple
 from splade_bench.errors import DataError, error_line
 from splade_bench.files import parse_record
 
@@ -31,25 +33,65 @@ class _Record:
     negative_documents: Sequence[str | _Document] | None = None
 
 
-def read_triples(path: Path, *, need_negatives: bool = False) -> list[Triple]:
-    """The records of a JSON or JSON Lines file.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Demands:
+    """What a record of a training file must have."""
+
+    need_negatives: bool = False
+    skip_bad_records: bool = False
+    """A negative that cannot be used is left out, and the others stay."""
+
+
+def read_triples(path: Path, *, need_negatives: bool = False) -> Iterator[Triple]:
+    """The records of a JSON or JSON Lines file, one by one.
 
     Raises:
         DataError: the file is missing, not UTF-8, not JSON, or empty, or a record has no query, no positive document
             or, if ``need_negatives``, no negative documents.
     """
-    triples = []
-    for where, record in _records(path, _read_text(path)):
-        triple = _triple(where, record)
-        if need_negatives and not triple.negatives:
-            raise DataError(f"{where}: has no negative_documents; add at least one, or give --negatives-per-query 0")
-        triples.append(triple)
-    if not triples:
+    file, _ = open_data(path)
+    with file:
+        records = RawRecords(path, file)
+        empty = True
+        for raw in records:
+            triple, _ = parse_triple(path, raw, Demands(need_negatives=need_negatives), is_list=records.is_list)
+            yield triple
+            empty = False
+    if empty:
         raise DataError(f"{path}: holds no records")
-    return triples
 
 
-def retrieval_dataset(triples: list[Triple]) -> RetrievalDataset:
+def parse_triple(path: Path, raw: RawRecord, demands: Demands, *, is_list: bool) -> tuple[Triple, list[str]]:
+    """The triple of a record, and why negatives were left out of it, one line for each.
+
+    Raises:
+        DataError: the record cannot be used.
+    """
+    where = record_name(path, raw.number, is_list=is_list)
+    record = _parse_json(path, raw)
+    try:
+        parsed = parse_record(record, _Record)
+    except ValueError as error:
+        raise DataError(f"{where}: {complaint_about(record, error)}") from error
+    for name, text in (("query", parsed.query), ("positive_document", parsed.positive_document)):
+        if fault := _fault(text):
+            raise DataError(f"{where}: {name} {fault}")
+    negatives, left_out = [], []
+    for number, item in enumerate(parsed.negative_documents or ()):
+        text = item if isinstance(item, str) else item.document
+        fault = _fault(text)
+        if not fault:
+            negatives.append(text)
+        elif demands.skip_bad_records:
+            left_out.append(f"{where}: negative_documents[{number}] {fault}")
+        else:
+            raise DataError(f"{where}: negative_documents[{number}] {fault}")
+    if demands.need_negatives and not negatives:
+        raise DataError(f"{where}: has no negative_documents; add at least one, or give --negatives-per-query 0")
+    return Triple(query=parsed.query, positive=parsed.positive_document, negatives=tuple(negatives)), left_out
+
+
+def retrieval_dataset(triples: Iterable[Triple]) -> RetrievalDataset:
     """The unique queries of ``triples``, each to be ranked against all their documents.
 
     A query's candidates are its own positives and negatives (the article's protocol). A query without negatives has
@@ -75,62 +117,24 @@ def retrieval_dataset(triples: list[Triple]) -> RetrievalDataset:
     )
 
 
-def file_corpus(train_file: Path, val_file: Path | None, *, need_negatives: bool = False) -> Corpus:
-    """Training triples from one file, evaluated on another if it is given."""
-    triples = read_triples(train_file, need_negatives=need_negatives)
-    test = retrieval_dataset(read_triples(val_file)) if val_file else None
-    return Corpus(
-        triples=triples,
-        test=test,
-        test_triples=held_out_triples(test) if test else (),
-        sha256=sha256_of_texts(
-            [[triple.query, triple.positive, triple.negatives] for triple in triples], test and asdict(test)
-        ),
-    )
-
-
-def _read_text(path: Path) -> str:
+def _parse_json(path: Path, raw: RawRecord) -> Any:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return json.loads(raw.text.decode())
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        line = raw.line + raw.text.count(b"\n", 0, error.start)
         raise DataError(f"{path}:{line}: is not UTF-8; save the file as UTF-8") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _records(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    """Where each record is, and its JSON."""
-    if text.lstrip()[:1] == "[":
-        for number, record in enumerate(_parse_json(path, 1, text), 1):
-            yield f"{path}: record {number}", record
-        return
-    # Not splitlines(): it also breaks at characters that JSON strings may have.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield f"{path}:{number}", _parse_json(path, number, line)
-
-
-def _parse_json(path: Path, first_line: int, text: str) -> Any:
-    try:
-        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{first_line + error.lineno - 1}: is not JSON: {error.msg}") from error
+        raise DataError(f"{path}:{raw.line + error.lineno - 1}: is not JSON: {error.msg}") from error
     except (ValueError, RecursionError) as error:  # a number with too many digits, too many brackets
-        raise DataError(f"{path}:{first_line}: is not JSON: {error_line(error)}") from error
+        raise DataError(f"{path}:{raw.line}: is not JSON: {error_line(error)}") from error
 
 
-def _triple(where: str, record: Any) -> Triple:
+def _fault(text: str) -> str | None:
+    """Why a text cannot be used."""
+    if not text or text.isspace():
+        return "is empty"
     try:
-        parsed = parse_record(record, _Record)
-    except ValueError as error:
-        raise DataError(f"{where}: {error}") from error
-    negatives = [item if isinstance(item, str) else item.document for item in parsed.negative_documents or ()]
-    named = {"query": parsed.query, "positive_document": parsed.positive_document}
-    named |= {f"negative_documents[{number}]": text for number, text in enumerate(negatives)}
-    for name, text in named.items():
-        if not text.strip():
-            raise DataError(f"{where}: {name} is empty")
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise DataError(f"{where}: {name} has a broken \\u escape (half a pair); write the character itself")
-    return Triple(query=parsed.query, positive=parsed.positive_document, negatives=tuple(negatives))
+        text.encode()
+    except UnicodeEncodeError:
+        return "has a broken \\u escape (half a pair); write the character itself"
+    return None

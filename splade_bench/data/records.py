@@ -8,6 +8,10 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+# A vocabulary and the frequencies of its tokens hardly change with more texts than these.
+MAX_SAMPLED_TRIPLES = 50_000
+MAX_SAMPLED_BYTES = 32 * 2**20
+
 Qrels = Mapping[str, Mapping[str, int]]
 """Query id -> document id -> relevance; other documents are not relevant."""
 Run = Mapping[str, Mapping[str, float]]
@@ -26,8 +30,15 @@ class Triple:
 class IndexedTriples(Sequence[Triple]):
     """Triples that are read one by one from where they are stored, with what their index knows of all of them."""
 
-    fewest_negatives: int
-    """Negatives of the triple that has the fewest."""
+    @property
+    @abstractmethod
+    def fewest_negatives(self) -> int:
+        """Negatives of the triple that has the fewest."""
+
+    @property
+    @abstractmethod
+    def size_bytes(self) -> int:
+        """Of all triples together, where they are stored."""
 
     @abstractmethod
     def record_name(self, row: int) -> str:
@@ -54,12 +65,31 @@ class Corpus:
     test_triples: Sequence[Triple]
     """Held-out triples for a validation loss."""
     sha256: str
+    skipped_records: int = 0
+    """Records of the training file that were left out."""
+    skipped_negatives: int = 0
+    """Negatives that were left out of records which stay."""
+    skipped_reasons: Sequence[str] = ()
+    """Why, for the first few: one line each, with file and line."""
 
     @property
     def training_texts(self) -> Iterator[str]:
-        """The unique texts of the triples, to train a tokenizer on; held-out texts are not among them."""
-        texts = (text for triple in self.triples for text in (triple.query, triple.positive, *triple.negatives))
+        """The unique texts of the sampled triples, to train a tokenizer on; held-out texts are not among them."""
+        texts = (text for triple in self._sample() for text in (triple.query, triple.positive, *triple.negatives))
         return iter(dict.fromkeys(texts))
+
+    @property
+    def training_documents(self) -> Iterator[str]:
+        """The unique positives of the same triples, to count in how many of them each token is."""
+        return iter(dict.fromkeys(triple.positive for triple in self._sample()))
+
+    def _sample(self) -> Iterator[Triple]:
+        """All triples; of a large training file, as many as memory allows, at equal distances."""
+        count = len(self.triples)
+        taken = min(count, MAX_SAMPLED_TRIPLES)
+        if isinstance(self.triples, IndexedTriples):
+            taken = min(taken, max(1, count * MAX_SAMPLED_BYTES // max(1, self.triples.size_bytes)))
+        return (self.triples[number * count // taken] for number in range(taken))
 
 
 def held_out_triples(dataset: RetrievalDataset) -> list[Triple]:
@@ -86,6 +116,12 @@ def sha256_of_texts(*parts: object) -> str:
     """Hash of JSON-serialisable parts, equal for equal data on every machine."""
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(json.dumps(part, ensure_ascii=False, sort_keys=True).encode())
-        digest.update(b"\n")
+        update_digest(digest, part)
     return digest.hexdigest()
+
+
+def update_digest(digest: hashlib._Hash, part: object) -> None:
+    """Add one part of :func:`sha256_of_texts`, piece by piece: its JSON is never in memory as a whole."""
+    for piece in json.JSONEncoder(ensure_ascii=False, sort_keys=True).iterencode(part):
+        digest.update(piece.encode())
+    digest.update(b"\n")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from itertools import islice
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+# An encoding takes some 200 bytes a token.
+_ENCODED_AT_ONCE = 256
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -49,9 +53,12 @@ def _tokenizer(model: models.WordPiece) -> Tokenizer:
     return tokenizer
 
 
-def inverse_document_frequencies(tokenizer: Tokenizer, documents: Sequence[str], *, vocab_size: int) -> list[float]:
+def inverse_document_frequencies(tokenizer: Tokenizer, documents: Iterable[str], *, vocab_size: int) -> list[float]:
     """How rare each token is among ``documents``: ``log(1 + (N - n + 0.5) / (n + 0.5))`` by token id, as in BM25."""
-    encodings = tokenizer.encode_batch(list(documents), add_special_tokens=False)
-    containing = Counter(token for encoding in encodings for token in set(encoding.ids))
-    count = len(documents)
+    containing: Counter[int] = Counter()
+    count, remaining = 0, iter(documents)
+    while some := list(islice(remaining, _ENCODED_AT_ONCE)):
+        encodings = tokenizer.encode_batch(some, add_special_tokens=False)
+        containing.update(token for encoding in encodings for token in set(encoding.ids))
+        count += len(some)
     return [math.log(1 + (count - containing[token] + 0.5) / (containing[token] + 0.5)) for token in range(vocab_size)]

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splade_bench.data.formats import file_corpus, read_triples, retrieval_dataset
+from splade_bench.data.file_corpus import file_corpus
+from splade_bench.data.formats import read_triples, retrieval_dataset
 from splade_bench.data.records import Triple
 from splade_bench.errors import DataError
 
@@ -33,7 +34,7 @@ def write(path: Path, content: str | bytes) -> Path:
     ids=["list", "lines", "blank lines and CRLF", "byte order mark"],
 )
 def test_both_spellings_are_read(tmp_path: Path, content: str) -> None:
-    assert read_triples(write(tmp_path / "train.json", content)) == [
+    assert list(read_triples(write(tmp_path / "train.json", content))) == [
         Triple(query="who?", positive="she", negatives=("he", "they"))
     ]
 
@@ -76,7 +77,7 @@ def test_both_spellings_are_read(tmp_path: Path, content: str) -> None:
 )
 def test_a_bad_file_is_refused_with_its_place(tmp_path: Path, content: str | bytes, complaint: str) -> None:
     with pytest.raises(DataError, match=complaint) as caught:
-        read_triples(write(tmp_path / "train.json", content), need_negatives=True)
+        list(read_triples(write(tmp_path / "train.json", content), need_negatives=True))
 
     assert "\n" not in str(caught.value)
 
@@ -86,7 +87,7 @@ def test_pairs_are_enough_where_no_negatives_are_needed(tmp_path: Path, without:
     pair = {"query": "q", "positive_document": "p", **without}
     path = write(tmp_path / "train.json", json.dumps([pair]))
 
-    assert read_triples(path) == [Triple(query="q", positive="p")]
+    assert list(read_triples(path)) == [Triple(query="q", positive="p")]
     dataset = retrieval_dataset(read_triples(path))
     assert dataset.qrels == {"q0": {"d0": 1}}
     assert not dataset.candidates, "a query ranked against its own positive alone says nothing"
@@ -94,7 +95,7 @@ def test_pairs_are_enough_where_no_negatives_are_needed(tmp_path: Path, without:
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nothing.json: cannot be read"):
-        read_triples(tmp_path / "nothing.json")
+        list(read_triples(tmp_path / "nothing.json"))
 
 
 @settings(deadline=None, derandomize=True)
@@ -112,7 +113,7 @@ def test_no_json_at_all_ends_in_anything_but_triples_or_one_line(tmp_path_factor
     complaint = ""
     triples = []
     try:
-        triples = read_triples(write(path, json.dumps(value)))
+        triples = list(read_triples(write(path, json.dumps(value))))
     except DataError as error:
         complaint = str(error)
 
