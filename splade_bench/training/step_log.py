@@ -7,9 +7,9 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
-from io import FileIO
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any
 
@@ -113,17 +113,20 @@ def _open_no_link(name: str, flags: int) -> int:
     return descriptor
 
 
-def _end_of_run(lines: Iterable[bytes], step: int) -> int:
+def _end_of_run(file: FileIO, step: int) -> int:
     """The bytes before the first line of a later step, without a torn line at their end."""
+    file.seek(0)
+    lines = BufferedReader(file)
     end = read = 0
     for line in lines:
         read += len(line)
         try:
-            line_step = json.loads(line)["step"]
+            is_later = json.loads(line)["step"] > step
         except (ValueError, TypeError, KeyError, RecursionError):
             continue  # damaged: cut off if no good line follows
-        if line_step > step:
+        if is_later:
             break
         if line.endswith(b"\n"):
             end = read
+    lines.detach()  # else it would close the file
     return end
