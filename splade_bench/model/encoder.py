@@ -8,25 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
-from splade_bench.batching.batches import TextBatch, tokenize
+from splade_bench.batching.batches import TextBatch, pad, tokenize
 from splade_bench.config import MemoryConfig, MixedPrecision
 from splade_bench.device.devices import memory_on
 from splade_bench.device.heap import HeapTrimmer
+from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.device.reads import mask_of
-from splade_bench.errors import ConfigError
+from splade_bench.errors import ConfigError, error_line
 from splade_bench.model.gradients import takes_gradient_in_place
 from splade_bench.model.head import WINNERS_PAY_FROM, Pooled, pool, splade_max, splade_max_eager
 from splade_bench.model.lean import lean_operators, recipe_scope
 from splade_bench.model.loading import load_model
 from splade_bench.model.precision import AUTOCAST_DTYPES
 from splade_bench.model.rng import RngState, capture_rng, restored_rng
+from splade_bench.model.saving import get_limits, save_model_folder
 
 _DEFAULT_MAX_LENGTH = 512
+_POSITION_TABLES = ("position_embeddings", "embed_positions")
+_LONGEST_REASON = 200
 # A tokenizer without a limit has 10^30 here.
 _NO_MAX_LENGTH = 2**31
 # Without trimming, 62 MiB more of BERT-base stay resident and a step takes 3 % less time (reports/NEGATIVE.md).
@@ -58,6 +61,8 @@ class SpladeEncoder(nn.Module):
         self.decoder = decoder
         self.body = model
         self.tokenizer = tokenizer
+        # Each call of a tokenizer changes them; they are saved as they were.
+        self._tokenizer_limits = get_limits(tokenizer)
         # Outside a Trainer, backward leaves gradients where autograd's callers expect them.
         self.configure(MemoryConfig(in_place_gradients=False))
 
@@ -67,9 +72,27 @@ class SpladeEncoder(nn.Module):
 
         Raises:
             ConfigError: there is no such model, it has no trained masked-language-model head, it needs its own code,
-                or its tokenizer is that of another model.
+                its weights are not finite, its tokenizer is that of another model, or its output embeddings cannot be
+                taken out.
         """
-        return cls(*load_model(model_name))
+        model, tokenizer = load_model(model_name)
+        if getattr(model.config, "attention_type", None) == "block_sparse":
+            return cls(model, tokenizer)  # BigBird: a short text would change its attention for good
+        try:
+            toy_texts = _toy_texts(tokenizer)
+            expected = _whole_models_vectors(model, toy_texts)
+            encoder = cls(model, tokenizer)
+            with torch.no_grad():
+                vectors = encoder(toy_texts)
+            torch.testing.assert_close(vectors, expected, rtol=1e-3, atol=1e-3, equal_nan=True)
+        except Exception as error:  # whatever an architecture that nobody tried raises
+            if isinstance(error, ConfigError) or is_out_of_memory(error):
+                raise
+            raise ConfigError(
+                f"--model-name {model_name}: {type(model).__name__} cannot be used here, because its output embeddings "
+                f"cannot be taken out of it ({error_line(error)[:_LONGEST_REASON]}); choose another architecture"
+            ) from error
+        return encoder
 
     @property
     def device(self) -> torch.device:
@@ -89,7 +112,7 @@ class SpladeEncoder(nn.Module):
     def position_limit(self) -> int | None:
         """Tokens for which the model has positions; None if it has no table of them."""
         for name, module in self.body.named_modules():
-            if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            if name.endswith(_POSITION_TABLES) and isinstance(module, nn.Embedding):
                 # RoBERTa and its relatives count positions from behind their padding entry.
                 reserved = 0 if module.padding_idx is None else module.padding_idx + 1
                 return int(module.num_embeddings) - reserved
@@ -192,13 +215,19 @@ class SpladeEncoder(nn.Module):
         return tokenize(self.tokenizer, texts, max_length=max_length).to(self.device)
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write model and tokenizer so that ``AutoModelForMaskedLM.from_pretrained(folder)`` loads them."""
-        try:
-            with self.whole_model() as model:
-                model.save_pretrained(folder)
-        except SafetensorError as error:  # a full disk, which everywhere else is an OSError
-            raise OSError(f"{folder}: {error}") from error
-        self.tokenizer.save_pretrained(folder)
+        """Write model and tokenizer so that ``AutoModelForMaskedLM.from_pretrained(folder)`` loads them.
+
+        The tokenizer is written as it was loaded, without the limits of a run's texts, and so that transformers 4 reads
+        it. All files get the permissions of other new files.
+
+        Args:
+            folder: a new or an empty folder. Files that it has are overwritten.
+
+        Raises:
+            OSError: it cannot be written, or has a symbolic link.
+        """
+        with self.whole_model() as model:
+            save_model_folder(folder, model, self.tokenizer, self._tokenizer_limits)
 
     @contextmanager
     def whole_model(self) -> Iterator[PreTrainedModel]:
@@ -208,6 +237,23 @@ class SpladeEncoder(nn.Module):
             yield self.body
         finally:
             self.body.set_submodule(self._decoder_name, nn.Identity())
+
+
+def _toy_texts(tokenizer: PreTrainedTokenizerBase) -> TextBatch:
+    """Two short texts of different lengths, of any tokens."""
+    padding = tokenizer.pad_token_id or 0
+    tokens = [token for token in range(8) if token != padding]
+    return pad([tokens[:2], tokens], pad_token_id=padding)
+
+
+@torch.no_grad()
+def _whole_models_vectors(model: PreTrainedModel, texts: TextBatch) -> Tensor:
+    """The vectors [2, V] of toy texts from the logits that the model itself makes."""
+    logits = model(input_ids=texts.input_ids, attention_mask=texts.attention_mask).logits
+    weights = torch.log1p(torch.relu(logits))
+    if texts.attention_mask is not None:
+        weights = weights * texts.attention_mask.unsqueeze(-1)
+    return weights.amax(1)
 
 
 @contextmanager

@@ -1,0 +1,90 @@
+"""A model folder as other programs expect it: readable, without traces of the run, for transformers 4 and 5."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from safetensors import SafetensorError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Limits: TypeAlias = tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]
+"""Truncation and padding of a fast tokenizer, as the library tokenizers returns them."""
+
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+# The same class: its names in transformers 5, and in both 4 and 5.
+_NEW_CLASS, _COMMON_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+
+
+def save_model_folder(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, limits: Limits) -> None:
+    """Write a model and its tokenizer to a new or an empty folder; files that it has are overwritten.
+
+    The tokenizer is written with ``limits``, which :func:`get_limits` returned when it was loaded.
+
+    Raises:
+        OSError: the folder cannot be written, or has a symbolic link.
+    """
+    if folder.is_dir() and (links := [path.name for path in folder.iterdir() if path.is_symlink()]):
+        raise OSError(f"{folder}: has the symbolic link {links[0]}, through which nothing is written; remove it")
+    with _write_errors(folder):
+        model.save_pretrained(folder)
+        run_limits = get_limits(tokenizer)
+        _set_limits(tokenizer, limits)
+        try:
+            tokenizer.save_pretrained(folder)
+        finally:
+            _set_limits(tokenizer, run_limits)
+    _name_common_class(folder / _TOKENIZER_CONFIG)
+    # safetensors makes its file readable by its owner only.
+    mode = stat.S_IMODE((folder / "config.json").stat().st_mode)
+    for path in folder.iterdir():
+        if path.is_file():
+            path.chmod(mode)
+
+
+def get_limits(tokenizer: PreTrainedTokenizerBase) -> Limits:
+    """The truncation and padding that a tokenizer is set to."""
+    if not tokenizer.is_fast:
+        return None, None
+    return tokenizer.backend_tokenizer.truncation, tokenizer.backend_tokenizer.padding
+
+
+def _set_limits(tokenizer: PreTrainedTokenizerBase, limits: Limits) -> None:
+    if not tokenizer.is_fast:
+        return
+    backend, (truncation, padding) = tokenizer.backend_tokenizer, limits
+    backend.no_truncation()
+    backend.no_padding()
+    if truncation:
+        backend.enable_truncation(**truncation)
+    if padding:
+        backend.enable_padding(**padding)
+
+
+def _name_common_class(path: Path) -> None:
+    """Name the tokenizer's class as transformers 4 knows it too."""
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if settings.get("tokenizer_class") == _NEW_CLASS:
+        settings["tokenizer_class"] = _COMMON_CLASS
+        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _write_errors(folder: Path) -> Iterator[None]:
+    """A full disk is an OSError, also from the libraries in Rust, which have classes of their own for it."""
+    try:
+        yield
+    except Exception as error:
+        number = _OS_ERROR.search(str(error))
+        if number:
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from error
+        if isinstance(error, SafetensorError):
+            raise OSError(f"{folder}: {error}") from error
+        raise
