@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
+from contextlib import suppress
 
 from tqdm import tqdm
 
 from splade_bench.measure.machine import total_memory_bytes
-from splade_bench.measure.rss import PeakRss, current_rss_bytes
+from splade_bench.measure.readings import or_none
+from splade_bench.measure.rss import PeakRss, known_rss_bytes
+from splade_bench.report.formatting import MISSING
+from splade_bench.training.state import StepLoss, TrainState
 from splade_bench.training.step import Phase
-from splade_bench.training.trainer import StepLoss, TrainState
 from splade_bench.units import format_bytes
 
 logger = logging.getLogger(__name__)
@@ -35,15 +39,14 @@ class Progress:
         figures = {
             "loss": f"{loss.total:.3f}",
             "active dims": f"query {loss.query_active_dims:.0f}, document {loss.document_active_dims:.0f}",
-            "memory": format_bytes(current_rss_bytes()),
+            "memory": _bytes_or_missing(known_rss_bytes()),
         }
-        if sys.stderr.isatty():
-            self._bar = self._bar or tqdm(total=state.max_steps, unit="step", dynamic_ncols=True)
-            self._bar.set_postfix(figures, refresh=False)
-            self._bar.update()
+        on_terminal = sys.stderr.isatty()
+        if on_terminal:
+            self._update_bar(state, figures)
         interval = max(1, state.max_steps // _LINES)
         if state.global_step % interval == 0 or state.global_step == state.max_steps:
-            if not sys.stderr.isatty():
+            if not on_terminal:
                 line = ", ".join(f"{name} {text}" for name, text in figures.items())
                 logger.info("optimizer step %d of %d: %s", state.global_step, state.max_steps, line)
             if self._memory_tracking:
@@ -52,13 +55,31 @@ class Progress:
     def close(self) -> None:
         """End the bar and leave it on the terminal."""
         if self._bar is not None:
-            self._bar.close()
+            with suppress(OSError):
+                self._bar.close()
+
+    def _update_bar(self, state: TrainState, figures: Mapping[str, str]) -> None:
+        with suppress(OSError):  # the terminal was closed; the training goes on
+            if self._bar is None:
+                self._bar = tqdm(total=state.max_steps, initial=state.global_step - 1, unit="step", dynamic_ncols=True)
+            self._bar.set_postfix(figures, refresh=False)
+            self._bar.update()
 
 
 def memory_line(peak_rss: PeakRss) -> str:
     """Current and peak resident memory, in bytes and as a share of the machine's memory."""
-    total_bytes = total_memory_bytes()
+    total_bytes, peak = or_none(total_memory_bytes), peak_rss.read()
     parts = []
-    for name, size_bytes in (("now", current_rss_bytes()), ("peak", peak_rss.read().peak_bytes)):
-        parts.append(f"{name} {format_bytes(size_bytes)} ({size_bytes} bytes, {size_bytes / total_bytes:.1%})")
-    return f"memory {', '.join(parts)} of {format_bytes(total_bytes)}"
+    for name, size_bytes in (("now", known_rss_bytes()), ("peak", peak.peak_bytes)):
+        exact = "" if size_bytes is None else f" ({size_bytes} bytes{_share(size_bytes, total_bytes)})"
+        parts.append(f"{name} {_bytes_or_missing(size_bytes)}{exact}")
+    reason = f" ({peak.source})" if peak.peak_bytes is None else ""
+    return f"memory {', '.join(parts)} of {_bytes_or_missing(total_bytes)}{reason}"
+
+
+def _share(size_bytes: int, total_bytes: int | None) -> str:
+    return f", {size_bytes / total_bytes:.1%}" if total_bytes else ""
+
+
+def _bytes_or_missing(size_bytes: int | None) -> str:
+    return MISSING if size_bytes is None else format_bytes(size_bytes)
