@@ -17,10 +17,11 @@ from splade_bench.errors import ConfigError, DataError, NotFiniteError, Training
 from splade_bench.evaluation.evaluator import evaluate
 from splade_bench.measure.rss import PeakRss
 from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.model.weights import require_finite_weights
 from splade_bench.training.checkpoints import Checkpoint
 from splade_bench.training.collapse import CollapseError, CollapseGuard
 from splade_bench.training.early_stopping import BestMetric
-from splade_bench.training.run_state import checkpoint_bytes, load_weights, model_bytes, resume_run
+from splade_bench.training.run_state import checkpoint_bytes, load_weights, model_bytes, require_same_run, resume_run
 from splade_bench.training.saving import CheckpointSaver
 from splade_bench.training.step import StopRequested
 from splade_bench.training.step_log import StepLog
@@ -65,6 +66,10 @@ class TrainingRun:
             observers=[self.progress, CollapseGuard(encoder.vocab_size, command.faults.on_collapse)],
             halve_on_oom=command.faults.on_oom == "halve",
         )
+        if command.validating.is_on and corpus.test is None:
+            raise ConfigError("--eval-steps needs data to evaluate on; add --val-file")
+        if checkpoint:
+            require_same_run(self.trainer, checkpoint.path, self._inputs)
         self._require_room()
         output.begin(overwrite=command.output.overwrite)
         step = checkpoint.step if checkpoint else 0
@@ -112,6 +117,7 @@ class TrainingRun:
         if not self.saver.is_saved and (result.interrupted or self.saver.saved or self.resumed_from):
             self.saver.save()
         self._take_best_weights()
+        require_finite_weights(self.encoder)
         try:
             self.output.save_model(self.encoder)
         except OSError as error:
@@ -171,8 +177,6 @@ class TrainingRun:
         if self.curves:
             observers.append(self.curves)
         if validating.is_on:
-            if self.corpus.test is None:
-                raise ConfigError("--eval-steps needs data to evaluate on; add --val-file")
             self.best = BestMetric(
                 validating.metric_for_best_model,
                 validating.greater_is_better,
@@ -187,8 +191,6 @@ class TrainingRun:
                 device=self.encoder.device,
             )
             observers += [self.best, self.validation]
-        elif saving.save_best:
-            raise ConfigError("--save-best needs evaluations while training; add --eval-steps")
         self.saver = CheckpointSaver(
             self.trainer,
             self.output.checkpoints,

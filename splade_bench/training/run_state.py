@@ -18,11 +18,12 @@ import numpy
 import torch
 from torch import Tensor
 
-from splade_bench.config import MemoryConfig, TrainConfig, option
+from splade_bench.config import MemoryConfig, option
 from splade_bench.errors import ConfigError, DataError
 from splade_bench.files import json_text, parse_record
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.rng import RngState
+from splade_bench.model.weights import require_finite_weights
 from splade_bench.training.moments import Bfloat16Moments, windows
 from splade_bench.training.optimizer import (
     WindowedAdamW,
@@ -74,8 +75,10 @@ def save_run(trainer: Trainer, folder: Path, inputs: Mapping[str, str | None]) -
 
     Raises:
         OSError: it cannot be written.
-        ValueError: a weight or a moment is not finite.
+        NotFiniteError: a weight is not finite.
+        ValueError: a moment is not finite.
     """
+    require_finite_weights(trainer.encoder)
     trainer.encoder.save_pretrained(folder)
     write_tensors(folder / _OPTIMIZER_NAME, _moments(trainer), require_finite=True)
     write_tensors(folder / _TENSORS_NAME, _state_tensors(trainer))
@@ -109,6 +112,37 @@ def read_saved_run(folder: Path) -> SavedRun:
         raise DataError(f"{path}: is not the state of a training: {error}") from error
 
 
+def require_same_run(trainer: Trainer, folder: Path, inputs: Mapping[str, str | None]) -> None:
+    """Refuse to go on with other data, or with another setting that changes what is learned.
+
+    Raises:
+        ConfigError: it names each flag with its value before and now.
+        DataError: the checkpoint cannot be read.
+    """
+    saved, config, max_steps = read_saved_run(folder), trainer.config, trainer.state.max_steps
+    where = f"--resume-from-checkpoint {folder}"
+    before, now = _flat(saved.config), _flat(config.to_dict())
+    changed = [
+        f"{option(name)} was {before.get(name)} and is {now[name]}"
+        for name in now
+        if name not in _MAY_CHANGE and before.get(name) != now[name]
+    ]
+    states = before.get("optimizer_states"), now["optimizer_states"]
+    if states[0] != states[1] and "bfloat16" in states:
+        changed.append(f"--optimizer-states was {states[0]} and is {states[1]}")
+    changed += [
+        f"{flag} was {saved.inputs.get(flag)} and is {value}"
+        for flag, value in inputs.items()
+        if saved.inputs.get(flag) != value
+    ]
+    if changed:
+        advice = "give it as before, or start a new run in another --output-dir"
+        raise ConfigError(f"{where}: {'; '.join(changed)}; {advice}")
+    if max_steps < saved.state.global_step:
+        done = f"the checkpoint is at optimizer step {saved.state.global_step}"
+        raise ConfigError(f"{where}: {done}, but the training ends at {max_steps}; raise --max-steps or --epochs")
+
+
 def resume_run(trainer: Trainer, folder: Path, inputs: Mapping[str, str | None]) -> None:
     """Make a new ``trainer`` go on where the run in ``folder`` was. Its observers get their states back.
 
@@ -116,8 +150,8 @@ def resume_run(trainer: Trainer, folder: Path, inputs: Mapping[str, str | None])
         ConfigError: a setting that matters, or the data, is not that of the saved run.
         DataError: the checkpoint cannot be read.
     """
+    require_same_run(trainer, folder, inputs)
     saved = read_saved_run(folder)
-    _require_same_run(saved, trainer.config, inputs, max_steps=trainer.state.max_steps, folder=folder)
     load_weights(trainer.encoder, folder)
     _restore_moments(trainer, folder, saved)
     with TensorReader(folder / _TENSORS_NAME) as tensors:
@@ -233,33 +267,6 @@ def _rounding_generator(trainer: Trainer) -> torch.Generator | None:
     if isinstance(optimizer, WindowedAdamW) and isinstance(optimizer.moments, Bfloat16Moments):
         return optimizer.moments.generator(trainer.encoder.device)
     return None
-
-
-def _require_same_run(
-    saved: SavedRun, config: TrainConfig, inputs: Mapping[str, str | None], *, max_steps: int, folder: Path
-) -> None:
-    """Refuse to go on with another data set or another setting that changes what is learned."""
-    where = f"--resume-from-checkpoint {folder}"
-    before, now = _flat(saved.config), _flat(config.to_dict())
-    changed = [
-        f"{option(name)} was {before.get(name)} and is {now[name]}"
-        for name in now
-        if name not in _MAY_CHANGE and before.get(name) != now[name]
-    ]
-    states = before.get("optimizer_states"), now["optimizer_states"]
-    if states[0] != states[1] and "bfloat16" in states:
-        changed.append(f"--optimizer-states was {states[0]} and is {states[1]}")
-    changed += [
-        f"{flag} was {saved.inputs.get(flag)} and is {value}"
-        for flag, value in inputs.items()
-        if saved.inputs.get(flag) != value
-    ]
-    if changed:
-        advice = "give it as before, or start a new run in another --output-dir"
-        raise ConfigError(f"{where}: {'; '.join(changed)}; {advice}")
-    if max_steps < saved.state.global_step:
-        done = f"the checkpoint is at optimizer step {saved.state.global_step}"
-        raise ConfigError(f"{where}: {done}, but the training ends at {max_steps}; raise --max-steps or --epochs")
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class Trainer:
         self.random_state: RngState | None = None
         """Of torch, after the last complete optimizer step; None before a run that does not resume."""
         self.window: Sequence[TripleBatch] = ()
-        """The batches of the optimizer step under way."""
+        """The batches of the optimizer step under way, or of one that failed."""
         self._halve_on_oom = halve_on_oom
         self._complete = replace(self.state)
         self._updating_weights = False
@@ -114,8 +114,8 @@ class Trainer:
         except StopRequested:
             pass
         finally:
-            self.window = ()
             self._roll_back()
+        self.window = ()
         return self.result()
 
     @property
@@ -169,6 +169,7 @@ class Trainer:
         loss = self._step_within_memory(window)
         self.state.batches_done += len(window)
         self._mark_complete()
+        self.window = ()
         if loss is not None:
             self.losses.append(loss.total)
             for observer in self.observers:

@@ -35,7 +35,7 @@ def test_an_output_folder_that_cannot_be_written_is_found_out_before_training(
     ("mode", "advice"),
     [
         ("standard", "remove --memory-mode or --head, whichever you gave"),
-        ("memory-efficient", "run splade-bench fit with these flags"),
+        ("memory-efficient", "add --on-oom halve, run splade-bench fit with these flags"),
     ],
 )
 def test_training_without_memory_says_where_and_what_helps(
@@ -54,7 +54,11 @@ def test_training_without_memory_says_where_and_what_helps(
     assert main(train_arguments(train_file, tmp_path / "run", "--memory-mode", mode)) == 1
 
     complaint = capsys.readouterr().err.splitlines()[-1]
-    assert f"out of memory during forward: DefaultCPUAllocator: can't allocate memory; {advice}" in complaint
+    assert "out of memory during forward (batch of 4 queries, 12 texts of at most " in complaint
+    assert f": DefaultCPUAllocator: can't allocate memory; {advice}" in complaint
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["status"] == "failed"
+    assert "out of memory" in record["stop_reason"]
 
 
 def test_the_model_is_saved_before_an_evaluation_that_fails(
@@ -63,11 +67,12 @@ def test_the_model_is_saved_before_an_evaluation_that_fails(
     def without_memory(*_: Any, **__: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("splade_bench.cli.train.evaluate", without_memory)
+    monkeypatch.setattr("splade_bench.cli.training_run.evaluate", without_memory)
 
     assert main(train_arguments(train_file, tmp_path / "run")) == 1
 
-    assert capsys.readouterr().err.splitlines()[-1].endswith("failed: DefaultCPUAllocator: can't allocate memory")
+    complaint = capsys.readouterr().err.splitlines()[-1]
+    assert "its evaluation failed: DefaultCPUAllocator: can't allocate memory; try splade-bench evaluate" in complaint
     assert (tmp_path / "run" / "final_model" / "model.safetensors").is_file()
     assert json.loads((tmp_path / "run" / "run.json").read_text())["optimizer_steps"] == 4
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while ``splade-bench train`` runs."""
+"""Signals while ``splade-bench train`` runs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 from splade_bench.cli import main
 from splade_bench.cli.signals import StopSignals
 from splade_bench.data.records import Triple
+from splade_bench.training.checkpoints import Checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
 
@@ -31,8 +32,13 @@ def arguments(tmp_path: Path, triples: Sequence[Triple]) -> list[str]:
     return ["train", "--train-file", str(path), "--model-name", "toy", "--device", "cpu", "--output-dir", str(tmp_path)]
 
 
-def test_a_second_signal_ends_at_once() -> None:
-    before = signal.getsignal(signal.SIGINT)
+STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
+
+
+@pytest.mark.parametrize("again", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_or_sigterm_again_ends_at_once(again: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, now_s = signal.getsignal(signal.SIGINT), [100.0]
+    monkeypatch.setattr("splade_bench.cli.signals.time.monotonic", lambda: now_s[0])
     stopped = []
 
     with StopSignals() as signals:
@@ -40,12 +46,29 @@ def test_a_second_signal_ends_at_once() -> None:
         signal.raise_signal(signal.SIGTERM)
         assert stopped == [True]
         assert signals.exit_code == 143
+        signal.raise_signal(again)  # schedulers and shells send several within a moment
+        now_s[0] += 2
+        signal.raise_signal(signal.SIGHUP)
         with pytest.raises(SystemExit) as ending:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(again)
 
-    assert ending.value.code == 130
+    assert ending.value.code == 128 + again
     assert stopped == [True]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_a_signal_that_was_ignored_stays_ignored(number: signal.Signals) -> None:
+    """As under nohup, and SIGINT in a background job of a script."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals:
+            signals.on_first = lambda: pytest.fail("the signal was not ignored")
+            signal.raise_signal(number)
+        assert signals.exit_code == 0
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
 
 
 def test_a_signal_before_training_ends_at_once() -> None:
@@ -68,19 +91,21 @@ class SignalAtFirstStep(logging.Handler):
             signal.raise_signal(number)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_finishes_the_step_and_saves_the_model(
-    arguments: list[str], number: signal.Signals, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", STOPS)
+def test_a_signal_saves_the_last_complete_step(
+    arguments: list[str], number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logger = logging.getLogger("splade_bench.cli.progress")
     monkeypatch.setattr(logger, "handlers", [SignalAtFirstStep(number)])
 
-    assert main([*arguments, "--max-steps", "40"]) == code
+    assert main([*arguments, "--max-steps", "40"]) == 128 + number
 
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["status"] == "interrupted"
     assert record["optimizer_steps"] == 4, "progress is reported ten times a run"
     assert "metrics" not in record
+    assert record["checkpoint"] == str(tmp_path / "checkpoint-4")
+    Checkpoint.at(tmp_path / "checkpoint-4").verify()
     assert (tmp_path / "final_model" / "model.safetensors").is_file()
 
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from splade_bench.config import MEMORY_MODES, TrainConfig, memory_mode
 from splade_bench.data.records import Triple
-from splade_bench.errors import ConfigError, DataError
+from splade_bench.errors import ConfigError, DataError, NotFiniteError
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.presets import build_preset
 from splade_bench.training.run_state import STATE_NAME, load_weights, resume_run, save_run
@@ -280,7 +280,7 @@ def test_weights_that_are_not_finite_are_not_saved(
     with torch.no_grad():
         trainer.encoder.decoder.weight[0, 0] = float("nan")
 
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(NotFiniteError, match=r"decoder.weight is not finite"):
         save_run(trainer, tmp_path / "saved", {})
 
 
