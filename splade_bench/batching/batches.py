@@ -14,6 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import Self
 
+from splade_bench.batching.cutting import first_token_ids
+
 
 @dataclass(frozen=True, slots=True)
 class TextBatch:
@@ -82,7 +84,7 @@ def tokenize(
     pad_to_multiple_of: int | None = None,
 ) -> TextBatch:
     """Texts, cut at ``max_length`` tokens -> :class:`TextBatch` [N, L]."""
-    sequences = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+    sequences = first_token_ids(tokenizer, texts, max_length=max_length)
     longest = max(len(sequence) for sequence in sequences)
     width = max_length if padding == "max_length" else round_up(longest, pad_to_multiple_of, at_most=max_length)
     return pad(sequences, pad_token_id=tokenizer.pad_token_id or 0, width=width)
