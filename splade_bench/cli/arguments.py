@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
@@ -68,8 +70,14 @@ def to_flags(wanted: Any, default: Any) -> Iterator[str]:
 
 
 def show(record: Any, text: str, *, as_json: bool) -> None:
-    """Print the one JSON object that --json promises, or else the text for people."""
-    print(json_text(record) if as_json else text)
+    """Print the one JSON object that --json promises, or else the text for people. Nothing if the terminal is gone."""
+    # In ASCII: JSON that a console of another encoding would change is not JSON any more.
+    shown = json.dumps(json.loads(json_text(record)), indent=2) if as_json else text
+    try:
+        print(shown, flush=True)
+    except OSError as error:
+        if error.errno != errno.EIO:  # what writing to a terminal that is gone raises
+            raise
 
 
 def _first_paragraph(box: str) -> str:
