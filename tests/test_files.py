@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+from faults import ERRORS, failing_call
 
-from splade_bench.files import append_line, read_lines, whole_folder, write_whole_file
+from splade_bench.files import append_line, read_lines, replaced_folder, sync_folder, whole_folder, write_whole_file
 
 WRITERS = 3
 LINES = 40
@@ -94,6 +99,121 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> Non
         write_whole_file(path, "\ud800")
 
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=errno.errorcode.get)
+def test_whatever_call_fails_a_file_is_the_old_one_or_the_new_one(error: int, tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    for number in itertools.count(1):
+        write_whole_file(path, "old")
+        failed = False
+        with failing_call(number, error) as seen:
+            try:
+                write_whole_file(path, "new")
+            except OSError:
+                failed = True
+        assert path.read_text() in (("old", "new") if failed else ("new",))
+        assert list(tmp_path.iterdir()) == [path]
+        if number > len(seen):
+            break
+
+    assert seen == ["open", "fsync", "replace", "open", "fsync"]  # the file, its name
+
+
+def test_a_link_in_the_place_of_a_file_is_replaced_itself(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("kept")
+    (tmp_path / "record.json").symlink_to(tmp_path / "target")
+
+    write_whole_file(tmp_path / "record.json", "new")
+
+    assert (tmp_path / "target").read_text() == "kept"
+    assert not (tmp_path / "record.json").is_symlink()
+
+
+def test_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "record.json"
+    replace = os.replace
+
+    def after_another(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        write_whole_file(path, "of the other")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", after_another)
+
+    write_whole_file(path, "of the last")
+
+    assert path.read_text() == "of the last"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_raised"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True), (errno.ENOSPC, True)]
+)
+def test_a_file_system_that_cannot_sync_is_not_a_disk_that_fails(
+    error: int, is_raised: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_: int) -> NoReturn:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "fsync", failing)
+
+    try:
+        sync_folder(tmp_path)
+    except OSError:
+        assert is_raised
+    else:
+        assert not is_raised
+
+
+def test_all_of_a_folder_is_synced_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    really_sync, rename = os.fsync, os.rename
+
+    def sync(descriptor: int) -> None:
+        done.append(next(name for name, inode in inodes().items() if inode == os.fstat(descriptor).st_ino))
+        really_sync(descriptor)
+
+    def inodes() -> dict[str, int]:
+        return {path.name: path.stat().st_ino for path in [tmp_path, *tmp_path.rglob("*")]}
+
+    def renamed(source: Path, target: Path) -> None:
+        done.append(f"rename {target.name}")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "rename", renamed)
+
+    with replaced_folder(tmp_path / "model") as folder:
+        (folder / "a").write_text("1")
+        (folder / "inner").mkdir()
+        (folder / "inner" / "b").write_text("1")
+
+    *contents, unfinished, renaming, parent = done
+    assert {"a", "b", "inner"} <= set(contents)
+    assert contents.index("b") < contents.index("inner")
+    assert (unfinished, renaming, parent) == (folder.name, "rename model", tmp_path.name)
+
+
+def test_a_folder_that_cannot_be_renamed_brings_the_old_one_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").write_text("1")
+    rename = os.rename
+
+    def failing(source: Path, target: Path) -> None:
+        if ".unfinished-" in source.name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", failing)
+
+    with pytest.raises(OSError, match="Input/output error"), replaced_folder(tmp_path / "model") as folder:
+        (folder / "new").write_text("1")
+
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["model", "model/old"]
 
 
 def test_a_folder_comes_with_all_that_the_block_puts_there(tmp_path: Path) -> None:

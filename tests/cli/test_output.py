@@ -63,9 +63,10 @@ def check(folder, fault, exit_code):
         NEW = contents(folder / "first" / "final_model")
     found = [contents(path) for path in folder.iterdir() if path.name != "first"]
     assert {"old"} in found or NEW in found
-    if exit_code != KILLED:
-        assert contents(folder / "final_model") == NEW if exit_code == 0 else {"old"} in found or NEW in found
-        assert (folder / "final_model").is_dir() or fault.lasting
+    if exit_code == 0:
+        assert contents(folder / "final_model") == NEW
+    if exit_code != KILLED and not fault.lasting:
+        assert (folder / "final_model").is_dir()
 
 print(json.dumps(campaign(prepare, save, check)))
 """

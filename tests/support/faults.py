@@ -37,6 +37,8 @@ _SHIM = Path(__file__).with_name("faults.c")
 _KINDS = (*CALLS, "any")
 _COUNT_BYTES = 8
 _FAILED, _DEFECT = 1, 70
+# Files in memory: the faults are the same there, without the time of a disk.
+_MEMORY_FOLDER = Path("/dev/shm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +128,24 @@ def variables(folder: Path, fault: Fault) -> Mapping[str, str]:
     return {**named, **how, **lasting}
 
 
+def arm(folder: Path, fault: Fault) -> None:
+    """From now on, count the calls of this process in ``folder``, with this fault. It must have the shim."""
+    number = ctypes.c_uint64(fault.number)
+    path = os.fsencode(folder.resolve())
+    _loaded_shim().fault_arm(path, fault.call.encode(), number, fault.error or 0, fault.lasting)
+
+
+def shared_counts() -> Mapping[str, int]:
+    """The calls since the last :func:`arm`, of this process or of a fork of it, by kind."""
+    shim = _loaded_shim()
+    shim.fault_counts.restype = ctypes.POINTER(ctypes.c_uint64)
+    return dict(zip(_KINDS, shim.fault_counts()[: len(_KINDS)], strict=True))
+
+
+def _loaded_shim() -> ctypes.CDLL:
+    return ctypes.CDLL(os.environ["LD_PRELOAD"])
+
+
 def faults(counts: Mapping[str, int]) -> Iterator[Fault]:
     """Each call fails with each error, once and from then on; and the process is killed at each call."""
     for call in CALLS:
@@ -153,12 +173,12 @@ def campaign(
         Numbers of faults, by kind and how they ended.
     """
     tried: dict[str, int] = {}
-    with tempfile.TemporaryDirectory() as root:
+    with tempfile.TemporaryDirectory(dir=_MEMORY_FOLDER if _MEMORY_FOLDER.is_dir() else None) as root:
         folders = (Path(root) / str(number) for number in range(10**6))
         first = next(folders)
         prepare(first)
         assert _forked(action, first, Fault()) == 0
-        for fault in faults(_shared_counts()):
+        for fault in faults(shared_counts()):
             folder = next(folders)
             prepare(folder)
             exit_code = _forked(action, folder, fault)
@@ -176,15 +196,12 @@ def campaign(
 
 def _forked(action: Callable[[Path], None], folder: Path, fault: Fault) -> int:
     """The exit code of a fork of this process that does ``action`` with a fault."""
-    shim = ctypes.CDLL(os.environ["LD_PRELOAD"])
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     exit_code = _DEFECT
     try:
-        number = ctypes.c_uint64(fault.number)
-        path = os.fsencode(folder.resolve())
-        shim.fault_arm(path, fault.call.encode(), number, fault.error or 0, fault.lasting)
+        arm(folder, fault)
         action(folder)
         exit_code = 0
     except (OSError, SpladeBenchError):
@@ -193,10 +210,3 @@ def _forked(action: Callable[[Path], None], folder: Path, fault: Fault) -> int:
         traceback.print_exc()
     finally:
         os._exit(exit_code)
-
-
-def _shared_counts() -> Mapping[str, int]:
-    """The calls of the last fork."""
-    shim = ctypes.CDLL(os.environ["LD_PRELOAD"])
-    shim.fault_counts.restype = ctypes.POINTER(ctypes.c_uint64)
-    return dict(zip(_KINDS, shim.fault_counts()[: len(_KINDS)], strict=True))
