@@ -67,12 +67,12 @@ def test_the_ids_are_those_of_the_whole_text(tokenizer: Any, max_length: int) ->
     assert dict(zip(AWKWARD, found, strict=True)) == dict(zip(AWKWARD, expected, strict=True))
 
 
-@pytest.mark.parametrize("separator", [" ", "\n"])
-def test_a_cut_beside_the_last_token_does_not_change_it(separator: str) -> None:
-    unit = "open" + 60 * separator  # two tokens, so that 32 tokens end about where the first cut is
+@pytest.mark.parametrize("between", [60 * " ", 90 * "\n"], ids=["spaces", "newlines"])
+def test_a_cut_beside_the_last_token_does_not_change_it(between: str) -> None:
+    unit = "open" + between  # two or three tokens, so that 32 tokens end about where the first cut is
     tokenizer = byte_level_tokenizer([unit * 8] * 3)
 
-    for shift in range(0, 64, 3):
+    for shift in range(0, len(unit), 3):
         text = "a" * shift + unit * 100
         expected = tokenizer([text], truncation=True, max_length=32)["input_ids"]
         assert first_token_ids(tokenizer, [text], max_length=32) == expected
