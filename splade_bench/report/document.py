@@ -8,12 +8,13 @@ from typing import Any
 
 from splade_bench.errors import DataError
 from splade_bench.grid.workloads import WORKLOADS
-from splade_bench.report import ablation, article, calls, head, instruments, peers, planner, tradeoffs
+from splade_bench.report import ablation, article, calls, head, instruments, peers, planner, reliability, tradeoffs
 from splade_bench.report.markdown import PLOTS, page_markdown
 from splade_bench.report.page import Page, file_name
 from splade_bench.report.readers import group_by
 from splade_bench.report.webpage import WEBPAGE_NAME, webpage
 from splade_bench.results.records import CallResult, CellResult, HeadResult, Result
+from splade_bench.results.reliability import ReliabilityResult
 
 # Page -> the function that makes it from the results that it shows.
 _PAGES: Mapping[str, Callable[[Sequence[Any]], Page]] = {
@@ -24,6 +25,7 @@ _PAGES: Mapping[str, Callable[[Sequence[Any]], Page]] = {
     instruments.PAGE_NAME: instruments.instruments_page,
     calls.PAGE_NAME: calls.calls_page,
     head.PAGE_NAME: head.head_page,
+    reliability.PAGE_NAME: reliability.reliability_page,
 }
 
 
@@ -82,6 +84,8 @@ def _page_of(result: Result) -> str:
         return workload.page if workload else tradeoffs.PAGE_NAME
     if isinstance(result, CallResult):
         return instruments.PAGE_NAME if result.is_calibration else calls.PAGE_NAME
+    if isinstance(result, ReliabilityResult):
+        return reliability.PAGE_NAME
     return head.PAGE_NAME if isinstance(result, HeadResult) else article.PAGE_NAME
 
 

@@ -1,4 +1,4 @@
-"""Records of measurements: one JSON line per cell, call, head or plan, appended as soon as it is done.
+"""Records of measurements: one JSON line per cell, call, head, plan or campaign, appended as soon as it is done.
 
 Bytes are integers, times are seconds, and what was not measured is null, never 0.
 """
@@ -6,7 +6,7 @@ Bytes are integers, times are seconds, and what was not measured is null, never 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -15,18 +15,18 @@ from typing_extensions import NotRequired, Self, TypedDict
 
 from splade_bench.config import MixedPrecision
 from splade_bench.errors import DataError
-from splade_bench.files import append_line, encode_line, parse_record, read_lines
+from splade_bench.files import append_line, parse_record, read_lines
 from splade_bench.grid.cell import ARTICLE_TRAINER, OWN_TRAINER, Cell
-
-SCHEMA_VERSION = 1
+from splade_bench.results.reliability import ReliabilityResult
+from splade_bench.results.result import SCHEMA_VERSION as SCHEMA_VERSION
+from splade_bench.results.result import Int as Int
+from splade_bench.results.result import Result as Result
 
 CALIBRATION = "calibration"
 """First word in the name of a call that only checks that the probes read a known amount."""
 Status = Literal["ok", "oom", "killed", "timeout", "nan", "error"]
 # Another run would end in the same way. A run that was killed, or failed for an unknown reason, is repeated.
 SETTLED: Sequence[Status] = ("ok", "oom", "nan", "timeout")
-# What torch can be asked for, and a float can hold. The gate has a narrower bound.
-Int: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Times: TypeAlias = Annotated[list[float], msgspec.Meta(min_length=1)]
 
 
@@ -44,27 +44,6 @@ class MemorySample(TypedDict):
     time_s: float
     rss_bytes: Int
     phase: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
-    """A line of a results file, and the conditions of its figures."""
-
-    machine: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-    commit: str | None = None
-    source_tree: str | None = None
-    """The source tree fingerprint: a hash of the package's own files."""
-    started_at: str | None = None
-    session: str | None = None
-    """The run of pytest that measured it; results of an earlier run in the same file have another session."""
-    test_id: str | None = None
-    """pytest's node id of the test that asked for it."""
-    schema_version: int = SCHEMA_VERSION
-
-    def to_json(self) -> str:
-        """One line of strict JSON: a number that is not finite becomes null."""
-        return encode_line(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -251,7 +230,12 @@ class PlanResult(Result):
 
 
 # A record without a record_type is a cell's.
-_KINDS: Mapping[str, type[Result]] = {"head": HeadResult, "call": CallResult, "plan": PlanResult}
+_KINDS: Mapping[str, type[Result]] = {
+    "head": HeadResult,
+    "call": CallResult,
+    "plan": PlanResult,
+    "reliability": ReliabilityResult,
+}
 
 
 def _parse(record: Any) -> Result:
