@@ -17,11 +17,15 @@ from splade_bench.cli.sources import load_corpus, load_encoder
 from splade_bench.config import MIN_MAX_LENGTH, require_range
 from splade_bench.data.formats import read_triples, retrieval_dataset
 from splade_bench.data.records import RetrievalDataset
+from splade_bench.errors import ConfigError
 from splade_bench.evaluation.evaluator import evaluate, evaluate_bm25
 from splade_bench.measure.rss import PeakRss
+from splade_bench.model.known_words import require_known_words
 from splade_bench.report.formatting import MISSING
 
 logger = logging.getLogger(__name__)
+
+_DEFAULT_MODEL = "splade-output/final_model"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,10 +36,11 @@ class EvaluateCommand:
 
     Exit codes:
       0  done
+      1  the evaluation failed, such as for vectors that are not finite
       2  usage error or bad file
     """
 
-    model_name: str = "splade-output/final_model"
+    model_name: str = _DEFAULT_MODEL
     """A local model folder, or a Hugging Face Hub id."""
     val_file: Path | None = None
     """Validation data in the format of train's --train-file. None: the test queries of the embedded corpus."""
@@ -57,8 +62,12 @@ def run(arguments: Sequence[str]) -> int:
     require_range(command, "batch_size", at_least=1)
     require_range(command, "max_length", at_least=MIN_MAX_LENGTH)
     dataset, corpus_name = _dataset(command.val_file)
+    if command.model_name == _DEFAULT_MODEL and not Path(_DEFAULT_MODEL).is_dir():  # it is not an id of the Hub
+        raise ConfigError(f"--model-name {_DEFAULT_MODEL}: there is no such folder; train a model, or name another one")
     device = command.placement.resolve()
     encoder = load_encoder(command.model_name, None, seed=0).to(device)
+    for texts in (dataset.queries, dataset.corpus):
+        require_known_words(encoder.tokenizer, texts.values(), model_name=command.model_name)
     encoder.configure(command.placement.memory)
     max_length = command.max_length or encoder.max_length
     encoder.require_positions(max_length)

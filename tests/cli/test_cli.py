@@ -13,6 +13,7 @@ import pytest
 from results import make_cell_result
 
 from splade_bench.cli import VERBS, main
+from splade_bench.model import SpladeEncoder
 from splade_bench.results.records import append_result
 
 
@@ -52,6 +53,41 @@ def test_a_usage_error_is_one_line_and_exit_code_two(
     assert captured.out == ""
     made = {path for path in set(tmp_path.rglob("*")) - before if path.is_file()}
     assert {path.name for path in made} <= {".lock"}  # of the output folder, which is taken before anything is read
+
+
+@pytest.mark.parametrize(
+    ("model_name", "complaint"),
+    [
+        (None, "--model-name splade-output/final_model: there is no such folder; train a model"),
+        ("./nosuch", "--model-name ./nosuch: there is no such folder; check the path"),
+    ],
+)
+def test_evaluate_does_not_look_for_a_missing_folder_on_the_hub(
+    model_name: str | None,
+    complaint: str,
+    train_file: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["evaluate", "--val-file", str(train_file), "--device", "cpu"]
+
+    assert main([*arguments, *(["--model-name", model_name] if model_name else [])]) == 2
+
+    assert complaint in capsys.readouterr().err
+
+
+def test_evaluate_refuses_texts_that_the_tokenizer_does_not_know(
+    encoder: SpladeEncoder, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    encoder.save_pretrained(tmp_path / "model")
+    path = tmp_path / "val.jsonl"
+    path.write_text(json.dumps({"query": "дверь", "positive_document": "окно"}) + "\n", encoding="utf-8")
+
+    assert main(["evaluate", "--model-name", str(tmp_path / "model"), "--val-file", str(path), "--device", "cpu"]) == 2
+
+    assert "its tokenizer does not know 100% of the tokens of the texts" in capsys.readouterr().err
 
 
 class Terminal(io.TextIOWrapper):
