@@ -189,6 +189,21 @@ def test_only_a_regular_file_is_written(tmp_path: Path, path: Path, kind: str) -
     assert not target.exists() or target.read_text() == "precious\n"
 
 
+def test_a_link_that_appears_at_the_last_moment_is_not_followed(
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = tmp_path / "precious"
+    target.write_text("precious\n")
+    path.symlink_to(target)
+    monkeypatch.setattr(Path, "is_symlink", lambda self: False)
+
+    with caplog.at_level(logging.WARNING), closing(StepLog(path)) as log:
+        log_steps(log, 1)
+
+    assert target.read_text() == "precious\n"
+    assert "log.jsonl: cannot be written" in caplog.text
+
+
 class FullDisk:
     """Writes this many more bytes."""
 
