@@ -246,7 +246,8 @@ class Trainer:
         return StepLoss(**dict(zip(names, values, strict=True))), norm_value
 
     def _update_weights(self, norm: float) -> None:
-        """Clip gradients of this norm and take the step."""
+        """Clip gradients of this norm and take the step, unless the run shall end."""
+        self.check_stop()
         config, state = self.config, self.state
         clip_gradients(
             self.encoder.parameters(), norm=norm, max_norm=config.max_grad_norm, loss_scale=self.loss_scale.factor
