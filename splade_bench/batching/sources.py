@@ -23,6 +23,8 @@ from splade_bench.device.devices import memory_on
 _QUERY_LENGTHS = (4, 20)
 _DOCUMENT_LOG_LENGTH = (math.log(75), 0.6)
 _WARM_UP_LENGTH = 8
+# Type of a row number in an array: 4 bytes, no sign.
+_ROW = "I"
 
 
 class TripleSource(Protocol):
@@ -70,7 +72,7 @@ class TripleBatches:
         return -(-len(self.triples) // self.config.batch_size)
 
     def batches(self, epoch: int, *, start: int = 0) -> Iterator[TripleBatch]:
-        order = array("I", range(len(self.triples)))
+        order = array(_ROW, range(len(self.triples)))
         random.Random(f"{self.config.seed}/{epoch}").shuffle(order)
         size = self.config.batch_size
         for first in range(start * size, len(order), size):
@@ -96,6 +98,11 @@ class TripleBatches:
             for group in zip(*texts, strict=True)
         )
         return TripleBatch(queries, tuple(documents), tuple(rows))
+
+
+def order_bytes(triples: Sequence[Triple]) -> int:
+    """Memory of the order in which an epoch of :class:`TripleBatches` takes its triples."""
+    return array(_ROW).itemsize * len(triples)
 
 
 def _draw(negatives: Sequence[str], count: int, rng: random.Random) -> list[str]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from typing_extensions import Self
 
-from splade_bench.batching.sources import TripleBatches
+from splade_bench.batching.sources import TripleBatches, order_bytes
 from splade_bench.cli.flags import PlannedFlags
 from splade_bench.cli.sources import load_corpus, load_tokenizer, planned_encoder
 from splade_bench.config import TrainConfig
+from splade_bench.data.records import Corpus, IndexedTriples
 from splade_bench.device.devices import available_devices, memory_limit_bytes
 from splade_bench.errors import ConfigError
 from splade_bench.measure.control_group import container_limit_bytes
@@ -26,6 +29,9 @@ from splade_bench.planner.rehearsal import Lengths
 from splade_bench.training.moments import require_room
 from splade_bench.units import format_bytes, parse_bytes
 
+# Bytes read, text of up to 4 bytes a character, and its parts.
+_COPIES_OF_A_RECORD = 9
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanRequest:
@@ -37,6 +43,8 @@ class PlanRequest:
     budget_bytes: int | None
     lengths: Lengths
     active_share: float
+    data_bytes: int = 0
+    """Host memory that the files of a training take during the training."""
     given: frozenset[str] = frozenset()
     """The searched fields that the command line sets, which a fit keeps."""
     allow_inexact: bool = False
@@ -46,13 +54,15 @@ class PlanRequest:
         """The training of a command line. Free memory of an accelerator changes, so it is read here, once."""
         named = command.placement.device
         device_type = available_devices()[0] if named == "auto" else named
+        corpus = _named_corpus(command)
         return cls(
             model_name=command.model_name,
             config=command.config,
             device_type=device_type,
             budget_bytes=resolve_budget(command.budget, device_type),
-            lengths=Lengths.full(command.config) if command.lengths == "full" else _data_lengths(command, device_type),
+            lengths=_lengths(command, corpus, device_type),
             active_share=command.active_share,
+            data_bytes=data_bytes(corpus) if corpus and command.train_file else 0,
         )
 
     @property
@@ -149,7 +159,7 @@ def _planner(request: PlanRequest, budget_bytes: int | None) -> Callable[[TrainC
             config,
             lengths,
             device_model(request.device_type, threads=torch.get_num_threads(), budget_bytes=request.budget_bytes),
-            baseline_bytes=runtime_bytes,
+            baseline_bytes=runtime_bytes + request.data_bytes,
             budget_bytes=budget_bytes,
             active_share=request.active_share,
         )
@@ -157,8 +167,32 @@ def _planner(request: PlanRequest, budget_bytes: int | None) -> Callable[[TrainC
     return plan_within
 
 
-def _data_lengths(command: PlannedFlags, device_type: str) -> Lengths:
-    corpus = load_corpus(command.train_file, command.val_file, need_negatives=command.config.negatives_per_query > 0)
+def data_bytes(corpus: Corpus) -> int:
+    """Host memory that a corpus takes while it is trained on: see :class:`TripleBatches`, and the held-out texts."""
+    taken_bytes = order_bytes(corpus.triples)
+    if isinstance(corpus.triples, IndexedTriples):
+        taken_bytes += _COPIES_OF_A_RECORD * corpus.triples.largest_bytes
+    if corpus.test:
+        texts = chain(corpus.test.queries.values(), corpus.test.corpus.values())
+        taken_bytes += sum(map(sys.getsizeof, texts))
+    return taken_bytes
+
+
+def _named_corpus(command: PlannedFlags) -> Corpus | None:
+    """The corpus of the command line, with the same errors as ``train``; None if it is not needed."""
+    if command.train_file is None and command.lengths == "full":
+        return None
+    return load_corpus(
+        command.train_file,
+        command.val_file,
+        need_negatives=command.config.negatives_per_query > 0,
+        skip_bad_records=command.faults.skip_bad_records,
+    )
+
+
+def _lengths(command: PlannedFlags, corpus: Corpus | None, device_type: str) -> Lengths:
+    if command.lengths == "full" or corpus is None:
+        return Lengths.full(command.config)
     tokenizer = load_tokenizer(command.model_name, corpus)
     device = torch.device(device_type)
     return Lengths.widest(TripleBatches.for_config(corpus.triples, tokenizer, command.config, device))

@@ -53,7 +53,7 @@ def complaint_about(record: Any, error: ValueError) -> str:
     if not isinstance(record, dict):
         return f"{error}; write each record as {RECORD_FORM}"
     if "Object missing required field" in str(error) and not str(error).startswith("negative_documents"):
-        keys = [one_line(key)[:_LONGEST_KEY].encode(errors="replace").decode() for key in record]
+        keys = [one_line(key)[:_LONGEST_KEY] for key in record]
         shown = ", ".join(keys[:_MOST_KEYS]) + (", ..." if len(keys) > _MOST_KEYS else "")
         return f"{error}; its keys are: {shown or 'none'}; write it as {RECORD_FORM}"
     if "Expected str" in str(error) and "got int" in str(error):

@@ -20,6 +20,8 @@ from splade_bench.data.records import RetrievalDataset, Triple
 from splade_bench.errors import DataError, error_line
 from splade_bench.files import parse_record
 
+_BROKEN_ESCAPE = "has a broken \\u escape (half a pair); write the character itself"
+
 
 @dataclass(frozen=True, slots=True)
 class _Document:
@@ -71,6 +73,8 @@ def parse_triple(path: Path, raw: RawRecord, demands: Demands, *, is_list: bool)
     record = _parse_json(path, raw)
     try:
         parsed = parse_record(record, _Record)
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: a key {_BROKEN_ESCAPE}") from error
     except ValueError as error:
         raise DataError(f"{where}: {complaint_about(record, error)}") from error
     for name, text in (("query", parsed.query), ("positive_document", parsed.positive_document)):
@@ -136,5 +140,5 @@ def _fault(text: str) -> str | None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return "has a broken \\u escape (half a pair); write the character itself"
+        return _BROKEN_ESCAPE
     return None

@@ -40,6 +40,11 @@ class IndexedTriples(Sequence[Triple]):
     def size_bytes(self) -> int:
         """Of all triples together, where they are stored."""
 
+    @property
+    @abstractmethod
+    def largest_bytes(self) -> int:
+        """Of the largest triple, where it is stored."""
+
     @abstractmethod
     def record_name(self, row: int) -> str:
         """The triple number ``row``, counted from 0, as a user finds it: "train.jsonl:17"."""

@@ -107,6 +107,10 @@ class TripleFile(IndexedTriples):
     def size_bytes(self) -> int:
         return self.facts.size_bytes
 
+    @property
+    def largest_bytes(self) -> int:
+        return self.facts.largest_record_bytes
+
     def record_name(self, row: int) -> str:
         return record_name(self.path, self._entry(row)[2], is_list=self.facts.is_list)
 
