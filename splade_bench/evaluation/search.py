@@ -15,6 +15,33 @@ from typing_extensions import Self
 ROWS_PER_BLOCK = 512
 
 
+FIRST_BUFFER_SIZE = 2**20
+
+
+class _GrowingTensor:
+    """Numbers in one buffer, which doubles when it is full.
+
+    A small tensor for each batch would lie between the activations of two batches, which leave holes around it.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._buffer = torch.empty(FIRST_BUFFER_SIZE, dtype=dtype)
+        self._size = 0
+
+    @property
+    def filled(self) -> Tensor:
+        return self._buffer[: self._size]
+
+    def extend(self, numbers: Tensor) -> None:
+        size = self._size + len(numbers)
+        if size > len(self._buffer):
+            larger = torch.empty(max(2 * len(self._buffer), size), dtype=self._buffer.dtype)
+            larger[: self._size] = self.filled
+            self._buffer = larger
+        self._buffer[self._size : size] = numbers
+        self._size = size
+
+
 @dataclass(frozen=True, slots=True)
 class SparseReps:
     """Rows of a sparse matrix [N, V]: ``entries`` and ``values`` of the active dims, ``row_starts`` [N + 1]."""
@@ -27,17 +54,16 @@ class SparseReps:
     @classmethod
     def from_dense(cls, blocks: Iterable[Tensor]) -> Self:
         """Collect dense blocks [n, V], one at a time, on the CPU."""
-        counts, entries, values, vocab_size = [torch.zeros(1, dtype=torch.int64)], [], [], 0
+        counts, vocab_size = [torch.zeros(1, dtype=torch.int64)], 0
+        entries, values = _GrowingTensor(torch.int32), _GrowingTensor(torch.float32)
         for block in blocks:
             dense = block.detach().cpu().float()
             row, entry = dense.nonzero(as_tuple=True)
             counts.append(torch.bincount(row, minlength=len(dense)))
-            entries.append(entry.to(torch.int32))
-            values.append(dense[row, entry])
+            entries.extend(entry)
+            values.extend(dense[row, entry])
             vocab_size = dense.shape[1]
-        all_entries = torch.cat(entries)
-        entries.clear()  # before the values are copied in the same way
-        return cls(torch.cat(counts).cumsum(0), all_entries, torch.cat(values), vocab_size)
+        return cls(torch.cat(counts).cumsum(0), entries.filled, values.filled, vocab_size)
 
     def __len__(self) -> int:
         return len(self.row_starts) - 1

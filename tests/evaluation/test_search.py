@@ -35,7 +35,9 @@ def test_ranking_equals_that_of_the_full_score_matrix(top_k: int) -> None:
     torch.testing.assert_close(full.gather(1, rows), scores)
 
 
-def test_rows_come_back_as_they_went_in() -> None:
+@pytest.mark.parametrize("first_buffer_size", [1, 50, 10**6])
+def test_rows_come_back_as_they_went_in(first_buffer_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "FIRST_BUFFER_SIZE", first_buffer_size)
     dense = random_sparse(10, 32, seed=2)
     dense[4] = 0
 
