@@ -60,3 +60,14 @@ def test_a_plan_refuses_a_bad_file_as_train_does(
     with pytest.raises(DataError):
         request_for(train_file)
     assert request_for(train_file, skip_bad_records=True).data_bytes > 0
+
+
+def test_a_training_file_needs_no_home_folder(train_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("SPLADE_BENCH_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+
+    assert load_corpus(train_file, None, need_negatives=True).triples
