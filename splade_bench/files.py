@@ -33,7 +33,7 @@ Kind = TypeVar("Kind")
 # 0 where the system cannot refuse to open a link.
 NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)
 
-_DEBRIS = re.compile(r"\..+\.(unfinished|removed)-[0-9a-f]{32}", re.DOTALL)
+_DEBRIS = re.compile(r"\.(.+)\.(unfinished|removed|replaced)-[0-9a-f]{32}", re.DOTALL)
 
 
 def write_whole_file(path: Path, text: str) -> None:
@@ -116,11 +116,17 @@ def remove_whole(path: Path) -> None:
 
 
 def remove_debris(folder: Path) -> None:
-    """Delete what killed writers of this module left in ``folder``, as far as possible. A link is not followed."""
+    """Delete what killed writers of this module left in ``folder``, as far as possible. A link is not followed.
+
+    What had been put aside for a new folder that did not come comes back.
+    """
     with suppress(OSError):
         for path in list(folder.iterdir()):
-            if _DEBRIS.fullmatch(path.name):
-                _delete(path)
+            if name := _DEBRIS.fullmatch(path.name):
+                if name[2] == "replaced" and not os.path.lexists(folder / name[1]):
+                    path.rename(folder / name[1])
+                else:
+                    _delete(path)
 
 
 @contextmanager
@@ -214,26 +220,26 @@ def parse_record(record: Any, kind: type[Kind]) -> Kind:
         raise ValueError(f"{path.lstrip('.')}: {complaint}" if path else complaint) from error
 
 
-def _hidden(path: Path, state: Literal["unfinished", "removed"]) -> Path:
+def _hidden(path: Path, state: Literal["unfinished", "removed", "replaced"]) -> Path:
     """A new name beside ``path`` that no other writer has, and that :func:`remove_debris` knows."""
     return path.with_name(f".{path.name}.{state}-{uuid4().hex}")
 
 
 def _put_in_place(unfinished: Path, folder: Path) -> None:
     """Rename a synced folder to ``folder``. What was there comes back if that fails."""
-    removed = _hidden(folder, "removed")
+    replaced = _hidden(folder, "replaced")
     is_replacement = os.path.lexists(folder)
     if is_replacement:
-        folder.rename(removed)  # not deleted first: a file that cannot be deleted would be in the way
+        folder.rename(replaced)  # not deleted first: a file that cannot be deleted would be in the way
     try:
         unfinished.rename(folder)
     except BaseException:
         if is_replacement:
-            removed.rename(folder)
+            replaced.rename(folder)
         raise
     sync_folder(folder.parent)
     if is_replacement:
-        _delete(removed)
+        _delete(replaced)
 
 
 def _delete(path: Path) -> None:

@@ -67,6 +67,7 @@ class OutputFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._require_files()
             _lock(self.lock)
+            remove_debris(self.path)
             with tempfile.TemporaryFile(dir=self.path):
                 pass
         except OSError as error:
@@ -77,7 +78,7 @@ class OutputFolder:
             self._refuse_earlier_run()
 
     def begin(self, *, overwrite: bool) -> None:
-        """Delete what a killed run left half done, and with ``overwrite`` the checkpoints and the log of the last run.
+        """With ``overwrite``, delete the checkpoints and the log of the last run.
 
         Call it right before the training, when nothing else can refuse it. The last run's model and record stay until
         this run has its own.
@@ -85,7 +86,6 @@ class OutputFolder:
         Raises:
             ConfigError: something cannot be deleted.
         """
-        remove_debris(self.path)
         if not overwrite:
             return
         try:

@@ -12,6 +12,7 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy
@@ -19,7 +20,8 @@ import torch
 from torch import Tensor
 
 from splade_bench.config import MemoryConfig, option
-from splade_bench.errors import ConfigError, DataError
+from splade_bench.device.out_of_memory import is_out_of_memory
+from splade_bench.errors import ConfigError, DataError, error_line
 from splade_bench.files import json_text, parse_record
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.rng import RngState
@@ -143,28 +145,22 @@ def require_same_run(trainer: Trainer, folder: Path, inputs: Mapping[str, str | 
         raise ConfigError(f"{where}: {done}, but the training ends at {max_steps}; raise --max-steps or --epochs")
 
 
-def resume_run(trainer: Trainer, folder: Path, inputs: Mapping[str, str | None]) -> None:
+def resume_run(trainer: Trainer, folder: Path, inputs: Mapping[str, str | None] = MappingProxyType({})) -> None:
     """Make a new ``trainer`` go on where the run in ``folder`` was. Its observers get their states back.
+
+    What ``inputs`` name, by flag, must be as in the saved run.
 
     Raises:
         ConfigError: a setting that matters, or the data, is not that of the saved run.
         DataError: the checkpoint cannot be read.
     """
     require_same_run(trainer, folder, inputs)
-    saved = read_saved_run(folder)
-    load_weights(trainer.encoder, folder)
-    _restore_moments(trainer, folder, saved)
-    with TensorReader(folder / _TENSORS_NAME) as tensors:
-        _restore_random_states(trainer, saved, {name: tensors.read(name) for name in tensors.names})
-        trainer.losses[:] = tensors.read("losses").tolist()
-    trainer.loss_scale.factor, trainer.loss_scale.steps = saved.loss_scale_factor, saved.loss_scale_steps
-    for name, value in asdict(saved.state).items():
-        if name != "max_steps":
-            setattr(trainer.state, name, value)
-    trainer.limit_mini_batches(saved.state.mini_batch_tokens)
-    for observer in trainer.observers:
-        if type(observer).__name__ in saved.observers:
-            observer.load_state_dict(saved.observers[type(observer).__name__])  # type: ignore[attr-defined]
+    try:
+        _restore(trainer, folder, read_saved_run(folder))
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise DataError(f"{folder}: the run in it cannot be restored: {error_line(error)}") from error
 
 
 def model_bytes(encoder: SpladeEncoder) -> int:
@@ -186,6 +182,22 @@ def load_weights(encoder: SpladeEncoder, folder: Path) -> None:
         ConfigError: the folder has no such model.
     """
     encoder.load_state_dict(SpladeEncoder.from_pretrained(str(folder)).state_dict())
+
+
+def _restore(trainer: Trainer, folder: Path, saved: SavedRun) -> None:
+    load_weights(trainer.encoder, folder)
+    _restore_moments(trainer, folder, saved)
+    with TensorReader(folder / _TENSORS_NAME) as tensors:
+        _restore_random_states(trainer, saved, {name: tensors.read(name) for name in tensors.names})
+        trainer.losses[:] = tensors.read("losses").tolist()
+    trainer.loss_scale.factor, trainer.loss_scale.steps = saved.loss_scale_factor, saved.loss_scale_steps
+    for name, value in asdict(saved.state).items():
+        if name != "max_steps":
+            setattr(trainer.state, name, value)
+    trainer.limit_mini_batches(saved.state.mini_batch_tokens)
+    for observer in trainer.observers:
+        if type(observer).__name__ in saved.observers:
+            observer.load_state_dict(saved.observers[type(observer).__name__])  # type: ignore[attr-defined]
 
 
 def _updated(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from splade_bench.errors import NotFiniteError, error_line
@@ -35,18 +36,19 @@ class CheckpointSaver:
         every: optimizer steps from one checkpoint to the next; 0: none.
         limit: checkpoints that are kept; None: all.
         best: whose best evaluations are saved and kept; None: none.
+        log: is told of each checkpoint.
     """
 
     def __init__(
         self,
         trainer: Trainer,
         checkpoints: Checkpoints,
-        inputs: Mapping[str, str | None],
+        inputs: Mapping[str, str | None] = MappingProxyType({}),
         *,
         every: int,
-        limit: int | None,
-        best: BestMetric | None,
-        log: EventLog,
+        limit: int | None = None,
+        best: BestMetric | None = None,
+        log: EventLog | None = None,
     ) -> None:
         self.newest: Checkpoint | None = None
         """The last one that this run saved."""
@@ -83,20 +85,24 @@ class CheckpointSaver:
             self.failed += 1
             advice = "make room, or give --save-total-limit 1"
             logger.warning("checkpoint-%d cannot be saved: %s; %s", step, error_line(error), advice)
-            self._log.event("checkpoint", step=step, saved=False, reason=error_line(error))
+            self._tell(step=step, saved=False, reason=error_line(error))
             return False
         except ValueError as error:
             raise NotFiniteError(f"optimizer step {step}: {error_line(error)}; try a lower --learning-rate") from error
         finally:
             self.time_s += time.perf_counter() - start_s
         self.saved += 1
-        self._log.event("checkpoint", step=step, saved=True)
+        self._tell(step=step, saved=True)
         return True
 
     @property
     def is_saved(self) -> bool:
         """Whether the run as it is now is in a checkpoint."""
         return self.newest is not None and self.newest.step == self._trainer.state.global_step
+
+    def _tell(self, **fields: object) -> None:
+        if self._log is not None:
+            self._log.event("checkpoint", **fields)
 
     def _write(self, folder: Path) -> None:
         save_run(self._trainer, folder, self._inputs)

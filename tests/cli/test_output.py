@@ -159,14 +159,23 @@ def test_overwriting_deletes_the_last_run_when_the_training_begins(output: Outpu
     output.log.write_text("{}")
     output.record.write_text("{}")
     output.model.mkdir()
-    debris = output.path / f".checkpoint-15.unfinished-{'0' * 32}"
-    debris.mkdir()
 
     output.begin(overwrite=False)
     assert names(output.path) == {".lock", "checkpoint-5", "checkpoint-10", "log.jsonl", "run.json", "final_model"}
 
     output.begin(overwrite=True)
     assert names(output.path) == {".lock", "run.json", "final_model"}
+
+
+def test_what_a_killed_run_left_half_done_goes_and_its_old_model_comes_back(output: OutputFolder) -> None:
+    (output.path / f".checkpoint-15.unfinished-{'0' * 32}").mkdir()
+    (output.path / f".final_model.replaced-{'1' * 32}").mkdir()
+    (output.path / f".final_model.unfinished-{'2' * 32}").mkdir()
+
+    with pytest.raises(ConfigError, match="already has a final_model"):
+        output.prepare(overwrite=False)
+
+    assert names(output.path) == {".lock", "final_model"}
 
 
 def test_a_run_that_cannot_be_deleted_is_not_mixed_with_a_new_one(
@@ -221,6 +230,7 @@ def test_overwriting_does_not_delete_through_a_link(name: str, output: OutputFol
     fill(tmp_path / "target")
     (output.path / name).symlink_to(tmp_path / "target")
 
+    output.prepare(overwrite=True)
     output.begin(overwrite=True)
     output.checkpoints.save(5, fill)
 

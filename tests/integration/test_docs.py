@@ -41,6 +41,7 @@ _FENCED = re.compile(r"^```[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`([^`]+)`")
 _LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
 _FLAG = re.compile(r"--[a-z][a-z-]*[a-z]")
+_VARIABLE = re.compile(r"\$\{?\w+\}?")
 _PATH = re.compile(r"(?:[\w.-]+/)*[\w.-]+(?:\.(?:py|toml|md|log|jsonl|yml)|/)")
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _STARTS = ("splade-bench", "pytest")
@@ -95,7 +96,8 @@ def prose(text: str) -> str:
 def commands(text: str) -> Iterator[list[str]]:
     """The commands of this package and of pytest in a document's blocks of code, as words."""
     for block in _FENCED.findall(text):
-        for line in block.replace("\\\n", " ").splitlines():
+        # A variable of a script may be any number.
+        for line in _VARIABLE.sub("1", block.replace("\\\n", " ")).splitlines():
             if "splade-bench" not in line and "pytest" not in line:
                 continue
             try:

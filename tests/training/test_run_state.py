@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from splade_bench.data.records import Triple
 from splade_bench.errors import ConfigError, DataError, NotFiniteError
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.presets import build_preset
+from splade_bench.training.collapse import CollapseGuard
 from splade_bench.training.run_state import STATE_NAME, load_weights, resume_run, save_run
 from splade_bench.training.state import StepLoss, TrainState
 from splade_bench.training.trainer import Trainer
@@ -340,3 +342,24 @@ def test_copies_do_not_share_state(make_encoder: Callable[[], SpladeEncoder], tr
     assert at_stop.global_step == 2
     assert at_stop.micro_step == 4, "the batch under way does not count"
     assert at_stop.batches_done == 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"python_random_state": [3, [1, 2], None]},
+        {"numpy_random_state": ["MT19937", "a", 0, 0.0]},
+        {"observers": {"CollapseGuard": [1]}},
+    ],
+    ids=str,
+)
+def test_odd_values_in_a_state_are_a_damaged_checkpoint(
+    make_encoder: Callable[[], SpladeEncoder], triples: Sequence[Triple], change: dict[str, Any], tmp_path: Path
+) -> None:
+    stopped_and_saved(make_encoder(), triples, CONFIG, tmp_path / "saved", step=2)
+    path = tmp_path / "saved" / STATE_NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    trainer = Trainer(make_encoder(), triples, CONFIG, observers=[CollapseGuard(512)])
+
+    with pytest.raises(DataError, match="saved.*(cannot be restored|is not the state of a training)"):
+        resume_run(trainer, tmp_path / "saved", {"--train-file": "a"})
