@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
@@ -22,14 +23,13 @@ def option(field_name: str) -> str:
     return "--" + field_name.replace("_", "-")
 
 
-def require_range(record: object, *names: str, at_least: float, at_most: float = math.inf) -> None:
+def require_range(record: object, *names: str, at_least: float, at_most: float = sys.float_info.max) -> None:
     """Raise a :class:`ConfigError` if a field, or a number of it, is outside the range. None is never outside."""
     for name in names:
         value = getattr(record, name)
         for number in sorted(value) if isinstance(value, Sequence) else [value]:
-            if number is not None and not at_least <= number < math.inf:  # written so that NaN fails
-                finite = " and finite" if number == math.inf else ""
-                raise ConfigError(f"{option(name)} {number}: must be at least {at_least}{finite}")
+            if number is not None and not number >= at_least:  # written so that NaN fails
+                raise ConfigError(f"{option(name)} {number}: must be at least {at_least}")
             if number is not None and number > at_most:
                 raise ConfigError(f"{option(name)} {number}: must be at most {at_most}")
 
@@ -286,12 +286,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require_range(self, "batch_size", "gradient_accumulation_steps", "epochs", "max_steps", at_least=1)
         require_range(self, "max_length", at_least=MIN_MAX_LENGTH)
-        require_range(self, "negatives_per_query", "weight_decay", "max_grad_norm", "margin", at_least=0)
+        require_range(self, "negatives_per_query", "weight_decay", "margin", at_least=0)
+        require_range(self, "max_grad_norm", at_least=0, at_most=math.inf)
         require_range(self, "query_regularizer_weight", "document_regularizer_weight", at_least=0)
         require_range(self, "warmup_ratio", "regularizer_warmup_ratio", at_least=0, at_most=1)
         require_range(self, "seed", at_least=0, at_most=MAX_SEED)
-        if not 0 < self.learning_rate < math.inf:  # written so that NaN fails
-            raise ConfigError(f"--learning-rate {self.learning_rate}: must be above 0 and finite")
+        require_range(self, "learning_rate", at_least=1e-30)  # with 0, nothing would be learned
         if self.loss == "margin" and self.negatives_per_query == 0:
             raise ConfigError("--loss margin needs --negatives-per-query of at least 1")
 

@@ -25,7 +25,7 @@ class FitCommand(PlannedFlags):
 
     It takes the flags of train and never changes a setting that you give. It changes only settings that leave the
     gradient the same; with --allow-inexact it may also change others. If the device is in this machine, it predicts
-    times too. --val-file, --force-device and the output options have no effect here.
+    times too. --force-device and the options of output, saving, validating and faults have no effect here.
 
     Exit codes:
       0  done

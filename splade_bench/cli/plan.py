@@ -20,7 +20,8 @@ class PlanCommand(PlannedFlags):
     """Predict the peak memory of a training without running it.
 
     It takes the flags of train, and runs the training's optimizer step on tensors that have a shape but no values.
-    --val-file, --force-device and the output options have no effect here.
+    --force-device and the options of output, saving, validating and faults have no effect here, nor has --val-file
+    without --train-file: with it, the memory of both files is part of the plan.
 
     Exit codes:
       0  the training fits, or it has no budget to compare with
@@ -35,17 +36,20 @@ class PlanCommand(PlannedFlags):
 def run(arguments: Sequence[str]) -> int:
     """Print the plan; the exit code."""
     command = parse_train_command(PlanCommand, arguments, verb="plan")
-    made = make_plan(PlanRequest.of(command))
+    request = PlanRequest.of(command)
+    made = make_plan(request)
     if command.timeline:
         from splade_bench.report.plots import plot_plan  # loads matplotlib, which a training does not
 
         plot_plan([(stretch.phase, stretch.peak_bytes) for stretch in made.timeline], command.timeline)
-    record = made.to_dict() | {"lengths": command.lengths, "config": command.config.to_dict()}
-    show(record, "\n".join(_lines(made)), as_json=command.json)
+    record = made.to_dict() | {
+        **{"data_bytes": request.data_bytes, "lengths": command.lengths, "config": command.config.to_dict()}
+    }
+    show(record, "\n".join(_lines(made, data_bytes=request.data_bytes)), as_json=command.json)
     return 1 if made.fits is False else 0
 
 
-def _lines(made: MemoryPlan) -> list[str]:
+def _lines(made: MemoryPlan, *, data_bytes: int) -> list[str]:
     taken = "resident memory" if made.baseline_bytes else "reserved on the device"
     checked = "" if made.calibrated else "; simulated after its documentation, not checked by measurements"
     lines = [f"peak: {format_bytes(made.peak_bytes)} {taken} (allocator: {made.allocator}{checked})"]
@@ -59,9 +63,11 @@ def _lines(made: MemoryPlan) -> list[str]:
     for stretch in made.timeline:
         phases[stretch.phase] = max(phases.get(stretch.phase, 0), stretch.peak_bytes)
     allocator_bytes = made.peak_bytes - made.live_peak_bytes - made.baseline_bytes - made.workspace_bytes
+    host_data_bytes = data_bytes if made.baseline_bytes else 0  # a device does not hold the files
     parts = {
         **{str(name): size_bytes for name, size_bytes in made.by_category.items()},
-        **{"allocator": allocator_bytes, "workspaces": made.workspace_bytes, "runtime": made.baseline_bytes},
+        **{"allocator": allocator_bytes, "workspaces": made.workspace_bytes, "training data": host_data_bytes},
+        "runtime": made.baseline_bytes - host_data_bytes,
     }
     return [
         *lines,

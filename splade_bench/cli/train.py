@@ -13,13 +13,14 @@ from splade_bench.cli.arguments import show
 from splade_bench.cli.auto_fit import fitted_training
 from splade_bench.cli.flags import TrainFlags, parse_train_command, searched_fields_given, train_arguments
 from splade_bench.cli.output import OutputFolder
-from splade_bench.cli.planning import PlanRequest, resolve_budget
+from splade_bench.cli.planning import PlanRequest, data_bytes, resolve_budget
 from splade_bench.cli.progress import memory_line
 from splade_bench.cli.resuming import find_checkpoint, goes_on_in, saved_config
 from splade_bench.cli.signals import StopSignals
 from splade_bench.cli.sources import load_corpus, load_encoder
 from splade_bench.cli.training_run import TrainingRun
 from splade_bench.config import TrainConfig
+from splade_bench.data.records import Corpus
 from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.errors import ConfigError, TrainingError, error_line
 from splade_bench.evaluation.evaluator import evaluate_bm25
@@ -73,17 +74,19 @@ def run(arguments: Sequence[str]) -> int:
     output.prepare(overwrite=command.output.overwrite, resuming=goes_on_in(output, named))
     checkpoint = find_checkpoint(named, output)
     device = command.placement.resolve()
-    if command.auto_fit and checkpoint:
-        command = replace(command, config=saved_config(checkpoint, command.config))
-    elif command.auto_fit:
-        given = searched_fields_given(arguments)
-        command = replace(command, config=_fitted_config(command, given, device_type=device.type))
     corpus = load_corpus(
         command.train_file,
         command.val_file,
         need_negatives=command.config.negatives_per_query > 0,
         skip_bad_records=command.faults.skip_bad_records,
     )
+    if command.auto_fit:
+        config = (
+            saved_config(checkpoint, command.config)
+            if checkpoint
+            else _fitted_config(command, corpus, searched_fields_given(arguments), device_type=device.type)
+        )
+        command = replace(command, config=config)
     encoder = load_encoder(command.model_name, corpus, seed=command.config.seed).to(device)
     encoder.tokenizer.model_max_length = command.config.max_length
     training = TrainingRun(command, corpus, encoder, output, checkpoint)
@@ -96,7 +99,7 @@ def run(arguments: Sequence[str]) -> int:
     return code
 
 
-def _fitted_config(command: TrainCommand, given: frozenset[str], *, device_type: str) -> TrainConfig:
+def _fitted_config(command: TrainCommand, corpus: Corpus, given: frozenset[str], *, device_type: str) -> TrainConfig:
     """The configuration that ``fit`` chooses for this training on the device that it gets."""
     logger.info("--auto-fit: looking for the fastest settings that fit")
     request = PlanRequest(
@@ -108,6 +111,7 @@ def _fitted_config(command: TrainCommand, given: frozenset[str], *, device_type:
         active_share=TRAINED_ACTIVE_SHARE,
         given=given,
         allow_inexact=command.allow_inexact,
+        data_bytes=data_bytes(corpus) if command.train_file else 0,
     )
     fitted = fitted_training(request)
     flags = shlex.join(train_arguments(command, fitted.config))
@@ -207,6 +211,9 @@ def _record(training: TrainingRun) -> dict[str, Any]:
         "device": training.encoder.device.type,
         "config": command.config.to_dict(),
         "corpus_sha256": training.corpus.sha256,
+        "skipped_records": training.corpus.skipped_records,
+        "skipped_negatives": training.corpus.skipped_negatives,
+        "skipped_reasons": training.corpus.skipped_reasons,
         **taken_on(),
     }
 

@@ -28,7 +28,7 @@ from splade_bench.training.step_log import StepLog
 from splade_bench.training.tensorboard import TensorBoardLog
 from splade_bench.training.trainer import Trainer
 from splade_bench.training.validating import Validation
-from splade_bench.training.validation import validation_loss
+from splade_bench.training.validation import BATCH_SIZE, validation_loss
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +66,8 @@ class TrainingRun:
             observers=[self.progress, CollapseGuard(encoder.vocab_size, command.faults.on_collapse)],
             halve_on_oom=command.faults.on_oom == "halve",
         )
-        if command.validating.is_on and corpus.test is None:
-            raise ConfigError("--eval-steps needs data to evaluate on; add --val-file")
+        if command.validating.is_on:
+            _require_figure(corpus, command.validating.metric_for_best_model)
         if checkpoint:
             require_same_run(self.trainer, checkpoint.path, self._inputs)
         self._require_room()
@@ -259,3 +259,14 @@ class TrainingRun:
         if self.saver.newest is None:
             return ""
         return f". {self.saver.newest.path} has the run: go on with --resume-from-checkpoint {self.saver.newest.path}"
+
+
+def _require_figure(corpus: Corpus, metric: str) -> None:
+    """Refuse a metric that the evaluations of this corpus will not have."""
+    if corpus.test is None:
+        raise ConfigError("--eval-steps needs data to evaluate on; add --val-file")
+    flag = f"--metric-for-best-model {metric}"
+    if metric == "validation_loss" and len(corpus.test_triples) < BATCH_SIZE:
+        raise ConfigError(f"{flag}: needs at least {BATCH_SIZE} validation records with negatives; use mrr@10")
+    if metric.startswith("candidate_") and not corpus.test.candidates:
+        raise ConfigError(f"{flag}: needs validation records with negatives; use mrr@10")

@@ -114,7 +114,7 @@ def test_a_local_model_is_planned_from_its_config_alone(capsys: pytest.CaptureFi
         (["--budget", "0"], "--budget 0: must be above 0"),
         (["--budget", "1MiB"], "every batch size needs at least"),
         (["--active-share", "1.5"], "--active-share 1.5: must be between 0 and 1"),
-        (["--model-name", "{folder}/nowhere"], "cannot be loaded"),
+        (["--model-name", "{folder}/nowhere"], "there is no such folder"),
         (["--model-name", "{folder}/custom"], "auto_map names custom code"),
         (["--model-name", "{folder}/unknown"], "cannot be loaded"),
         (["--model-name", "{folder}/empty"], "cannot be loaded"),

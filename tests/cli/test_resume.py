@@ -267,6 +267,19 @@ def test_what_cannot_work_is_refused_before_training(
     assert [path.name for path in output.iterdir()] == [".lock"]
 
 
+@pytest.mark.parametrize("metric", ["validation_loss", "candidate_mrr@10"])
+def test_a_metric_that_no_evaluation_will_have_is_refused_before_training(
+    metric: str, arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"query": "who opens the parser", "positive_document": "this function opens the parser"}')
+    more = ["--val-file", str(pairs), "--eval-steps", "2", "--metric-for-best-model", metric]
+
+    assert main(arguments(*more)) == 2
+
+    assert f"--metric-for-best-model {metric}: needs" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_checkpoint_that_cannot_be_saved_does_not_end_the_run(
     arguments: Arguments, output: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -411,7 +424,7 @@ def test_auto_fit_goes_on_with_the_settings_that_it_chose(
 
     chosen: list[Sequence[str]] = []
 
-    def fitted(command: Any, given: Any, *, device_type: str) -> Any:
+    def fitted(command: Any, *_: Any, device_type: str) -> Any:
         chosen.append([])
         return command.config
 

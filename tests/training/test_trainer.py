@@ -124,7 +124,7 @@ def window_gradients(
     """Each optimizer step's gradients, as the optimizer is about to see them, unclipped; the weights stay."""
     model = copy.deepcopy(encoder).double()
     seen = GradientsSeen(model)
-    Trainer(model, FixedBatches(batches), replace(config, learning_rate=1e-300), observers=[seen]).train()
+    Trainer(model, FixedBatches(batches), replace(config, learning_rate=1e-30), observers=[seen]).train()
     return seen.steps
 
 
