@@ -32,8 +32,8 @@ from splade_bench.grid.cell import ARTICLE_TRAINER
 from splade_bench.training.losses import SpladeLoss
 from splade_bench.training.optimizer import make_optimizer
 from splade_bench.training.schedules import learning_rate_scale, regularizer_scale
+from splade_bench.training.state import StepLoss, TrainObserver, TrainResult, TrainState
 from splade_bench.training.step import Phase
-from splade_bench.training.trainer import StepLoss, TrainObserver, TrainResult, TrainState
 
 
 class Peer(Protocol):
