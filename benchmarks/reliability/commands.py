@@ -30,6 +30,8 @@ class Ended:
     exit_code: int
     output: str
     wall_time_s: float
+    ended_s: float = 0.0
+    """When, as ``time.perf_counter`` of any process of this machine says it."""
 
     def complaint(self, *, verb: str = "train", codes: Sequence[int] = (0, 1, 2)) -> str | None:
         """What is wrong with this end; None if it is a documented one that says why."""
@@ -66,10 +68,11 @@ def run(
             _serve(arguments, before, output)
         killed_s = start_s + min(timeout_s, timeout_s if kill_after_s is None else kill_after_s)
         status = _wait(child, killed_s)
-        wall_time_s = time.perf_counter() - start_s
+        ended_s = time.perf_counter()
         output.seek(0)
         text = output.read().decode(errors="replace")
-    return Ended(exit_code=os.waitstatus_to_exitcode(status), output=text, wall_time_s=wall_time_s)
+    exit_code = os.waitstatus_to_exitcode(status)
+    return Ended(exit_code=exit_code, output=text, wall_time_s=ended_s - start_s, ended_s=ended_s)
 
 
 def failure_line(folder: Path, *parts: object) -> str:

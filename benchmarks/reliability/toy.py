@@ -51,11 +51,11 @@ class Toy:
         ]
 
 
-def record(generator: random.Random) -> dict[str, object]:
-    """A line of a training file."""
+def record(generator: random.Random, *, words: tuple[int, int] = (2, 12)) -> dict[str, object]:
+    """A line of a training file, with texts of so many words."""
 
     def text() -> str:
-        return " ".join(generator.choices(WORDS, k=generator.randint(2, 12)))
+        return " ".join(generator.choices(WORDS, k=generator.randint(*words)))
 
     return {"query": text(), "positive_document": text(), "negative_documents": [text(), text()]}
 
