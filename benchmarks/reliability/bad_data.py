@@ -57,33 +57,33 @@ class Damaged:
     """The damaged line, which a refusal names."""
 
 
-def read_training_files(files: int, *, seed: int) -> dict[str, Any]:
+def read_training_files(count: int, *, seed: int) -> dict[str, Any]:
     """The measured fields of a ``ReliabilityResult``; every third file is read with --skip-bad-records."""
 
     def flags(path: Path, folder: Path, skip: bool) -> list[str]:
         named = ["train", "--train-file", str(path), "--output-dir", str(folder / "output"), "--device", "cpu"]
         return [*named, *(["--skip-bad-records"] if skip else [])]
 
-    return _campaign("training files", flags, files, seed=seed, may_skip=True)
+    return _campaign("training files", flags, count, seed=seed, may_skip=True)
 
 
-def read_validation_files(files: int, *, seed: int) -> dict[str, Any]:
+def read_validation_files(count: int, *, seed: int) -> dict[str, Any]:
     """The same for validation files, with ``evaluate``."""
 
     def flags(path: Path, folder: Path, skip: bool) -> list[str]:
         return ["evaluate", "--val-file", str(path), "--model-name", str(folder), "--device", "cpu"]
 
-    return _campaign("validation files", flags, files, seed=seed, may_skip=False)
+    return _campaign("validation files", flags, count, seed=seed, may_skip=False)
 
 
 def _campaign(
-    subject: str, flags: Callable[[Path, Path, bool], list[str]], files: int, *, seed: int, may_skip: bool
+    subject: str, flags: Callable[[Path, Path, bool], list[str]], count: int, *, seed: int, may_skip: bool
 ) -> dict[str, Any]:
     generator = random.Random(seed)
     with tempfile.TemporaryDirectory() as root, accepting_data():
         folder = Path(root)
         judged = Judged(folder)
-        for number in range(files):
+        for number in range(count):
             skip = may_skip and number % 3 == 0
             damaged = damaged_file(generator, need_negatives=may_skip)
             path = folder / f"{number}.jsonl"

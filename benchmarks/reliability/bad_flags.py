@@ -43,7 +43,7 @@ NOT_NUMBERS = frozenset(
 NOT_INTEGERS = NOT_NUMBERS | {"1.5", "inf", "1e999"}
 
 
-def read_flags(commands: int, *, seed: int) -> dict[str, Any]:
+def read_flags(count: int, *, seed: int) -> dict[str, Any]:
     """The measured fields of a ``ReliabilityResult``: each flag with each odd value, then random flags together."""
     generator = random.Random(seed)
     kinds = dict(_flags(TrainCommand))
@@ -55,8 +55,8 @@ def read_flags(commands: int, *, seed: int) -> dict[str, Any]:
         here.mkdir(parents=True)
         stack.callback(os.chdir, Path.cwd())
         os.chdir(here)  # so a folder that a flag names, such as ../.., is in the temporary one
-        for number in range(commands):
-            given = alone[number] if number < min(len(alone), commands // 2) else _together(kinds, generator)
+        for number in range(count):
+            given = alone[number] if number < min(len(alone), count // 2) else _together(kinds, generator)
             named = {flag for flag, _ in given}
             where = [] if "--output-dir" in named else ["--output-dir", str(folder / "output")]
             arguments = [word for flag, text in given for word in (flag, text)]

@@ -29,7 +29,7 @@ ODD_VALUES: Sequence[Any] = (
 _ADDRESS_SPACE_BYTES = 12 * 2**30
 
 
-def read_gate_files(files: int, *, seed: int) -> dict[str, Any]:
+def read_gate_files(count: int, *, seed: int) -> dict[str, Any]:
     """The measured fields of a ``ReliabilityResult``: ``check`` with a regression and a bad file.
 
     Whatever is wrong with the results or the baseline, a regression must never look like success.
@@ -40,7 +40,7 @@ def read_gate_files(files: int, *, seed: int) -> dict[str, Any]:
         judged = Judged(folder)
         results, baseline = folder / "results.jsonl", folder / "baseline.json"
         whole = {baseline: _baseline(folder, baseline), results: _results(folder, [2.0, 2.0, 1.0])}
-        for _ in range(files):
+        for _ in range(count):
             for path, content in whole.items():
                 path.write_bytes(content)
             victim = generator.choice([*whole])
@@ -54,7 +54,7 @@ def read_gate_files(files: int, *, seed: int) -> dict[str, Any]:
     return judged.fields(fault="bad results and baselines for check", expected=expected, seed=seed)
 
 
-def read_results_files(files: int, *, seed: int) -> dict[str, Any]:
+def read_results_files(count: int, *, seed: int) -> dict[str, Any]:
     """The same for ``compare`` and ``report``, which give no verdict: pages are written whole or not at all."""
     generator = random.Random(seed)
     with tempfile.TemporaryDirectory() as root:
@@ -63,7 +63,7 @@ def read_results_files(files: int, *, seed: int) -> dict[str, Any]:
         before, bad, pages = folder / "before.jsonl", folder / "bad.jsonl", folder / "pages"
         before.write_bytes(_results(folder, [1.0]))
         whole = b"".join(json.dumps(_call(number)).encode() + b"\n" for number in range(3))
-        for number in range(files):
+        for number in range(count):
             bad.write_bytes(damaged_json(whole if number % 2 else before.read_bytes(), generator))
             if number % 2:
                 called = call(["report", "--results", str(bad), "--output", str(pages)])
@@ -77,7 +77,7 @@ def read_results_files(files: int, *, seed: int) -> dict[str, Any]:
     return judged.fields(fault="bad results for compare and report", expected=expected, seed=seed)
 
 
-def read_checkpoints(files: int, *, seed: int) -> dict[str, Any]:
+def read_checkpoints(count: int, *, seed: int) -> dict[str, Any]:
     """The same for the JSON files of a checkpoint, whose manifest says that they are as they should be."""
     generator = random.Random(seed)
     with tempfile.TemporaryDirectory() as root:
@@ -87,7 +87,7 @@ def read_checkpoints(files: int, *, seed: int) -> dict[str, Any]:
         run(toy.command(whole, steps=SAVED_EVERY))
         checkpoint = Checkpoints(whole).all()[-1]
         names = sorted(path.name for path in checkpoint.path.glob("*.json") if path.name != MANIFEST)
-        for number in range(files):
+        for number in range(count):
             output, name = folder / str(number), generator.choice(names)
             damaged = damaged_json((checkpoint.path / name).read_bytes(), generator)
 

@@ -51,6 +51,7 @@ def run(
     before: Callable[[], object] = lambda: None,
     kill_after_s: float | None = None,
     timeout_s: float = TIMEOUT_S,
+    threads: int | None = 1,
 ) -> Ended:
     """Run a command in a fork.
 
@@ -59,13 +60,13 @@ def run(
         before: called in the fork first.
         kill_after_s: when SIGKILL is sent, unless the command has ended.
         timeout_s: when it is sent in any case.
+        threads: of torch; None: as many as it takes by itself. A sum in another order is another sum.
     """
-    torch.set_num_threads(1)  # a fork has none of the threads of a pool
     with tempfile.TemporaryFile() as output:
         start_s = time.perf_counter()
         child = os.fork()
         if not child:
-            _serve(arguments, before, output)
+            _serve(arguments, before, output, threads)
         killed_s = start_s + min(timeout_s, timeout_s if kill_after_s is None else kill_after_s)
         status = _wait(child, killed_s)
         ended_s = time.perf_counter()
@@ -80,10 +81,12 @@ def failure_line(folder: Path, *parts: object) -> str:
     return one_line(": ".join(str(part) for part in parts).replace(str(folder), "DIR"))[:_LONGEST_FAILURE]
 
 
-def _serve(arguments: Sequence[str], before: Callable[[], object], output: IO[bytes]) -> None:
+def _serve(arguments: Sequence[str], before: Callable[[], object], output: IO[bytes], threads: int | None) -> None:
     """Run a command as Python would, and end this process."""
     exit_code = 1
     try:
+        if threads is not None:
+            torch.set_num_threads(threads)
         for descriptor in (1, 2):
             os.dup2(output.fileno(), descriptor)
         before()

@@ -151,7 +151,7 @@ def _send(number: int, part: str, times: int, sent: Path, ignored: bool) -> None
         begin("saving")
         real(*arguments, **keywords)
 
-    Progress.on_phase = on_phase  # type: ignore[assignment, method-assign]
+    Progress.on_phase = on_phase  # type: ignore[method-assign]
     training_run.evaluate = evaluate  # type: ignore[attr-defined]
     saving.save_run = save_run  # type: ignore[attr-defined]
 
