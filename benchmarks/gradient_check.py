@@ -18,6 +18,7 @@ from splade_bench.config import MEMORY_MODES, MODEL_PRESETS, TrainConfig
 from splade_bench.data.wordpiece import train_tokenizer
 from splade_bench.grid.cell import OWN_TRAINER, Cell
 from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.model.loading import load_masked_lm, load_tokenizer
 from splade_bench.model.presets import build_preset
 from splade_bench.training.state import StepLoss, TrainState
 from splade_bench.training.trainer import Trainer
@@ -87,7 +88,8 @@ class _FirstGradients:
 
 
 def _own_gradients(folder: Path, source: SyntheticBatches, config: TrainConfig) -> Gradients:
-    encoder = SpladeEncoder.from_pretrained(str(folder)).double()
+    # Not from_pretrained: the texts are synthetic, and the tokenizer knows no words.
+    encoder = SpladeEncoder(load_masked_lm(str(folder)), load_tokenizer(str(folder))).double()
 
     def read() -> Gradients:
         with encoder.whole_model() as model:  # a peer's parameters have that model's names

@@ -65,9 +65,10 @@ def _verdicts(parts: Sequence[ReliabilityResult]) -> list[str]:
     by_campaign = group_by(parts, lambda part: part.campaign)
     lines = []
     for campaign, subject in CAMPAIGNS.items():
-        tried = sum(part.tried for part in by_campaign.get(campaign, []))
-        failed = [part for part in by_campaign.get(campaign, []) if not part.passed]
-        verdict = f"{tried:,} tried, {'as expected' if not failed else f'{len(failed)} parts **FAILED**'}"
+        own = by_campaign.get(campaign, [])
+        failed = sum(not part.passed for part in own)
+        outcome = f"{failed} of {len(own)} parts **FAILED**" if failed else "as expected"
+        verdict = f"{sum(part.tried for part in own):,} tried, {outcome}"
         lines.append(f"{subject}: {verdict if campaign in by_campaign else '**not run**'}")
     return lines
 
