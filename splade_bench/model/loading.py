@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
@@ -21,11 +20,10 @@ from transformers import (
 from transformers.initialization import no_init_weights
 
 from splade_bench.config import MODEL_PRESETS
-from splade_bench.errors import ConfigError
+from splade_bench.device.out_of_memory import is_out_of_memory
+from splade_bench.errors import ConfigError, SpladeBenchError
 from splade_bench.model.weights import first_weight_not_finite
 
-# What transformers raises for a folder without a complete model.
-_LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
 # A tokenizer that found no vocabulary has its special tokens only.
 _MIN_TOKENS = 16
 # Real models have embeddings for up to some hundred tokens more than their tokenizer.
@@ -42,7 +40,18 @@ def load_model(model_name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
         ConfigError: there is no such model, it has no trained masked-language-model head, it needs its own code, its
             weights are incomplete or not finite, or its tokenizer is missing or that of another model.
     """
-    tokenizer = load_tokenizer(model_name)
+    tokenizer, model = load_tokenizer(model_name), load_masked_lm(model_name)
+    _require_matching_tokenizer(model_name, model, tokenizer)
+    return model, tokenizer
+
+
+def load_masked_lm(model_name: str) -> PreTrainedModel:
+    """A masked-language model with its trained weights, in float32.
+
+    Raises:
+        ConfigError: there is no such model, it has no trained masked-language-model head, it needs its own code, or its
+            weights are incomplete or not finite.
+    """
     with _loading(model_name):
         model, loading = AutoModelForMaskedLM.from_pretrained(
             model_name,
@@ -58,8 +67,7 @@ def load_model(model_name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
             f"--model-name {model_name}: its weight {not_finite} is not finite (NaN or infinity): "
             "its training diverged, or the file is damaged; choose another model"
         )
-    _require_matching_tokenizer(model_name, model, tokenizer)
-    return model, tokenizer
+    return model  # type: ignore[no-any-return]
 
 
 def untrained_model(config: PretrainedConfig) -> PreTrainedModel:
@@ -114,7 +122,11 @@ def _loading(model_name: str) -> Iterator[None]:
         if config_path.is_file() and "auto_map" in json.loads(config_path.read_text(encoding="utf-8")):
             raise ConfigError(f"{config_path}: auto_map names custom code, which never runs here; choose another model")
         yield
-    except _LOADING_ERRORS as error:
+    except SpladeBenchError:
+        raise
+    except Exception as error:  # transformers, tokenizers and huggingface_hub raise errors of many classes
+        if is_out_of_memory(error):
+            raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if "use_safetensors" in str(error):  # advice about a flag that is not ours
             reason = f"it has no weights in the safetensors format; {_conversion(model_name)}"

@@ -24,6 +24,7 @@ from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.errors import ConfigError, DataError, error_line
 from splade_bench.files import json_text, parse_record
 from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.model.loading import load_masked_lm
 from splade_bench.model.rng import RngState
 from splade_bench.model.weights import require_finite_weights
 from splade_bench.training.moments import Bfloat16Moments, windows
@@ -181,7 +182,8 @@ def load_weights(encoder: SpladeEncoder, folder: Path) -> None:
     Raises:
         ConfigError: the folder has no such model.
     """
-    encoder.load_state_dict(SpladeEncoder.from_pretrained(str(folder)).state_dict())
+    saved = SpladeEncoder(load_masked_lm(str(folder)), encoder.tokenizer)
+    encoder.load_state_dict(saved.state_dict())
 
 
 def _restore(trainer: Trainer, folder: Path, saved: SavedRun) -> None:

@@ -23,6 +23,7 @@ from splade_bench.grid.cell import OWN_TRAINER, Cell
 from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.measure.machine import source_tree, versions
 from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.model.loading import load_masked_lm
 from splade_bench.model.presets import TRAINED_ACTIVE_SHARE, build_preset, set_active_share
 from splade_bench.training.state import TrainObserver
 from splade_bench.training.trainer import Trainer
@@ -50,8 +51,10 @@ class CellBuilder:
 
     def encoder(self) -> SpladeEncoder:
         """The cell's model with its first weights, on its device."""
-        loaded = SpladeEncoder.from_pretrained(str(self.model_folder)) if self.model_folder else self.new_encoder()
-        return loaded.to(self.device)
+        encoder = self.new_encoder()
+        if self.model_folder:  # its tokenizer knows no words: the texts are synthetic
+            encoder = SpladeEncoder(load_masked_lm(str(self.model_folder)), encoder.tokenizer)
+        return encoder.to(self.device)
 
     def new_encoder(self) -> SpladeEncoder:
         """The same model with seeded weights that are not loaded, on the CPU: it can be made of fake tensors."""
