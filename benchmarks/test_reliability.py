@@ -101,7 +101,7 @@ def test_a_checkpoint_is_damaged(campaign: Campaign, is_smoke: bool) -> None:
         ("bad_json", "read_gate_files", 800),
         ("bad_json", "read_results_files", 600),
         ("bad_json", "read_checkpoints", 200),
-        ("bad_flags", "read_flags", 800),
+        ("bad_flags", "read_flags", 2000),
     ],
 )
 def test_an_input_is_malformed(module: str, function: str, inputs: int, campaign: Campaign, is_smoke: bool) -> None:

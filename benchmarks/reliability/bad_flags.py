@@ -36,6 +36,7 @@ TEXTS: Sequence[str] = (
     ),
     *("9" * 30, "💥", "\udcff", "a\nb", "--", "-", "*", "$(id)", "../..", "/dev/null", "latest", "1,2", "[1]", "{}"),
 )
+NUMBERS = ("1", "2", "3", "8", "64")
 # Of a number, whatever the flag: they are refused.
 NOT_NUMBERS = frozenset(
     {"", " ", "text", "nan", "-1", "-0.5", "💥", "a\nb", "-", "*", "$(id)", "../..", "1,2", "[1]", "{}"}
@@ -56,7 +57,11 @@ def read_flags(count: int, *, seed: int) -> dict[str, Any]:
         stack.callback(os.chdir, Path.cwd())
         os.chdir(here)  # so a folder that a flag names, such as ../.., is in the temporary one
         for number in range(count):
-            given = alone[number] if number < min(len(alone), count // 2) else _together(kinds, generator)
+            if number < min(len(alone), count * 3 // 4):
+                given = alone[number]
+            else:
+                chosen = generator.sample([*kinds], generator.randint(2, 5))
+                given = [(flag, generator.choice([*TEXTS, *NUMBERS])) for flag in chosen]
             named = {flag for flag, _ in given}
             where = [] if "--output-dir" in named else ["--output-dir", str(folder / "output")]
             arguments = [word for flag, text in given for word in (flag, text)]
@@ -100,12 +105,6 @@ def _flags(command: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flags(kind)
         else:
             yield option(one.name), kind
-
-
-def _together(kinds: dict[str, Any], generator: random.Random) -> list[tuple[str, str]]:
-    chosen = generator.sample([*kinds], generator.randint(2, 5))
-    texts = [*TEXTS, *(str(number) for number in (1, 2, 3, 8, 64))]
-    return [(flag, generator.choice(texts)) for flag in chosen]
 
 
 def _fault(called: Called, kind: Any, text: str) -> str | None:

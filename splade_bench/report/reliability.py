@@ -45,12 +45,13 @@ def reliability_page(results: Sequence[ReliabilityResult]) -> Page:
     results = sorted(results, key=lambda result: result.started_at or "")
     newest = {(result.campaign, result.fault): result for result in results}
     parts = [part for name in CAMPAIGNS for part in newest.values() if part.campaign == name]
+    failures = [f"{part.campaign}: {escape(failure)}" for part in parts for failure in part.failures]
     blocks: list[Block] = [
         Text(_INTRODUCTION),
         *measured_on(parts),
         *bullets(_verdicts(parts)),
         _campaigns_table(parts),
-        *bullets(_failures(parts), heading="Failed:"),
+        *bullets(failures, heading="Failed:"),
         *_figures_table(parts),
     ]
     soak = {part.fault: part.tries for part in parts if part.campaign == "soak" and part.tries}
@@ -92,10 +93,6 @@ def _verdict(part: ReliabilityResult) -> str:
     if part.passed:
         return "as expected"
     return f"{len(part.failures):,} FAILED" if part.failures else "NOTHING JUDGED"
-
-
-def _failures(parts: Sequence[ReliabilityResult]) -> list[str]:
-    return [f"{escape(part.campaign)}: {escape(failure)}" for part in parts for failure in part.failures]
 
 
 def _figures_table(parts: Sequence[ReliabilityResult]) -> list[Block]:
