@@ -17,6 +17,7 @@ from splade_bench.data.wordpiece import inverse_document_frequencies, train_toke
 from splade_bench.errors import ConfigError
 from splade_bench.model import loading
 from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.model.known_words import require_known_words
 from splade_bench.model.presets import build_preset, wrap_tokenizer
 
 # Vocabulary of a tokenizer that no text is given to.
@@ -50,7 +51,11 @@ def load_encoder(model_name: str, corpus: Corpus | None, *, seed: int) -> Splade
     """A preset with random weights and a vocabulary made from ``corpus``, or a pretrained model by path or Hub id."""
     transformers_logging.disable_progress_bar()
     if model_name not in MODEL_PRESETS:
-        return SpladeEncoder.from_pretrained(model_name)
+        encoder = SpladeEncoder.from_pretrained(model_name)
+        if corpus is not None:
+            texts = (triple.positive for triple in corpus.triples)
+            require_known_words(encoder.tokenizer, texts, model_name=model_name)
+        return encoder
     if corpus is None:
         raise ConfigError(f"--model-name {model_name}: a preset has random weights; name the folder of a trained model")
     vocab_size = MODEL_PRESETS[model_name].vocab_size

@@ -162,7 +162,7 @@ def _memory_record(sampler: MemorySampler, output: OutputFolder) -> dict[str, An
     plot_timeline(sampler.timeline, output.timeline)
     logger.info("memory timeline: %s", output.timeline)
     return {
-        "sampled_peak_rss_bytes": sampler.timeline.peak_bytes,
+        "sampled_peak_rss_bytes": sampler.peak_bytes,
         "sampler_cpu_time_s": sampler.cpu_time_s,
         "sampler_wall_time_s": sampler.wall_time_s,
         "timeline": str(output.timeline),

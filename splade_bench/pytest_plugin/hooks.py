@@ -233,6 +233,8 @@ def _recorded(request: pytest.FixtureRequest, session: MeasuringSession, measure
     except SpladeBenchError as error:
         pytest.fail(str(error), pytrace=False)
     show_line(session.line(result), request.config)
+    if result.peak_rss_bytes is None and result.status == "ok" and _limit_bytes(request.node) is not None:
+        pytest.fail(f"{MARKER}: the peak of {request.node.nodeid} is unknown ({result.peak_rss_source})", pytrace=False)
     if result.peak_rss_bytes is not None:
         request.node.stash[_PEAKS].append(result.peak_rss_bytes)
     return result
