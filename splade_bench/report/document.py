@@ -28,6 +28,9 @@ _PAGES: Mapping[str, Callable[[Sequence[Any]], Page]] = {
     reliability.PAGE_NAME: reliability.reliability_page,
 }
 
+# A name in a results file may have half a surrogate pair, as that of a file that is not UTF-8.
+_TEXT: Mapping[str, str] = {"encoding": "utf-8", "errors": "backslashreplace"}
+
 
 def make_pages(results: Sequence[Result]) -> list[Page]:
     """A page for each subject that has results.
@@ -58,12 +61,12 @@ def write_pages(pages: Sequence[Page], folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for page in pages:
-            (folder / f"{page.name}.md").write_text(page_markdown(page), encoding="utf-8")
+            (folder / f"{page.name}.md").write_text(page_markdown(page), **_TEXT)
             for picture in page.pictures:
                 path = folder / PLOTS / f"{file_name(picture.name)}.svg"
                 path.parent.mkdir(exist_ok=True)
-                path.write_text(picture.svg, encoding="utf-8")
-        (folder / WEBPAGE_NAME).write_text(webpage(pages), encoding="utf-8")
+                path.write_text(picture.svg, **_TEXT)
+        (folder / WEBPAGE_NAME).write_text(webpage(pages), **_TEXT)
     except OSError as error:
         raise DataError(f"{folder}: the report cannot be written there: {error.strerror}") from error
     return [*(folder / f"{page.name}.md" for page in pages), folder / WEBPAGE_NAME]

@@ -50,7 +50,7 @@ def write_tables(pages: Sequence[Page], folder: Path) -> list[Path]:
     try:
         for path, content in written.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content, encoding="utf-8")
+            path.write_text(content, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise DataError(f"--tables {folder}: cannot be written to: {error.strerror}") from error
     return list(written)

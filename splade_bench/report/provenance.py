@@ -25,16 +25,17 @@ def measured_on(results: Sequence[Result]) -> list[Block]:
     """
     machines = dict.fromkeys(machine_line(result) for result in results)
     # Results without tensors have no number of threads.
-    threads = sorted({result.machine["threads"] for result in results if result.machine.get("threads")})
+    known = {str(result.machine["threads"]) for result in results if result.machine.get("threads")}
+    threads = sorted(known, key=lambda count: (len(count), count))
     trees = [tree for tree in dict.fromkeys(result.source_tree for result in results) if tree]
     rows = [["machine", line] for line in machines]
-    rows += [["threads", ", ".join(map(str, threads))]] if threads else []
+    rows += [["threads", ", ".join(threads)]] if threads else []
     rows += [["versions", line] for line in dict.fromkeys(conditions_of(result)["versions"] for result in results)]
     for name in ("commit", "source_tree", "corpus_sha256"):
         values = dict.fromkeys(getattr(result, name, None) for result in results)
         rows += [[name.replace("_", " "), str(value)[:_SHOWN_CHARACTERS]] for value in values if value]
-    cards = dict.fromkeys(result.machine.get("device") for result in results)
-    rows += [["accelerator", str(card)] for card in cards if card not in (None, "cpu")]
+    cards = dict.fromkeys(str(result.machine.get("device")) for result in results)
+    rows += [["accelerator", card] for card in cards if card not in ("None", "cpu")]
     devices = {getattr(result, "device", None) for result in results}
     untested = [name for name in UNTESTED_ON_HARDWARE if name in devices]
     rows += [["device", f"{name}: untested on hardware by this project"] for name in untested]
@@ -72,7 +73,8 @@ def machine_line(result: Result) -> str:
     """Processor, cores, memory and system in one line."""
     machine = result.machine
     memory = machine.get("memory_bytes")
+    size = format_bytes(memory) if isinstance(memory, int) else "?"
     return (
         f"{machine.get('processor')}, {machine.get('logical_cores')} logical cores, "
-        f"{format_bytes(memory) if memory else '?'}, {machine.get('system')} {machine.get('architecture')}"
+        f"{size}, {machine.get('system')} {machine.get('architecture')}"
     )
