@@ -26,7 +26,7 @@ ODD_VALUES: Sequence[Any] = (
     *([], {}, [None], [[]], {"": None}, {"a": {"a": []}}, [1, "a"], "9" * 400, -(2**70)),
 )
 # Room for torch and a toy; a state that asks for more must not take the machine with it.
-_ADDRESS_SPACE_BYTES = 12 * 2**30
+_ADDRESS_SPACE_BYTES = 2 * 2**30
 
 
 def read_gate_files(count: int, *, seed: int) -> dict[str, Any]:
