@@ -32,7 +32,7 @@ def test_a_part_shows_what_was_expected_and_seen_with_counts() -> None:
     row = row_of(page, "campaigns", fault="write fails")
     assert row["expected"] == "nothing is lost"
     assert (row["tried"], row["seen"], row["verdict"]) == ("3", "1 exit code 0, 2 exit code 1", "as expected")
-    assert "- a call of the disk fails: 3 tried, as expected" in text_of(page)
+    assert "- a call of the disk fails: 3 tried, as expected, 17 of 18 parts **not run**" in text_of(page)
 
 
 def test_a_failure_is_shown_with_its_details() -> None:
@@ -51,9 +51,11 @@ def test_a_campaign_that_judged_nothing_has_not_passed(nothing: dict[str, object
     assert row_of(reliability_page([part]), "campaigns", fault="write fails")["verdict"] == "NOTHING JUDGED"
 
 
-def test_a_campaign_that_did_not_run_is_named() -> None:
-    text = text_of(reliability_page([make_part()]))
+def test_parts_that_did_not_run_are_counted() -> None:
+    text = text_of(reliability_page([make_part(campaign="flags")]))
 
+    assert "- a long training: 0 tried, 4 of 4 parts **not run**" in text
+    assert "- each flag has a test: 3 tried, as expected\n" in f"{text}\n"
     assert text.count("**not run**") == len(CAMPAIGNS) - 1
 
 
