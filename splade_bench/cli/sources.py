@@ -19,6 +19,7 @@ from splade_bench.model import loading
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.known_words import require_known_words
 from splade_bench.model.presets import build_preset, wrap_tokenizer
+from splade_bench.training.checkpoints import MANIFEST
 
 # Vocabulary of a tokenizer that no text is given to.
 _BLANK_VOCAB_SIZE = 512
@@ -48,9 +49,15 @@ def load_corpus(
 
 
 def load_encoder(model_name: str, corpus: Corpus | None, *, seed: int) -> SpladeEncoder:
-    """A preset with random weights and a vocabulary made from ``corpus``, or a pretrained model by path or Hub id."""
+    """A preset with random weights and a vocabulary made from ``corpus``, or a pretrained model by path or Hub id.
+
+    Raises:
+        ConfigError: the model cannot be loaded, does not know the words of ``corpus``, or is a preset without a corpus.
+        DataError: the folder of the model is a checkpoint that is damaged.
+    """
     transformers_logging.disable_progress_bar()
     if model_name not in MODEL_PRESETS:
+        _require_undamaged(model_name)
         encoder = SpladeEncoder.from_pretrained(model_name)
         if corpus is not None:
             texts = (triple.positive for triple in corpus.triples)
@@ -65,10 +72,16 @@ def load_encoder(model_name: str, corpus: Corpus | None, *, seed: int) -> Splade
 
 
 def load_tokenizer(model_name: str, corpus: Corpus) -> PreTrainedTokenizerBase:
-    """The tokenizer that an encoder from :func:`load_encoder` has."""
+    """The tokenizer that an encoder from :func:`load_encoder` has.
+
+    Raises:
+        ConfigError: the tokenizer cannot be loaded.
+        DataError: the folder of the model is a checkpoint that is damaged.
+    """
     if model_name in MODEL_PRESETS:
         vocab_size = MODEL_PRESETS[model_name].vocab_size
         return wrap_tokenizer(train_tokenizer(corpus.training_texts, vocab_size=vocab_size))
+    _require_undamaged(model_name)
     return loading.load_tokenizer(model_name)
 
 
@@ -77,12 +90,25 @@ def planned_encoder(model_name: str) -> Callable[[], SpladeEncoder]:
 
     Raises:
         ConfigError: the model cannot be loaded.
+        DataError: the folder of the model is a checkpoint that is damaged.
     """
     if model_name in MODEL_PRESETS:
         tokenizer = train_tokenizer((), vocab_size=MODEL_PRESETS[model_name].vocab_size)
         return lambda: build_preset(model_name, tokenizer, seed=0)
+    _require_undamaged(model_name)
     config, blank = loading.load_config(model_name), wrap_tokenizer(train_tokenizer((), vocab_size=_BLANK_VOCAB_SIZE))
     return lambda: SpladeEncoder(loading.untrained_model(config), blank)
+
+
+def _require_undamaged(model_name: str) -> None:
+    """Compare the files of a model with the manifest of a checkpoint, if its folder has one.
+
+    Raises:
+        DataError: a file is damaged; the message names it.
+    """
+    folder = Path(model_name)
+    if os.path.lexists(folder / MANIFEST):
+        Checkpoint.at(folder).verify()
 
 
 def cache_folder() -> Path:
