@@ -29,7 +29,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Figures of ``encoder`` on ``dataset``, by name; ``batch_size`` texts at a time, by default 32 or fewer long ones.
 
-    ``on_batch`` is called before each batch of texts is encoded; what it raises ends the evaluation.
+    ``on_batch`` is called before each batch of texts is encoded, before each pair of blocks is compared and before each
+    query's candidates are; what it raises ends the evaluation.
 
     * ``mrr@10``, ``p@1`` ... ``recall@100``: every query ranked against the whole corpus;
     * ``candidate_mrr@10``, ``candidate_p@1``, ...: the article's protocol, which is much easier: each query that has
@@ -37,7 +38,8 @@ def evaluate(
     * ``query_active_dims``, ``document_active_dims``: mean number of entries above zero;
     * ``query_expansion_ratio``, ``document_expansion_ratio``: share of those that are not tokens of the text itself.
 
-    Memory: a batch and the sparse vectors of all texts, 8 bytes for each active entry.
+    Memory: a batch and the sparse vectors of all texts, 8 bytes for each active entry, and up to 16 while a buffer that
+    is full doubles.
 
     Raises:
         NotFiniteError: a vector has an entry that is NaN or infinite.
@@ -47,10 +49,11 @@ def evaluate(
     with encoder.evaluating():
         queries = _encode(encoder, dataset.queries, max_length, batch_size, on_batch)
         documents = _encode(encoder, dataset.corpus, max_length, batch_size, on_batch)
-    figures = evaluate_run(_full_ranking(queries, documents), dataset.qrels)
+    figures = evaluate_run(_full_ranking(queries, documents, on_batch), dataset.qrels)
     if dataset.candidates:
         judged = {query_id: qrels for query_id, qrels in dataset.qrels.items() if query_id in dataset.candidates}
-        candidate_figures = evaluate_run(_candidate_ranking(queries, documents, dataset.candidates), judged)
+        rankings = _candidate_ranking(queries, documents, dataset.candidates, on_batch)
+        candidate_figures = evaluate_run(rankings, judged)
         figures |= {f"candidate_{name}": value for name, value in candidate_figures.items()}
     return figures | {
         "query_active_dims": queries.reps.active_dims().double().mean().item(),
@@ -107,7 +110,9 @@ def _encode(
                     "the model's vectors are not finite (NaN or infinity), so there is nothing to rank: "
                     "its training diverged, or its weights are too large; choose another model"
                 )
-            own_entries += _own_entries(vectors, batch.input_ids)
+            # Scattered, the entry of a token that a text repeats counts once.
+            own_weights = vectors.gather(1, batch.input_ids)
+            own_entries += int(torch.zeros_like(vectors).scatter(1, batch.input_ids, own_weights).count_nonzero())
             yield vectors
 
     with torch.no_grad():
@@ -116,25 +121,24 @@ def _encode(
     return _Encoded(ids, reps, expansion_ratio)
 
 
-def _own_entries(vectors: Tensor, input_ids: Tensor) -> int:
-    """How many active entries of the vectors [N, V] are tokens [N, L] of their own texts; a repeated one is one."""
-    own = torch.zeros_like(vectors).scatter(1, input_ids, vectors.gather(1, input_ids))
-    return int(own.count_nonzero())
-
-
-def _full_ranking(queries: _Encoded, documents: _Encoded) -> Iterator[Ranking]:
-    best = top_documents(queries.reps, documents.reps, top_k=RUN_DEPTH)
+def _full_ranking(queries: _Encoded, documents: _Encoded, on_batch: Callable[[], None]) -> Iterator[Ranking]:
+    best = top_documents(queries.reps, documents.reps, top_k=RUN_DEPTH, on_block=on_batch)
     for query_id, (scores, rows) in zip(queries.ids, best, strict=True):
         names = (documents.ids[row] for row in rows.tolist())
         yield query_id, dict(zip(names, scores.tolist(), strict=True))
 
 
 def _candidate_ranking(
-    queries: _Encoded, documents: _Encoded, candidates: Mapping[str, Sequence[str]]
+    queries: _Encoded,
+    documents: _Encoded,
+    candidates: Mapping[str, Sequence[str]],
+    on_batch: Callable[[], None],
 ) -> Iterator[Ranking]:
-    row_of = {document_id: row for row, document_id in enumerate(documents.ids)}
+    wanted = set().union(*candidates.values())  # the corpus may have many more documents
+    row_of = {document_id: row for row, document_id in enumerate(documents.ids) if document_id in wanted}
     for row, query_id in enumerate(queries.ids):
         if query_id in candidates:
+            on_batch()
             query = queries.reps.dense(row, row + 1)[0]
             vectors = {name: documents.reps.dense(row_of[name], row_of[name] + 1)[0] for name in candidates[query_id]}
             yield query_id, {name: float(query @ vector) for name, vector in vectors.items()}

@@ -5,7 +5,7 @@ Shapes: Q queries, D documents, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -81,8 +81,12 @@ class SparseReps:
         return block
 
 
-def top_documents(queries: SparseReps, documents: SparseReps, *, top_k: int) -> Iterator[tuple[Tensor, Tensor]]:
+def top_documents(
+    queries: SparseReps, documents: SparseReps, *, top_k: int, on_block: Callable[[], None] = lambda: None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Scores and rows of each query's best documents by dot product: two tensors [top_k] a query, best first.
+
+    ``on_block`` is called before each pair of blocks, of 512 queries and 512 documents; what it raises ends the search.
 
     Memory: two dense blocks of 512 rows and the scores between them; never [Q, D], [D, V] or [Q, top_k].
     """
@@ -91,6 +95,7 @@ def top_documents(queries: SparseReps, documents: SparseReps, *, top_k: int) -> 
         scores = torch.empty(query_end - query_start, 0)
         rows = torch.empty(query_end - query_start, 0, dtype=torch.int64)
         for start, end in _blocks(len(documents)):
+            on_block()
             block_rows = torch.arange(start, end).expand(len(query_block), -1)
             scores = torch.cat([scores, query_block @ documents.dense(start, end).t()], 1)
             rows = torch.cat([rows, block_rows], 1)

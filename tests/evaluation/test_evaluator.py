@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,11 +15,13 @@ from splade_bench.config import TrainConfig
 from splade_bench.data.formats import retrieval_dataset
 from splade_bench.data.records import RetrievalDataset, Triple
 from splade_bench.errors import NotFiniteError
-from splade_bench.evaluation.evaluator import evaluate, evaluate_bm25
+from splade_bench.evaluation import search
+from splade_bench.evaluation.evaluator import _candidate_ranking, _Encoded, evaluate, evaluate_bm25
+from splade_bench.evaluation.search import SparseReps
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.presets import build_preset
 from splade_bench.training import Trainer
-from splade_bench.training.validation import validation_loss
+from splade_bench.training.validation_loss import validation_loss
 
 
 @pytest.fixture
@@ -118,13 +121,46 @@ def test_the_caller_is_asked_before_each_batch_and_may_end_the_evaluation(
         batch_size=16,
         on_batch=lambda: calls.append(0),
     )
-    assert len(calls) == 2 + 1  # 32 queries and 8 documents
+    assert len(calls) == 2 + 1 + 1  # batches of 32 queries and of 8 documents, a pair of blocks
     calls.clear()
     validation_loss(encoder, triples, TrainConfig(max_length=16), on_batch=lambda: calls.append(0))
     assert len(calls) == 1
     calls.clear()
     evaluate_bm25(dataset, on_query=lambda: calls.append(0))
     assert len(calls) == len(dataset.queries)
+
+
+def test_the_caller_is_asked_while_queries_are_ranked_and_may_end_it(
+    encoder: SpladeEncoder, dataset: RetrievalDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "ROWS_PER_BLOCK", 8)
+    batches = sum(-(-len(texts) // 4) for texts in (dataset.queries, dataset.corpus))
+    pairs = -(-len(dataset.queries) // 8) * -(-len(dataset.corpus) // 8)
+    calls: list[int] = []
+
+    evaluate(encoder, dataset, max_length=16, batch_size=4, on_batch=lambda: calls.append(0))
+
+    assert len(calls) == batches + pairs + len(dataset.candidates)
+    for allowed in (batches + pairs - 1, len(calls) - 1):
+        with pytest.raises(IndexError, match="pop from empty list"):
+            evaluate(encoder, dataset, max_length=16, batch_size=4, on_batch=([None] * allowed).pop)
+
+
+def test_the_index_of_candidates_does_not_grow_with_the_corpus() -> None:
+    """A Python index of a large corpus would take more than its vectors."""
+    documents = 20_000
+    ids = [str(number) for number in range(documents)]
+    empty = torch.zeros(documents + 1, dtype=torch.int64), torch.empty(0, dtype=torch.int32), torch.empty(0), 8
+    corpus, query = _Encoded(ids, SparseReps(*empty), 0.0), _Encoded(["q"], SparseReps(empty[0][:2], *empty[1:]), 0.0)
+    tracemalloc.start()
+    try:
+        rankings = list(_candidate_ranking(query, corpus, {"q": ["7", "19999"]}, lambda: None))
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert rankings == [("q", {"7": 0.0, "19999": 0.0})]
+    assert peak_bytes < 10 * documents
 
 
 def test_texts_become_token_ids_a_batch_at_a_time(

@@ -38,6 +38,19 @@ def test_ranking_equals_that_of_the_full_score_matrix(top_k: int) -> None:
     torch.testing.assert_close(full.gather(1, rows), scores)
 
 
+@pytest.mark.usefixtures("small_blocks")
+def test_the_caller_is_asked_before_each_pair_of_blocks() -> None:
+    queries, documents = (SparseReps.from_dense([random_sparse(rows, 64, seed=0)]) for rows in (9, 30))
+    calls: list[int] = []
+
+    best = top_documents(queries, documents, top_k=5, on_block=lambda: calls.append(0))
+
+    next(best)
+    assert len(calls) == 5  # of the first 7 queries with 30 documents
+    assert len(list(best)) == 8
+    assert len(calls) == 2 * 5
+
+
 @pytest.mark.parametrize("first_buffer_size", [1, 50, 10**6])
 def test_rows_come_back_as_they_went_in(first_buffer_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "FIRST_BUFFER_SIZE", first_buffer_size)
