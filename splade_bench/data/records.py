@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 # A vocabulary and the frequencies of its tokens hardly change with more texts than these.
 MAX_SAMPLED_TRIPLES = 50_000
 MAX_SAMPLED_BYTES = 32 * 2**20
+# Of one text. No model reads as much of a document.
+MAX_SAMPLED_CHARACTERS = 100_000
 
 Qrels = Mapping[str, Mapping[str, int]]
 """Query id -> document id -> relevance; other documents are not relevant."""
@@ -79,14 +81,17 @@ class Corpus:
 
     @property
     def training_texts(self) -> Iterator[str]:
-        """The unique texts of the sampled triples, to train a tokenizer on; held-out texts are not among them."""
+        """The unique texts of the sampled triples, to train a tokenizer on; held-out texts are not among them.
+
+        Of a long text it is the beginning: :data:`MAX_SAMPLED_CHARACTERS`.
+        """
         texts = (text for triple in self._sample() for text in (triple.query, triple.positive, *triple.negatives))
-        return iter(dict.fromkeys(texts))
+        return iter(dict.fromkeys(text[:MAX_SAMPLED_CHARACTERS] for text in texts))
 
     @property
     def training_documents(self) -> Iterator[str]:
-        """The unique positives of the same triples, to count in how many of them each token is."""
-        return iter(dict.fromkeys(triple.positive for triple in self._sample()))
+        """The unique positives of the same triples, cut alike, to count in how many of them each token is."""
+        return iter(dict.fromkeys(triple.positive[:MAX_SAMPLED_CHARACTERS] for triple in self._sample()))
 
     def _sample(self) -> Iterator[Triple]:
         """All triples; of a large training file, as many as memory allows, at equal distances."""

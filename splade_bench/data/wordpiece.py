@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Iterable, Iterator
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-# An encoding takes some 200 bytes a token.
-_ENCODED_AT_ONCE = 256
+# An encoding takes some 200 bytes a token, and a text has hardly more tokens than characters.
+_TEXTS_AT_ONCE = 256
+_CHARACTERS_AT_ONCE = 2**18
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -56,9 +56,23 @@ def _tokenizer(model: models.WordPiece) -> Tokenizer:
 def inverse_document_frequencies(tokenizer: Tokenizer, documents: Iterable[str], *, vocab_size: int) -> list[float]:
     """How rare each token is among ``documents``: ``log(1 + (N - n + 0.5) / (n + 0.5))`` by token id, as in BM25."""
     containing: Counter[int] = Counter()
-    count, remaining = 0, iter(documents)
-    while some := list(islice(remaining, _ENCODED_AT_ONCE)):
+    count = 0
+    for some in _groups(documents):
         encodings = tokenizer.encode_batch(some, add_special_tokens=False)
         containing.update(token for encoding in encodings for token in set(encoding.ids))
         count += len(some)
     return [math.log(1 + (count - containing[token] + 0.5) / (containing[token] + 0.5)) for token in range(vocab_size)]
+
+
+def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts to encode at once: few enough characters together, or a single text."""
+    group: list[str] = []
+    characters = 0
+    for text in texts:
+        if group and (len(group) == _TEXTS_AT_ONCE or characters + len(text) > _CHARACTERS_AT_ONCE):
+            yield group
+            group, characters = [], 0
+        group.append(text)
+        characters += len(text)
+    if group:
+        yield group

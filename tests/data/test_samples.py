@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,11 +47,40 @@ def test_a_file_of_long_records_is_sampled_too(tmp_path: Path, monkeypatch: pyte
     assert len(list(file_corpus(path, None).training_documents)) == 1
 
 
+def test_of_a_long_text_its_beginning_is_sampled(tmp_path: Path) -> None:
+    record = {"query": "q " * 60_000, "positive_document": "p " * 80_000, "negative_documents": ["n " * 70_000]}
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps(record))
+    corpus = file_corpus(path, None)
+
+    texts = [letter * 50_000 for letter in ("q ", "p ", "n ")]
+    assert list(corpus.training_texts) == texts
+    assert list(corpus.training_documents) == texts[1:2]
+    assert corpus.triples[0].positive == "p " * 80_000, "only the sample is cut"
+
+
+def test_long_documents_are_encoded_one_by_one() -> None:
+    documents = ["open " * 100, "door " * 20_000, "window " * 30_000, "open " * 100, "door"] + ["a"] * 300
+    given: list[list[str]] = []
+
+    class Watched:
+        def encode_batch(self, texts: list[str], **options: Any) -> Any:
+            given.append(texts)
+            return tokenizer.encode_batch(texts, **options)
+
+    tokenizer = train_tokenizer(documents, vocab_size=100)
+    inverse_document_frequencies(Watched(), documents, vocab_size=100)  # type: ignore[arg-type]
+
+    assert [text for texts in given for text in texts] == documents
+    assert max(sum(map(len, texts)) for texts in given) <= 2**18
+    assert [len(texts) for texts in given] == [2, 256, 47]
+
+
 def test_document_frequencies_are_counted_over_all_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = train_tokenizer(["open window door"] * 3, vocab_size=100)
     documents = ["open window", "open door", "door", "open open"] * 5
     expected = inverse_document_frequencies(tokenizer, documents, vocab_size=100)
-    monkeypatch.setattr(wordpiece, "_ENCODED_AT_ONCE", 3)
+    monkeypatch.setattr(wordpiece, "_TEXTS_AT_ONCE", 3)
 
     assert inverse_document_frequencies(tokenizer, iter(documents), vocab_size=100) == expected
     rarity = dict(zip((tokenizer.id_to_token(token) for token in range(100)), expected, strict=True))
