@@ -83,9 +83,9 @@ class Output:
     """The files and messages of a training."""
 
     output_dir: Path = Path("splade-output")
-    """Folder for final_model, run.json and the memory timeline."""
+    """Folder for final_model, the checkpoints, run.json, log.jsonl and the memory timeline."""
     overwrite: bool = False
-    """Replace the model of an earlier run in --output-dir."""
+    """Replace an earlier run in --output-dir: delete its checkpoints and its log, and replace its model."""
     memory_tracking: bool = False
     """Log current and peak memory, and draw memory over time with the phases of the training."""
 
@@ -95,7 +95,7 @@ class Saving:
     """When a checkpoint is saved, and the checkpoint from which a run goes on."""
 
     save_steps: int = 500
-    """Save a checkpoint after each so many optimizer steps. 0: never."""
+    """Save a checkpoint after each so many optimizer steps. 0: only where a signal or a fault ends the run."""
     save_epochs: int | None = None
     """Save a checkpoint after each so many epochs; --save-steps then has no effect."""
     save_total_limit: int | None = 2
@@ -110,8 +110,11 @@ class Saving:
     def __post_init__(self) -> None:
         require_range(self, "save_steps", at_least=0)
         require_range(self, "save_epochs", "save_total_limit", at_least=1)
-        if self.load_best_model_at_end:
-            object.__setattr__(self, "save_best", True)
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the best evaluation has a checkpoint."""
+        return self.save_best or self.load_best_model_at_end
 
     def interval(self, steps_per_epoch: int) -> int:
         """Optimizer steps from one checkpoint to the next; 0: none is saved."""
@@ -232,7 +235,7 @@ def parse_train_command(command: type[_Command], arguments: Sequence[str], *, ve
     except SystemExit:  # --help
         print(source_flags_help())
         raise
-    if parsed.saving.save_best and not parsed.validating.is_on:
+    if parsed.saving.keeps_best and not parsed.validating.is_on:
         flag = "--load-best-model-at-end" if parsed.saving.load_best_model_at_end else "--save-best"
         raise ConfigError(f"{flag} has no effect without --eval-steps; add --eval-steps N")
     return parsed

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from splade_bench.cli.output import OutputFolder
-from splade_bench.config import TrainConfig
+from splade_bench.config import MemoryConfig, TrainConfig
 from splade_bench.errors import ConfigError, DataError
+from splade_bench.planner.candidates import SEARCHED_FIELDS
 from splade_bench.training.checkpoints import Checkpoint
 from splade_bench.training.early_stopping import BestMetric
-from splade_bench.training.run_state import read_saved_run
+from splade_bench.training.saved_run import read_saved_run
 
 logger = logging.getLogger(__name__)
 
 _FLAG = "--resume-from-checkpoint"
+# A fit may cut a batch into several, if that is allowed.
+_OF_THE_BATCH = frozenset({"batch_size", "gradient_accumulation_steps"})
 
 
 def goes_on_in(output: OutputFolder, named: str | None) -> bool:
@@ -45,17 +49,21 @@ def find_checkpoint(named: str | None, output: OutputFolder) -> Checkpoint | Non
     return checkpoint
 
 
-def saved_config(checkpoint: Checkpoint, config: TrainConfig) -> TrainConfig:
-    """The configuration of the saved run, with the length of ``config``.
+def fitted_as_saved(checkpoint: Checkpoint, config: TrainConfig, given: frozenset[str]) -> TrainConfig:
+    """``config`` with the settings that ``--auto-fit`` chose for the saved run, but for those ``given`` now.
 
     Raises:
+        ConfigError: the checkpoint has a value that cannot be used.
         DataError: the checkpoint cannot be read.
     """
+    saved = read_saved_run(checkpoint.path).config
+    chosen = (SEARCHED_FIELDS | _OF_THE_BATCH) - given
     try:
-        saved = msgspec.convert(read_saved_run(checkpoint.path).config, TrainConfig)
-    except msgspec.ValidationError as error:
+        memory = asdict(config.memory) | {name: value for name, value in saved["memory"].items() if name in chosen}
+        run: dict[str, Any] = {name: msgspec.convert(saved[name], int) for name in _OF_THE_BATCH & chosen}
+        return replace(config, memory=msgspec.convert(memory, MemoryConfig), **run)
+    except (AttributeError, KeyError, TypeError, msgspec.ValidationError) as error:
         raise DataError(f"{checkpoint.path}: is not a checkpoint of this version: {error}") from error
-    return replace(saved, max_steps=config.max_steps, epochs=config.epochs)
 
 
 def _latest(output: OutputFolder) -> Checkpoint | None:

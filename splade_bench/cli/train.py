@@ -9,13 +9,13 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from splade_bench.cli.arguments import show
+from splade_bench.cli.arguments import given_flags, show
 from splade_bench.cli.auto_fit import fitted_training
 from splade_bench.cli.flags import TrainFlags, parse_train_command, searched_fields_given, train_arguments
 from splade_bench.cli.output import OutputFolder
 from splade_bench.cli.planning import PlanRequest, data_bytes, resolve_budget
 from splade_bench.cli.progress import memory_line
-from splade_bench.cli.resuming import find_checkpoint, goes_on_in, saved_config
+from splade_bench.cli.resuming import find_checkpoint, fitted_as_saved, goes_on_in
 from splade_bench.cli.signals import StopSignals
 from splade_bench.cli.sources import load_corpus, load_encoder
 from splade_bench.cli.training_run import TrainingRun
@@ -81,11 +81,11 @@ def run(arguments: Sequence[str]) -> int:
         skip_bad_records=command.faults.skip_bad_records,
     )
     if command.auto_fit:
-        config = (
-            saved_config(checkpoint, command.config)
-            if checkpoint
-            else _fitted_config(command, corpus, searched_fields_given(arguments), device_type=device.type)
-        )
+        given = searched_fields_given(arguments)
+        if checkpoint:
+            config = fitted_as_saved(checkpoint, command.config, given | given_flags(arguments).keys())
+        else:
+            config = _fitted_config(command, corpus, given, device_type=device.type)
         command = replace(command, config=config)
     encoder = load_encoder(command.model_name, corpus, seed=command.config.seed).to(device)
     encoder.tokenizer.model_max_length = command.config.max_length
@@ -219,11 +219,12 @@ def _record(training: TrainingRun) -> dict[str, Any]:
 
 
 def _out_of_memory(training: TrainingRun, error: BaseException) -> str:
-    memory, window = training.encoder.memory, training.trainer.window
+    memory, window = training.encoder.memory, training.trainer.step_batches
+    halve = "" if training.command.faults.on_oom == "halve" else "add --on-oom halve, "
     advice = (
         "remove --memory-mode or --head, whichever you gave: the default head never makes all logits"
         if memory.head == "eager"
-        else "add --on-oom halve, run splade-bench fit with these flags and a --budget to find settings that fit, or "
+        else f"{halve}run splade-bench fit with these flags and a --budget to find settings that fit, or "
         "try --optimizer-states disk, --activation-checkpointing, a smaller --max-length or a smaller --batch-size"
     )
     phase = training.progress.phase if window else "evaluation or saving"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -13,6 +14,7 @@ from splade_bench.cli.output import OutputFolder
 from splade_bench.cli.progress import Progress
 from splade_bench.data.records import Corpus
 from splade_bench.device.devices import synchronize
+from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.errors import ConfigError, DataError, NotFiniteError, TrainingError, error_line
 from splade_bench.evaluation.evaluator import evaluate
 from splade_bench.measure.rss import PeakRss
@@ -21,14 +23,15 @@ from splade_bench.model.weights import require_finite_weights
 from splade_bench.training.checkpoints import Checkpoint
 from splade_bench.training.collapse import CollapseError, CollapseGuard
 from splade_bench.training.early_stopping import BestMetric
-from splade_bench.training.run_state import checkpoint_bytes, load_weights, model_bytes, require_same_run, resume_run
+from splade_bench.training.run_state import checkpoint_bytes, load_weights, model_bytes, resume_run
+from splade_bench.training.saved_run import require_same_run
 from splade_bench.training.saving import CheckpointSaver
 from splade_bench.training.step import StopRequested
 from splade_bench.training.step_log import StepLog
 from splade_bench.training.tensorboard import TensorBoardLog
 from splade_bench.training.trainer import Trainer
 from splade_bench.training.validating import Validation
-from splade_bench.training.validation import BATCH_SIZE, validation_loss
+from splade_bench.training.validation_loss import BATCH_SIZE, validation_loss
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +74,6 @@ class TrainingRun:
         if checkpoint:
             require_same_run(self.trainer, checkpoint.path, self._inputs)
         self._require_room()
-        output.begin(overwrite=command.output.overwrite)
         step = checkpoint.step if checkpoint else 0
         self.log = StepLog(output.log, step)
         self.curves = TensorBoardLog(command.validating.log_dir, step) if command.validating.log_dir else None
@@ -80,8 +82,9 @@ class TrainingRun:
         self._observe()
         if checkpoint:
             resume_run(self.trainer, checkpoint.path, self._inputs)
-            output.checkpoints.remove_newer_than(step)
             logger.info("going on from %s", checkpoint.path)
+            self._leave_later_checkpoints(step)
+        output.begin(overwrite=command.output.overwrite)  # nothing of an earlier run has changed before
 
     def train(self) -> None:
         """Run to the end, or to a stop. Whatever ends it, what is complete is then saved.
@@ -91,9 +94,11 @@ class TrainingRun:
         """
         start_s = time.perf_counter()
         try:
-            if self.validation and self.resumed_from:
-                with suppress(StopRequested):  # the training then ends at its first mini-batch
+            with suppress(StopRequested):  # the training then ends at its first mini-batch
+                if self.validation and self.resumed_from:
                     self.validation.evaluate_if_due(self.trainer.state)
+            if self.best:
+                self.best.stop_if_exhausted(self.trainer.state)
             self.trainer.train()
             synchronize(self.encoder.device)
         except Exception as error:
@@ -114,7 +119,8 @@ class TrainingRun:
         if result.global_step == 0:
             logger.warning("stopped before the first optimizer step: nothing is saved")
             return
-        if not self.saver.is_saved and (result.interrupted or self.saver.saved or self.resumed_from):
+        goes_on_later = result.interrupted or self.saver.saved or self.command.saving.resume_from_checkpoint
+        if goes_on_later and not self.saver.is_saved:
             self.saver.save()
         self._take_best_weights()
         require_finite_weights(self.encoder)
@@ -141,7 +147,7 @@ class TrainingRun:
     def record(self) -> dict[str, Any]:
         """What this run adds to ``run.json``."""
         result, peak = self.trainer.result(), self.peak_rss.read()
-        best = self.output.checkpoints.get(self.best.best_step) if self.best and self.best.best_step else None
+        best = self.output.path / f"checkpoint-{self.best.best_step}" if self.best else None
         return {
             "status": "interrupted" if result.interrupted else "ok",
             "stop_reason": result.stop_reason,
@@ -155,7 +161,7 @@ class TrainingRun:
             "checkpoints_failed": self.saver.failed,
             "checkpoint_time_s": self.saver.time_s,
             "best_metric": self.best.best if self.best else None,
-            "best_checkpoint": str(best.path) if best else None,
+            "best_checkpoint": str(best) if best and best.is_dir() else None,
             "wall_time_s": self.wall_time_s,
             "baseline_rss_bytes": peak.start_bytes,
             "peak_rss_bytes": peak.peak_bytes,
@@ -165,10 +171,6 @@ class TrainingRun:
     @property
     def _inputs(self) -> dict[str, str | None]:
         return {"--model-name": self.command.model_name, "data of --train-file and --val-file": self.corpus.sha256[:16]}
-
-    @property
-    def _steps_per_epoch(self) -> int:
-        return -(-self.trainer.source.batches_per_epoch // self.command.config.gradient_accumulation_steps)
 
     def _observe(self) -> None:
         """What comes first may end the run before what comes after it; what is saved last knows of all before it."""
@@ -186,7 +188,7 @@ class TrainingRun:
             listeners = [log.on_evaluation for log in (self.log, self.curves, self.best) if log is not None]
             self.validation = Validation(
                 self._evaluate,
-                validating.interval(self._steps_per_epoch),
+                validating.interval(self.trainer.steps_per_epoch),
                 listeners,
                 device=self.encoder.device,
             )
@@ -195,17 +197,27 @@ class TrainingRun:
             self.trainer,
             self.output.checkpoints,
             self._inputs,
-            every=saving.interval(self._steps_per_epoch),
+            every=saving.interval(self.trainer.steps_per_epoch),
             limit=saving.save_total_limit,
-            best=self.best if saving.save_best else None,
-            log=self.log,
+            best=self.best if saving.keeps_best else None,
         )
+        self.saver.log = self.log
         self.trainer.observers += [*observers, self.saver]
 
     def _evaluate(self) -> Mapping[str, float | None]:
         """The figures at this step. A signal ends the evaluation at its next batch."""
-        self._metrics = self._figures(self.trainer.check_stop)
-        self._evaluated_step = step = self.trainer.state.global_step
+        step = self.trainer.state.global_step
+        try:
+            self._metrics = self._figures(self.trainer.check_stop)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            logger.warning("optimizer step %d: not evaluated: %s", step, error_line(error))
+            return {}
+        except NotFiniteError as error:
+            reason = "vectors of held-out texts are not finite; try a lower --learning-rate"
+            raise NotFiniteError(f"optimizer step {step}: {reason}") from error
+        self._evaluated_step = step
         logger.info("optimizer step %d: MRR@10 %.3f on held-out queries", step, self._metrics["mrr@10"])
         return self._metrics
 
@@ -221,12 +233,12 @@ class TrainingRun:
     def _require_room(self) -> None:
         """Room for the model, and for the most checkpoints that are there at one time: one is made before one goes."""
         saving, step = self.command.saving, self.resumed_from.step if self.resumed_from else 0
-        every = saving.interval(self._steps_per_epoch)
+        every = saving.interval(self.trainer.steps_per_epoch)
         made = (self.trainer.state.max_steps - step) // every if every else 0
-        if made or saving.save_best:
-            made += 1 + saving.save_best
-        held = min(made, (saving.save_total_limit or made) + 1 + saving.save_best)
-        there = 0 if self.command.output.overwrite else len(self.output.checkpoints.all())
+        if made or saving.keeps_best:
+            made += 1 + saving.keeps_best
+        held = min(made, (saving.save_total_limit or made) + 1 + saving.keeps_best)
+        there = len(self.output.checkpoints.all())  # of this run; or of one that is deleted before the first save
         needed = max(0, held - there)
         self.output.require_room(model_bytes(self.encoder) + needed * checkpoint_bytes(self.trainer))
 
@@ -246,13 +258,28 @@ class TrainingRun:
             self._evaluated_step = None
             logger.info("%s has the best weights, of optimizer step %d", self.output.model.name, checkpoint.step)
 
+    def _leave_later_checkpoints(self, step: int) -> None:
+        """Delete what the run that is left made after ``step``: it would be taken for this run's."""
+        later = [checkpoint.path.name for checkpoint in self.output.checkpoints.all() if checkpoint.step > step]
+        if not later:
+            return
+        logger.info("deleting what comes after it: %s", ", ".join(later))
+        try:
+            self.output.checkpoints.remove_newer_than(step)
+        except OSError as error:
+            raise ConfigError(f"--resume-from-checkpoint: {error_line(error)}; delete {', '.join(later)}") from error
+
     def _save_after(self, error: Exception) -> None:
         """Save the last complete optimizer step of a run that failed, if it is worth going on from."""
+        # The frames of the failed optimizer step hold its tensors.
+        traceback.clear_frames(error.__traceback__)
         self.log.event("fault", reason=error_line(error))
         if isinstance(error, CollapseError) or not self.trainer.weights_are_complete or not self.trainer.losses:
             return
-        with suppress(NotFiniteError):  # then the checkpoints before are the last good ones
+        try:
             self.saver.save()
+        except Exception as second:  # the first error is what the user must know
+            logger.warning("the last complete optimizer step cannot be saved: %s", error_line(second))
 
     def way_on(self) -> str:
         """What to do after a failure: the end of an error's line."""

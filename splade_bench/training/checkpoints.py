@@ -1,7 +1,8 @@
 """The checkpoints of a training: folders ``checkpoint-STEP`` that are complete or absent, and never loaded if damaged.
 
 A checkpoint is built under a hidden name and synced. Its ``MANIFEST.json`` is written last: the size and SHA-256 of
-every other file, and of itself. Then the folder is renamed.
+every other file, and of itself. Then the folder is renamed. Files with hidden names are not part of it: file managers
+and network file systems make them.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import stat
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import msgspec
 
 from splade_bench.errors import DataError, one_line
-from splade_bench.files import NO_FOLLOW, remove_debris, remove_whole, replaced_folder, sync_tree, write_whole_file
+from splade_bench.files import NO_FOLLOW, remove_whole, replaced_folder, write_whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +111,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._passed_over: set[Path] = set()
 
     def save(self, step: int, write: Callable[[Path], None]) -> Checkpoint:
         """Make the checkpoint of a step, complete and on the disk; nothing if there is a sound one already.
@@ -122,13 +125,15 @@ class Checkpoints:
         Raises:
             OSError: it cannot be written.
         """
+
+        def add_manifest(folder: Path) -> None:
+            files = {name: _entry(folder / name) for name in _files(folder)}
+            write_whole_file(folder / MANIFEST, _Manifest(FORMAT, step, files).text())
+
         checkpoint = Checkpoint(self.folder / f"checkpoint-{step}", step)
         if not _is_sound(checkpoint):
-            with replaced_folder(checkpoint.path) as unfinished:
+            with replaced_folder(checkpoint.path, finish=add_manifest) as unfinished:
                 write(unfinished)
-                sync_tree(unfinished)
-                files = {name: _entry(unfinished / name) for name in _files(unfinished)}
-                write_whole_file(unfinished / MANIFEST, _Manifest(FORMAT, step, files).text())
         return checkpoint
 
     def all(self) -> list[Checkpoint]:
@@ -154,6 +159,7 @@ class Checkpoints:
                 checkpoint.verify()
             except DataError as error:
                 logger.warning("%s; looking for an older one", error)
+                self._passed_over.add(checkpoint.path)
             else:
                 return checkpoint
         return None
@@ -163,30 +169,38 @@ class Checkpoints:
 
         Args:
             limit: None keeps all.
-            keep: steps of checkpoints that stay, as the newest does, even if more than ``limit`` are left.
+            keep: steps of checkpoints that stay, such as the one just saved, even if more than ``limit`` are left. The
+                newest stays too.
         """
         if limit is None:
             return
         found = self.all()
         for checkpoint in [old for old in found[:-1] if old.step not in keep][: max(0, len(found) - limit)]:
-            _remove(checkpoint)
+            try:
+                remove_whole(checkpoint.path)
+            except OSError as error:
+                logger.warning("%s: cannot be deleted: %s", _shown(checkpoint.path), error.strerror)
 
     def remove_newer_than(self, step: int) -> None:
-        """Delete the checkpoints after ``step``: those of a run that another one takes up at that step."""
+        """Delete the checkpoints after ``step``: those of a run that another one takes up at that step.
+
+        One that is damaged, or that :meth:`newest_sound` passed over, gets another name instead, with a warning. It may
+        be sound: perhaps it could only not be read for a moment.
+
+        Raises:
+            OSError: one can neither be deleted nor renamed; its ``filename`` is the folder's.
+        """
         for checkpoint in self.all():
-            if checkpoint.step > step:
-                _remove(checkpoint)
-
-    def remove_debris(self) -> None:
-        """Delete what a killed process left unfinished, or half deleted."""
-        remove_debris(self.folder)
-
-
-def _remove(checkpoint: Checkpoint) -> None:
-    try:
-        remove_whole(checkpoint.path)
-    except OSError as error:
-        logger.warning("%s: cannot be deleted: %s", _shown(checkpoint.path), error.strerror)
+            if checkpoint.step <= step:
+                continue
+            if checkpoint.path not in self._passed_over and _is_sound(checkpoint):
+                remove_whole(checkpoint.path)
+            else:
+                kept = checkpoint.path.with_name(f"{checkpoint.path.name}.damaged-{uuid4().hex}")
+                checkpoint.path.rename(kept)
+                logger.warning(
+                    "%s: is damaged or could not be read; it is kept as %s", _shown(checkpoint.path), kept.name
+                )
 
 
 def _is_sound(checkpoint: Checkpoint) -> bool:
@@ -217,12 +231,12 @@ def _read_manifest(folder: Path) -> _Manifest:
 
 
 def _files(folder: Path, prefix: str = "") -> Iterator[str]:
-    """The names of all files in a folder and its folders, relative to it.
+    """The names of all files in a folder and its folders, relative to it; hidden ones are left out.
 
     Raises:
         DataError: something is a link, or neither a file nor a folder.
     """
-    for path in sorted(folder.iterdir()):
+    for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
         mode = path.lstat().st_mode
         if stat.S_ISDIR(mode):
             yield from _files(path, f"{prefix}{path.name}/")

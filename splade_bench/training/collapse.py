@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from splade_bench.errors import TrainingError
-from splade_bench.training.state import StepLoss, TrainState
-from splade_bench.training.step import Phase
+from splade_bench.training.state import StepLoss, TrainObserver, TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ class _Side:
         self.was_sparse = self.was_sparse or active_dims < SPARSE_SHARE * vocab_size
 
 
-class CollapseGuard:
+class CollapseGuard(TrainObserver):
     """An observer that stops a run, or warns once, when the vectors of queries or documents collapse.
 
     * All zero: fewer than 0.5 active entries per vector for 10 optimizer steps in a row.
@@ -59,9 +58,6 @@ class CollapseGuard:
         self._vocab_size = vocab_size
         self._action = action
         self._sides = {"query": _Side(), "document": _Side()}
-
-    def on_phase(self, phase: Phase) -> None:
-        """Nothing: the numbers of active entries come with the loss."""
 
     def on_step_end(self, state: TrainState, loss: StepLoss) -> None:
         """Look at the vectors of this step.

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from splade_bench.errors import ConfigError
-from splade_bench.training.state import StepLoss, TrainState
-from splade_bench.training.step import Phase
+from splade_bench.training.state import TrainObserver, TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +18,7 @@ def greater_is_better_by_default(metric: str) -> bool:
     return not metric.endswith(("loss", "_active_dims"))
 
 
-class BestMetric:
+class BestMetric(TrainObserver):
     """Follows one figure of the evaluations, and asks the run to stop when it has not improved for long enough.
 
     The best evaluation is that with the best figure, however small the difference. Early stopping wants more: an
@@ -50,20 +49,11 @@ class BestMetric:
         """The figure of the best evaluation; None before the first one that has a finite figure."""
         self.best_step: int | None = None
         self.evaluations_without_improvement = 0
-        self.improved = False
-        """Whether the last evaluation is the best one."""
         self._reference: float | None = None
         """The figure that early stopping compares with."""
 
-    def on_phase(self, phase: Phase) -> None:
-        """Nothing. It is an observer so that a checkpoint keeps its state."""
-
-    def on_step_end(self, state: TrainState, loss: StepLoss) -> None:
-        """Nothing: only evaluations count."""
-
     def on_evaluation(self, state: TrainState, metrics: Mapping[str, float | None]) -> None:
         """Compare the evaluation at this step with the earlier ones; an :data:`EvaluationListener`."""
-        self.improved = False
         value = metrics.get(self.metric)
         if value is None:
             logger.warning(
@@ -73,15 +63,23 @@ class BestMetric:
         if not math.isfinite(value):
             logger.warning("optimizer step %d: %s is %s, which is never best", state.global_step, self.metric, value)
         elif self._is_better(value, self.best, by_more_than=0.0):
-            self.best, self.best_step, self.improved = value, state.global_step, True
+            self.best, self.best_step = value, state.global_step
         if math.isfinite(value) and self._is_better(value, self._reference, by_more_than=self.min_delta):
             self._reference = value
             self.evaluations_without_improvement = 0
             return
         self.evaluations_without_improvement += 1
-        if self.patience is not None and self.evaluations_without_improvement >= self.patience:
-            state.stop_requested = True
-            state.stop_reason = self._stop_reason()
+        self.stop_if_exhausted(state)
+
+    def stop_if_exhausted(self, state: TrainState) -> None:
+        """Ask for the end of the run where the patience is exhausted, also of one that goes on after it ended so."""
+        if self.patience is None or self.evaluations_without_improvement < self.patience:
+            return
+        by = f" by more than {self.min_delta:g}" if self.min_delta else ""
+        best = "" if self.best is None else f"; the best is {self.best:.4g}, at step {self.best_step}"
+        evaluations = f"{self.evaluations_without_improvement} evaluations in a row"
+        state.stop_requested = True
+        state.stop_reason = f"early stopping: {self.metric} has not improved{by} in {evaluations}{best}"
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know."""
@@ -112,9 +110,3 @@ class BestMetric:
         if than is None:
             return True
         return (value - than if self.greater_is_better else than - value) > by_more_than
-
-    def _stop_reason(self) -> str:
-        by = f" by more than {self.min_delta:g}" if self.min_delta else ""
-        best = "" if self.best is None else f"; the best is {self.best:.4g}, at step {self.best_step}"
-        evaluations = f"{self.evaluations_without_improvement} evaluations in a row"
-        return f"early stopping: {self.metric} has not improved{by} in {evaluations}{best}"

@@ -3,38 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
+from typing import TYPE_CHECKING
 
 from splade_bench.batching.batches import TripleBatch
-from splade_bench.batching.sources import TripleSource
+from splade_bench.errors import NotFiniteError
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.training.gradcache import mini_batch_limit
+
+if TYPE_CHECKING:
+    from splade_bench.training.trainer import Trainer
 
 # Records that an error names.
 _NAMED_RECORDS = 8
 
 
-def half_mini_batch(encoder: SpladeEncoder, window: Sequence[TripleBatch]) -> int | None:
+def half_mini_batch(encoder: SpladeEncoder, batches: Sequence[TripleBatch]) -> int | None:
     """Half the tokens of the largest mini-batch of an optimizer step; None if it is one text already."""
-    largest = max(batch.tokens for batch in window)
+    largest = max(batch.tokens for batch in batches)
     if encoder.memory.gradient_caching:
         largest = min(largest, mini_batch_limit(encoder))
-        if largest <= max(length for batch in window for group in batch.lengths for length in group):
+        if largest <= max(length for batch in batches for group in batch.lengths for length in group):
             return None
     return max(1, largest // 2)
 
 
-def describe_records(source: TripleSource, batches: Sequence[TripleBatch]) -> str:
-    """The records of ``batches``, as the end of a clause: `` on A, B and 3 more``; empty if they have no names."""
-    names = [source.record_name(row) for batch in batches for row in batch.rows]
+def not_finite(trainer: Trainer, name: str, value: float, losses: Sequence[float] = ()) -> NotFiniteError:
+    """The error of an optimizer step whose ``name`` is NaN or infinite.
+
+    Args:
+        trainer: in this optimizer step.
+        name: loss or gradient norm.
+        value: what it is.
+        losses: of each batch, if they tell which one is at fault.
+    """
+    faulty = [batch for batch, loss in zip(trainer.step_batches, losses, strict=False) if not isfinite(loss)]
+    batches = faulty or trainer.step_batches
+    names = [trainer.source.record_name(row) for batch in batches for row in batch.rows]
     more = f" and {len(names) - _NAMED_RECORDS} more" if len(names) > _NAMED_RECORDS else ""
-    return f" on {', '.join(names[:_NAMED_RECORDS])}{more}" if names else ""
+    records = f" on {', '.join(names[:_NAMED_RECORDS])}{more}" if names else ""
+    advice = "try a lower --learning-rate or --max-grad-norm 1"
+    if trainer.loss_scale.adapts:
+        advice = "the value is too large for float16: use --mixed-precision bf16 or no"
+    return NotFiniteError(f"optimizer step {trainer.state.global_step + 1}: the {name} is {value}{records}; {advice}")
 
 
-def describe_step(encoder: SpladeEncoder, window: Sequence[TripleBatch]) -> str:
+def describe_step(encoder: SpladeEncoder, batches: Sequence[TripleBatch]) -> str:
     """The sizes that decide the memory of an optimizer step."""
-    if not window:
+    if not batches:
         return "between two optimizer steps"
-    batch = max(window, key=lambda one: one.tokens)
+    batch = max(batches, key=lambda one: one.tokens)
     texts, longest = sum(map(len, batch.lengths)), max(max(group) for group in batch.lengths)
     parts = f"batch of {len(batch)} queries, {texts} texts of at most {longest} tokens"
     if encoder.memory.gradient_caching:

@@ -7,10 +7,9 @@ rest. On the CPU a run that goes on from them computes the same weights, bit for
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,10 +18,9 @@ import numpy
 import torch
 from torch import Tensor
 
-from splade_bench.config import MemoryConfig, option
 from splade_bench.device.out_of_memory import is_out_of_memory
-from splade_bench.errors import ConfigError, DataError, error_line
-from splade_bench.files import json_text, parse_record
+from splade_bench.errors import DataError, error_line
+from splade_bench.files import json_text
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.loading import load_masked_lm
 from splade_bench.model.rng import RngState
@@ -35,40 +33,21 @@ from splade_bench.training.optimizer import (
     restore_steps,
     steps_done,
 )
-from splade_bench.training.state import TrainState
+from splade_bench.training.saved_run import (
+    STATE_NAME,
+    SavedRun,
+    read_saved_run,
+    require_same_run,
+    warn_of_other_rounding,
+)
 from splade_bench.training.tensor_file import StreamedTensor, TensorReader, write_tensors
 from splade_bench.training.trainer import Trainer
 
-STATE_NAME = "trainer_state.json"
 _TENSORS_NAME = "trainer_state.safetensors"
 _OPTIMIZER_NAME = "optimizer.safetensors"
 _MOMENT_NAMES = ("exp_avg", "exp_avg_sq")  # torch's
 # The tokenizer of a large vocabulary, configurations, losses.
 _SMALL_FILES_BYTES = 20 * 2**20
-# A resumed run may have other values of these: more steps, or another way to compute the same gradients.
-_MAY_CHANGE = frozenset(
-    {"max_steps", "epochs"} | {field.name for field in fields(MemoryConfig)} - {"attention_dropout"}
-)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SavedRun:
-    """The contents of ``trainer_state.json``."""
-
-    state: TrainState
-    config: dict[str, Any]
-    inputs: dict[str, str | None]
-    """Flag -> what it named in the run that was saved: the model, a hash of the data."""
-    device: str
-    loss_scale_factor: float
-    loss_scale_steps: int
-    optimizer_steps: dict[str, int]
-    """Name of a parameter -> its updates."""
-    observers: dict[str, dict[str, Any]]
-    """Class of an observer -> its state."""
-    python_random_state: list[Any]
-    numpy_random_state: list[Any]
-    """Without its keys, which are a tensor."""
 
 
 def save_run(trainer: Trainer, folder: Path, inputs: Mapping[str, str | None]) -> None:
@@ -92,6 +71,8 @@ def save_run(trainer: Trainer, folder: Path, inputs: Mapping[str, str | None]) -
         config=trainer.config.to_dict(),
         inputs=dict(inputs),
         device=trainer.encoder.device.type,
+        threads=torch.get_num_threads(),
+        torch_version=str(torch.__version__),
         loss_scale_factor=trainer.loss_scale.factor,
         loss_scale_steps=trainer.loss_scale.steps,
         optimizer_steps={name: steps_done(trainer.optimizer, parameter) for name, parameter in _updated(trainer)},
@@ -100,50 +81,6 @@ def save_run(trainer: Trainer, folder: Path, inputs: Mapping[str, str | None]) -
         numpy_random_state=[numpy_kind, *numpy_rest],
     )
     (folder / STATE_NAME).write_text(json_text(saved) + "\n", encoding="utf-8")
-
-
-def read_saved_run(folder: Path) -> SavedRun:
-    """The state in a checkpoint.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    path = folder / STATE_NAME
-    try:
-        return parse_record(json.loads(path.read_bytes()), SavedRun)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: is not the state of a training: {error}") from error
-
-
-def require_same_run(trainer: Trainer, folder: Path, inputs: Mapping[str, str | None]) -> None:
-    """Refuse to go on with other data, or with another setting that changes what is learned.
-
-    Raises:
-        ConfigError: it names each flag with its value before and now.
-        DataError: the checkpoint cannot be read.
-    """
-    saved, config, max_steps = read_saved_run(folder), trainer.config, trainer.state.max_steps
-    where = f"--resume-from-checkpoint {folder}"
-    before, now = _flat(saved.config), _flat(config.to_dict())
-    changed = [
-        f"{option(name)} was {before.get(name)} and is {now[name]}"
-        for name in now
-        if name not in _MAY_CHANGE and before.get(name) != now[name]
-    ]
-    states = before.get("optimizer_states"), now["optimizer_states"]
-    if states[0] != states[1] and "bfloat16" in states:
-        changed.append(f"--optimizer-states was {states[0]} and is {states[1]}")
-    changed += [
-        f"{flag} was {saved.inputs.get(flag)} and is {value}"
-        for flag, value in inputs.items()
-        if saved.inputs.get(flag) != value
-    ]
-    if changed:
-        advice = "give it as before, or start a new run in another --output-dir"
-        raise ConfigError(f"{where}: {'; '.join(changed)}; {advice}")
-    if max_steps < saved.state.global_step:
-        done = f"the checkpoint is at optimizer step {saved.state.global_step}"
-        raise ConfigError(f"{where}: {done}, but the training ends at {max_steps}; raise --max-steps or --epochs")
 
 
 def resume_run(trainer: Trainer, folder: Path, inputs: Mapping[str, str | None] = MappingProxyType({})) -> None:
@@ -187,6 +124,7 @@ def load_weights(encoder: SpladeEncoder, folder: Path) -> None:
 
 
 def _restore(trainer: Trainer, folder: Path, saved: SavedRun) -> None:
+    warn_of_other_rounding(saved, trainer)
     load_weights(trainer.encoder, folder)
     _restore_moments(trainer, folder, saved)
     with TensorReader(folder / _TENSORS_NAME) as tensors:
@@ -281,8 +219,3 @@ def _rounding_generator(trainer: Trainer) -> torch.Generator | None:
     if isinstance(optimizer, WindowedAdamW) and isinstance(optimizer.moments, Bfloat16Moments):
         return optimizer.moments.generator(trainer.encoder.device)
     return None
-
-
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a configuration and of its memory settings, by name."""
-    return {name: value for name, value in config.items() if name != "memory"} | dict(config["memory"])

@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
-from splade_bench.errors import NotFiniteError, error_line
+from splade_bench.device.out_of_memory import is_out_of_memory
+from splade_bench.errors import error_line
 from splade_bench.training.checkpoints import Checkpoint, Checkpoints
 from splade_bench.training.early_stopping import BestMetric
 from splade_bench.training.run_state import save_run
-from splade_bench.training.state import StepLoss, TrainState
-from splade_bench.training.step import Phase
+from splade_bench.training.state import StepLoss, TrainObserver, TrainState
 from splade_bench.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -26,7 +25,7 @@ class EventLog(Protocol):
     def event(self, name: str, **fields: object) -> None: ...
 
 
-class CheckpointSaver:
+class CheckpointSaver(TrainObserver):
     """Observes a run and saves it: every so many optimizer steps, at each best evaluation, and when it is told to.
 
     A checkpoint that cannot be saved is a warning: the training goes on, and the checkpoints before it stay.
@@ -36,7 +35,6 @@ class CheckpointSaver:
         every: optimizer steps from one checkpoint to the next; 0: none.
         limit: checkpoints that are kept; None: all.
         best: whose best evaluations are saved and kept; None: none.
-        log: is told of each checkpoint.
     """
 
     def __init__(
@@ -48,10 +46,11 @@ class CheckpointSaver:
         every: int,
         limit: int | None = None,
         best: BestMetric | None = None,
-        log: EventLog | None = None,
     ) -> None:
         self.newest: Checkpoint | None = None
         """The last one that this run saved."""
+        self.log: EventLog | None = None
+        """Is told of each checkpoint."""
         self.saved = self.failed = 0
         self.time_s = 0.0
         self._trainer = trainer
@@ -60,10 +59,6 @@ class CheckpointSaver:
         self._every = every
         self._limit = limit
         self._best = best
-        self._log = log
-
-    def on_phase(self, phase: Phase) -> None:
-        """Nothing is saved within an optimizer step."""
 
     def on_step_end(self, state: TrainState, loss: StepLoss) -> None:
         is_best = self._best is not None and self._best.best_step == state.global_step
@@ -78,17 +73,17 @@ class CheckpointSaver:
         """
         start_s, step = time.perf_counter(), self._trainer.state.global_step
         try:
-            self.newest = self._checkpoints.save(step, self._write)
-            keep = {self._best.best_step} if self._best and self._best.best_step is not None else set()
-            self._checkpoints.rotate(limit=self._limit, keep=keep)
-        except OSError as error:
+            self.newest = self._checkpoints.save(step, lambda folder: save_run(self._trainer, folder, self._inputs))
+            best_step = self._best.best_step if self._best else None
+            self._checkpoints.rotate(limit=self._limit, keep={step} if best_step is None else {step, best_step})
+        except (OSError, MemoryError, RuntimeError) as error:
+            if not isinstance(error, OSError) and not is_out_of_memory(error):
+                raise
             self.failed += 1
             advice = "make room, or give --save-total-limit 1"
             logger.warning("checkpoint-%d cannot be saved: %s; %s", step, error_line(error), advice)
             self._tell(step=step, saved=False, reason=error_line(error))
             return False
-        except ValueError as error:
-            raise NotFiniteError(f"optimizer step {step}: {error_line(error)}; try a lower --learning-rate") from error
         finally:
             self.time_s += time.perf_counter() - start_s
         self.saved += 1
@@ -101,8 +96,5 @@ class CheckpointSaver:
         return self.newest is not None and self.newest.step == self._trainer.state.global_step
 
     def _tell(self, **fields: object) -> None:
-        if self._log is not None:
-            self._log.event("checkpoint", **fields)
-
-    def _write(self, folder: Path) -> None:
-        save_run(self._trainer, folder, self._inputs)
+        if self.log is not None:
+            self.log.event("checkpoint", **fields)

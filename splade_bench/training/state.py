@@ -8,6 +8,8 @@ from typing import Protocol
 from splade_bench.training.step import Phase
 
 FINAL_LOSS_SHARE = 0.1
+STOP_FIELDS = ("stop_requested", "stop_reason")
+"""The fields of :class:`TrainState` that are about this process, not about the run."""
 
 
 @dataclass(slots=True)
@@ -39,7 +41,7 @@ class TrainState:
 
 
 class TrainObserver(Protocol):
-    """Sees a run without changing what it computes.
+    """Sees a run without changing what it computes. A class that inherits from it needs only the methods it fills.
 
     An observer whose state must survive a resume has two more methods, ``state_dict()``, which returns JSON types, and
     ``load_state_dict(state)``. A checkpoint keeps that state under the name of its class.
@@ -47,9 +49,11 @@ class TrainObserver(Protocol):
 
     def on_phase(self, phase: Phase) -> None:
         """A part of an optimizer step begins."""
+        return
 
     def on_step_end(self, state: TrainState, loss: StepLoss) -> None:
         """An optimizer step is done."""
+        return
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,18 +15,19 @@ from typing import Any
 
 from splade_bench.errors import ConfigError
 from splade_bench.files import NO_FOLLOW, encode_line
-from splade_bench.training.state import StepLoss, TrainState
-from splade_bench.training.step import Phase
+from splade_bench.training.state import StepLoss, TrainObserver, TrainState
 
 logger = logging.getLogger(__name__)
 
 
-class StepLog:
+class StepLog(TrainObserver):
     """Writes the log of a run, an observer of its training. After a failed write it warns once; the training goes on.
 
     A line has ``event``, ``step`` (optimizer steps that are done) and ``time_s`` (seconds since 1970). The event
     ``step`` also has the mean loss and its terms, ``learning_rate``, ``gradient_norm``, ``queries_seen`` and ``epoch``.
     A number that is not finite is null.
+
+    Nothing is written, and nothing of an earlier log is cut off, before the first line.
 
     Args:
         path: the file. Its folder exists.
@@ -39,20 +40,11 @@ class StepLog:
 
     def __init__(self, path: Path, resume_step: int = 0) -> None:
         self._path = path
-        self._step = resume_step
-        self._warned = False
+        self._step = self._resume_step = resume_step
+        self._warned = self._is_closed = False
         self._file: FileIO | None = None
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise ConfigError(f"{path}: is not a regular file, so the log cannot be written there; remove it")
-        try:
-            self._file = FileIO(path, "ab+", opener=_open_no_link)
-            # A truncation is atomic and needs no room, so a crash or a full disk here loses no line.
-            self._file.truncate(_end_of_run(self._file, resume_step) if resume_step else 0)
-        except OSError as error:
-            self._warn(error)
-
-    def on_phase(self, phase: Phase) -> None:
-        """Nothing: the log has whole steps."""
 
     def on_step_end(self, state: TrainState, loss: StepLoss) -> None:
         self._step = state.global_step
@@ -79,23 +71,35 @@ class StepLog:
 
     def close(self) -> None:
         """Close the file; what is logged later is dropped."""
+        self._is_closed = True
         if self._file is not None:
             self._file.close()
-            self._file = None
 
     def _write(self, record: Mapping[str, Any], *, sync: bool = False) -> None:
-        if self._file is None:
+        if self._is_closed:
             return
         line = encode_line({**record, "time_s": round(time.time(), 3)}).encode(errors="backslashreplace") + b"\n"
         try:
-            start = self._file.seek(0, os.SEEK_END)
-            if self._file.write(line) != len(line):  # the disk became full in the middle of the line
-                self._file.truncate(start)
+            self._file = file = self._file or self._opened()
+            start = file.seek(0, os.SEEK_END)
+            if file.write(line) != len(line):  # the disk became full in the middle of the line
+                file.truncate(start)
                 self._warn("the disk is full")
             elif sync:
-                os.fsync(self._file.fileno())
+                os.fsync(file.fileno())
         except OSError as error:
             self._warn(error)
+
+    def _opened(self) -> FileIO:
+        """The file without the lines of later steps."""
+        file = FileIO(self._path, "ab+", opener=_open_no_link)
+        try:
+            # A truncation is atomic and needs no room, so a crash or a full disk here loses no line.
+            file.truncate(_end_of_run(file, self._resume_step) if self._resume_step else 0)
+        except BaseException:
+            file.close()
+            raise
+        return file
 
     def _warn(self, reason: object) -> None:
         """Say once that lines are missing. Each later line is tried all the same: room may be made."""

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from splade_bench.errors import ConfigError, error_line
-from splade_bench.training.state import StepLoss, TrainState
-from splade_bench.training.step import Phase
+from splade_bench.training.state import StepLoss, TrainObserver, TrainState
 
 logger = logging.getLogger(__name__)
 
 
-class TensorBoardLog:
+class TensorBoardLog(TrainObserver):
     """Writes scalars of each optimizer step and evaluation, an observer of a training.
 
     The names are those of the Hugging Face Trainer: ``train/loss``, ``train/learning_rate``, ``train/grad_norm``,
@@ -52,9 +51,6 @@ class TensorBoardLog:
             self._write(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START))
         except OSError as error:
             raise ConfigError(f"--log-dir {log_dir}: cannot be written to: {error.strerror}") from error
-
-    def on_phase(self, phase: Phase) -> None:
-        """Nothing: the curves have whole steps."""
 
     def on_step_end(self, state: TrainState, loss: StepLoss) -> None:
         terms = asdict(loss)

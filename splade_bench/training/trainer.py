@@ -29,18 +29,18 @@ from splade_bench.device.heap import fix_mmap_threshold
 from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.device.planned import once_in_plan
 from splade_bench.device.reads import read_numbers
-from splade_bench.errors import ConfigError, NotFiniteError, error_line
+from splade_bench.errors import ConfigError, error_line
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.gradients import release_gradients
 from splade_bench.model.rng import RngState, capture_rng, restore_rng
 from splade_bench.training.clipping import clip_gradients, gradient_norm
-from splade_bench.training.faults import describe_records, half_mini_batch
+from splade_bench.training.faults import half_mini_batch, not_finite
 from splade_bench.training.gradcache import gradcache_step
 from splade_bench.training.loss_scale import LossScale
 from splade_bench.training.losses import LossTerms, SpladeLoss
 from splade_bench.training.optimizer import make_optimizer
 from splade_bench.training.schedules import learning_rate_scale, regularizer_scale
-from splade_bench.training.state import StepLoss, TrainObserver, TrainResult, TrainState
+from splade_bench.training.state import STOP_FIELDS, StepLoss, TrainObserver, TrainResult, TrainState
 from splade_bench.training.step import BackwardStep, Phase, StepContext, StopRequested, direct_step
 
 logger = logging.getLogger(__name__)
@@ -73,8 +73,8 @@ class Trainer:
         self.observers = [*observers]
         self.source = _source(training_data, encoder, config) if isinstance(training_data, Sequence) else training_data
         self.loss = SpladeLoss(config)
-        steps_per_epoch = -(-self.source.batches_per_epoch // config.gradient_accumulation_steps)
-        self.state = TrainState(config.max_steps or steps_per_epoch * config.epochs, active_share=active_share)
+        max_steps = config.max_steps or self.steps_per_epoch * config.epochs
+        self.state = TrainState(max_steps, active_share=active_share)
         self.losses: list[float] = []
         encoder.configure(config.memory, mixed_precision=config.mixed_precision)
         self.backward_step: BackwardStep = gradcache_step if encoder.memory.gradient_caching else direct_step
@@ -84,7 +84,7 @@ class Trainer:
         self.optimizer = make_optimizer(encoder.parameters(), config)
         self.random_state: RngState | None = None
         """Of torch, after the last complete optimizer step; None before a run that does not resume."""
-        self.window: Sequence[TripleBatch] = ()
+        self.step_batches: Sequence[TripleBatch] = ()
         """The batches of the optimizer step under way, or of one that failed."""
         self._halve_on_oom = halve_on_oom
         self._complete = replace(self.state)
@@ -107,7 +107,7 @@ class Trainer:
         self._mark_complete()
         try:
             for window in self._windows():
-                self.window = window
+                self.step_batches = window
                 self._train_on(window)
                 if self.state.stop_requested or self.state.global_step == self.state.max_steps:
                     break
@@ -115,8 +115,13 @@ class Trainer:
             pass
         finally:
             self._roll_back()
-        self.window = ()
+        self.step_batches = ()
         return self.result()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch; the last one may have fewer batches."""
+        return -(-self.source.batches_per_epoch // self.config.gradient_accumulation_steps)
 
     @property
     def weights_are_complete(self) -> bool:
@@ -144,10 +149,7 @@ class Trainer:
             raise StopRequested
 
     def limit_mini_batches(self, tokens: int | None) -> None:
-        """Compute batches in mini-batches of at most ``tokens`` tokens, whatever was configured; None: as configured.
-
-        The gradient of a batch stays the same.
-        """
+        """Compute batches in mini-batches of at most ``tokens``, with the same gradient; None: as configured."""
         self.state.mini_batch_tokens = tokens
         if tokens is not None:
             memory = replace(self.config.memory, gradient_caching=True, mini_batch_tokens=tokens)
@@ -169,7 +171,7 @@ class Trainer:
         loss = self._step_within_memory(window)
         self.state.batches_done += len(window)
         self._mark_complete()
-        self.window = ()
+        self.step_batches = ()
         if loss is not None:
             self.losses.append(loss.total)
             for observer in self.observers:
@@ -203,11 +205,11 @@ class Trainer:
             terms.append((self._micro_step(batch, share), share))
         loss, norm = self._read(terms, gradient_norm(self.encoder.parameters()))
         if not isfinite(loss.total):
-            raise self._not_finite("loss", loss.total, [one.total.item() for one, _ in terms])
+            raise not_finite(self, "loss", loss.total, [one.total.item() for one, _ in terms])
         self.state.active_share = loss.document_active_dims / self.encoder.vocab_size
         if not isfinite(norm):
             if not self.loss_scale.lower():
-                raise self._not_finite("gradient norm", norm)
+                raise not_finite(self, "gradient norm", norm)
             self.optimizer.zero_grad(set_to_none=True)
             return None
         self._update_weights(norm / self.loss_scale.factor)
@@ -271,9 +273,9 @@ class Trainer:
     def _roll_back(self) -> None:
         """Forget the optimizer step under way."""
         release_gradients(self.encoder.parameters())
-        stop = {"stop_requested": self.state.stop_requested, "stop_reason": self.state.stop_reason}
-        for name, value in (asdict(self._complete) | stop).items():
-            setattr(self.state, name, value)
+        for name, value in asdict(self._complete).items():
+            if name not in STOP_FIELDS:  # a signal may set them at any time
+                setattr(self.state, name, value)
         if self.random_state is not None:
             restore_rng(self.random_state)
 
@@ -287,15 +289,6 @@ class Trainer:
     def _on_phase(self, phase: Phase) -> None:
         for observer in self.observers:
             observer.on_phase(phase)
-
-    def _not_finite(self, name: str, value: float, losses: Sequence[float] = ()) -> NotFiniteError:
-        """``losses`` of the batches, if they tell which batch is at fault."""
-        faulty = [batch for batch, loss in zip(self.window, losses, strict=False) if not isfinite(loss)]
-        records = describe_records(self.source, faulty or self.window)
-        advice = "try a lower --learning-rate or --max-grad-norm 1"
-        if self.loss_scale.adapts:
-            advice = "the value is too large for float16: use --mixed-precision bf16 or no"
-        return NotFiniteError(f"optimizer step {self.state.global_step + 1}: the {name} is {value}{records}; {advice}")
 
 
 def _source(triples: Sequence[Triple], encoder: SpladeEncoder, config: TrainConfig) -> TripleSource:

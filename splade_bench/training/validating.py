@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from splade_bench.model.rng import capture_rng, restored_rng
-from splade_bench.training.state import StepLoss, TrainState
-from splade_bench.training.step import Phase
+from splade_bench.training.state import StepLoss, TrainObserver, TrainState
 
 EvaluationListener = Callable[[TrainState, Mapping[str, float | None]], None]
 """Gets the figures of an evaluation, by name; None for one that could not be computed."""
 
 
-class Validation:
+class Validation(TrainObserver):
     """An observer that evaluates after each ``every`` optimizer steps, and after the last step.
 
     Args:
@@ -37,9 +36,6 @@ class Validation:
         self._listeners = listeners
         self._device = device
         self._last_step = 0
-
-    def on_phase(self, phase: Phase) -> None:
-        """Nothing: evaluations are between steps."""
 
     def on_step_end(self, state: TrainState, loss: StepLoss) -> None:
         self.evaluate_if_due(state)

@@ -27,7 +27,7 @@ from splade_bench.model.loading import load_masked_lm
 from splade_bench.model.presets import TRAINED_ACTIVE_SHARE, build_preset, set_active_share
 from splade_bench.training.state import TrainObserver
 from splade_bench.training.trainer import Trainer
-from splade_bench.training.validation import validation_loss
+from splade_bench.training.validation_loss import validation_loss
 from splade_bench.worker.flops import cached_step_flops
 from splade_bench.worker.peers import PeerTrainer, make_peer
 

@@ -124,7 +124,6 @@ def test_the_flags_of_a_long_run_are_flags_of_every_verb_and_come_back_from_sett
         save_epochs=2,
         save_steps=0,
         save_total_limit=None,
-        save_best=True,
         load_best_model_at_end=True,
         resume_from_checkpoint="best",
     )
@@ -215,8 +214,8 @@ def test_epochs_become_optimizer_steps() -> None:
 
 
 def test_the_best_model_at_the_end_is_a_saved_one() -> None:
-    assert Saving(load_best_model_at_end=True).save_best
-    assert not Saving().save_best
+    assert Saving(load_best_model_at_end=True).keeps_best
+    assert not Saving().keeps_best
 
 
 def test_every_figure_of_an_evaluation_may_decide_which_model_is_best(encoder: SpladeEncoder) -> None:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from splade_bench.cli import main
+from splade_bench.errors import ConfigError
 from splade_bench.training.checkpoints import Checkpoint
 from splade_bench.training.losses import SpladeLoss
 from splade_bench.training.optimizer import WindowedAdamW
@@ -104,7 +105,7 @@ def test_a_stop_in_an_evaluation_repeats_it(
     check_stop, asked = Trainer.check_stop, []
 
     def stop_in_evaluation(trainer: Trainer) -> None:
-        if trainer.state.global_step == 4 and not trainer.window and not asked:
+        if trainer.state.global_step == 4 and not trainer.step_batches and not asked:
             asked.append(True)
             trainer.request_stop()
         check_stop(trainer)
@@ -147,6 +148,8 @@ def test_a_finished_run_may_grow(arguments: Arguments, output: Path) -> None:
     ("more", "message"),
     [
         (["--batch-size", "8"], "--batch-size was 4 and is 8"),
+        (["--auto-fit", "--seed", "7"], "--seed was 42 and is 7"),
+        (["--auto-fit", "--learning-rate", "1e-3"], "--learning-rate was 0.0005 and is 0.001"),
         (["--model-name", "bert-tiny"], "--model-name was toy and is bert-tiny"),
         (["--max-steps", "3"], "the checkpoint is at optimizer step 8, but the training ends at 3"),
         (["--overwrite"], "--overwrite deletes the run"),
@@ -366,10 +369,9 @@ def test_an_update_that_is_not_finite_is_not_saved(
 def test_without_memory_a_run_goes_on_with_half_the_mini_batch(
     mode: str, arguments: Arguments, output: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Without dropout the weights are those of a run that had the memory, up to rounding."""
+    """A preset has no dropout: the losses are those of a run that had the memory, up to rounding."""
     from splade_bench.model.encoder import SpladeEncoder
 
-    monkeypatch.setattr("splade_bench.model.presets.DROPOUT", 0.0, raising=False)
     forward, failed = SpladeEncoder.forward, []
 
     def tight(encoder: SpladeEncoder, batch: Any, **keywords: Any) -> torch.Tensor:
@@ -415,6 +417,126 @@ def test_training_needs_room_for_its_checkpoints(
     assert main(arguments("--save-steps", "2")) == 2
     assert "--save-total-limit 1 or --save-steps 0" in capsys.readouterr().err.splitlines()[-1]
     assert main(arguments("--save-steps", "0")) == 0
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--overwrite", "--log-dir", "curves"],
+        ["--resume-from-checkpoint", "latest", "--log-dir", "curves"],
+        ["--resume-from-checkpoint", "{checkpoint-4}", "--metric-for-best-model", "p@1"],
+        ["--resume-from-checkpoint", "{checkpoint-4}", "--seed", "1"],
+    ],
+)
+def test_a_refused_start_changes_nothing_of_the_earlier_run(
+    more: list[str],
+    arguments: Arguments,
+    output: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    saving = ["--save-steps", "2", "--eval-steps", "2", "--save-total-limit", "9"]
+    main(arguments(*saving))
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+    def missing(*_: Any) -> None:
+        raise ConfigError("--log-dir: tensorboard cannot be imported")
+
+    monkeypatch.setattr("splade_bench.cli.training_run.TensorBoardLog", missing)
+    refused = [word.replace("{checkpoint-4}", str(output / "checkpoint-4")) for word in more]
+
+    assert main([*arguments(*saving), *refused]) == 2
+
+    assert capsys.readouterr().err.splitlines()[-1].startswith("splade-bench train: --")
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_stopped_early_does_not_go_on_unless_it_may_be_more_patient(
+    arguments: Arguments, output: Path
+) -> None:
+    stopping = ["--eval-steps", "1", "--early-stopping-min-delta", "10", "--save-steps", "1"]
+    main(arguments(*stopping, "--early-stopping-patience", "2"))
+    before = weights(output / "final_model")
+
+    assert main(arguments(*stopping, "--early-stopping-patience", "2", "--resume-from-checkpoint")) == 0
+
+    assert record(output)["optimizer_steps"] == 3
+    assert "early stopping" in record(output)["stop_reason"]
+    for name, weight in weights(output / "final_model").items():
+        assert torch.equal(weight, before[name]), name
+    assert main(arguments(*stopping, "--early-stopping-patience", "4", "--resume-from-checkpoint")) == 0
+    assert record(output)["optimizer_steps"] == 5
+
+
+def test_a_short_run_that_may_be_started_again_has_a_checkpoint(arguments: Arguments, output: Path) -> None:
+    command = arguments("--resume-from-checkpoint", "latest")
+
+    assert [main(command), main(command)] == [0, 0]
+
+    assert record(output)["resumed_from_step"] == 8
+
+
+def test_an_evaluation_without_memory_does_not_end_the_run(
+    arguments: Arguments, output: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[int] = []
+
+    def evaluated(*_: Any, **__: Any) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return {"mrr@10": 0.5}
+
+    monkeypatch.setattr("splade_bench.cli.training_run.evaluate", evaluated)
+
+    assert main(arguments("--eval-steps", "4")) == 0
+
+    assert "optimizer step 4: not evaluated: DefaultCPUAllocator" in caplog.text
+    assert record(output)["best_metric"] == 0.5
+
+
+def test_a_fault_is_told_even_if_what_is_complete_cannot_be_saved(
+    arguments: Arguments, output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A lost accelerator: nothing on it can be read any more."""
+    micro_step = Trainer._micro_step
+
+    def failing(trainer: Trainer, *rest: Any) -> Any:
+        if trainer.state.global_step == 3:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        return micro_step(trainer, *rest)
+
+    def unreadable(*_: Any) -> None:
+        raise RuntimeError("cannot copy")
+
+    monkeypatch.setattr(Trainer, "_micro_step", failing)
+    monkeypatch.setattr("splade_bench.training.saving.save_run", unreadable)
+
+    assert main(arguments()) == 1
+
+    assert "device-side assert" in capsys.readouterr().err.splitlines()[-1]
+    assert "device-side assert" in record(output)["stop_reason"]
+
+
+def test_a_checkpoint_without_memory_for_it_does_not_end_the_run(
+    arguments: Arguments, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_memory(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("splade_bench.training.saving.save_run", without_memory)
+
+    assert main(arguments("--save-steps", "4")) == 0
+
+    assert record(output)["checkpoints_failed"] == 2
+    assert (output / "final_model" / "model.safetensors").is_file()
+
+
+def test_a_norm_without_a_limit_can_go_on(arguments: Arguments) -> None:
+    more = ["--max-grad-norm", "inf", "--save-steps", "4"]
+    main(arguments(*more))
+
+    assert main(arguments(*more, "--resume-from-checkpoint")) == 0
 
 
 def test_auto_fit_goes_on_with_the_settings_that_it_chose(

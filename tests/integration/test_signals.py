@@ -115,7 +115,8 @@ def test_ctrl_c_ends_the_process_with_a_saved_model(arguments: list[str], tmp_pa
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("training"):
-                time.sleep(1.0)  # some steps
+                while not (tmp_path / "log.jsonl").exists():  # the first step
+                    time.sleep(0.01)
                 process.send_signal(signal.SIGINT)
                 break
         process.stderr.read()

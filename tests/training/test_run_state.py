@@ -21,7 +21,8 @@ from splade_bench.errors import ConfigError, DataError, NotFiniteError
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.presets import build_preset
 from splade_bench.training.collapse import CollapseGuard
-from splade_bench.training.run_state import STATE_NAME, load_weights, resume_run, save_run
+from splade_bench.training.run_state import load_weights, resume_run, save_run
+from splade_bench.training.saved_run import STATE_NAME
 from splade_bench.training.state import StepLoss, TrainState
 from splade_bench.training.trainer import Trainer
 
@@ -361,5 +362,5 @@ def test_odd_values_in_a_state_are_a_damaged_checkpoint(
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     trainer = Trainer(make_encoder(), triples, CONFIG, observers=[CollapseGuard(512)])
 
-    with pytest.raises(DataError, match="saved.*(cannot be restored|is not the state of a training)"):
+    with pytest.raises(DataError, match=r"saved.*(cannot be restored|is not the state of a training)"):
         resume_run(trainer, tmp_path / "saved", {"--train-file": "a"})
