@@ -32,10 +32,10 @@ def test_the_best_evaluation_is_the_one_with_the_largest_figure() -> None:
 
     follow(best, [0.1, 0.3, 0.2])
 
-    assert (best.best, best.best_step, best.improved) == (0.3, 20, False)
+    assert (best.best, best.best_step) == (0.3, 20)
     assert best.evaluations_without_improvement == 1
     follow(best, [0.4], first_step=40)
-    assert (best.best, best.best_step, best.improved) == (0.4, 40, True)
+    assert (best.best, best.best_step) == (0.4, 40)
     assert best.evaluations_without_improvement == 0
 
 
@@ -89,7 +89,7 @@ def test_a_small_improvement_is_best_but_does_not_save_the_run() -> None:
     state = follow(best, [0.5, 0.55, 0.58, 0.9])
 
     assert state.global_step == 30
-    assert (best.best, best.best_step, best.improved) == (0.58, 30, True)
+    assert (best.best, best.best_step) == (0.58, 30)
     assert state.stop_reason is not None
     assert "by more than 0.1" in state.stop_reason
 
@@ -123,7 +123,7 @@ def test_a_figure_that_is_missing_is_named_and_does_not_end_the_run(caplog: pyte
         best.on_evaluation(state, {})
 
     assert not state.stop_requested
-    assert (best.best, best.evaluations_without_improvement, best.improved) == (0.5, 0, False)
+    assert (best.best, best.evaluations_without_improvement) == (0.5, 0)
     assert "optimizer step 20: the evaluation has no mrr@10" in caplog.text
 
 

@@ -144,11 +144,15 @@ def test_a_resumed_log_reads_as_that_of_one_run(path: Path) -> None:
     ]
 
 
-def test_a_new_run_starts_an_empty_log(path: Path) -> None:
-    path.write_text('{"event": "step", "step": 0}\n')
+def test_a_new_run_starts_an_empty_log_with_its_first_line(path: Path) -> None:
+    """A run that is refused before leaves the earlier one's log as it was."""
+    path.write_text('{"event": "step", "step": 7}\n')
 
-    with closing(StepLog(path)):
-        assert path.read_bytes() == b""
+    with closing(StepLog(path)) as log:
+        assert steps_of(path) == [7]
+        log_steps(log, 1)
+
+    assert steps_of(path) == [1]
 
 
 @pytest.mark.parametrize(
@@ -168,9 +172,10 @@ def test_a_torn_last_line_is_cut_off(path: Path, torn: bytes) -> None:
 def test_damage_in_the_middle_costs_no_later_line(path: Path) -> None:
     path.write_bytes(b'{"step": 1}\n\xff\xfe\n{"step": 2}\n{"step": 3}\n')
 
-    StepLog(path, resume_step=2).close()
+    with closing(StepLog(path, resume_step=2)) as log:
+        log_steps(log, 3)
 
-    assert path.read_bytes() == b'{"step": 1}\n\xff\xfe\n{"step": 2}\n'
+    assert path.read_bytes().startswith(b'{"step": 1}\n\xff\xfe\n{"step": 2}\n{"event"')
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling link", "folder"])
@@ -263,4 +268,4 @@ def test_a_closed_log_drops_what_comes_later(path: Path) -> None:
     log.close()
     log_steps(log, 1)
 
-    assert path.read_bytes() == b""
+    assert not path.exists()
