@@ -10,6 +10,8 @@ from transformers import PreTrainedTokenizerBase
 # Far above the 4 to 6 of most languages, so that nearly every text is tokenized once.
 _CHARACTERS_PER_TOKEN = 32
 _LEAST_CHARACTERS = 1024
+# So much of a text is read, even if it gives too few tokens: a text without spaces, for example. It takes a second.
+_MOST_CHARACTERS = 2**20
 _LETTERS = re.compile("[A-Za-z]*")
 
 
@@ -19,10 +21,14 @@ def first_token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *,
     Only the beginning of a long text is tokenized, and a longer one while that gives too few tokens. It ends before a
     space, where words end for every tokenizer. If there is no space, the cut may change the tokens beside it: then the
     ids count only if twice as much text gives the same.
+
+    Of a text whose first 2**20 characters have fewer than ``max_length`` tokens, the rest is not read. A tokenizer that
+    cuts texts on the left reads the last 2**20 characters.
     """
     size = max(_LEAST_CHARACTERS, _CHARACTERS_PER_TOKEN * max_length)
-    # Cut on the left, a text keeps its end.
-    is_cut = [len(text) > size and tokenizer.truncation_side == "right" for text in texts]
+    if keeps_end := tokenizer.truncation_side == "left":
+        texts = [text[-_MOST_CHARACTERS:] for text in texts]
+    is_cut = [len(text) > size and not keeps_end for text in texts]
     beginnings = [text[:0] if cut else text for text, cut in zip(texts, is_cut, strict=True)]
     ids: list[list[int]] = tokenizer(beginnings, truncation=True, max_length=max_length)["input_ids"]
     for row, text in enumerate(texts):
@@ -32,6 +38,7 @@ def first_token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *,
 
 
 def _ids_of_long(tokenizer: PreTrainedTokenizerBase, text: str, size: int, *, max_length: int) -> list[int]:
+    text = text[:_MOST_CHARACTERS]
     before: list[int] = []
     while size < len(text):
         end = _last_space_after_a_word(text, size)

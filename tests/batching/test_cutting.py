@@ -10,6 +10,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from splade_bench.batching import cutting
 from splade_bench.batching.batches import tokenize
 from splade_bench.batching.cutting import first_token_ids
 from splade_bench.data.wordpiece import train_tokenizer
@@ -78,29 +79,55 @@ def test_a_cut_beside_the_last_token_does_not_change_it(between: str) -> None:
         assert first_token_ids(tokenizer, [text], max_length=32) == expected
 
 
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Characters of each text that the tokenizer gets."""
+    tokenizer_class = type(TOKENIZERS["word pieces"])
+    lengths: list[int] = []
+    call = tokenizer_class.__call__
+
+    def watched(self: Any, texts: list[str], **options: Any) -> Any:
+        lengths.extend(map(len, texts))
+        return call(self, texts, **options)
+
+    monkeypatch.setattr(tokenizer_class, "__call__", watched)
+    return lengths
+
+
 @pytest.mark.parametrize(
     ("unit", "tokens"),
     [("open the window ", 64), ("\u7a97\u6237\u5f00", 64), ("open-window,", 64), ("acgt", 3)],
     ids=["words", "no spaces", "punctuation", "one unknown word"],
 )
-def test_a_document_of_20_mb_costs_no_more_than_its_beginning(
-    unit: str, tokens: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tokenizer = TOKENIZERS["word pieces"]
-    given: list[int] = []
-    call = type(tokenizer).__call__
-
-    def watched(self: Any, texts: list[str], **options: Any) -> Any:
-        given.extend(map(len, texts))
-        return call(self, texts, **options)
-
-    monkeypatch.setattr(type(tokenizer), "__call__", watched)
+def test_a_document_of_20_mb_costs_no_more_than_its_beginning(unit: str, tokens: int, given: list[int]) -> None:
     text = unit * (20_000_000 // len(unit.encode()))
+
+    batch = tokenize(TOKENIZERS["word pieces"], [text, "open"], max_length=64)
+
+    assert batch.lengths[0] == tokens
+    assert sum(given) < 20_000
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize(
+    ("beginning", "unit", "tokens"),
+    [("", "0a1f", 3), ("", "0123456789", 3), ("", "\u0301", 2), ("open", " ", 3)],
+    ids=["hex digits", "digits", "combining marks", "a word, then spaces"],
+)
+def test_of_a_document_with_few_tokens_no_more_than_a_mebibyte_is_read(
+    beginning: str, unit: str, tokens: int, side: str, given: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cutting._MOST_CHARACTERS <= 2**20
+    monkeypatch.setattr(cutting, "_MOST_CHARACTERS", 2**16)
+    tokenizer = wrap_tokenizer(train_tokenizer(TEXTS, vocab_size=200))
+    tokenizer.truncation_side = side
+    repeated = unit * (20_000_000 // len(unit.encode()))
+    text = beginning + repeated if side == "right" else repeated + beginning
 
     batch = tokenize(tokenizer, [text, "open"], max_length=64)
 
     assert batch.lengths[0] == tokens
-    assert sum(given) < 20_000
+    assert sum(given) <= 2 * 2**16 + len("open")
 
 
 def test_a_text_that_is_cut_on_the_left_keeps_its_end() -> None:
