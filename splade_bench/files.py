@@ -15,7 +15,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar
@@ -58,11 +58,15 @@ def write_whole_file(path: Path, text: str) -> None:
 
 
 @contextmanager
-def replaced_folder(folder: Path) -> Iterator[Path]:
+def replaced_folder(folder: Path, *, finish: Callable[[Path], None] = lambda _: None) -> Iterator[Path]:
     """An empty folder that takes the place of ``folder`` when the block ends, with all its files on the disk.
 
     A folder, file or link in that place is deleted afterwards; a link is not followed. Files get the permissions that
     the umask allows. If the block or the disk fails, the old one stays and the new one is deleted.
+
+    Args:
+        folder: the place.
+        finish: gets the new folder when its files are on the disk, and syncs what it adds itself.
 
     Raises:
         OSError: it cannot be written.
@@ -71,27 +75,12 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     try:
         unfinished.mkdir()
         yield unfinished
-        sync_tree(unfinished)
+        _sync_tree(unfinished)
+        finish(unfinished)
         _put_in_place(unfinished, folder)
     except BaseException:
         _delete(unfinished)
         raise
-
-
-def sync_tree(folder: Path) -> None:
-    """Wait until a new folder and all in it is on the disk, with the permissions that the umask allows.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    mode = folder.stat().st_mode & 0o666  # the umask made it; some libraries make files for their owner only
-    for parent, _, names in os.walk(folder, topdown=False):
-        for path in (Path(parent, name) for name in names):
-            if not path.is_symlink():
-                with suppress(OSError):  # some file systems have no permissions
-                    path.chmod(mode)
-                _sync_path(path)
-        sync_folder(Path(parent))
 
 
 def sync_folder(folder: Path) -> None:
@@ -163,7 +152,7 @@ def append_line(path: Path, line: str) -> None:
         # A lone surrogate, as in the name of a file that is not UTF-8, becomes its JSON escape.
         file.write(line.encode(errors="backslashreplace") + b"\n")
         file.flush()
-        os.fsync(file.fileno())
+        _sync(file.fileno())
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
@@ -228,18 +217,16 @@ def _hidden(path: Path, state: Literal["unfinished", "removed", "replaced"]) -> 
 def _put_in_place(unfinished: Path, folder: Path) -> None:
     """Rename a synced folder to ``folder``. What was there comes back if that fails."""
     replaced = _hidden(folder, "replaced")
-    is_replacement = os.path.lexists(folder)
-    if is_replacement:
-        folder.rename(replaced)  # not deleted first: a file that cannot be deleted would be in the way
     try:
+        if os.path.lexists(folder):
+            folder.rename(replaced)  # not deleted first: a file that cannot be deleted would be in the way
         unfinished.rename(folder)
-    except BaseException:
-        if is_replacement:
+    except BaseException:  # a signal may come after either of them
+        if os.path.lexists(replaced) and not os.path.lexists(folder):
             replaced.rename(folder)
         raise
     sync_folder(folder.parent)
-    if is_replacement:
-        _delete(replaced)
+    _delete(replaced)
 
 
 def _delete(path: Path) -> None:
@@ -251,6 +238,18 @@ def _delete(path: Path) -> None:
             path.unlink()
 
 
+def _sync_tree(folder: Path) -> None:
+    """Wait until a new folder and all in it is on the disk, with the permissions that the umask allows."""
+    mode = folder.stat().st_mode & 0o666  # the umask made it; some libraries make files for their owner only
+    for parent, _, names in os.walk(folder, topdown=False):
+        for path in (Path(parent, name) for name in names):
+            if not path.is_symlink():
+                with suppress(OSError):  # some file systems have no permissions
+                    path.chmod(mode)
+                _sync_path(path)
+        sync_folder(Path(parent))
+
+
 def _sync_path(path: Path) -> None:
     descriptor = os.open(path, (os.O_RDWR if sys.platform == "win32" else os.O_RDONLY) | NO_FOLLOW)
     try:
@@ -260,6 +259,10 @@ def _sync_path(path: Path) -> None:
 
 
 def _sync(descriptor: int) -> None:
+    if sys.platform == "darwin":
+        with suppress(OSError):  # not every file system has it; fsync alone leaves the data in the disk's cache
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
     try:
         os.fsync(descriptor)
     except OSError as error:  # some network file systems cannot sync a folder; a failing disk has other numbers

@@ -9,12 +9,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
 import pytest
 from faults import ERRORS, failing_call
 
-from splade_bench.files import append_line, read_lines, replaced_folder, sync_folder, whole_folder, write_whole_file
+from splade_bench import files
+from splade_bench.files import append_line, read_lines, sync_folder, write_whole_file
 
 WRITERS = 3
 LINES = 40
@@ -167,90 +169,21 @@ def test_a_file_system_that_cannot_sync_is_not_a_disk_that_fails(
         assert not is_raised
 
 
-def test_all_of_a_folder_is_synced_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[str] = []
-    really_sync, rename = os.fsync, os.rename
-
-    def sync(descriptor: int) -> None:
-        done.append(next(name for name, inode in inodes().items() if inode == os.fstat(descriptor).st_ino))
-        really_sync(descriptor)
-
-    def inodes() -> dict[str, int]:
-        return {path.name: path.stat().st_ino for path in [tmp_path, *tmp_path.rglob("*")]}
-
-    def renamed(source: Path, target: Path) -> None:
-        done.append(f"rename {target.name}")
-        rename(source, target)
-
-    monkeypatch.setattr(os, "fsync", sync)
-    monkeypatch.setattr(os, "rename", renamed)
-
-    with replaced_folder(tmp_path / "model") as folder:
-        (folder / "a").write_text("1")
-        (folder / "inner").mkdir()
-        (folder / "inner" / "b").write_text("1")
-
-    *contents, unfinished, renaming, parent = done
-    assert {"a", "b", "inner"} <= set(contents)
-    assert contents.index("b") < contents.index("inner")
-    assert (unfinished, renaming, parent) == (folder.name, "rename model", tmp_path.name)
-
-
-def test_a_folder_that_cannot_be_renamed_brings_the_old_one_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_supported", [True, False])
+def test_on_macos_the_cache_of_the_disk_is_flushed_too(
+    is_supported: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "old").write_text("1")
-    rename = os.rename
+    done: list[str] = []
 
-    def failing(source: Path, target: Path) -> None:
-        if ".unfinished-" in source.name:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        rename(source, target)
+    def control(_: int, command: int) -> None:
+        done.append(f"control {command}")
+        if not is_supported:
+            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
 
-    monkeypatch.setattr(os, "rename", failing)
+    monkeypatch.setattr(files, "sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(files, "fcntl", SimpleNamespace(fcntl=control, F_FULLFSYNC=51))
+    monkeypatch.setattr(os, "fsync", lambda _: done.append("sync"))
 
-    with pytest.raises(OSError, match="Input/output error"), replaced_folder(tmp_path / "model") as folder:
-        (folder / "new").write_text("1")
+    sync_folder(tmp_path)
 
-    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["model", "model/old"]
-
-
-def test_a_folder_comes_with_all_that_the_block_puts_there(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "cache" / "weights") as folder:
-        (folder / "a").write_text("1")
-        assert not (tmp_path / "cache" / "weights").exists()
-
-    assert (tmp_path / "cache" / "weights" / "a").read_text() == "1"
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["weights"]
-
-
-def test_a_block_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    def fail() -> None:
-        with whole_folder(tmp_path / "weights") as folder:
-            (folder / "a").write_text("1")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_stands_in_a_folders_place_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "weights").write_text("a file")
-
-    with pytest.raises(OSError, match="weights"), whole_folder(tmp_path / "weights"):
-        pass
-
-    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
-
-
-def test_who_was_faster_stays(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "weights") as slow:
-        (slow / "a").write_text("slow")
-        with whole_folder(tmp_path / "weights") as fast:
-            (fast / "a").write_text("fast")
-
-    assert (tmp_path / "weights" / "a").read_text() == "fast"
-    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
+    assert done == (["control 51"] if is_supported else ["control 51", "sync"])

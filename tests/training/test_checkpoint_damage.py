@@ -108,13 +108,28 @@ def test_a_missing_file_is_named(name: str, checkpoint: Checkpoint) -> None:
         checkpoint.verify()
 
 
-@pytest.mark.parametrize("name", ["more", "state/more", ".hidden", "line\nbreak"])
+@pytest.mark.parametrize("name", ["more", "state/more", "line\nbreak"])
 def test_a_file_that_is_not_listed_is_named(name: str, checkpoint: Checkpoint) -> None:
     (checkpoint.path / name).write_text("1")
 
     with pytest.raises(DataError, match=r"checkpoint-10/[\w/. ]+: is not listed in MANIFEST\.json") as refusal:
         checkpoint.verify()
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", [".DS_Store", ".nfs000000000001", "state/._trainer.json", ".Trash/more"])
+def test_a_hidden_file_of_another_program_is_not_a_damage(name: str, checkpoint: Checkpoint) -> None:
+    def write_beside(folder: Path) -> None:
+        writer(11.0)(folder)
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("1")
+
+    later = Checkpoints(checkpoint.path.parent).save(11, write_beside)
+    for one in (checkpoint, later):
+        (one.path / name).parent.mkdir(exist_ok=True)
+        (one.path / name).write_text("2")
+
+        one.verify()
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", MANIFEST, "state"])

@@ -16,6 +16,7 @@ import pytest
 from faults import ERRORS, KILLED, Fault, build_shim, failing_call, run_with_fault
 from written_checkpoints import writer
 
+from splade_bench.files import remove_debris
 from splade_bench.training.checkpoints import Checkpoints
 from splade_bench.training.tensor_file import TensorReader
 
@@ -61,7 +62,7 @@ def check_after_fault(folder: Path, fault: Fault, exit_code: int) -> None:
         assert "checkpoint-20" in names
     if exit_code != KILLED and not fault.lasting and fault.call not in ("remove", "open"):
         assert hidden_names(folder) == set()  # those two calls may fail while it is cleaned up
-    checkpoints.remove_debris()
+    remove_debris(folder)
     assert hidden_names(folder) == set()
     save_second(folder)
     assert visible_names(folder) == {"checkpoint-20"}

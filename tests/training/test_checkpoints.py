@@ -14,6 +14,7 @@ import torch
 from written_checkpoints import writer
 
 from splade_bench.errors import DataError
+from splade_bench.files import remove_debris
 from splade_bench.training.checkpoints import MANIFEST, Checkpoint, Checkpoints
 from splade_bench.training.tensor_file import StreamedTensor, write_tensors
 
@@ -122,6 +123,9 @@ def test_the_newest_sound_one_is_found_and_each_damaged_one_is_named(
         (1, (2,), [2, 4]),
         (0, (), [4]),
         (1, (1, 2, 9), [1, 2, 4]),
+        (1, (3,), [3, 4]),
+        (2, (3,), [3, 4]),
+        (3, (3,), [2, 3, 4]),
     ],
 )
 def test_the_oldest_go_but_never_the_newest_nor_the_best(
@@ -161,21 +165,77 @@ def test_those_of_a_run_that_is_not_gone_on_with_are_deleted(checkpoints: Checkp
     assert [checkpoint.step for checkpoint in checkpoints.all()] == [1]
 
 
-def test_only_our_own_debris_is_deleted_and_no_link_is_followed(checkpoints: Checkpoints, tmp_path: Path) -> None:
-    folder, elsewhere = checkpoints.folder, tmp_path / "elsewhere"
-    checkpoints.save(1, writer(1.0))
-    elsewhere.mkdir()
-    (elsewhere / "kept").write_text("1")
-    for name in (f".checkpoint-2.unfinished-{'a' * 32}", f".final_model.removed-{'0' * 32}"):
-        (folder / name).mkdir()
-        (folder / name / "inside").symlink_to(elsewhere)
-    (folder / f".run.json.unfinished-{'b' * 32}").write_text("{}")
-    (folder / f".checkpoint-3.removed-{'c' * 32}").symlink_to(elsewhere)
-    others = {".checkpoint-2.unfinished", f".x.removed-{'A' * 32}", f"checkpoint-2.unfinished-{'a' * 32}", ".cache"}
-    for name in others:
-        (folder / name).mkdir()
+def test_what_was_passed_over_is_never_deleted(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, unread, damaged, sound = (checkpoints.save(step, writer(step)) for step in (1, 2, 3, 4))
+    (damaged.path / "model.safetensors").write_bytes(b"short")
+    with monkeypatch.context() as patch:
+        really_open = os.open
 
-    checkpoints.remove_debris()
+        def failing_for_a_moment(path: Path, *arguments: int) -> int:
+            if unread.path in Path(path).parents or sound.path in Path(path).parents:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+            return really_open(path, *arguments)
 
-    assert {path.name for path in folder.iterdir()} == {"checkpoint-1", "elsewhere", *others}
-    assert (elsewhere / "kept").read_text() == "1"
+        patch.setattr(os, "open", failing_for_a_moment)
+        assert checkpoints.newest_sound() == first
+    names = {path.name for path in checkpoints.folder.iterdir()}
+    assert names == {"checkpoint-1", "checkpoint-2", "checkpoint-3", "checkpoint-4"}  # looking changes nothing
+
+    checkpoints.remove_newer_than(first.step)
+
+    kept = {path.name.partition(".damaged-")[0]: path for path in checkpoints.folder.iterdir()}
+    assert kept.keys() == names
+    assert checkpoints.all() == [first]
+    for checkpoint in (unread, sound):
+        Checkpoint(kept[checkpoint.path.name], checkpoint.step).verify()
+        assert f"{checkpoint.path}: is damaged or could not be read; it is kept as checkpoint-" in caplog.text
+
+
+def test_a_damaged_one_that_nobody_looked_at_is_kept_too(checkpoints: Checkpoints) -> None:
+    for step in (1, 2, 3):
+        checkpoints.save(step, writer(step))
+    (checkpoints.folder / "checkpoint-3" / MANIFEST).unlink()
+
+    checkpoints.remove_newer_than(1)
+    remove_debris(checkpoints.folder)
+
+    names = sorted(path.name.partition("-")[2].partition("-")[0] for path in checkpoints.folder.iterdir())
+    assert names == ["1", "3.damaged"]
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_a_newer_one_that_cannot_be_removed_is_an_error_that_names_it(
+    is_damaged: bool, checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2):
+        checkpoints.save(step, writer(step))
+    if is_damaged:
+        (checkpoints.folder / "checkpoint-2" / MANIFEST).unlink()
+
+    def denied(source: Path, _: Path) -> NoReturn:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(source))
+
+    monkeypatch.setattr(os, "rename", denied)
+
+    with pytest.raises(OSError, match="checkpoint-2") as refusal:
+        checkpoints.remove_newer_than(1)
+    assert refusal.value.filename == str(checkpoints.folder / "checkpoint-2")
+
+
+def test_each_file_is_synced_once(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    really_sync = os.fsync
+
+    def sync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        really_sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+
+    checkpoint = checkpoints.save(1, writer(1.0))
+
+    files = [path.stat().st_ino for path in checkpoint.path.rglob("*") if path.is_file()]
+    assert sorted(number for number in synced if number in files) == sorted(files)
+    assert synced[-1] == checkpoints.folder.stat().st_ino
