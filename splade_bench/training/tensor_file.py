@@ -7,7 +7,7 @@ memory. The format: the header's size in 8 bytes, the header in JSON, and then t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from splade_bench.errors import DataError
+from splade_bench.errors import DataError, NotFiniteError
 
 # Elements of a piece: 4 MiB in float32.
 PIECE_ELEMENTS = 2**20
@@ -64,13 +64,7 @@ class StreamedTensor:
         return prod(self.shape) * self.dtype.itemsize
 
 
-def write_tensors(
-    path: Path,
-    tensors: Iterable[StreamedTensor],
-    *,
-    metadata: Mapping[str, str] | None = None,
-    require_finite: bool = False,
-) -> None:
+def write_tensors(path: Path, tensors: Iterable[StreamedTensor], *, require_finite: bool = False) -> None:
     """Write a new safetensors file. It is not synced, and it is deleted if this fails.
 
     Memory: one piece.
@@ -78,25 +72,25 @@ def write_tensors(
     Args:
         path: the new file.
         tensors: in any order; they are sorted by the size of their types.
-        metadata: text that :attr:`TensorReader.metadata` gives back.
         require_finite: refuse numbers that are NaN or infinite.
 
     Raises:
-        ValueError: a tensor has such a number, or its pieces do not make up its type and shape; the text names it.
+        NotFiniteError: a tensor has such a number; the text names it.
+        ValueError: the pieces of a tensor do not make up its type and shape; the text names it.
         OSError: the file exists, or cannot be written.
     """
     ordered = sorted(tensors, key=lambda tensor: -tensor.dtype.itemsize)  # so that each is aligned to its type
-    header = _header(ordered, metadata or {})
-    with path.open("xb") as file:
-        try:
+    header = _header(ordered)
+    file = path.open("xb")
+    try:
+        with file:
             file.write(header)
             for tensor in ordered:
                 for piece in _checked_pieces(tensor, require_finite=require_finite):
                     file.write(_memory(piece))
-            file.flush()
-        except BaseException:
-            path.unlink()
-            raise
+    except BaseException:
+        path.unlink()  # it is closed by now: Windows deletes no open file
+        raise
 
 
 class TensorReader:
@@ -119,7 +113,7 @@ class TensorReader:
         size_bytes = int.from_bytes(self._file.read(_HEADER_SIZE_BYTES), "little")
         self._entries: dict[str, dict[str, Any]] = json.loads(self._file.read(size_bytes))
         self._start = _HEADER_SIZE_BYTES + size_bytes
-        self.metadata: dict[str, str] = self._entries.pop(_METADATA, None) or {}
+        self._entries.pop(_METADATA, None)
 
     def __enter__(self) -> TensorReader:
         return self
@@ -181,21 +175,6 @@ class TensorReader:
         """A whole tensor, on the CPU."""
         return self.window(name, slice(None)).view(self.shape(name))
 
-    @torch.no_grad()
-    def read_into(self, name: str, target: Tensor) -> None:
-        """Copy a tensor into a contiguous one of the same shape and type, on any device, piece by piece.
-
-        Raises:
-            DataError: the file has another shape or type.
-        """
-        expected, found = (target.dtype, tuple(target.shape)), (self.dtype(name), self.shape(name))
-        if found != expected:
-            raise DataError(f"{self.path}: {name} is {_shown(*found)}, but {_shown(*expected)} is needed")
-        elements, start = target.view(-1), 0
-        for piece in self.pieces(name):
-            elements[start : start + len(piece)] = piece
-            start += len(piece)
-
     def _entry(self, name: str) -> dict[str, Any]:
         if name not in self._entries:
             raise DataError(f"{self.path}: has no tensor {name}")
@@ -218,17 +197,20 @@ def _checked_pieces(tensor: StreamedTensor, *, require_finite: bool) -> Iterator
         if piece.dtype != tensor.dtype or missing < 0:
             break
         if require_finite and piece.is_floating_point() and not bool(piece.isfinite().all()):
-            raise ValueError(f"{tensor.name} has a number that is NaN or infinite")
+            raise NotFiniteError(
+                f"{tensor.name} has a number that is NaN or infinite, so it is not saved; lower --learning-rate"
+            )
         yield piece.detach().to("cpu").contiguous()
     else:
         if missing == 0:
             return
-    raise ValueError(f"the pieces of {tensor.name} are not {_shown(tensor.dtype, tensor.shape)}")
+    expected = f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+    raise ValueError(f"the pieces of {tensor.name} are not {expected}")
 
 
-def _header(ordered: list[StreamedTensor], metadata: Mapping[str, str]) -> bytes:
+def _header(ordered: list[StreamedTensor]) -> bytes:
     """The header's size and the header, which ends in spaces so that the tensors after it are aligned."""
-    entries: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
+    entries: dict[str, Any] = {}
     end = 0
     for tensor in ordered:
         if tensor.name in entries or tensor.name == _METADATA:
@@ -245,7 +227,3 @@ def _header(ordered: list[StreamedTensor], metadata: Mapping[str, str]) -> bytes
 def _memory(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous tensor of the CPU; numpy does not have bfloat16."""
     return tensor.view(-1).view(torch.uint8).numpy().data
-
-
-def _shown(dtype: torch.dtype, shape: tuple[int, ...]) -> str:
-    return f"{str(dtype).removeprefix('torch.')} {list(shape)}"

@@ -13,7 +13,7 @@ import pytest
 import torch
 from written_checkpoints import writer
 
-from splade_bench.errors import DataError
+from splade_bench.errors import DataError, NotFiniteError
 from splade_bench.files import remove_debris
 from splade_bench.training.checkpoints import MANIFEST, Checkpoint, Checkpoints
 from splade_bench.training.tensor_file import StreamedTensor, write_tensors
@@ -63,7 +63,7 @@ def test_a_writer_that_fails_leaves_everything_as_it_was(checkpoints: Checkpoint
         stream = StreamedTensor.of("layer.weight", torch.tensor([float("nan")]))
         write_tensors(folder / "poisoned", [stream], require_finite=True)
 
-    with pytest.raises(ValueError, match=r"layer\.weight"):
+    with pytest.raises(NotFiniteError, match=r"layer\.weight"):
         checkpoints.save(20, poisoned)
 
     assert checkpoints.newest_sound() == checkpoint
