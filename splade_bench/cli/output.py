@@ -152,6 +152,8 @@ class OutputFolder:
 def _lock(path: Path) -> None:
     """Lock a file until this process ends, however it ends. A process may do so again.
 
+    On Windows nothing is locked: a second training in the same folder is not noticed there.
+
     Raises:
         ConfigError: another process has locked it.
         OSError: it cannot be written.

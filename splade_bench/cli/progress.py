@@ -71,14 +71,11 @@ def memory_line(peak_rss: PeakRss) -> str:
     total_bytes, peak = or_none(total_memory_bytes), peak_rss.read()
     parts = []
     for name, size_bytes in (("now", known_rss_bytes()), ("peak", peak.peak_bytes)):
-        exact = "" if size_bytes is None else f" ({size_bytes} bytes{_share(size_bytes, total_bytes)})"
+        share = f", {size_bytes / total_bytes:.1%}" if size_bytes is not None and total_bytes else ""
+        exact = "" if size_bytes is None else f" ({size_bytes} bytes{share})"
         parts.append(f"{name} {_bytes_or_missing(size_bytes)}{exact}")
     reason = f" ({peak.source})" if peak.peak_bytes is None else ""
     return f"memory {', '.join(parts)} of {_bytes_or_missing(total_bytes)}{reason}"
-
-
-def _share(size_bytes: int, total_bytes: int | None) -> str:
-    return f", {size_bytes / total_bytes:.1%}" if total_bytes else ""
 
 
 def _bytes_or_missing(size_bytes: int | None) -> str:

@@ -79,8 +79,7 @@ class SpladeEncoder(nn.Module):
         if getattr(model.config, "attention_type", None) == "block_sparse":
             return cls(model, tokenizer)  # BigBird: a short text would change its attention for good
         try:
-            toy_texts = _toy_texts(tokenizer)
-            expected = _whole_models_vectors(model, toy_texts)
+            toy_texts, expected = _toy_texts_and_vectors(model, tokenizer)
             encoder = cls(model, tokenizer)
             with torch.no_grad():
                 vectors = encoder(toy_texts)
@@ -239,21 +238,15 @@ class SpladeEncoder(nn.Module):
             self.body.set_submodule(self._decoder_name, nn.Identity())
 
 
-def _toy_texts(tokenizer: PreTrainedTokenizerBase) -> TextBatch:
-    """Two short texts of different lengths, of any tokens."""
+@torch.no_grad()
+def _toy_texts_and_vectors(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[TextBatch, Tensor]:
+    """Two short texts of different lengths, of any tokens; their vectors [2, V] from the model's own logits."""
     padding = tokenizer.pad_token_id or 0
     tokens = [token for token in range(8) if token != padding]
-    return pad([tokens[:2], tokens], pad_token_id=padding)
-
-
-@torch.no_grad()
-def _whole_models_vectors(model: PreTrainedModel, texts: TextBatch) -> Tensor:
-    """The vectors [2, V] of toy texts from the logits that the model itself makes."""
+    texts = pad([tokens[:2], tokens], pad_token_id=padding)
     logits = model(input_ids=texts.input_ids, attention_mask=texts.attention_mask).logits
-    weights = torch.log1p(torch.relu(logits))
-    if texts.attention_mask is not None:
-        weights = weights * texts.attention_mask.unsqueeze(-1)
-    return weights.amax(1)
+    weights = torch.log1p(torch.relu(logits)) * texts.attention_mask.unsqueeze(-1)
+    return texts, weights.amax(1)
 
 
 @contextmanager

@@ -41,7 +41,11 @@ def save_model_folder(folder: Path, model: PreTrainedModel, tokenizer: PreTraine
             tokenizer.save_pretrained(folder)
         finally:
             _set_limits(tokenizer, run_limits)
-    _name_common_class(folder / _TOKENIZER_CONFIG)
+    path = folder / _TOKENIZER_CONFIG
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if settings.get("tokenizer_class") == _NEW_CLASS:  # transformers 4 does not know it
+        settings["tokenizer_class"] = _COMMON_CLASS
+        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     # safetensors makes its file readable by its owner only.
     mode = stat.S_IMODE((folder / "config.json").stat().st_mode)
     for path in folder.iterdir():
@@ -66,14 +70,6 @@ def _set_limits(tokenizer: PreTrainedTokenizerBase, limits: Limits) -> None:
         backend.enable_truncation(**truncation)
     if padding:
         backend.enable_padding(**padding)
-
-
-def _name_common_class(path: Path) -> None:
-    """Name the tokenizer's class as transformers 4 knows it too."""
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    if settings.get("tokenizer_class") == _NEW_CLASS:
-        settings["tokenizer_class"] = _COMMON_CLASS
-        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextmanager
