@@ -19,7 +19,7 @@ from splade_bench.model import loading
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.known_words import require_known_words
 from splade_bench.model.presets import build_preset, wrap_tokenizer
-from splade_bench.training.checkpoints import MANIFEST
+from splade_bench.training.checkpoints import MANIFEST, Checkpoint
 
 # Vocabulary of a tokenizer that no text is given to.
 _BLANK_VOCAB_SIZE = 512
