@@ -13,7 +13,7 @@ from typing_extensions import Self
 from splade_bench.data.formats import Demands, parse_triple
 from splade_bench.data.raw_records import RawRecord, RawRecords, cannot_be_read, open_data, record_name
 from splade_bench.data.records import IndexedTriples, Triple, sha256_of_texts
-from splade_bench.data.triple_index import ENTRY, IndexFacts, IndexWriter, keep_index, load_index
+from splade_bench.data.triple_index import ENTRY, FileStamp, IndexFacts, IndexWriter, keep_index, load_index
 from splade_bench.errors import DataError
 
 # A file that changed so short a time ago may change again without another time stamp: its index is not kept.
@@ -61,15 +61,15 @@ class TripleFile(IndexedTriples):
         data, is_copy = open_data(path)
         try:
             status = os.fstat(data.fileno())
-            stamp = {"size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+            stamp = FileStamp.of(status)
             kept_at = None
             if cache and not is_copy and abs(time.time() - status.st_mtime) > _SETTLED_S:
                 key = (os.fsencode(path.resolve()).hex(), demands, sha256_of_texts(hashed_after))
                 kept_at = cache / "indexes" / f"{sha256_of_texts(repr(key))[:32]}.index"
-            found = load_index(kept_at, **stamp) if kept_at else None
+            found = load_index(kept_at, stamp) if kept_at else None
             if not found:
                 records = RawRecords(path, data)
-                writer = IndexWriter(records, demands, hashed_after=hashed_after, **stamp)
+                writer = IndexWriter(records, demands, stamp=stamp, hashed_after=hashed_after)
                 found = keep_index(kept_at, writer.write)
         except BaseException:
             data.close()
@@ -105,7 +105,7 @@ class TripleFile(IndexedTriples):
 
     @property
     def size_bytes(self) -> int:
-        return self.facts.size_bytes
+        return self.facts.stamp.size_bytes
 
     @property
     def largest_bytes(self) -> int:
@@ -124,8 +124,8 @@ class TripleFile(IndexedTriples):
         if self._is_copy:
             return
         try:
-            status = self.path.stat()
+            stamp = FileStamp.of(self.path.stat())
         except OSError as error:
             raise cannot_be_read(self.path, error) from error
-        if (status.st_size, status.st_mtime_ns) != (self.facts.size_bytes, self.facts.mtime_ns):
+        if not stamp.has_same_content_as(self.facts.stamp):
             raise DataError(f"{self.path}: was changed after it was checked; start again, and leave the file as it is")

@@ -5,6 +5,7 @@ The file of an index: 16 bytes for each record (:data:`ENTRY`), then :class:`Ind
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -14,7 +15,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -29,7 +30,7 @@ from splade_bench.errors import DataError, one_line
 logger = logging.getLogger(__name__)
 
 # Raise it if what is checked or written changes: then older indexes are made again.
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 ENTRY = struct.Struct("<QII")
 """Offset of a record in the file, its length in bytes, and the number that names it (``RawRecord.number``)."""
 
@@ -39,6 +40,29 @@ _MAX_REASONS = 20
 _LONGEST_REASON = 300
 _BLOCK_BYTES = 2**20
 _PROGRESS_INTERVAL_S = 5.0
+_UNFINISHED = ".unfinished-"
+# A killed check leaves such a file. A check writes more often than this.
+_LEFT_BEHIND_S = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class FileStamp:
+    """What tells whether a file is the one that was checked."""
+
+    size_bytes: int
+    mtime_ns: int
+    inode: int
+    """Another file under the same name has another one, even if its size and its times were copied."""
+    ctime_ns: int
+    """When content, permissions or name changed last; on Windows, when the file was made. No program can set it."""
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileStamp:
+        return cls(status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
+
+    def has_same_content_as(self, other: FileStamp) -> bool:
+        """Whether size and time are the same: a file may get other permissions while it is read."""
+        return (self.size_bytes, self.mtime_ns) == (other.size_bytes, other.mtime_ns)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -46,8 +70,7 @@ class IndexFacts:
     """What is known of all records together."""
 
     version: int = INDEX_VERSION
-    size_bytes: int
-    mtime_ns: int
+    stamp: FileStamp
     is_list: bool
     records: int = 0
     fewest_negatives: int = 0
@@ -68,17 +91,15 @@ class IndexWriter:
     """Checks all records of a file and writes their index.
 
     Args:
-        size_bytes: of the file, for the progress that is logged.
+        stamp: of the file.
         hashed_after: what the hash of the texts covers after the triples, as ``sha256_of_texts`` does.
     """
 
-    def __init__(
-        self, records: RawRecords, demands: Demands, *, size_bytes: int, mtime_ns: int, hashed_after: object
-    ) -> None:
+    def __init__(self, records: RawRecords, demands: Demands, *, stamp: FileStamp, hashed_after: object) -> None:
         self._records = records
         self._demands = demands
         self._hashed_after = hashed_after
-        self._size_bytes, self._mtime_ns = size_bytes, mtime_ns
+        self._stamp = stamp
 
     def write(self, target: IO[bytes]) -> IndexFacts:
         """Write the index to an empty file.
@@ -87,9 +108,7 @@ class IndexWriter:
             DataError: a record cannot be used, and bad ones are not skipped; or there is none that can be used.
             OSError: the index cannot be written.
         """
-        facts = IndexFacts(
-            size_bytes=self._size_bytes, mtime_ns=self._mtime_ns, is_list=self._records.is_list, skipped_reasons=[]
-        )
+        facts = IndexFacts(stamp=self._stamp, is_list=self._records.is_list, skipped_reasons=[])
         digest, checksum, shown_s = hashlib.sha256(b"["), 0, time.monotonic()
         for raw in self._records:
             line = self._checked(raw, facts)
@@ -100,7 +119,7 @@ class IndexWriter:
             checksum = zlib.crc32(entry, checksum)
             digest.update(line if facts.records == 1 else b", " + line)
             if time.monotonic() - shown_s > _PROGRESS_INTERVAL_S:
-                share = raw.offset / max(1, self._size_bytes)
+                share = raw.offset / max(1, self._stamp.size_bytes)
                 logger.info("checking %s: %d records, %.0f%%", self._records.path, facts.records, 100 * share)
                 shown_s = time.monotonic()
         if not facts.records:
@@ -134,14 +153,14 @@ class IndexWriter:
         return json.dumps([triple.query, triple.positive, triple.negatives], ensure_ascii=False).encode()
 
 
-def load_index(path: Path, *, size_bytes: int, mtime_ns: int) -> tuple[IO[bytes], IndexFacts] | None:
-    """An index that was kept for a file of this size and time; None if there is none, or it is damaged."""
+def load_index(path: Path, stamp: FileStamp) -> tuple[IO[bytes], IndexFacts] | None:
+    """An index that was kept for a file with this stamp; None if there is none, or it is damaged."""
     try:
         file = path.open("rb")
     except OSError:
         return None
     facts = _read_facts(file)
-    if facts and (facts.version, facts.size_bytes, facts.mtime_ns) == (INDEX_VERSION, size_bytes, mtime_ns):
+    if facts and (facts.version, facts.stamp) == (INDEX_VERSION, stamp):
         return file, facts
     file.close()
     return None
@@ -173,18 +192,28 @@ def keep_index(path: Path | None, write: Callable[[IO[bytes]], IndexFacts]) -> t
 
 def _keep_at(path: Path, write: Callable[[IO[bytes]], IndexFacts]) -> tuple[IO[bytes], IndexFacts]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=".unfinished-", dir=path.parent)
+    _remove_left_behind(path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=_UNFINISHED, dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as target:
             facts = write(target)
-        with ExitStack() as opened:
-            file = opened.enter_context(Path(name).open("rb"))
-            Path(name).replace(path)
-            opened.pop_all()
-            return file, facts
+        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+    # Opened only now: Windows replaces no file that is open.
+    kept = load_index(path, facts.stamp)
+    if kept is None or kept[1] != facts:
+        raise OSError(errno.EBUSY, "another process replaced it")
+    return kept
+
+
+def _remove_left_behind(folder: Path) -> None:
+    oldest_s = time.time() - _LEFT_BEHIND_S
+    for path in folder.glob(f"{_UNFINISHED}*"):
+        with suppress(OSError):
+            if path.stat().st_mtime < oldest_s:
+                path.unlink()
 
 
 def _read_facts(file: IO[bytes]) -> IndexFacts | None:

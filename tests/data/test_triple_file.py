@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from training_files import RECORDS, SPELLINGS, settled
 
 from splade_bench.data import triple_file, triple_index
 from splade_bench.data.file_corpus import file_corpus
@@ -19,42 +20,6 @@ from splade_bench.data.formats import Demands, read_triples
 from splade_bench.data.records import fewest_negatives, sha256_of_texts
 from splade_bench.data.triple_file import TripleFile
 from splade_bench.errors import DataError
-
-RECORDS = [
-    {
-        "query": f"query \u00e9 {number}",
-        "positive_document": f'right, [{{"{number}"}}] \\ \U0001f6b2',
-        "negative_documents": ["wrong", {"document": f"wrong {number}"}, "w" * number][: 1 + number % 3],
-    }
-    for number in range(40)
-]
-SPELLINGS = {
-    "lines": "\n".join(map(json.dumps, RECORDS)),
-    "lines in UTF-8": "".join(json.dumps(record, ensure_ascii=False) + "\r\n\n" for record in RECORDS),
-    "list": json.dumps(RECORDS),
-    "list over many lines": "\ufeff \n" + json.dumps(RECORDS, indent=4, ensure_ascii=False) + "\n\n",
-}
-
-
-def settled(path: Path, content: str | bytes) -> Path:
-    """A file that was written some time ago, so that its index is kept."""
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    os.utime(path, (1_700_000_000, 1_700_000_000))
-    return path
-
-
-@pytest.fixture
-def checks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The files that were checked since."""
-    checked: list[Path] = []
-    write = triple_index.IndexWriter.write
-
-    def counted(self: triple_index.IndexWriter, target: Any) -> Any:
-        checked.append(self._records.path)
-        return write(self, target)
-
-    monkeypatch.setattr(triple_index.IndexWriter, "write", counted)
-    return checked
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -98,74 +63,6 @@ def test_the_hash_is_that_of_all_texts(tmp_path: Path, spelling: str) -> None:
     assert file_corpus(path, None).sha256 == sha256_of_texts(texts, None)
 
 
-def test_a_file_is_checked_once(tmp_path: Path, checks: list[Path]) -> None:
-    path = settled(tmp_path / "train.json", SPELLINGS["lines"])
-    first, again = (file_corpus(path, None, cache=tmp_path / "cache") for _ in range(2))
-
-    assert len(checks) == 1
-    assert list(again.triples) == list(first.triples)
-    assert again.sha256 == first.sha256
-
-
-def test_another_file_or_other_demands_are_checked_again(tmp_path: Path, checks: list[Path]) -> None:
-    path = settled(tmp_path / "train.json", SPELLINGS["lines"])
-    file_corpus(path, None, cache=tmp_path / "cache")
-    file_corpus(path, None, cache=tmp_path / "cache", need_negatives=True)
-    val_file = settled(tmp_path / "val.json", SPELLINGS["list"])
-    with_val = file_corpus(path, val_file, cache=tmp_path / "cache")
-    assert len(checks) == 3
-
-    longer = settled(path, SPELLINGS["lines"].replace("right", "wrong"))
-    os.utime(path, (1_700_000_001, 1_700_000_001))
-    changed = file_corpus(longer, val_file, cache=tmp_path / "cache")
-    assert len(checks) == 4
-    assert changed.sha256 != with_val.sha256
-
-
-def test_the_index_of_a_file_that_was_just_written_is_not_kept(tmp_path: Path, checks: list[Path]) -> None:
-    path = tmp_path / "train.json"
-    for word in ("right", "wrong"):  # two files of the same size, perhaps with the same time stamp
-        path.write_text(SPELLINGS["lines"].replace("right", word))
-        assert word in file_corpus(path, None, cache=tmp_path / "cache").triples[0].positive
-
-    assert len(checks) == 2
-
-
-@pytest.mark.parametrize("place", [0, 100, -100, -5, -1])
-@pytest.mark.parametrize("damage", ["changed", "cut off"])
-def test_a_damaged_index_is_made_again(tmp_path: Path, checks: list[Path], place: int, damage: str) -> None:
-    path = settled(tmp_path / "train.json", SPELLINGS["lines"])
-    expected = list(file_corpus(path, None, cache=tmp_path / "cache").triples)
-    (index,) = (tmp_path / "cache" / "indexes").iterdir()
-    content = bytearray(index.read_bytes())
-    content[place] ^= 1
-    index.write_bytes(content if damage == "changed" else content[:place])
-
-    assert list(file_corpus(path, None, cache=tmp_path / "cache").triples) == expected
-    assert list(file_corpus(path, None, cache=tmp_path / "cache").triples) == expected
-    assert len(checks) == 2
-    assert [one.name for one in (tmp_path / "cache" / "indexes").iterdir()] == [index.name]
-
-
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
-    path = settled(tmp_path / "train.json", SPELLINGS["lines"])
-    (tmp_path / "cache").write_text("in the way")
-
-    assert len(file_corpus(path, None, cache=tmp_path / "cache").triples) == len(RECORDS)
-
-
-def test_no_room_for_an_index_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def without_room(self: Any, target: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(triple_index.IndexWriter, "write", without_room)
-    path = settled(tmp_path / "train.json", SPELLINGS["lines"])
-
-    with pytest.raises(DataError, match=r"index of the training file cannot be written there \(No space left"):
-        file_corpus(path, None, cache=tmp_path / "cache")
-    assert list((tmp_path / "cache" / "indexes").iterdir()) == []
-
-
 @pytest.mark.parametrize("change", ["rewritten", "replaced", "appended", "removed"])
 def test_a_file_that_changes_is_noticed(tmp_path: Path, change: str) -> None:
     path = settled(tmp_path / "train.json", SPELLINGS["lines"])
@@ -184,6 +81,15 @@ def test_a_file_that_changes_is_noticed(tmp_path: Path, change: str) -> None:
 
     with pytest.raises(DataError, match=r"train.json: (was changed after it was checked|cannot be read)"):
         triples[0]
+
+
+def test_other_permissions_end_no_run(tmp_path: Path) -> None:
+    path = settled(tmp_path / "train.json", SPELLINGS["lines"])
+    triples = TripleFile.open(path, Demands(), cache=tmp_path / "cache")
+    path.chmod(0o400)
+    path.with_name("copy").hardlink_to(path)
+
+    assert list(triples) == list(read_triples(path))
 
 
 def test_a_file_that_changes_behind_its_time_stamp_is_not_misread(tmp_path: Path) -> None:
@@ -299,7 +205,7 @@ def test_a_long_check_says_how_far_it_is(
 
 def test_a_change_during_the_check_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = settled(tmp_path / "train.json", SPELLINGS["lines"])
-    keep = triple_file.keep_index
+    keep = triple_index.keep_index
 
     def changing(*arguments: Any) -> Any:
         kept = keep(*arguments)
