@@ -84,7 +84,9 @@ class IndexFacts:
     def skip(self, reason: str) -> None:
         """Remember why something was left out."""
         if len(self.skipped_reasons) < _MAX_REASONS:
-            self.skipped_reasons.append(one_line(reason)[:_LONGEST_REASON])
+            # The name of a file may have bytes that are not UTF-8, which JSON cannot have.
+            text = one_line(reason.encode(errors="backslashreplace").decode())
+            self.skipped_reasons.append(text[:_LONGEST_REASON])
 
 
 class IndexWriter:

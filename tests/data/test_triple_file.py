@@ -156,6 +156,15 @@ def test_bad_records_are_left_out_counted_and_reported(tmp_path: Path, caplog: p
         assert f"{path}:4: query is empty" in message
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are Unicode")
+def test_a_file_name_that_is_not_utf_8_can_be_in_a_reason(tmp_path: Path) -> None:
+    path = settled(tmp_path / os.fsdecode(b"tr\xff.jsonl"), "{\n" + SPELLINGS["lines"])
+
+    (reason,) = file_corpus(path, None, skip_bad_records=True, cache=tmp_path / "cache").skipped_reasons
+
+    assert "tr\\udcff.jsonl:1: is not JSON" in reason
+
+
 def test_reasons_are_the_first_twenty(tmp_path: Path) -> None:
     path = settled(tmp_path / "train.json", "{\n" * 100 + SPELLINGS["lines"])
 
