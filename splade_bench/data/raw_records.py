@@ -108,8 +108,9 @@ class RawRecords:
         offset, number = self._start, 1
         while line := self._file.readline(MAX_RECORD_BYTES + 1):
             self._require_bounded(line, number)
-            if line.strip():
-                yield RawRecord(offset, number, number, line)
+            # Without its newline, behind which JSON that is cut off would be wrong: on the next line.
+            if text := line.rstrip():
+                yield RawRecord(offset, number, number, text)
             offset, number = offset + len(line), number + 1
 
     def _in_list(self) -> Iterator[RawRecord]:

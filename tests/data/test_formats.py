@@ -44,6 +44,7 @@ def test_both_spellings_are_read(tmp_path: Path, content: str) -> None:
     [
         (json.dumps([GOOD])[:-5], r"train.json:1: is not JSON"),
         (json.dumps(GOOD) + "\n{oops", r"train.json:2: is not JSON"),
+        (json.dumps(GOOD) + '\n{"query": "cut off",\n' + json.dumps(GOOD), r"train.json:2: is not JSON"),
         (json.dumps(GOOD).encode() + b"\n\xff\xfe", r"train.json:2: is not UTF-8"),
         (json.dumps(GOOD) + "\n\n" + json.dumps({**GOOD, "query": ""}), r"train.json:3: query is empty"),
         (json.dumps(GOOD) + "\n[3]\n", r"train.json:2: Expected object, got array"),
