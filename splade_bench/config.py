@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
@@ -23,7 +22,7 @@ def option(field_name: str) -> str:
     return "--" + field_name.replace("_", "-")
 
 
-def require_range(record: object, *names: str, at_least: float, at_most: float = sys.float_info.max) -> None:
+def require_range(record: object, *names: str, at_least: float, at_most: float = 1.7e308) -> None:
     """Raise a :class:`ConfigError` if a field, or a number of it, is outside the range. None is never outside."""
     for name in names:
         value = getattr(record, name)
@@ -284,14 +283,15 @@ class TrainConfig:
     """How each batch is computed."""
 
     def __post_init__(self) -> None:
-        require_range(self, "batch_size", "gradient_accumulation_steps", "epochs", "max_steps", at_least=1)
+        counts = "batch_size", "gradient_accumulation_steps", "epochs", "max_steps"
+        require_range(self, *counts, at_least=1, at_most=MAX_SEED)
         require_range(self, "max_length", at_least=MIN_MAX_LENGTH)
-        require_range(self, "negatives_per_query", "weight_decay", "margin", at_least=0)
+        require_range(self, "negatives_per_query", "weight_decay", "margin", at_least=0, at_most=MAX_SEED)
         require_range(self, "max_grad_norm", at_least=0, at_most=math.inf)
         require_range(self, "query_regularizer_weight", "document_regularizer_weight", at_least=0)
         require_range(self, "warmup_ratio", "regularizer_warmup_ratio", at_least=0, at_most=1)
         require_range(self, "seed", at_least=0, at_most=MAX_SEED)
-        require_range(self, "learning_rate", at_least=1e-30)  # with 0, nothing would be learned
+        require_range(self, "learning_rate", at_least=1e-30)
         if self.loss == "margin" and self.negatives_per_query == 0:
             raise ConfigError("--loss margin needs --negatives-per-query of at least 1")
 

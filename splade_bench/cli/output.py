@@ -41,7 +41,8 @@ class OutputFolder:
     """Owns ``--output-dir``: nothing else writes to it. A link in it is never followed."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        # A link to a folder on another disk is the folder. No link in it is followed.
+        self.path = path = path.resolve() if path.is_symlink() else path
         self.model = path / "final_model"
         self.record = path / "run.json"
         self.log = path / "log.jsonl"
@@ -63,6 +64,8 @@ class OutputFolder:
             raise ConfigError(
                 "--overwrite deletes the run that --resume-from-checkpoint goes on with: remove one of them"
             )
+        if not _is_text(self.path):
+            raise ConfigError("--output-dir: its name is not valid UTF-8; name another folder")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._require_files()
@@ -118,6 +121,7 @@ class OutputFolder:
         Raises:
             OSError: it cannot be written. The old one is as it was.
         """
+        self.path.mkdir(parents=True, exist_ok=True)  # it may have been deleted in the meantime
         with replaced_folder(self.model) as unfinished:
             encoder.save_pretrained(unfinished)
 
@@ -147,6 +151,14 @@ class OutputFolder:
             raise ConfigError(
                 f"--output-dir {self.path}: already has a {self.model.name}; name another folder, or add --overwrite"
             )
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # Rust cannot write there
+        return False
+    return True
 
 
 def _lock(path: Path) -> None:

@@ -19,7 +19,8 @@ from splade_bench.device.devices import available_devices, memory_limit_bytes
 from splade_bench.errors import ConfigError
 from splade_bench.measure.control_group import container_limit_bytes
 from splade_bench.measure.machine import total_memory_bytes
-from splade_bench.measure.rss import current_rss_bytes
+from splade_bench.measure.readings import or_none
+from splade_bench.measure.rss import known_rss_bytes
 from splade_bench.planner.calibration import calibrated_rates
 from splade_bench.planner.candidates import Candidate, Candidates
 from splade_bench.planner.device_models import device_model
@@ -84,7 +85,10 @@ def resolve_budget(budget: str | None, device_type: str) -> int | None:
     if budget is None:
         if device_type != "cpu":
             return memory_limit_bytes(device_type)
-        return min(container_limit_bytes() or total_memory_bytes(), total_memory_bytes())
+        total_bytes = or_none(total_memory_bytes)
+        if total_bytes is None:
+            raise ConfigError("this system does not report how much memory it has; give --budget")
+        return min(container_limit_bytes() or total_bytes, total_bytes)
     try:
         budget_bytes = parse_bytes(budget)
     except ValueError as error:
@@ -151,7 +155,9 @@ def nothing_fits(request: PlanRequest, found: Fit) -> str:
 def _planner(request: PlanRequest, budget_bytes: int | None) -> Callable[[TrainConfig, Lengths], MemoryPlan]:
     """Plans within a budget. Runtime memory is read here, before plans and timings add to it."""
     make_encoder = planned_encoder(request.model_name)
-    runtime_bytes = current_rss_bytes()
+    runtime_bytes = known_rss_bytes()
+    if runtime_bytes is None:
+        raise ConfigError("this system does not report the memory of a process, so nothing can be planned")
 
     def plan_within(config: TrainConfig, lengths: Lengths) -> MemoryPlan:
         return plan(

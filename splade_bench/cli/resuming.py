@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import msgspec
 from splade_bench.cli.output import OutputFolder
 from splade_bench.config import MemoryConfig, TrainConfig
 from splade_bench.errors import ConfigError, DataError
+from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.planner.candidates import SEARCHED_FIELDS
-from splade_bench.training.checkpoints import Checkpoint
+from splade_bench.training.checkpoints import Checkpoint, Checkpoints
 from splade_bench.training.early_stopping import BestMetric
+from splade_bench.training.run_state import load_weights
 from splade_bench.training.saved_run import read_saved_run
 
 logger = logging.getLogger(__name__)
@@ -64,6 +67,21 @@ def fitted_as_saved(checkpoint: Checkpoint, config: TrainConfig, given: frozense
         return replace(config, memory=msgspec.convert(memory, MemoryConfig), **run)
     except (AttributeError, KeyError, TypeError, msgspec.ValidationError) as error:
         raise DataError(f"{checkpoint.path}: is not a checkpoint of this version: {error}") from error
+
+
+def load_best_weights(encoder: SpladeEncoder, step: int, folders: Sequence[Path]) -> bool:
+    """Give ``encoder`` the weights after optimizer step ``step``; False, with a warning, if none has them."""
+    found = [checkpoint for folder in folders if (checkpoint := Checkpoints(folder).get(step))]
+    try:
+        if not found:
+            raise DataError(f"there is no checkpoint of optimizer step {step}")
+        found[0].verify()
+        load_weights(encoder, found[0].path)
+    except (ConfigError, DataError) as error:
+        logger.warning("--load-best-model-at-end: %s; the last weights are saved instead", error)
+        return False
+    logger.info("--load-best-model-at-end: the weights are those of optimizer step %d", step)
+    return True
 
 
 def _latest(output: OutputFolder) -> Checkpoint | None:

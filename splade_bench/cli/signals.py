@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 # Ctrl-C; a scheduler or a container; a closed terminal; the notice of a cluster's scheduler. Windows has only two.
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 _SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
-# What a person or a scheduler sends again to end a process at once. Others come in pairs: a closed terminal sends
-# SIGHUP more than once, and a scheduler SIGTERM after its notice.
+# What a person or a scheduler sends twice to end a process at once. Others come in pairs: a closed terminal sends
+# SIGHUP more than once, and a scheduler one SIGTERM after its notice.
 _ENDS_AT_ONCE = (signal.SIGINT, signal.SIGTERM)
 _REPEATED_AFTER_S = 1.0
 
@@ -30,7 +30,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self._received: int | None = None
-        self._received_s = 0.0
+        self._end_asked_s: float | None = None
         self.on_first: Callable[[], None] | None = None
         """What the first signal does. Until this is set, it ends the process at once."""
         self._before: dict[signal.Signals, Any] = {}
@@ -52,12 +52,15 @@ class StopSignals:
         self.on_first = None  # it holds a trainer that may be freed now
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._received is None:
-            if self.on_first is None:
+        if self._received is None and self.on_first is None:
+            raise SystemExit(128 + number)
+        if number in _ENDS_AT_ONCE:
+            now_s = time.monotonic()
+            if self._end_asked_s is not None and now_s - self._end_asked_s > _REPEATED_AFTER_S:
                 raise SystemExit(128 + number)
-            self._received, self._received_s = number, time.monotonic()
-            advice = "Ctrl-C or SIGTERM again ends at once without saving"
+            self._end_asked_s = self._end_asked_s or now_s
+        if self._received is None and self.on_first is not None:
+            self._received = number
+            advice = "Ctrl-C or SIGTERM twice, more than a second apart, ends at once without saving"
             logger.warning("%s: saving the last complete optimizer step; %s", signal.Signals(number).name, advice)
             self.on_first()
-        elif number in _ENDS_AT_ONCE and time.monotonic() - self._received_s > _REPEATED_AFTER_S:
-            raise SystemExit(128 + number)

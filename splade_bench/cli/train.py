@@ -22,7 +22,7 @@ from splade_bench.cli.training_run import TrainingRun
 from splade_bench.config import TrainConfig
 from splade_bench.data.records import Corpus
 from splade_bench.device.out_of_memory import is_out_of_memory
-from splade_bench.errors import ConfigError, TrainingError, error_line
+from splade_bench.errors import ConfigError, DataError, TrainingError, error_line
 from splade_bench.evaluation.evaluator import evaluate_bm25
 from splade_bench.measure.machine import taken_on
 from splade_bench.measure.timeline import MemorySampler
@@ -45,7 +45,7 @@ class TrainCommand(TrainFlags):
     splade-bench train --model-name ... --memory-mode ... --help.
 
     Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 stop the training at the next mini-batch and save the last complete
-    optimizer step, as a checkpoint and as final_model. Ctrl-C or SIGTERM again ends the process at once.
+    optimizer step, as a checkpoint and as final_model. Ctrl-C or SIGTERM a second time ends the process at once.
 
     Exit codes:
       0  done
@@ -131,6 +131,7 @@ def _train(command: TrainCommand, training: TrainingRun) -> tuple[dict[str, Any]
         "training %s on %s: %d queries, %d optimizer steps",
         *(command.model_name, training.encoder.device.type, len(training.corpus.triples), trainer.state.max_steps),
     )
+    _write_record(training.output, _record(training) | {"status": "running"})  # true even if the process is killed
     try:
         with StopSignals() as signals:
             signals.on_first = trainer.request_stop
@@ -139,9 +140,14 @@ def _train(command: TrainCommand, training: TrainingRun) -> tuple[dict[str, Any]
             training.save()
     except Exception as error:
         reason = _out_of_memory(training, error) if is_out_of_memory(error) else error_line(error)
-        _write_record(training.output, _record(training) | {"status": "failed", "stop_reason": reason})
+        record = _record(training) | {"status": "failed", "stop_reason": reason}
+        _write_record(training.output, record)
+        if command.json:
+            show(record, "", as_json=True)
+        if isinstance(error, DataError):  # the training file was changed
+            raise DataError(f"{reason}{training.way_on(error)}") from error
         if is_out_of_memory(error) or isinstance(error, TrainingError):
-            raise TrainingError(f"{reason}{training.way_on()}") from error
+            raise TrainingError(f"{reason}{training.way_on(error)}") from error
         raise
     record = _record(training)
     _write_record(training.output, record)  # nothing that follows can cost it
@@ -207,7 +213,7 @@ def _record(training: TrainingRun) -> dict[str, Any]:
     return {
         **training.record(),
         "model_name": command.model_name,
-        "model_folder": str(training.output.model),
+        "model_folder": str(training.output.model) if training.model_is_saved else None,
         "device": training.encoder.device.type,
         "config": command.config.to_dict(),
         "corpus_sha256": training.corpus.sha256,
@@ -225,7 +231,7 @@ def _out_of_memory(training: TrainingRun, error: BaseException) -> str:
         "remove --memory-mode or --head, whichever you gave: the default head never makes all logits"
         if memory.head == "eager"
         else f"{halve}run splade-bench fit with these flags and a --budget to find settings that fit, or "
-        "try --optimizer-states disk, --activation-checkpointing, a smaller --max-length or a smaller --batch-size"
+        "--optimizer-states disk or --activation-checkpointing; in a new run, a smaller --max-length or --batch-size"
     )
     phase = training.progress.phase if window else "evaluation or saving"
     sizes = f" ({describe_step(training.encoder, window)})" if window else ""
@@ -238,7 +244,7 @@ def _summary(record: Mapping[str, Any], output: OutputFolder) -> str:
         line += f", final loss {record['final_loss']:.3f}"
     if "metrics" in record:
         line += f"\nMRR@10 {record['metrics']['mrr@10']:.3f} (BM25 {record['bm25']['mrr@10']:.3f})"
-    if record["optimizer_steps"]:
+    if record["model_folder"]:
         line += f"\nmodel: {record['model_folder']}"
     if record["status"] == "interrupted" and record["checkpoint"]:
         line += f"\ncheckpoint: {record['checkpoint']} (go on with --resume-from-checkpoint)"

@@ -12,10 +12,11 @@ from typing import Any
 from splade_bench.cli.flags import TrainFlags
 from splade_bench.cli.output import OutputFolder
 from splade_bench.cli.progress import Progress
+from splade_bench.cli.resuming import load_best_weights
 from splade_bench.data.records import Corpus
 from splade_bench.device.devices import synchronize
 from splade_bench.device.out_of_memory import is_out_of_memory
-from splade_bench.errors import ConfigError, DataError, NotFiniteError, TrainingError, error_line
+from splade_bench.errors import ConfigError, NotFiniteError, TrainingError, error_line
 from splade_bench.evaluation.evaluator import evaluate
 from splade_bench.measure.rss import PeakRss
 from splade_bench.model.encoder import SpladeEncoder
@@ -23,7 +24,7 @@ from splade_bench.model.weights import require_finite_weights
 from splade_bench.training.checkpoints import Checkpoint
 from splade_bench.training.collapse import CollapseError, CollapseGuard
 from splade_bench.training.early_stopping import BestMetric
-from splade_bench.training.run_state import checkpoint_bytes, load_weights, model_bytes, resume_run
+from splade_bench.training.run_state import checkpoint_bytes, model_bytes, resume_run
 from splade_bench.training.saved_run import require_same_run
 from splade_bench.training.saving import CheckpointSaver
 from splade_bench.training.step import StopRequested
@@ -56,6 +57,7 @@ class TrainingRun:
     ) -> None:
         self.command, self.corpus, self.encoder, self.output = command, corpus, encoder, output
         self.resumed_from = checkpoint
+        self.model_is_saved = False
         self._metrics: Mapping[str, float | None] = {}
         self._evaluated_step: int | None = None
         self.wall_time_s = 0.0
@@ -75,7 +77,8 @@ class TrainingRun:
             require_same_run(self.trainer, checkpoint.path, self._inputs)
         self._require_room()
         step = checkpoint.step if checkpoint else 0
-        self.log = StepLog(output.log, step)
+        goes_on_here = checkpoint is not None and checkpoint.path.resolve().parent == output.path.resolve()
+        self.log = StepLog(output.log, step if goes_on_here else 0)
         self.curves = TensorBoardLog(command.validating.log_dir, step) if command.validating.log_dir else None
         self.best: BestMetric | None = None
         self.validation: Validation | None = None
@@ -95,8 +98,8 @@ class TrainingRun:
         start_s = time.perf_counter()
         try:
             with suppress(StopRequested):  # the training then ends at its first mini-batch
-                if self.validation and self.resumed_from:
-                    self.validation.evaluate_if_due(self.trainer.state)
+                if self.validation and self.resumed_from and self.validation.evaluate_if_due(self.trainer.state):
+                    self.saver.save(again=True)  # which evaluation is best may have changed
             if self.best:
                 self.best.stop_if_exhausted(self.trainer.state)
             self.trainer.train()
@@ -122,7 +125,10 @@ class TrainingRun:
         goes_on_later = result.interrupted or self.saver.saved or self.command.saving.resume_from_checkpoint
         if goes_on_later and not self.saver.is_saved:
             self.saver.save()
-        self._take_best_weights()
+        if self.command.saving.load_best_model_at_end and self.best and self.best.best_step is not None:
+            folders = [self.output.path, *([self.resumed_from.path.parent] if self.resumed_from else [])]
+            if load_best_weights(self.encoder, self.best.best_step, folders):
+                self._evaluated_step = None
         require_finite_weights(self.encoder)
         try:
             self.output.save_model(self.encoder)
@@ -130,8 +136,8 @@ class TrainingRun:
             self.log.event("fault", reason=error_line(error))
             raise TrainingError(
                 f"{self.output.model}: cannot be saved: {error_line(error)}; make room or name another folder"
-                f"{self.way_on()}"
             ) from error
+        self.model_is_saved = True
 
     def evaluate(self) -> Mapping[str, float | None]:
         """The figures of the model as it is now, unless it is known from the training. Signals are not looked at."""
@@ -242,28 +248,12 @@ class TrainingRun:
         needed = max(0, held - there)
         self.output.require_room(model_bytes(self.encoder) + needed * checkpoint_bytes(self.trainer))
 
-    def _take_best_weights(self) -> None:
-        """With --load-best-model-at-end, the weights of the best evaluation."""
-        if not self.command.saving.load_best_model_at_end or self.best is None or self.best.best_step is None:
-            return
-        checkpoint = self.output.checkpoints.get(self.best.best_step)
-        try:
-            if checkpoint is None:
-                raise DataError(f"there is no checkpoint of optimizer step {self.best.best_step}")
-            checkpoint.verify()
-            load_weights(self.encoder, checkpoint.path)
-        except (ConfigError, DataError) as error:
-            logger.warning("--load-best-model-at-end: %s; the last weights are saved instead", error)
-        else:
-            self._evaluated_step = None
-            logger.info("%s has the best weights, of optimizer step %d", self.output.model.name, checkpoint.step)
-
     def _leave_later_checkpoints(self, step: int) -> None:
         """Delete what the run that is left made after ``step``: it would be taken for this run's."""
         later = [checkpoint.path.name for checkpoint in self.output.checkpoints.all() if checkpoint.step > step]
         if not later:
             return
-        logger.info("deleting what comes after it: %s", ", ".join(later))
+        logger.info("leaving what comes after it: %s", ", ".join(later))
         try:
             self.output.checkpoints.remove_newer_than(step)
         except OSError as error:
@@ -281,11 +271,14 @@ class TrainingRun:
         except Exception as second:  # the first error is what the user must know
             logger.warning("the last complete optimizer step cannot be saved: %s", error_line(second))
 
-    def way_on(self) -> str:
+    def way_on(self, error: Exception) -> str:
         """What to do after a failure: the end of an error's line."""
-        if self.saver.newest is None:
+        newest = self.saver.newest
+        if newest is None or not newest.path.is_dir():
             return ""
-        return f". {self.saver.newest.path} has the run: go on with --resume-from-checkpoint {self.saver.newest.path}"
+        if isinstance(error, NotFiniteError):  # a run that goes on has the same settings
+            return f". {newest.path} has the last good weights: start a new run with --model-name {newest.path}"
+        return f". {newest.path} has the run: go on with --resume-from-checkpoint {newest.path}"
 
 
 def _require_figure(corpus: Corpus, metric: str) -> None:

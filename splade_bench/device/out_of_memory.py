@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import re
 
-# torch raises plain RuntimeErrors for its CPU and MPS allocators.
-_TEXTS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Invalid buffer size: ")
+# torch raises plain RuntimeErrors for its CPU and MPS allocators, and oneDNN's own ones for its workspaces.
+_TEXTS = (
+    *("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Invalid buffer size: "),
+    *("could not create a primitive", "could not create a memory object"),
+)
 # "tried to allocate 4096 bytes", "Tried to allocate 2.00 GiB", or, for a buffer that is larger than Metal allows,
 # "Invalid buffer size: 28.00 GB". MPS writes GB and means GiB.
 _REQUESTED = re.compile(r"(?:tried to allocate|Invalid buffer size:) (\d+(?:\.\d+)?) ?(bytes|[KMG]i?B)", re.IGNORECASE)

@@ -113,7 +113,7 @@ class Checkpoints:
         self.folder = folder
         self._passed_over: set[Path] = set()
 
-    def save(self, step: int, write: Callable[[Path], None]) -> Checkpoint:
+    def save(self, step: int, write: Callable[[Path], None], *, again: bool = False) -> Checkpoint:
         """Make the checkpoint of a step, complete and on the disk; nothing if there is a sound one already.
 
         A damaged one is replaced. If this fails, all earlier checkpoints are as they were.
@@ -121,6 +121,7 @@ class Checkpoints:
         Args:
             step: optimizer steps that were done.
             write: fills the empty folder that it gets.
+            again: replace a sound one too.
 
         Raises:
             OSError: it cannot be written.
@@ -131,7 +132,8 @@ class Checkpoints:
             write_whole_file(folder / MANIFEST, _Manifest(FORMAT, step, files).text())
 
         checkpoint = Checkpoint(self.folder / f"checkpoint-{step}", step)
-        if not _is_sound(checkpoint):
+        if again or not _is_sound(checkpoint):
+            self.folder.mkdir(parents=True, exist_ok=True)
             with replaced_folder(checkpoint.path, finish=add_manifest) as unfinished:
                 write(unfinished)
         return checkpoint

@@ -49,7 +49,7 @@ class _CachedMiniBatch:
 
 def mini_batch_limit(encoder: SpladeEncoder) -> int:
     """Tokens of a mini-batch, padding included: as configured, or chosen by the size of the model."""
-    kept_bytes_per_token = _KEPT_BYTES_PER_BODY_ELEMENT * encoder.body_size
+    kept_bytes_per_token = _KEPT_BYTES_PER_BODY_ELEMENT * max(1, encoder.body_size)
     return encoder.memory.mini_batch_tokens or max(_MIN_TOKENS, _KEPT_BYTES // kept_bytes_per_token)
 
 

@@ -57,8 +57,7 @@ def save_run(trainer: Trainer, folder: Path, inputs: Mapping[str, str | None]) -
 
     Raises:
         OSError: it cannot be written.
-        NotFiniteError: a weight is not finite.
-        ValueError: a moment is not finite.
+        NotFiniteError: a weight or a moment is not finite.
     """
     require_finite_weights(trainer.encoder)
     trainer.encoder.save_pretrained(folder)

@@ -87,9 +87,9 @@ def require_same_run(trainer: Trainer, folder: Path, inputs: Mapping[str, str | 
     if changed:
         advice = "give it as before, or start a new run in another --output-dir"
         raise ConfigError(f"{where}: {'; '.join(changed)}; {advice}")
-    if max_steps < saved.state.global_step:
-        done = f"the checkpoint is at optimizer step {saved.state.global_step}"
-        raise ConfigError(f"{where}: {done}, but the training ends at {max_steps}; raise --max-steps or --epochs")
+    if max_steps < saved.state.max_steps:
+        change = f"the run had {saved.state.max_steps} optimizer steps and has {max_steps} now"
+        raise ConfigError(f"{where}: {change}, but it may only grow; raise --max-steps or --epochs")
 
 
 def warn_of_other_rounding(saved: SavedRun, trainer: Trainer) -> None:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from splade_bench.device.out_of_memory import is_out_of_memory
-from splade_bench.errors import error_line
+from splade_bench.errors import TrainingError, error_line
 from splade_bench.training.checkpoints import Checkpoint, Checkpoints
 from splade_bench.training.early_stopping import BestMetric
 from splade_bench.training.run_state import save_run
@@ -65,15 +65,23 @@ class CheckpointSaver(TrainObserver):
         if is_best or (self._every and state.global_step % self._every == 0):
             self.save()
 
-    def save(self) -> bool:
+    def save(self, *, again: bool = False) -> bool:
         """Save the last complete optimizer step; False if it cannot be written.
 
+        Args:
+            again: also if it is saved, because more is known now than then.
+
         Raises:
+            TrainingError: the optimizer's step failed midway, so there is nothing complete to save.
             NotFiniteError: its weights or moments are not finite: the checkpoints before it stay.
         """
+        if not self._trainer.weights_are_complete:
+            raise TrainingError("the optimizer's step failed midway: go on from the checkpoint before")
         start_s, step = time.perf_counter(), self._trainer.state.global_step
         try:
-            self.newest = self._checkpoints.save(step, lambda folder: save_run(self._trainer, folder, self._inputs))
+            self.newest = self._checkpoints.save(
+                step, lambda folder: save_run(self._trainer, folder, self._inputs), again=again
+            )
             best_step = self._best.best_step if self._best else None
             self._checkpoints.rotate(limit=self._limit, keep={step} if best_step is None else {step, best_step})
         except (OSError, MemoryError, RuntimeError) as error:

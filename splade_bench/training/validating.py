@@ -40,20 +40,21 @@ class Validation(TrainObserver):
     def on_step_end(self, state: TrainState, loss: StepLoss) -> None:
         self.evaluate_if_due(state)
 
-    def evaluate_if_due(self, state: TrainState) -> None:
-        """Evaluate if this step is one that is evaluated, and has not been.
+    def evaluate_if_due(self, state: TrainState) -> bool:
+        """Evaluate, and return True, if this step is one that is evaluated, and has not been.
 
         Call it before a resumed training too: a signal may have ended the run in the middle of an evaluation.
         """
         step = state.global_step
         is_due = step % self._every == 0 or step == state.max_steps
         if not is_due or step <= self._last_step:
-            return
+            return False
         with restored_rng(capture_rng(self._device)):
             metrics = self._evaluate()
         self._last_step = step
         for listener in self._listeners:
             listener(state, metrics)
+        return True
 
     def state_dict(self) -> dict[str, int]:
         """The last evaluated step."""

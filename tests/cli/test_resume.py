@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from splade_bench.cli import main
+from splade_bench.cli.training_run import TrainingRun
 from splade_bench.errors import ConfigError
 from splade_bench.training.checkpoints import Checkpoint
 from splade_bench.training.losses import SpladeLoss
@@ -151,7 +154,7 @@ def test_a_finished_run_may_grow(arguments: Arguments, output: Path) -> None:
         (["--auto-fit", "--seed", "7"], "--seed was 42 and is 7"),
         (["--auto-fit", "--learning-rate", "1e-3"], "--learning-rate was 0.0005 and is 0.001"),
         (["--model-name", "bert-tiny"], "--model-name was toy and is bert-tiny"),
-        (["--max-steps", "3"], "the checkpoint is at optimizer step 8, but the training ends at 3"),
+        (["--max-steps", "3"], "the run had 8 optimizer steps and has 3 now, but it may only grow"),
         (["--overwrite"], "--overwrite deletes the run"),
     ],
 )
@@ -537,6 +540,122 @@ def test_a_norm_without_a_limit_can_go_on(arguments: Arguments) -> None:
     main(arguments(*more))
 
     assert main(arguments(*more, "--resume-from-checkpoint")) == 0
+
+
+def test_the_best_evaluation_is_not_forgotten_if_it_was_made_when_the_run_went_on(
+    arguments: Arguments, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped as the evaluation begins that is the best; stopped again before the next optimizer step."""
+    more = ["--eval-steps", "2", "--save-steps", "2", "--save-best", "--save-total-limit", "1"]
+    rising = itertools.count(1)
+    monkeypatch.setattr("splade_bench.cli.training_run.evaluate", lambda *_, **__: {"mrr@10": next(rising)})
+    figures, stop_at = TrainingRun._figures, {"evaluation": True}
+
+    def stopping(run: TrainingRun, on_batch: Callable[[], None]) -> Any:
+        if run.trainer.state.global_step == 4:
+            if stop_at.pop("evaluation", None):
+                run.trainer.request_stop()
+                on_batch()
+            found = figures(run, on_batch)
+            run.trainer.request_stop()
+            return found
+        return figures(run, on_batch)
+
+    monkeypatch.setattr(TrainingRun, "_figures", stopping)
+    main(arguments(*more))
+    main(arguments(*more, "--resume-from-checkpoint"))
+    assert record(output)["best_checkpoint"] == str(output / "checkpoint-4")
+    monkeypatch.setattr(TrainingRun, "_figures", figures)
+
+    assert main(arguments(*more, "--resume-from-checkpoint", "best")) == 0
+
+    assert record(output)["resumed_from_step"] == 4
+    assert [event["step"] for event in events(output, "evaluation")] == [2, 4, 6, 8]
+
+
+def test_the_record_of_a_run_that_is_killed_says_that_it_was_running(
+    arguments: Arguments, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(arguments())
+    seen: list[Any] = []
+
+    def looked(trainer: Trainer, *_: Any) -> None:
+        seen.append(record(output))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "_micro_step", looked)
+
+    assert main(arguments("--overwrite", "--seed", "7")) == 130
+
+    assert (seen[0]["status"], seen[0]["config"]["seed"], seen[0]["model_folder"]) == ("running", 7, None)
+
+
+def test_a_link_to_a_folder_is_an_output_folder(arguments: Arguments, output: Path, tmp_path: Path) -> None:
+    """As people keep large files on another disk."""
+    (tmp_path / "elsewhere").mkdir()
+    output.symlink_to(tmp_path / "elsewhere")
+
+    assert main(arguments("--save-steps", "2")) == 0
+
+    assert (tmp_path / "elsewhere" / "final_model" / "model.safetensors").is_file()
+    assert main(arguments("--save-steps", "2", "--resume-from-checkpoint")) == 0
+
+
+def test_a_name_that_is_not_text_is_refused_before_the_training(
+    arguments: Arguments, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(arguments("--output-dir", str(tmp_path / "o\udcff"))) == 2
+
+    assert "--output-dir: its name is not valid UTF-8" in capsys.readouterr().err
+
+
+def test_an_output_folder_that_was_deleted_is_made_again(
+    arguments: Arguments, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    micro_step = Trainer._micro_step
+
+    def deleting(trainer: Trainer, *rest: Any) -> Any:
+        if trainer.state.global_step == 5:
+            shutil.rmtree(output, ignore_errors=True)
+        return micro_step(trainer, *rest)
+
+    monkeypatch.setattr(Trainer, "_micro_step", deleting)
+
+    assert main(arguments("--save-steps", "2")) == 0
+
+    assert (output / "final_model" / "model.safetensors").is_file()
+
+
+def test_json_is_printed_of_a_run_that_failed(
+    arguments: Arguments, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lost(*_: Any) -> None:
+        raise RuntimeError("device lost")
+
+    monkeypatch.setattr(Trainer, "_micro_step", lost)
+
+    assert main(arguments("--json")) == 1
+
+    assert json.loads(capsys.readouterr().out)["status"] == "failed"
+
+
+def test_the_optimizers_step_that_failed_midway_is_not_saved(
+    arguments: Arguments, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = torch.optim.AdamW.step
+    steps: list[int] = []
+
+    def failing(optimizer: torch.optim.AdamW, closure: None = None) -> None:
+        steps.append(1)
+        update(optimizer)
+        if len(steps) == 6:
+            raise RuntimeError("device lost")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", failing)
+
+    assert main(arguments("--save-steps", "4")) == 1
+
+    assert [path.name for path in output.glob("checkpoint-*")] == ["checkpoint-4"]
 
 
 def test_auto_fit_goes_on_with_the_settings_that_it_chose(

@@ -35,6 +35,23 @@ def arguments(tmp_path: Path, triples: Sequence[Triple]) -> list[str]:
 STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
 
 
+def test_one_sigterm_after_a_notice_does_not_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm and others send SIGUSR1, and much later SIGTERM: the second is the first that asks for the end."""
+    now_s = [100.0]
+    monkeypatch.setattr("splade_bench.cli.signals.time.monotonic", lambda: now_s[0])
+
+    with StopSignals() as signals:
+        signals.on_first = lambda: None
+        signal.raise_signal(signal.SIGUSR1)
+        now_s[0] += 60
+        signal.raise_signal(signal.SIGTERM)
+        now_s[0] += 60
+        with pytest.raises(SystemExit):
+            signal.raise_signal(signal.SIGTERM)
+
+    assert signals.exit_code == 128 + signal.SIGUSR1
+
+
 @pytest.mark.parametrize("again", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_or_sigterm_again_ends_at_once(again: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
     before, now_s = signal.getsignal(signal.SIGINT), [100.0]
