@@ -45,7 +45,13 @@ def load_corpus(
         )
     if val_file is not None:
         raise ConfigError("--val-file needs --train-file; without both, the embedded corpus is used")
-    return PreparedCorpus.prepare(cache_folder(), []).load()
+    try:
+        cache = cache_folder()
+    except RuntimeError as error:
+        raise ConfigError(
+            "the embedded corpus needs a folder, and this user has no home; set SPLADE_BENCH_CACHE to a folder"
+        ) from error
+    return PreparedCorpus.prepare(cache, []).load()
 
 
 def load_encoder(model_name: str, corpus: Corpus | None, *, seed: int) -> SpladeEncoder:

@@ -12,10 +12,10 @@ import msgspec
 from tokenizers import Tokenizer
 
 from splade_bench.data.docstrings import DocstringPair, Split, harvest, retrieval_dataset, train_triples
-from splade_bench.data.records import Corpus, held_out_triples, sha256_of_texts
+from splade_bench.data.records import Corpus, RetrievalDataset, Triple, held_out_triples, sha256_of_texts
 from splade_bench.data.wordpiece import train_tokenizer
 from splade_bench.errors import ConfigError
-from splade_bench.files import whole_folder, write_whole_file
+from splade_bench.files import remove_whole, whole_folder, write_whole_file
 
 _CORPUS_NAME = "corpus.json"
 
@@ -39,8 +39,12 @@ def embedded_corpus(pairs: Sequence[DocstringPair] | None = None, split: Split =
         triples=triples,
         test=dataset,
         test_triples=held_out_triples(dataset),
-        sha256=sha256_of_texts([asdict(triple) for triple in triples], asdict(dataset)),
+        sha256=_sha256(triples, dataset),
     )
+
+
+def _sha256(triples: Sequence[Triple], dataset: RetrievalDataset) -> str:
+    return sha256_of_texts([asdict(triple) for triple in triples], asdict(dataset))
 
 
 class PreparedCorpus:
@@ -71,8 +75,10 @@ class PreparedCorpus:
         return prepared
 
     def _make(self, vocab_sizes: Sequence[int]) -> None:
-        """Make what is missing; raises OSError if it cannot be written."""
-        if not self._corpus_path.is_file():
+        """Make what is missing or damaged; raises OSError if it cannot be written."""
+        if not self._is_sound():
+            if self._corpus_path.is_file():
+                remove_whole(self.folder)
             with whole_folder(self.folder) as folder:
                 (folder / _CORPUS_NAME).write_bytes(msgspec.json.encode(embedded_corpus()))
             self._corpus_path.stat()  # missing if there already was a folder of this name with something else in it
@@ -81,6 +87,14 @@ class PreparedCorpus:
             if not path.is_file():
                 tokenizer = train_tokenizer(self.load().training_texts, vocab_size=vocab_size)
                 write_whole_file(path, tokenizer.to_str())
+
+    def _is_sound(self) -> bool:
+        """Whether the corpus is there, with the texts that its hash is of."""
+        try:
+            corpus = self.load()
+        except (OSError, msgspec.MsgspecError):
+            return False
+        return corpus.test is not None and corpus.sha256 == _sha256(corpus.triples, corpus.test)
 
     @property
     def _corpus_path(self) -> Path:

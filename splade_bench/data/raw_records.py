@@ -16,7 +16,7 @@ from splade_bench.data.foreign_files import require_json
 from splade_bench.errors import DataError
 from splade_bench.units import format_bytes
 
-MAX_RECORD_BYTES = 256 * 2**20
+MAX_RECORD_BYTES = 64 * 2**20
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _HEAD_BYTES = 2**16

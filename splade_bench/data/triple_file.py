@@ -11,7 +11,7 @@ from typing import IO, overload
 from typing_extensions import Self
 
 from splade_bench.data.formats import Demands, parse_triple
-from splade_bench.data.raw_records import RawRecord, RawRecords, cannot_be_read, open_data, record_name
+from splade_bench.data.raw_records import RawRecord, RawRecords, open_data, record_name
 from splade_bench.data.records import IndexedTriples, Triple, sha256_of_texts
 from splade_bench.data.triple_index import ENTRY, FileStamp, IndexFacts, IndexWriter, keep_index, load_index
 from splade_bench.errors import DataError
@@ -123,9 +123,7 @@ class TripleFile(IndexedTriples):
     def _require_unchanged(self) -> None:
         if self._is_copy:
             return
-        try:
-            stamp = FileStamp.of(self.path.stat())
-        except OSError as error:
-            raise cannot_be_read(self.path, error) from error
+        # Of the open file: that the path is deleted, or leads to another file now, changes nothing.
+        stamp = FileStamp.of(os.fstat(self._data.fileno()))
         if not stamp.has_same_content_as(self.facts.stamp):
             raise DataError(f"{self.path}: was changed after it was checked; start again, and leave the file as it is")

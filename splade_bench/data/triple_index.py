@@ -127,6 +127,11 @@ class IndexWriter:
         if not facts.records:
             first = "".join(f"; the first: {reason}" for reason in facts.skipped_reasons[:1])
             raise DataError(f"{self._records.path}: holds no records{' that can be used' if first else ''}{first}")
+        if facts.skipped_records > facts.records:
+            raise DataError(
+                f"{self._records.path}: {facts.skipped_records} of {facts.skipped_records + facts.records} records "
+                f"cannot be used: is it the right file? The first: {facts.skipped_reasons[0]}"
+            )
         digest.update(b"]\n")
         update_digest(digest, self._hashed_after)
         facts.sha256 = digest.hexdigest()

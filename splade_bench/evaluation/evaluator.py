@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from splade_bench.errors import NotFiniteError
 from splade_bench.evaluation.metrics import RUN_DEPTH, Ranking, evaluate_run
 from splade_bench.evaluation.search import SparseReps, top_documents
 from splade_bench.model.encoder import SpladeEncoder
+
+logger = logging.getLogger(__name__)
 
 _MAX_BATCH_SIZE = 32
 _MAX_BATCH_TOKENS = 4096
@@ -49,6 +52,9 @@ def evaluate(
     with encoder.evaluating():
         queries = _encode(encoder, dataset.queries, max_length, batch_size, on_batch)
         documents = _encode(encoder, dataset.corpus, max_length, batch_size, on_batch)
+    for name, texts in (("queries", queries), ("documents", documents)):
+        if len(texts.ids) and not len(texts.reps.entries):
+            logger.warning("the vectors of all %s are zero, so nothing is found: the model has collapsed", name)
     figures = evaluate_run(_full_ranking(queries, documents, on_batch), dataset.qrels)
     if dataset.candidates:
         judged = {query_id: qrels for query_id, qrels in dataset.qrels.items() if query_id in dataset.candidates}

@@ -283,7 +283,7 @@ def _unreadable(error: OSError, checkpoint: Path) -> DataError:
 
 
 def _damaged(path: Path, reason: str) -> DataError:
-    return DataError(f"{_shown(path)}: {reason}; the checkpoint is damaged: resume from another one")
+    return DataError(f"{_shown(path)}: {reason}; the checkpoint is damaged: use another one")
 
 
 def _shown(path: Path) -> str:

@@ -37,6 +37,21 @@ def test_a_prepared_corpus_is_not_made_again(prepared: PreparedCorpus, monkeypat
     assert PreparedCorpus.prepare(prepared.folder.parent, [600]).folder == prepared.folder
 
 
+@pytest.mark.parametrize("damage", ["", "null", '{"triples": []', "return -> nruter"])
+def test_a_damaged_corpus_is_made_again(
+    prepared: PreparedCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    monkeypatch.setattr(embedded, "embedded_corpus", prepared.load)  # as harvested, in less time
+    folder = PreparedCorpus.prepare(tmp_path, []).folder
+    path = folder / "corpus.json"
+    whole = path.read_text()
+    path.write_text(whole.replace("return", "nruter") if "->" in damage else damage)
+
+    PreparedCorpus.prepare(tmp_path, [])
+
+    assert path.read_text() == whole
+
+
 def test_a_place_that_keeps_nothing_is_one_line(
     prepared: PreparedCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,12 +41,15 @@ def test_a_trained_model_ranks_better_than_an_untrained_one(
     assert encoder.training
 
 
-def test_a_collapsed_model_scores_zero(encoder: SpladeEncoder, dataset: RetrievalDataset) -> None:
+def test_a_collapsed_model_scores_zero_and_that_is_said(
+    encoder: SpladeEncoder, dataset: RetrievalDataset, caplog: pytest.LogCaptureFixture
+) -> None:
     with torch.no_grad():
         encoder.decoder.bias.fill_(-1e4)
 
     figures = evaluate(encoder, dataset, max_length=16)
 
+    assert "the vectors of all queries are zero" in caplog.text
     assert figures["mrr@10"] == figures["p@1"] == figures["ndcg@10"] == figures["candidate_mrr@10"] == 0.0
     assert figures["query_active_dims"] == figures["document_active_dims"] == 0.0
 

@@ -34,7 +34,7 @@ def test_any_changed_byte_and_any_cut_is_noticed_and_the_file_named(checkpoint: 
         flipped = bytes([sound[place] ^ (1 << chance.randrange(8))])
         path.write_bytes(sound[:place] + chance.choice([flipped + sound[place + 1 :], b"", sound[place + 1 :]]))
 
-        with pytest.raises(DataError, match=rf"{path.name}: .*; the checkpoint is damaged: resume from another one"):
+        with pytest.raises(DataError, match=rf"{path.name}: .*; the checkpoint is damaged: use another one"):
             checkpoint.verify()
         path.write_bytes(sound)
 
