@@ -99,6 +99,7 @@ def load_tokenizer(model_name: str) -> PreTrainedTokenizerBase:
     Raises:
         ConfigError: there is no such tokenizer, or it needs its own code.
     """
+    _require_readable_files(model_name)
     folder = Path(model_name)
     # Without them, transformers makes a tokenizer that knows no word.
     if folder.is_dir() and not any(path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)):
@@ -128,6 +129,8 @@ def _loading(model_name: str) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "ignore_mismatched_sizes" in str(error):
+            reason = "its weights have other shapes than its config.json says"
         if "use_safetensors" in str(error):  # advice about a flag that is not ours
             reason = f"it has no weights in the safetensors format; {_conversion(model_name)}"
         raise ConfigError(f"--model-name {model_name}: cannot be loaded: {reason}") from error
@@ -145,13 +148,16 @@ def _require_readable_files(model_name: str) -> None:
         if folder.exists() or inside_a_folder or model_name.startswith((".", "/", "~")) or model_name.count("/") > 1:
             raise ConfigError(f"--model-name {model_name}: there is no such folder; check the path")
         return  # an id of the Hub
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        with path.open("rb") as file:
-            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-                raise ConfigError(
-                    f"--model-name {model_name}: {path.name} is a Git LFS pointer, not the file itself; "
-                    "run git lfs pull in that folder"
-                )
+    try:
+        beginnings = {path.name: _beginning(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    except OSError as error:
+        raise ConfigError(f"--model-name {model_name}: cannot be read: {error.filename}: {error.strerror}") from error
+    for name, beginning in beginnings.items():
+        if beginning == _LFS_POINTER:
+            raise ConfigError(
+                f"--model-name {model_name}: {name} is a Git LFS pointer, not the file itself; "
+                "run git lfs pull in that folder"
+            )
     pickles = sorted(
         path.name for pattern in _PICKLES for path in folder.glob(pattern) if path.name != "training_args.bin"
     )
@@ -160,6 +166,11 @@ def _require_readable_files(model_name: str) -> None:
             f"--model-name {model_name}: its weights are a pickle ({pickles[0]}), a format that can run code and is "
             f"never read here; {_conversion(model_name)}"
         )
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(_LFS_POINTER))
 
 
 def _conversion(model_name: str) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -118,6 +121,27 @@ def test_a_git_lfs_pointer_is_called_one(folder: Path, name: str) -> None:
     (folder / name).write_text(LFS_POINTER)
 
     assert f"{name} is a Git LFS pointer, not the file itself; run git lfs pull" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_file_that_this_user_may_not_read_is_named(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Path.open
+
+    def denied(path: Path, *arguments: Any, **keywords: Any) -> Any:
+        if path.name == name:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, *arguments, **keywords)
+
+    monkeypatch.setattr(Path, "open", denied)  # root may read everything
+
+    assert f"cannot be read: {folder / name}: Permission denied" in refusal(folder)
+
+
+def test_weights_of_other_shapes_are_called_so(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"intermediate_size": 8}))
+
+    assert "its weights have other shapes than its config.json says" in refusal(folder)
 
 
 def test_a_weight_that_is_missing_in_the_body_is_not_called_a_missing_head(folder: Path) -> None:
