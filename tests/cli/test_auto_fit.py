@@ -91,7 +91,7 @@ def test_a_training_does_not_start_where_fit_fails(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     runtime_bytes = 400 * 2**20
-    monkeypatch.setattr("splade_bench.cli.planning.current_rss_bytes", lambda: runtime_bytes)
+    monkeypatch.setattr("splade_bench.cli.planning.known_rss_bytes", lambda: runtime_bytes)
     budget = budget.format(tight=runtime_bytes + 15 * 2**20)
     out = tmp_path / "out"
 

@@ -35,7 +35,7 @@ def rates() -> Rates:
 @pytest.fixture(autouse=True)
 def _same_runtime_and_rates(rates: Rates, monkeypatch: pytest.MonkeyPatch) -> None:
     """This process grows from test to test."""
-    monkeypatch.setattr("splade_bench.cli.planning.current_rss_bytes", lambda: RUNTIME_BYTES)
+    monkeypatch.setattr("splade_bench.cli.planning.known_rss_bytes", lambda: RUNTIME_BYTES)
     monkeypatch.setattr("splade_bench.cli.planning.calibrated_rates", lambda *_, **__: rates)
 
 
