@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from reliability.commands import failure_line, run
 from splade_bench.cli.training_run import TrainingRun
+from splade_bench.data.embedded import embedded_corpus
 from splade_bench.measure.rss import status_bytes
 
 TIME_SHARE, MEMORY_SHARE = 0.03, 0.05
 
 
-def pay_for_checkpoints(model: str, *, pairs: int, steps: int, every: int) -> dict[str, Any]:
+def pay_for_checkpoints(model: str, *, batch_size: int, pairs: int, steps: int, every: int) -> dict[str, Any]:
     """The measured fields of a ``ReliabilityResult``.
 
     Time is that of all saves of a training, relative to the rest of it. Memory is the kernel's high-water mark at the
@@ -28,10 +31,13 @@ def pay_for_checkpoints(model: str, *, pairs: int, steps: int, every: int) -> di
     records: dict[bool, list[Mapping[str, float]]] = {False: [], True: []}
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root)
+        texts = folder / "train.jsonl"
+        texts.write_bytes(b"\n".join(map(msgspec.json.encode, _records())))
+        command = ["--model-name", model, "--train-file", str(texts), "--batch-size", str(batch_size)]
         for pair in range(pairs):
             for saves in (False, True) if pair % 2 == 0 else (True, False):
                 try:
-                    records[saves].append(_train(model, folder / f"{pair}-{saves}", steps, every if saves else 0))
+                    records[saves].append(_train(command, folder / f"{pair}-{saves}", steps, every if saves else 0))
                 except (OSError, ValueError, RuntimeError) as error:
                     failures.append(failure_line(folder, f"pair {pair + 1}", error))
     figures = _figures(records) if not failures else {}
@@ -41,7 +47,7 @@ def pay_for_checkpoints(model: str, *, pairs: int, steps: int, every: int) -> di
             failures.append(f"{name.replace('_', ' ')} is {value:.1%}")
     return {
         "campaign": "cost",
-        "fault": f"{model}, a checkpoint every {every} optimizer steps",
+        "fault": f"{model}, batch size {batch_size}, a checkpoint every {every} optimizer steps",
         "expected": f"at most {TIME_SHARE:.0%} of the time and {MEMORY_SHARE:.0%} more memory",
         "tried": 2 * pairs,
         "seen": {"without checkpoints": len(records[False]), "with checkpoints": len(records[True])},
@@ -50,12 +56,17 @@ def pay_for_checkpoints(model: str, *, pairs: int, steps: int, every: int) -> di
     }
 
 
-def _train(model: str, output: Path, steps: int, every: int) -> dict[str, float]:
+def _records() -> Iterator[dict[str, Any]]:
+    """The embedded corpus as a training file: without held-out queries, nothing is evaluated."""
+    for triple in embedded_corpus().triples:
+        yield {"query": triple.query, "positive_document": triple.positive, "negative_documents": triple.negatives}
+
+
+def _train(command: Sequence[str], output: Path, steps: int, every: int) -> dict[str, float]:
     """The figures of a training."""
-    command = ["train", "--device", "cpu", "--model-name", model, "--max-steps", str(steps)]
-    flags = ["--save-steps", str(every), "--output-dir", str(output)]
+    flags = ["--device", "cpu", "--max-steps", str(steps), "--save-steps", str(every), "--output-dir", str(output)]
     peak = output.with_suffix(".peak")
-    ended = run([*command, *flags], before=partial(_note_peak, peak), threads=None, timeout_s=7200)
+    ended = run(["train", *command, *flags], before=partial(_note_peak, peak), threads=None, timeout_s=7200)
     if ended.exit_code:
         raise RuntimeError(ended.output)
     record = json.loads((output / "run.json").read_text(encoding="utf-8"))
