@@ -28,7 +28,7 @@ class ReportCommand:
     """Write a page for each subject that has recorded results.
 
     Subjects: the memory modes compared, and the article's claims; single techniques; peers; the planner; the
-    instruments; measured calls; the head; the article's failure.
+    instruments; measured calls; the head; the article's failure; campaigns against a training.
 
     Exit codes:
       0  done
