@@ -41,7 +41,7 @@ class Demands:
 
     need_negatives: bool = False
     skip_bad_records: bool = False
-    """A negative that cannot be used is left out, and the others stay."""
+    """A negative with an empty or broken text is left out, and the others stay. Other faults leave the record out."""
 
 
 def read_triples(path: Path, *, need_negatives: bool = False) -> Iterator[Triple]:
