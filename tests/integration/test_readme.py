@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -13,23 +14,32 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+def examples(document: str) -> list[str]:
+    """The blocks of Python code in a document; those of a list are indented."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return [textwrap.dedent(code) for code in re.findall(r"^ *```python\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)]
+
+
 def example(document: str) -> str:
-    """The Python code in a document."""
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(encoding="utf-8"), flags=re.DOTALL)
-    return str(code)
+    """The one block of Python code in a document."""
+    (code,) = examples(document)
+    return code
 
 
 @pytest.mark.slow
 def test_the_example_of_the_library_trains_and_saves_a_model(tmp_path: Path) -> None:
-    code = example("docs/library.md")
+    code, checkpoints = examples("docs/library.md")
     assert len([line for line in code.splitlines() if line.strip()]) <= 26
 
-    finished = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    finished = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{checkpoints}"], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
 
     assert finished.returncode == 0, finished.stderr
     before, after = (float(value) for value in re.findall(r"0\.\d{3}", finished.stdout)[-2:])
     assert after > before
     assert (tmp_path / "my-splade" / "model.safetensors").is_file()
+    assert {path.name for path in (tmp_path / "my-run").iterdir()} == {"checkpoint-20", "checkpoint-40"}
 
 
 def test_the_example_of_the_plugin_measures_another_project(tmp_path: Path) -> None:
