@@ -137,7 +137,7 @@ def test_memory_does_not_grow_in_a_long_training(mode: str, campaign: Campaign) 
 
 @pytest.mark.usefixtures("timed")
 def test_checkpoints_cost_little(campaign: Campaign) -> None:
-    campaign("cost", "pay_for_checkpoints", model="mini", batch_size=8, pairs=3, steps=100, every=50)
+    campaign("cost", "pay_for_checkpoints", model="mini", batch_size=8, pairs=3, steps=50, every=50)
 
 
 @pytest.mark.usefixtures("timed")
