@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import tyro
+from output_folders import Arguments
 
 from splade_bench.data.records import Triple
+from splade_bench.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -41,3 +43,35 @@ def parses(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
 
     monkeypatch.setattr(tyro, "cli", counted_cli)
     return parsed
+
+
+@pytest.fixture
+def arguments(train_file: Path, tmp_path: Path) -> Arguments:
+    def made(*more: str, output: str = "run") -> list[str]:
+        files = ["--train-file", str(train_file), "--val-file", str(train_file), "--output-dir", str(tmp_path / output)]
+        sizes = ["--model-name", "toy", "--device", "cpu", "--batch-size", "4", "--max-length", "16"]
+        return ["train", *files, *sizes, "--max-steps", "8", "--epochs", "1", *more]
+
+    return made
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def stop_within(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Ends the next training, once, within the optimizer step after the given one."""
+    micro_step = Trainer._micro_step
+
+    def stop_after(step: int) -> None:
+        def stopping(trainer: Trainer, *rest: Any) -> Any:
+            if trainer.state.global_step == step:
+                monkeypatch.setattr(Trainer, "_micro_step", micro_step)
+                trainer.request_stop()
+            return micro_step(trainer, *rest)
+
+        monkeypatch.setattr(Trainer, "_micro_step", stopping)
+
+    return stop_after
