@@ -11,7 +11,7 @@ from typing import Any, Literal
 from splade_bench.errors import ConfigError
 
 MIN_MAX_LENGTH = 3  # [CLS], one token, [SEP]
-MAX_SEED = 2**32 - 1  # every random generator takes this much
+MAX_SEED = _MAX_COUNT = 2**32 - 1  # every random generator takes this much; more of anything is a mistake
 _MAX_C_INT = 2**31 - 1  # of mallopt's argument; glibc would see the low 32 bits of a larger number
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 MixedPrecision = Literal["no", "bf16", "fp16"]
@@ -284,9 +284,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         counts = "batch_size", "gradient_accumulation_steps", "epochs", "max_steps"
-        require_range(self, *counts, at_least=1, at_most=MAX_SEED)
+        require_range(self, *counts, at_least=1, at_most=_MAX_COUNT)
         require_range(self, "max_length", at_least=MIN_MAX_LENGTH)
-        require_range(self, "negatives_per_query", "weight_decay", "margin", at_least=0, at_most=MAX_SEED)
+        require_range(self, "negatives_per_query", "weight_decay", "margin", at_least=0, at_most=_MAX_COUNT)
         require_range(self, "max_grad_norm", at_least=0, at_most=math.inf)
         require_range(self, "query_regularizer_weight", "document_regularizer_weight", at_least=0)
         require_range(self, "warmup_ratio", "regularizer_warmup_ratio", at_least=0, at_most=1)

@@ -49,7 +49,7 @@ def write_whole_file(path: Path, text: str) -> None:
         with unfinished.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            _sync(file.fileno())
+            sync_descriptor(file.fileno())
         unfinished.replace(path)
     except BaseException:
         _delete(unfinished)
@@ -152,7 +152,7 @@ def append_line(path: Path, line: str) -> None:
         # A lone surrogate, as in the name of a file that is not UTF-8, becomes its JSON escape.
         file.write(line.encode(errors="backslashreplace") + b"\n")
         file.flush()
-        _sync(file.fileno())
+        sync_descriptor(file.fileno())
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
@@ -253,12 +253,13 @@ def _sync_tree(folder: Path) -> None:
 def _sync_path(path: Path) -> None:
     descriptor = os.open(path, (os.O_RDWR if sys.platform == "win32" else os.O_RDONLY) | NO_FOLLOW)
     try:
-        _sync(descriptor)
+        sync_descriptor(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _sync(descriptor: int) -> None:
+def sync_descriptor(descriptor: int) -> None:
+    """Wait until an open file is on the disk; raises OSError if the disk failed."""
     if sys.platform == "darwin":
         with suppress(OSError):  # not every file system has it; fsync alone leaves the data in the disk's cache
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)

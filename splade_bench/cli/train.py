@@ -131,7 +131,10 @@ def _train(command: TrainCommand, training: TrainingRun) -> tuple[dict[str, Any]
         "training %s on %s: %d queries, %d optimizer steps",
         *(command.model_name, training.encoder.device.type, len(training.corpus.triples), trainer.state.max_steps),
     )
-    _write_record(training.output, _record(training) | {"status": "running"})  # true even if the process is killed
+    setup = _setup(training)
+    _write_record(
+        training.output, _record(training, setup) | {"status": "running"}
+    )  # true even if the process is killed
     try:
         with StopSignals() as signals:
             signals.on_first = trainer.request_stop
@@ -140,7 +143,7 @@ def _train(command: TrainCommand, training: TrainingRun) -> tuple[dict[str, Any]
             training.save()
     except Exception as error:
         reason = _out_of_memory(training, error) if is_out_of_memory(error) else error_line(error)
-        record = _record(training) | {"status": "failed", "stop_reason": reason}
+        record = _record(training, setup) | {"status": "failed", "stop_reason": reason}
         _write_record(training.output, record)
         if command.json:
             show(record, "", as_json=True)
@@ -149,7 +152,7 @@ def _train(command: TrainCommand, training: TrainingRun) -> tuple[dict[str, Any]
         if is_out_of_memory(error) or isinstance(error, TrainingError):
             raise TrainingError(f"{reason}{training.way_on(error)}") from error
         raise
-    record = _record(training)
+    record = _record(training, setup)
     _write_record(training.output, record)  # nothing that follows can cost it
     if sampler:
         logger.info("%s", memory_line(training.peak_rss))
@@ -208,12 +211,17 @@ def _write_record(output: OutputFolder, record: Mapping[str, Any]) -> None:
         logger.warning("%s: cannot be written: %s", output.record, error_line(error))
 
 
-def _record(training: TrainingRun) -> dict[str, Any]:
+def _record(training: TrainingRun, setup: Mapping[str, Any]) -> dict[str, Any]:
+    """The run as it is now."""
+    folder = str(training.output.model) if training.model_is_saved else None
+    return {**training.record(), "model_folder": folder, **setup}
+
+
+def _setup(training: TrainingRun) -> dict[str, Any]:
+    """The part of the record that a run begins and ends with. It is read once: it asks git and hashes the package."""
     command = training.command
     return {
-        **training.record(),
         "model_name": command.model_name,
-        "model_folder": str(training.output.model) if training.model_is_saved else None,
         "device": training.encoder.device.type,
         "config": command.config.to_dict(),
         "corpus_sha256": training.corpus.sha256,

@@ -153,7 +153,7 @@ class TrainingRun:
     def record(self) -> dict[str, Any]:
         """What this run adds to ``run.json``."""
         result, peak = self.trainer.result(), self.peak_rss.read()
-        best = self.output.path / f"checkpoint-{self.best.best_step}" if self.best else None
+        best = self.output.checkpoints.path_of(self.best.best_step) if self.best and self.best.best_step else None
         return {
             "status": "interrupted" if result.interrupted else "ok",
             "stop_reason": result.stop_reason,
@@ -206,8 +206,8 @@ class TrainingRun:
             every=saving.interval(self.trainer.steps_per_epoch),
             limit=saving.save_total_limit,
             best=self.best if saving.keeps_best else None,
+            log=self.log,
         )
-        self.saver.log = self.log
         self.trainer.observers += [*observers, self.saver]
 
     def _evaluate(self) -> Mapping[str, float | None]:

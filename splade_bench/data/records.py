@@ -16,8 +16,6 @@ MAX_SAMPLED_CHARACTERS = 100_000
 
 Qrels = Mapping[str, Mapping[str, int]]
 """Query id -> document id -> relevance; other documents are not relevant."""
-Run = Mapping[str, Mapping[str, float]]
-"""Query id -> document id -> score: the documents that a ranker returned, as in TREC."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -131,12 +131,16 @@ class Checkpoints:
             files = {name: _entry(folder / name) for name in _files(folder)}
             write_whole_file(folder / MANIFEST, _Manifest(FORMAT, step, files).text())
 
-        checkpoint = Checkpoint(self.folder / f"checkpoint-{step}", step)
+        checkpoint = Checkpoint(self.path_of(step), step)
         if again or not _is_sound(checkpoint):
             self.folder.mkdir(parents=True, exist_ok=True)
             with replaced_folder(checkpoint.path, finish=add_manifest) as unfinished:
                 write(unfinished)
         return checkpoint
+
+    def path_of(self, step: int) -> Path:
+        """Where the checkpoint of a step is, if there is one."""
+        return self.folder / f"checkpoint-{step}"
 
     def all(self) -> list[Checkpoint]:
         """All checkpoints, damaged ones too, by step. Links and files are not checkpoints.

@@ -14,8 +14,8 @@ from splade_bench.config import TrainConfig
 from splade_bench.device.planned import once_in_plan
 from splade_bench.training.moments import Bfloat16Moments, DiskMoments, Moments, windows
 
-# torch's names.
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENT_NAMES = ("exp_avg", "exp_avg_sq")
+"""The first and the second moment, as torch calls them."""
 
 
 def make_optimizer(parameters: Iterable[Tensor], config: TrainConfig) -> Optimizer:
@@ -97,7 +97,7 @@ def kept_moment(optimizer: Optimizer, parameter: Tensor, row: int, window: slice
     """A window of the first (``row`` 0) or second (1) moment as the optimizer keeps it; valid until the next call."""
     if isinstance(optimizer, WindowedAdamW):
         return optimizer.moments.kept(parameter, row, window)
-    moment: Tensor = optimizer.state[parameter][_MOMENTS[row]]
+    moment: Tensor = optimizer.state[parameter][MOMENT_NAMES[row]]
     return moment.view(-1)[window]
 
 
@@ -108,7 +108,7 @@ def restore_steps(optimizer: Optimizer, parameter: Tensor, steps: int) -> None:
         return
     on_device = parameter.device if optimizer.defaults["fused"] else "cpu"
     optimizer.state[parameter] = {"step": torch.tensor(float(steps), device=on_device)} | {
-        name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in _MOMENTS
+        name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in MOMENT_NAMES
     }
 
 
@@ -117,4 +117,4 @@ def restore_moment(optimizer: Optimizer, parameter: Tensor, row: int, window: sl
     if isinstance(optimizer, WindowedAdamW):
         optimizer.moments.keep(parameter, row, window, moment)
     else:
-        optimizer.state[parameter][_MOMENTS[row]].view(-1)[window] = moment
+        optimizer.state[parameter][MOMENT_NAMES[row]].view(-1)[window] = moment

@@ -27,6 +27,7 @@ from splade_bench.model.rng import RngState
 from splade_bench.model.weights import require_finite_weights
 from splade_bench.training.moments import Bfloat16Moments, windows
 from splade_bench.training.optimizer import (
+    MOMENT_NAMES,
     WindowedAdamW,
     kept_moment,
     restore_moment,
@@ -38,6 +39,7 @@ from splade_bench.training.saved_run import (
     SavedRun,
     read_saved_run,
     require_same_run,
+    rounding_conditions,
     warn_of_other_rounding,
 )
 from splade_bench.training.tensor_file import StreamedTensor, TensorReader, write_tensors
@@ -45,7 +47,6 @@ from splade_bench.training.trainer import Trainer
 
 _TENSORS_NAME = "trainer_state.safetensors"
 _OPTIMIZER_NAME = "optimizer.safetensors"
-_MOMENT_NAMES = ("exp_avg", "exp_avg_sq")  # torch's
 # The tokenizer of a large vocabulary, configurations, losses.
 _SMALL_FILES_BYTES = 20 * 2**20
 
@@ -69,9 +70,7 @@ def save_run(trainer: Trainer, folder: Path, inputs: Mapping[str, str | None]) -
         state=replace(trainer.state, stop_requested=False, stop_reason=None),
         config=trainer.config.to_dict(),
         inputs=dict(inputs),
-        device=trainer.encoder.device.type,
-        threads=torch.get_num_threads(),
-        torch_version=str(torch.__version__),
+        **rounding_conditions(trainer),
         loss_scale_factor=trainer.loss_scale.factor,
         loss_scale_steps=trainer.loss_scale.steps,
         optimizer_steps={name: steps_done(trainer.optimizer, parameter) for name, parameter in _updated(trainer)},
@@ -149,7 +148,7 @@ def _updated(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:
 def _moments(trainer: Trainer) -> Iterator[StreamedTensor]:
     optimizer = trainer.optimizer
     for name, parameter in _updated(trainer):
-        for row, moment_name in enumerate(_MOMENT_NAMES):
+        for row, moment_name in enumerate(MOMENT_NAMES):
 
             def pieces(parameter: Tensor = parameter, row: int = row) -> Iterator[Tensor]:
                 for window in windows(parameter.numel()):
@@ -165,7 +164,7 @@ def _restore_moments(trainer: Trainer, folder: Path, saved: SavedRun) -> None:
             if name not in saved.optimizer_steps:
                 continue
             restore_steps(trainer.optimizer, parameter, saved.optimizer_steps[name])
-            for row, moment_name in enumerate(_MOMENT_NAMES):
+            for row, moment_name in enumerate(MOMENT_NAMES):
                 for window in windows(parameter.numel()):
                     moment = moments.window(f"{moment_name}.{name}", window)
                     restore_moment(trainer.optimizer, parameter, row, window, moment)

@@ -92,13 +92,18 @@ def require_same_run(trainer: Trainer, folder: Path, inputs: Mapping[str, str | 
         raise ConfigError(f"{where}: {change}, but it may only grow; raise --max-steps or --epochs")
 
 
-def warn_of_other_rounding(saved: SavedRun, trainer: Trainer) -> None:
-    """Say what makes sums round differently: the run goes on, but not bit for bit."""
-    now = {
+def rounding_conditions(trainer: Trainer) -> dict[str, Any]:
+    """What decides how sums are rounded, by field of :class:`SavedRun`."""
+    return {
         "device": trainer.encoder.device.type,
         "threads": torch.get_num_threads(),
-        "torch_version": torch.__version__,
+        "torch_version": str(torch.__version__),
     }
+
+
+def warn_of_other_rounding(saved: SavedRun, trainer: Trainer) -> None:
+    """Say what makes sums round differently: the run goes on, but not bit for bit."""
+    now = rounding_conditions(trainer)
     before = {name: getattr(saved, name) for name in now}
     changed = [f"{name} {before[name]} -> {value}" for name, value in now.items() if before[name] != value]
     if changed:

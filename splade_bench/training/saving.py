@@ -35,6 +35,7 @@ class CheckpointSaver(TrainObserver):
         every: optimizer steps from one checkpoint to the next; 0: none.
         limit: checkpoints that are kept; None: all.
         best: whose best evaluations are saved and kept; None: none.
+        log: is told of each checkpoint.
     """
 
     def __init__(
@@ -46,11 +47,10 @@ class CheckpointSaver(TrainObserver):
         every: int,
         limit: int | None = None,
         best: BestMetric | None = None,
+        log: EventLog | None = None,
     ) -> None:
         self.newest: Checkpoint | None = None
         """The last one that this run saved."""
-        self.log: EventLog | None = None
-        """Is told of each checkpoint."""
         self.saved = self.failed = 0
         self.time_s = 0.0
         self._trainer = trainer
@@ -59,6 +59,7 @@ class CheckpointSaver(TrainObserver):
         self._every = every
         self._limit = limit
         self._best = best
+        self._log = log
 
     def on_step_end(self, state: TrainState, loss: StepLoss) -> None:
         is_best = self._best is not None and self._best.best_step == state.global_step
@@ -104,5 +105,5 @@ class CheckpointSaver(TrainObserver):
         return self.newest is not None and self.newest.step == self._trainer.state.global_step
 
     def _tell(self, **fields: object) -> None:
-        if self.log is not None:
-            self.log.event("checkpoint", **fields)
+        if self._log is not None:
+            self._log.event("checkpoint", **fields)

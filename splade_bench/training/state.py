@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 from splade_bench.training.step import Phase
@@ -66,6 +66,11 @@ class StepLoss:
     document_regularizer: float
     query_active_dims: float
     document_active_dims: float
+
+    def by_name(self) -> dict[str, float]:
+        """The numbers by the names that logs have: the total is ``loss``."""
+        terms = asdict(self)
+        return {"loss": terms.pop("total"), **terms}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,13 +8,12 @@ import os
 import stat
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any
 
 from splade_bench.errors import ConfigError
-from splade_bench.files import NO_FOLLOW, encode_line
+from splade_bench.files import NO_FOLLOW, encode_line, sync_descriptor
 from splade_bench.training.state import StepLoss, TrainObserver, TrainState
 
 logger = logging.getLogger(__name__)
@@ -48,10 +47,9 @@ class StepLog(TrainObserver):
 
     def on_step_end(self, state: TrainState, loss: StepLoss) -> None:
         self._step = state.global_step
-        terms = asdict(loss)
         self._write(
-            {"event": "step", "step": self._step, "loss": terms.pop("total")}
-            | terms
+            {"event": "step", "step": self._step}
+            | loss.by_name()
             | {name: getattr(state, name) for name in ("learning_rate", "gradient_norm", "queries_seen", "epoch")}
         )
 
@@ -86,7 +84,7 @@ class StepLog(TrainObserver):
                 file.truncate(start)
                 self._warn("the disk is full")
             elif sync:
-                os.fsync(file.fileno())
+                sync_descriptor(file.fileno())
         except OSError as error:
             self._warn(error)
 

@@ -7,7 +7,6 @@ import os
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +52,11 @@ class TensorBoardLog(TrainObserver):
             raise ConfigError(f"--log-dir {log_dir}: cannot be written to: {error.strerror}") from error
 
     def on_step_end(self, state: TrainState, loss: StepLoss) -> None:
-        terms = asdict(loss)
-        scalars = {"loss": terms.pop("total"), **terms}
-        scalars |= {"learning_rate": state.learning_rate, "grad_norm": state.gradient_norm, "epoch": state.epoch}
+        scalars = loss.by_name() | {
+            "learning_rate": state.learning_rate,
+            "grad_norm": state.gradient_norm,
+            "epoch": state.epoch,
+        }
         self._add("train", state.global_step, scalars)
 
     def on_evaluation(self, state: TrainState, metrics: Mapping[str, float | None]) -> None:
