@@ -17,6 +17,7 @@ from splade_bench.bench.protocol import CallRequest
 from splade_bench.bench.session import MeasuringSession
 from splade_bench.config import MEMORY_MODES
 from splade_bench.results.reliability import ReliabilityResult
+from splade_bench.runtime import runtime_environment
 
 pytestmark = pytest.mark.takes_long
 # Module and function in benchmarks/reliability, and its keywords.
@@ -59,6 +60,8 @@ def campaign(measuring: MeasuringSession, tmp_path: Path, monkeypatch: pytest.Mo
     """Run a part of a campaign in a fresh process, record it, and fail with its failures."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("SPLADE_BENCH_CACHE", str(tmp_path / "cache"))
+    for name, value in runtime_environment().items():  # the command line has it before torch is imported
+        monkeypatch.setenv(name, value)
 
     def run(module: str, function: str, **keywords: Any) -> None:
         request = CallRequest(module=f"reliability.{module}", function=function, keywords=keywords)

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Literal, get_args
 from typing_extensions import Self
 
 from splade_bench.files import ascii_json, parse_record
-from splade_bench.grid.cell import Cell
+from splade_bench.grid.cell import OWN_TRAINER, Cell
+from splade_bench.runtime import runtime_environment
 
 EventName = Literal["ready", "done", "result", "failed", "exit"]
 MemoryPass = Literal["heap", "live", "pinned", "plan"]
@@ -53,12 +54,6 @@ class CellRequest(Message):
     """The first line of a worker's input: measure a cell."""
 
     worker: ClassVar = "splade_bench.worker.cell_worker"
-    # No network, and no pool of tokenizer threads beside torch's.
-    environment: ClassVar[Mapping[str, str]] = {
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONHASHSEED": "0",
-    }
 
     cell: Cell
     measure: Literal["time", "heap", "live", "pinned", "plan", "floor", "weights"]
@@ -71,6 +66,15 @@ class CellRequest(Message):
     """Folder from which every trainer of a workload loads the same weights; None: they are made in the process."""
     memory_timeline: bool = False
     """Whether the time pass samples resident memory, phase by phase."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """No network, no pool of tokenizer threads beside torch's, and the runtime of the command line.
+
+        Peers get the one that their users have.
+        """
+        environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
+        return environment | (runtime_environment() if self.cell.trainer == OWN_TRAINER else {})
 
     @property
     def memory_limit_bytes(self) -> int | None:

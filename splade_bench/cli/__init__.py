@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 from splade_bench.errors import SpladeBenchError, error_line
+from splade_bench.runtime import prepare_runtime
 
 VERBS = {
     "train": "train a SPLADE model on your data or the embedded corpus",
@@ -33,6 +34,8 @@ _INTERRUPTED = 130
 _OUTPUT_CLOSED = 141
 # Of these verbs, 1 means that the run failed. Of others it is a result: a regression, a training that does not fit.
 _RUNS = ("train", "evaluate")
+# These compute with torch.
+_COMPUTE = (*_RUNS, "plan", "fit")
 _TRACEBACK = "SPLADE_BENCH_TRACEBACK"
 _PACKAGE = Path(__file__).parent.parent
 
@@ -84,6 +87,8 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
     if verb not in VERBS:
         _complain("", f"{verb}: no such verb; choose from {', '.join(VERBS)}")
         return _USAGE_ERROR
+    if verb in _COMPUTE:
+        prepare_runtime()
     run: Callable[[Sequence[str]], int] = import_module(f"splade_bench.cli.{verb}").run
     return run(arguments)
 

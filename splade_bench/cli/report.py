@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -16,9 +17,11 @@ from splade_bench.report.document import make_pages, write_pages
 from splade_bench.report.export import to_csv, write_tables
 from splade_bench.report.insertions import update_document
 from splade_bench.report.page import Page
+from splade_bench.report.provenance import changed_since
 from splade_bench.report.summary import COMMENT_BYTES, GITHUB_SUMMARY_BYTES, summary
 from splade_bench.results.records import Result, read_results
 
+logger = logging.getLogger(__name__)
 # A repeated flag adds to the earlier one.
 _Paths = Annotated[tuple[tuple[Path, ...], ...], tyro.conf.UseAppendAction]
 
@@ -63,6 +66,8 @@ def run(arguments: Sequence[str]) -> int:
     written = [*write_pages(pages, command.output), *_write_others(command, results, pages)]
     reports = [str(path) for path in written]
     record = {"reports": reports, "results": [str(path) for path in paths], "cells": len(results)}
+    if changed := changed_since(results):
+        logger.info(changed)
     show(record, "\n".join(reports), as_json=command.json)
     return 0
 

@@ -20,14 +20,12 @@ _SHOWN_CHARACTERS = 19  # of a hash
 def measured_on(results: Sequence[Result]) -> list[Block]:
     """Machine, versions and code of the results, with a warning where their times must not be compared.
 
-    The page also says if the code has changed since. It does not name the current source tree: a page must not change
-    with every change of the code.
+    A page depends on nothing but its results. :func:`changed_since` says if the code has changed since.
     """
     machines = dict.fromkeys(machine_line(result) for result in results)
     # Results without tensors have no number of threads.
     known = {str(result.machine["threads"]) for result in results if result.machine.get("threads")}
     threads = sorted(known, key=lambda count: (len(count), count))
-    trees = [tree for tree in dict.fromkeys(result.source_tree for result in results) if tree]
     rows = [["machine", line] for line in machines]
     rows += [["threads", ", ".join(threads)]] if threads else []
     rows += [["versions", line] for line in dict.fromkeys(conditions_of(result)["versions"] for result in results)]
@@ -40,16 +38,18 @@ def measured_on(results: Sequence[Result]) -> list[Block]:
     untested = [name for name in UNTESTED_ON_HARDWARE if name in devices]
     rows += [["device", f"{name}: untested on hardware by this project"] for name in untested]
     blocks: list[Block] = [Table(name="conditions", headings=["measured on", ""], rows=rows)]
-    current = source_tree()
-    if older := [escape(tree[:_SHOWN_CHARACTERS]) for tree in trees if tree != current]:
-        which = "these" if len(older) == len(trees) else "some of these"
-        names = ", ".join(older)
-        blocks.append(Text(f"The code has changed since {which} results were measured: source tree {names}."))
     if len(machines) > 1:
         blocks.append(Text("**These results come from more than one machine: do not compare their times.**"))
     elif len(threads) > 1:
         blocks.append(Text("**These results come from different numbers of threads: do not compare their times.**"))
     return blocks
+
+
+def changed_since(results: Sequence[Result]) -> str | None:
+    """How many of the results are of other code than today's; None if all are of it."""
+    current = source_tree()
+    older = sum(result.source_tree not in (current, None) for result in results)
+    return f"the code has changed since {older} of {len(results)} results were measured" if older else None
 
 
 def counts(values: Iterable[str]) -> str:

@@ -1,8 +1,4 @@
-"""The committed pages are those of the committed results, to the byte.
-
-A page also says whether the code has changed since its results were measured. So the first change of the code after a
-measurement changes the pages once.
-"""
+"""The committed pages are those of the committed results, to the byte."""
 
 from __future__ import annotations
 
