@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
 from splade_bench.errors import ConfigError
+from splade_bench.fields import require_range, size_bytes
 
 MIN_MAX_LENGTH = 3  # [CLS], one token, [SEP]
 MAX_SEED = _MAX_COUNT = 2**32 - 1  # every random generator takes this much; more of anything is a mistake
 _MAX_C_INT = 2**31 - 1  # of mallopt's argument; glibc would see the low 32 bits of a larger number
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 MixedPrecision = Literal["no", "bf16", "fp16"]
-
-
-def option(field_name: str) -> str:
-    """The command-line flag of a field."""
-    return "--" + field_name.replace("_", "-")
-
-
-def require_range(record: object, *names: str, at_least: float, at_most: float = 1.7e308) -> None:
-    """Raise a :class:`ConfigError` if a field, or a number of it, is outside the range. None is never outside."""
-    for name in names:
-        value = getattr(record, name)
-        for number in sorted(value) if isinstance(value, Sequence) else [value]:
-            if number is not None and not number >= at_least:  # written so that NaN fails
-                raise ConfigError(f"{option(name)} {number}: must be at least {at_least}")
-            if number is not None and number > at_most:
-                raise ConfigError(f"{option(name)} {number}: must be at most {at_most}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +62,9 @@ class MemoryConfig:
     """Largest number of tokens in a mini-batch, padding included. None: chosen by the size of the model."""
     mini_batch_size: int | None = None
     """Largest number of texts in a mini-batch. None: as many as the tokens allow."""
+    activation_memory: str = "none"
+    """Memory in which mini-batches may keep their activations: none, all, or a size such as 2GiB. Those that keep them
+    are computed once, the others twice. The largest mini-batch always keeps its own."""
     activation_checkpointing: bool = False
     """Keep only each layer's input and compute the layer again in backward."""
     selective_recomputation: bool = True
@@ -110,6 +98,17 @@ class MemoryConfig:
         require_range(self, "pad_to_multiple_of", "mini_batch_tokens", "mini_batch_size", at_least=1)
         require_range(self, "garbage_collection_interval", "empty_cache_interval", at_least=0)
         require_range(self, "mmap_threshold_bytes", at_least=1, at_most=_MAX_C_INT)
+        if self.activation_memory_bytes and not self.gradient_caching:
+            raise ConfigError(
+                f"--activation-memory {self.activation_memory}: with --no-gradient-caching all activations are kept; "
+                "leave out one of the two"
+            )
+
+    @property
+    def activation_memory_bytes(self) -> float:
+        """0 for none, infinity for all."""
+        named = {"none": 0.0, "all": math.inf}.get(self.activation_memory)
+        return size_bytes("activation_memory", self.activation_memory) if named is None else named
 
 
 _STANDARD = MemoryConfig(

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from reliability.calls import Called, Judged, accepting_data, accepting_flags, call
 from splade_bench.cli.train import TrainCommand
-from splade_bench.config import option
+from splade_bench.fields import option
 
 TEXTS: Sequence[str] = (
     *(

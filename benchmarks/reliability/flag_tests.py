@@ -11,7 +11,7 @@ from typing import Any
 
 from splade_bench.cli.flags import Faults, Saving, Validating
 from splade_bench.cli.source_flags import SOURCE_FLAGS
-from splade_bench.config import option
+from splade_bench.fields import option
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -28,13 +28,18 @@ class MiniBatch:
 
 
 def cut_into_mini_batches(
-    groups: Sequence[TextBatch], *, max_tokens: int, max_texts: int | None, pad_to_multiple_of: int | None = None
+    groups: Sequence[TextBatch],
+    *,
+    max_tokens: int,
+    max_texts: int | None,
+    pad_to_multiple_of: int | None = None,
+    computed_twice: bool = True,
 ) -> list[MiniBatch]:
-    """All texts of ``groups`` in mini-batches of at most ``max_tokens`` tokens, padding included; the largest is last.
+    """All texts of ``groups`` in mini-batches of at most ``max_tokens`` tokens, padding included; the largest is first.
 
     A longer text is a mini-batch by itself. Groups mix: a query can be with documents of its length. The cuts weigh
-    padding against the cost of one more mini-batch. Reads no tensor: ``groups`` are padded on the right, so their
-    lengths are enough.
+    padding against the cost of one more mini-batch, and against that of computing all but the largest twice, if
+    ``computed_twice``. Reads no tensor: ``groups`` are padded on the right, so their lengths are enough.
     """
     lengths = [length for group in groups for length in group.lengths]
     longest_first = sorted(range(len(lengths)), key=lambda row: lengths[row], reverse=True)
@@ -45,18 +50,19 @@ def cut_into_mini_batches(
     )
     widths = [round_up(max(1, lengths[row]), pad_to_multiple_of, at_most=width) for row in longest_first]
     mini_batches = []
-    for start, end in _cuts(widths, max_tokens=max_tokens, max_texts=max_texts or len(lengths)):
+    limits = {"max_tokens": max_tokens, "max_texts": max_texts or len(lengths)}
+    for start, end in _cuts(widths, **limits, computed_twice=computed_twice):
         chosen, width = longest_first[start:end], widths[start]
         rows = torch.tensor(chosen, device=input_ids.device)
         texts = TextBatch(input_ids[rows, :width], attention_mask[rows, :width], tuple(lengths[row] for row in chosen))
         mini_batches.append(MiniBatch(texts, rows))
-    return sorted(mini_batches, key=lambda mini_batch: mini_batch.texts.input_ids.numel())
+    return sorted(mini_batches, key=lambda mini_batch: mini_batch.texts.input_ids.numel(), reverse=True)
 
 
-def _cuts(widths: Sequence[int], *, max_tokens: int, max_texts: int) -> list[tuple[int, int]]:
+def _cuts(widths: Sequence[int], *, max_tokens: int, max_texts: int, computed_twice: bool) -> list[tuple[int, int]]:
     """The cuts of texts with falling widths, as (start, end)."""
     cuts = _cheapest_cuts(widths, max_tokens=max_tokens, max_texts=max_texts)
-    if len(widths) > max_texts or widths[0] * len(widths) > max_tokens:
+    if not computed_twice or len(widths) > max_texts or widths[0] * len(widths) > max_tokens:
         return cuts
     # The whole batch fits. A cached step computes all mini-batches but the largest twice: forward, forward, and a
     # backward that costs two forwards. Uncut, nothing is computed twice.

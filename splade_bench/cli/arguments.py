@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import tyro
 
-from splade_bench.config import option
 from splade_bench.errors import ConfigError
+from splade_bench.fields import option
 from splade_bench.files import json_text
 
 Command = TypeVar("Command")

@@ -14,11 +14,12 @@ from splade_bench.cli.arguments import parse, show
 from splade_bench.cli.flags import Placement
 from splade_bench.cli.progress import memory_line
 from splade_bench.cli.sources import load_corpus, load_encoder
-from splade_bench.config import MIN_MAX_LENGTH, require_range
+from splade_bench.config import MIN_MAX_LENGTH
 from splade_bench.data.formats import read_triples, retrieval_dataset
 from splade_bench.data.records import RetrievalDataset
 from splade_bench.errors import ConfigError
 from splade_bench.evaluation.evaluator import evaluate, evaluate_bm25
+from splade_bench.fields import require_range
 from splade_bench.measure.rss import PeakRss
 from splade_bench.model.known_words import require_known_words
 from splade_bench.report.formatting import MISSING

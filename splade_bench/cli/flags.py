@@ -22,11 +22,11 @@ from splade_bench.config import (
     TrainConfig,
     fields_of_technique,
     memory_mode,
-    require_range,
 )
 from splade_bench.device.devices import resolve_device
 from splade_bench.errors import ConfigError
 from splade_bench.evaluation.metrics import RETRIEVAL_METRICS
+from splade_bench.fields import require_range
 from splade_bench.model.presets import TRAINED_ACTIVE_SHARE
 from splade_bench.planner.candidates import SEARCHED_FIELDS
 

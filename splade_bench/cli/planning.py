@@ -17,6 +17,7 @@ from splade_bench.config import TrainConfig
 from splade_bench.data.records import Corpus, IndexedTriples
 from splade_bench.device.devices import available_devices, memory_limit_bytes
 from splade_bench.errors import ConfigError
+from splade_bench.fields import size_bytes
 from splade_bench.measure.control_group import container_limit_bytes
 from splade_bench.measure.machine import total_memory_bytes
 from splade_bench.measure.readings import or_none
@@ -28,7 +29,7 @@ from splade_bench.planner.fit import Fit, Trial, fit, kept_free_bytes
 from splade_bench.planner.plan import MemoryPlan, plan
 from splade_bench.planner.rehearsal import Lengths
 from splade_bench.training.moments import require_room
-from splade_bench.units import format_bytes, parse_bytes
+from splade_bench.units import format_bytes
 
 # Bytes read, text of up to 4 bytes a character, and its parts.
 _COPIES_OF_A_RECORD = 9
@@ -89,13 +90,7 @@ def resolve_budget(budget: str | None, device_type: str) -> int | None:
         if total_bytes is None:
             raise ConfigError("this system does not report how much memory it has; give --budget")
         return min(container_limit_bytes() or total_bytes, total_bytes)
-    try:
-        budget_bytes = parse_bytes(budget)
-    except ValueError as error:
-        raise ConfigError(f"--budget {error}") from error
-    if not budget_bytes:
-        raise ConfigError(f"--budget {budget}: must be above 0")
-    return budget_bytes
+    return size_bytes("budget", budget)
 
 
 def make_plan(request: PlanRequest) -> MemoryPlan:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import product
 from types import MappingProxyType
 
-from splade_bench.config import MEMORY_MODES, DeviceName, memory_mode, require_range
+from splade_bench.config import MEMORY_MODES, DeviceName, memory_mode
 from splade_bench.errors import ConfigError
+from splade_bench.fields import require_range
 from splade_bench.grid.cell import Cell
 from splade_bench.grid.workloads import WORKLOADS
 

@@ -1,4 +1,4 @@
-"""The cached step: a batch in mini-batches, with the memory of one and the gradient of the whole.
+"""The cached step: a batch in mini-batches, with the memory of one or more and the gradient of the whole.
 
 Gradient caching (Gao et al., 2021, "Scaling deep contrastive learning batch size under memory limited setup"): the
 vectors of all texts are computed without a graph. Then come the loss of the whole batch and its gradient with respect
@@ -6,15 +6,17 @@ to the vectors. Each mini-batch goes through the model again, with a graph, to t
 in-batch negatives and FLOPS see the whole batch. Two things are cheaper here:
 
 - The head's result is kept. The second pass runs only the model's body, and the head's backward needs no logits.
-- The last mini-batch of the first pass keeps its graph and comes first in the second: it is computed once. A batch
-  that is one mini-batch is a direct step.
+- The largest mini-batch keeps the graph of its first pass, and so do others for which there is memory
+  (``--activation-memory``): they need no second pass. With all graphs kept, nothing is computed twice.
 
-The second pass replays the random numbers of the first, so dropout is the same in both.
+The second pass replays the random numbers of the first, so dropout is the same in both. Both passes go from the largest
+mini-batch to the smallest, so the gradient is the same, bitwise, however many graphs are kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -22,11 +24,13 @@ from torch import Tensor
 
 from splade_bench.batching.batches import TripleBatch
 from splade_bench.batching.mini_batches import MiniBatch, cut_into_mini_batches
+from splade_bench.config import TrainConfig
 from splade_bench.device.planned import memoized_in_plan, once_in_plan
 from splade_bench.model.encoder import SpladeEncoder
-from splade_bench.model.head import Pooled
+from splade_bench.model.head import WINNERS_PAY_FROM, Pooled
 from splade_bench.model.precision import wide_dtype
 from splade_bench.model.rng import RngState, capture_rng, restored_rng
+from splade_bench.training.kept_graphs import ActivationMemory, SavedStorages
 from splade_bench.training.losses import LossTerms, SpladeLoss
 from splade_bench.training.step import StepContext
 
@@ -39,12 +43,30 @@ _MIN_TOKENS = 320
 
 
 @dataclass(frozen=True, slots=True)
+class _FirstPass:
+    """What the first pass of a mini-batch leaves: vectors with their graph, or what a second pass needs."""
+
+    reps: Tensor | None = None
+    winners: Tensor | None = None
+    kept: Sequence[Tensor] = ()
+    """In a plan, tensors of the sizes that the graph of an equal mini-batch keeps."""
+    kept_sizes_bytes: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class _CachedMiniBatch:
-    """A mini-batch after the first pass, with what the second needs to repeat it."""
+    """A mini-batch after its first pass."""
 
     mini_batch: MiniBatch
-    winners: Tensor | None
+    keeps_graph: bool
+    first_pass: _FirstPass
     rng: RngState
+    """Before the first pass."""
+
+    @property
+    def key(self) -> tuple[torch.Size, bool]:
+        """Equal for those that a plan need not run again."""
+        return self.mini_batch.texts.input_ids.shape, self.keeps_graph
 
 
 def mini_batch_limit(encoder: SpladeEncoder) -> int:
@@ -53,74 +75,104 @@ def mini_batch_limit(encoder: SpladeEncoder) -> int:
     return encoder.memory.mini_batch_tokens or max(_MIN_TOKENS, _KEPT_BYTES // kept_bytes_per_token)
 
 
+def largest_mini_batch(encoder: SpladeEncoder, config: TrainConfig) -> tuple[int, int]:
+    """Texts and tokens of the largest mini-batch that a run can have."""
+    texts = config.batch_size * (2 + config.negatives_per_query)
+    tokens = min(max(mini_batch_limit(encoder), config.max_length), texts * config.max_length)
+    return -(-tokens // config.max_length), tokens
+
+
 def gradcache_step(encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss, context: StepContext) -> LossTerms:
     """The batch in mini-batches, with the same result as :func:`splade_bench.training.step.direct_step`.
 
-    Memory: the activations of one mini-batch; the vectors of the whole batch with their gradient (8 bytes per entry, 12
-    where the head keeps its winners); the vectors of one mini-batch again.
+    Memory: the activations of one mini-batch, or more up to the configured activation memory; the vectors of the whole
+    batch with their gradient (8 bytes per entry, 12 where the head keeps its winners); the vectors of the mini-batches
+    with graphs again.
+
+    Raises:
+        ConfigError: the activation memory is less than that of one mini-batch.
     """
     context.on_phase("forward")
-    *earlier, last = cut_into_mini_batches(
+    memory = encoder.memory
+    mini_batches = cut_into_mini_batches(
         batch.groups,
         max_tokens=mini_batch_limit(encoder),
-        max_texts=encoder.memory.mini_batch_size,
-        pad_to_multiple_of=encoder.memory.pad_to_multiple_of,
+        max_texts=memory.mini_batch_size,
+        pad_to_multiple_of=memory.pad_to_multiple_of,
+        computed_twice=memory.activation_memory != "all",
     )
     texts = sum(map(len, batch.lengths))
     dtype = wide_dtype(encoder.decoder.weight.dtype)
     reps = torch.empty(texts, encoder.vocab_size, dtype=dtype, device=encoder.device)  # [N, V]
-    cached = _first_passes(encoder, earlier, context, into=reps)
-    context.check_stop()
-    last_reps = encoder(last.texts, active_share=context.active_share)
-    reps[last.rows] = last_reps.detach()
+    cached = _first_passes(encoder, mini_batches, context, into=reps)
     reps.requires_grad_()
     context.on_phase("loss")
     terms = loss(reps[: len(batch)], reps[len(batch) :], regularizer_scale=context.regularizer_scale)
     context.on_phase("backward")
     (grad_reps,) = torch.autograd.grad(terms.total * context.gradient_scale, reps)
-    last_reps.backward(grad_reps[last.rows])
-    del last_reps
-    for entry in once_in_plan(_pop_all(cached), key=lambda entry: entry.mini_batch.texts.input_ids.shape):
+    for entry in once_in_plan(_take_all(cached), key=lambda entry: entry.key):
         context.check_stop()
-        _second_pass(encoder, entry, reps, grad_reps, context)
+        vectors = entry.first_pass.reps
+        if vectors is None:
+            vectors = _second_pass(encoder, entry, reps, context)
+        vectors.backward(grad_reps[entry.mini_batch.rows])
+        del vectors
     return terms.detach()
 
 
 def _first_passes(
     encoder: SpladeEncoder, mini_batches: Sequence[MiniBatch], context: StepContext, *, into: Tensor
 ) -> list[_CachedMiniBatch]:
-    """Write each mini-batch's vectors to its rows of ``into``; return the rest."""
+    """Write each mini-batch's vectors to its rows of ``into``; return the rest. The largest comes first."""
+    head_keeps = 2 if context.active_share >= WINNERS_PAY_FROM else 1  # tensors of the vectors' size
+    graphs = ActivationMemory(encoder.memory, head_keeps * into[0].nbytes)
 
-    def pool(mini_batch: MiniBatch) -> Tensor | None:
-        pooled = encoder.pool(mini_batch.texts, active_share=context.active_share)
-        into[mini_batch.rows] = pooled.reps
-        return pooled.winners
+    def run(choice: tuple[MiniBatch, bool]) -> _FirstPass:
+        mini_batch, keeps_graph = choice
+        if not keeps_graph:
+            pooled = encoder.pool(mini_batch.texts, active_share=context.active_share)
+            into[mini_batch.rows] = pooled.reps
+            return _FirstPass(winners=pooled.winners)
+        saved = SavedStorages(encoder.parameters()) if graphs.counts else None
+        with saved or nullcontext():
+            vectors = encoder(mini_batch.texts, active_share=context.active_share)
+        into[mini_batch.rows] = vectors.detach()
+        return _FirstPass(reps=vectors, kept_sizes_bytes=saved.sizes_bytes if saved else ())
 
-    cached = []
-    first_pass = memoized_in_plan(
-        pool,
-        key=lambda mini_batch: mini_batch.texts.input_ids.shape,
-        copy=lambda winners: None if winners is None else winners.clone(),
-    )
+    first_pass = memoized_in_plan(run, key=lambda choice: (choice[0].texts.input_ids.shape, choice[1]), copy=_stand_in)
+    cached: list[_CachedMiniBatch] = []
     for mini_batch in mini_batches:
         context.check_stop()
-        rng = capture_rng(encoder.device)
-        cached.append(_CachedMiniBatch(mini_batch, first_pass(mini_batch), rng))
+        rng, keeps_graph = capture_rng(encoder.device), graphs.keeps(mini_batch)
+        result = first_pass((mini_batch, keeps_graph))
+        if not cached:
+            graphs.learn(mini_batch, result.kept_sizes_bytes)
+            if context.largest_mini_batch:
+                graphs.require(*context.largest_mini_batch)
+        cached.append(_CachedMiniBatch(mini_batch, keeps_graph, result, rng))
     return cached
 
 
-def _pop_all(cached: list[_CachedMiniBatch]) -> Iterator[_CachedMiniBatch]:
-    """The last first. What the list held is freed one by one."""
+def _stand_in(result: _FirstPass) -> _FirstPass:
+    """In a plan, the memory of an equal mini-batch."""
+    winners = None if result.winners is None else result.winners.clone()
+    kept = [torch.empty(size_bytes, dtype=torch.uint8) for size_bytes in result.kept_sizes_bytes]
+    return _FirstPass(winners=winners, kept=kept)
+
+
+def _take_all(cached: list[_CachedMiniBatch]) -> Iterator[_CachedMiniBatch]:
+    """The largest first. What the list held is freed one by one."""
+    cached.reverse()
     while cached:
         yield cached.pop()
 
 
-def _second_pass(
-    encoder: SpladeEncoder, cached: _CachedMiniBatch, reps: Tensor, grad_reps: Tensor, context: StepContext
-) -> None:
+def _second_pass(encoder: SpladeEncoder, cached: _CachedMiniBatch, reps: Tensor, context: StepContext) -> Tensor:
+    """The vectors of a mini-batch again, with their graph."""
     context.on_phase("forward")
     texts, rows = cached.mini_batch.texts, cached.mini_batch.rows
+    pooled = Pooled(reps.detach()[rows], cached.first_pass.winners)
     with restored_rng(cached.rng):
-        again = encoder(texts, pooled=Pooled(reps.detach()[rows], cached.winners), active_share=context.active_share)
+        again: Tensor = encoder(texts, pooled=pooled, active_share=context.active_share)
     context.on_phase("backward")
-    again.backward(grad_reps[rows])
+    return again

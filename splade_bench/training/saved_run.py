@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from splade_bench.config import MemoryConfig, option
+from splade_bench.config import MemoryConfig
 from splade_bench.errors import ConfigError, DataError
+from splade_bench.fields import option
 from splade_bench.files import finite_or_none, parse_record
 from splade_bench.training.state import TrainState
 from splade_bench.training.trainer import Trainer

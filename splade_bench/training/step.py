@@ -29,6 +29,9 @@ class StepContext:
     """Factor of the batch's gradient."""
     active_share: float = 0.0
     """Expected share of the vectors' entries that are active; see :meth:`SpladeEncoder.forward`."""
+    largest_mini_batch: tuple[int, int] | None = None
+    """Texts and tokens of the largest mini-batch that the run can have, before its first step: then a cached step
+    checks that its activation memory allows one."""
     on_phase: Callable[[Phase], None] = lambda phase: None
     """Called when a part of the step begins."""
     check_stop: Callable[[], None] = lambda: None

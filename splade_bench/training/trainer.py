@@ -35,7 +35,7 @@ from splade_bench.model.gradients import release_gradients
 from splade_bench.model.rng import RngState, capture_rng, restore_rng
 from splade_bench.training.clipping import clip_gradients, gradient_norm
 from splade_bench.training.faults import half_mini_batch, not_finite
-from splade_bench.training.gradcache import gradcache_step
+from splade_bench.training.gradcache import gradcache_step, largest_mini_batch
 from splade_bench.training.loss_scale import LossScale
 from splade_bench.training.losses import LossTerms, SpladeLoss
 from splade_bench.training.optimizer import make_optimizer
@@ -153,6 +153,7 @@ class Trainer:
         self.state.mini_batch_tokens = tokens
         if tokens is not None:
             memory = replace(self.config.memory, gradient_caching=True, mini_batch_tokens=tokens)
+            memory = replace(memory, activation_memory="none")
             self.encoder.configure(memory, mixed_precision=self.config.mixed_precision)
             self.backward_step = gradcache_step
 
@@ -225,6 +226,7 @@ class Trainer:
             regularizer_scale=regularizer_scale(self.config, self.state.global_step, self.state.max_steps),
             gradient_scale=gradient_scale * self.loss_scale.factor,
             active_share=self.state.active_share,
+            largest_mini_batch=None if self.state.micro_step else largest_mini_batch(self.encoder, self.config),
             on_phase=self._on_phase,
             check_stop=self.check_stop,
         )

@@ -45,7 +45,7 @@ GROUPS = st.lists(st.lists(st.integers(0, MAX_WIDTH), min_size=1, max_size=6), m
     max_texts=st.none() | st.integers(1, 7),
     multiple=st.integers(1, 8),
 )
-def test_every_text_comes_once_whole_within_its_budget_and_the_largest_last(
+def test_every_text_comes_once_whole_within_its_budget_and_the_largest_first(
     lengths: list[list[int]], extra_width: int, max_tokens: int, max_texts: int | None, multiple: int
 ) -> None:
     groups, texts = numbered_groups(lengths, extra_width)
@@ -65,7 +65,7 @@ def test_every_text_comes_once_whole_within_its_budget_and_the_largest_last(
         assert max(1, *mini_batch.texts.lengths) <= width < max(1, *mini_batch.texts.lengths) + multiple
         require_right_padding([mini_batch.texts])
     tokens = [mini_batch.texts.input_ids.numel() for mini_batch in made]
-    assert tokens == sorted(tokens)
+    assert tokens == sorted(tokens, reverse=True)
     by_length = sorted(made, key=lambda mini_batch: sorted(mini_batch.texts.lengths))
     for shorter, longer in pairwise(by_length):
         assert max(shorter.texts.lengths) <= min(longer.texts.lengths)
@@ -109,10 +109,18 @@ def test_a_batch_that_fits_is_cut_only_where_padding_costs_more_than_computing_t
         assert len(cut_into_mini_batches([texts], max_tokens=10_000, max_texts=None)) == mini_batches
 
 
+def test_a_batch_whose_graphs_are_all_kept_is_cut_where_padding_costs_more_than_a_mini_batch() -> None:
+    for lengths, mini_batches in (((40, 30, 20, 10), 1), ((90, 30), 1), ((160, 40), 2)):
+        texts = pad([[1] * length for length in lengths], pad_token_id=0)
+        made = cut_into_mini_batches([texts], max_tokens=10_000, max_texts=None, computed_twice=False)
+
+        assert len(made) == mini_batches
+
+
 def test_a_short_text_does_not_share_a_mini_batch_with_long_ones_for_the_room_in_it() -> None:
     texts = pad([[1] * length for length in (200, 200, 10, 10)], pad_token_id=0)
 
-    short, long = cut_into_mini_batches([texts], max_tokens=1000, max_texts=None)
+    long, short = cut_into_mini_batches([texts], max_tokens=1000, max_texts=None)
 
     assert short.texts.lengths == (10, 10)
     assert long.texts.lengths == (200, 200)
@@ -121,7 +129,7 @@ def test_a_short_text_does_not_share_a_mini_batch_with_long_ones_for_the_room_in
 def test_texts_of_different_groups_share_a_mini_batch() -> None:
     groups, _ = numbered_groups([[2, 9], [9, 2, 2]], extra_width=0)
 
-    short, long = cut_into_mini_batches(groups, max_tokens=18, max_texts=3)
+    long, short = cut_into_mini_batches(groups, max_tokens=18, max_texts=3)
 
     assert sorted(short.rows.tolist()) == [0, 3, 4]
     assert sorted(long.rows.tolist()) == [1, 2]

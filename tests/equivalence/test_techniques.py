@@ -45,6 +45,7 @@ VALUES: Mapping[str, Sequence[Any]] = MappingProxyType(
         "gradient_caching": [False, True],
         "mini_batch_tokens": [None, 1, 20, 45],
         "mini_batch_size": [None, 1, 2, 3],
+        "activation_memory": ["none", "6MiB", "all"],
         "activation_checkpointing": [False, True],
         "selective_recomputation": [False, True],
         "in_place_gradients": [False, True],
@@ -58,7 +59,7 @@ VALUES: Mapping[str, Sequence[Any]] = MappingProxyType(
     }
 )
 # These fields only mean something inside a mini-batch.
-NEEDS_CACHING = {"mini_batch_tokens", "mini_batch_size", "trim_heap"}
+NEEDS_CACHING = {"mini_batch_tokens", "mini_batch_size", "activation_memory", "trim_heap"}
 OPTIMIZER_FIELDS = {field.name for field in fields(MemoryConfig) if "optimizer" in field.name}
 ACCUMULATED = make_config(gradient_accumulation_steps=2, max_grad_norm=0.0)
 BOUNDS = pytest.mark.parametrize("bounds", [FP64, FP32], ids=["fp64", "fp32"])
@@ -88,10 +89,13 @@ def full_set_without_one() -> dict[str, MemoryConfig]:
 
 def combinations() -> dict[str, MemoryConfig]:
     rng = random.Random(20260)
-    return {
-        f"combination {number}": MemoryConfig(**{name: rng.choice(values) for name, values in VALUES.items()})
-        for number in range(16)
-    }
+    made = {}
+    for number in range(16):
+        chosen = {name: rng.choice(values) for name, values in VALUES.items()}
+        if not chosen["gradient_caching"]:
+            chosen["activation_memory"] = "none"
+        made[f"combination {number}"] = MemoryConfig(**chosen)
+    return made
 
 
 MEMORIES = techniques_alone() | full_set_without_one() | combinations() | dict(MEMORY_MODES)
