@@ -44,6 +44,7 @@ def _technique(name: str, *, added: bool = True) -> Change:
 
 SETTINGS_TO_TRY: Sequence[Change] = (
     _technique("selective-recomputation", added=False),
+    replace(_technique("mmap-threshold", added=False), devices=("cpu",)),
     _technique("activation-checkpointing"),
     _technique("optimizer-states-disk"),
     _technique("optimizer-states-bfloat16"),
@@ -55,8 +56,9 @@ _START: Mapping[str, Any] = MappingProxyType(
     {"selective_recomputation": True, "activation_checkpointing": False, "optimizer_states": "float32"}
 )
 MINI_BATCHES = "mini_batch_tokens"
+ACTIVATION_MEMORY = "activation_memory"
 # The fields in which a candidate can differ from the configuration asked for, apart from the size of the batch.
-SEARCHED_FIELDS = frozenset({MINI_BATCHES}).union(*(change.fields for change in SETTINGS_TO_TRY))
+SEARCHED_FIELDS = frozenset({MINI_BATCHES, ACTIVATION_MEMORY}).union(*(change.fields for change in SETTINGS_TO_TRY))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ class Candidate:
     texts: int | None
     """Most full-length texts in a mini-batch. None: as configured."""
     changes: tuple[Change, ...] = ()
+    activation_memory: str | None = None
+    """As in the memory settings. None: as configured."""
     splits: int = 1
     """Equal batches into which the batch is cut, summed by gradient accumulation: inexact from 2 on."""
 
@@ -79,7 +83,9 @@ class Candidate:
         """In words, with the names of its changes."""
         size = [] if self.texts is None else [f"mini-batches of {self.texts} text{'s' * (self.texts > 1)}"]
         cut = [f"accumulation of {self.splits} batches"] if self.splits > 1 else []
-        return ", ".join([*size, *(change.name for change in self.changes), *cut]) or "your settings, unchanged"
+        kept = [] if self.activation_memory is None else [f"activations kept: {self.activation_memory}"]
+        changes = (change.name for change in self.changes)
+        return ", ".join([*size, *kept, *changes, *cut]) or "your settings, unchanged"
 
 
 class Candidates:
@@ -105,6 +111,8 @@ class Candidates:
             and self.config(Candidate(None, (change,))) != self._asked
         ]
         self.sizes: Sequence[int | None] = [None]
+        self.may_keep_graphs = asked.memory.gradient_caching and ACTIVATION_MEMORY not in given
+        """Whether candidates may keep more activations than configured."""
         if asked.memory.gradient_caching and MINI_BATCHES not in given:
             texts = asked.batch_size * (2 + asked.negatives_per_query)
             self.sizes = [*(2**exponent for exponent in range((texts - 1).bit_length())), texts]
@@ -116,6 +124,8 @@ class Candidates:
         run: dict[str, Any] = {}
         if candidate.texts is not None:
             memory[MINI_BATCHES] = candidate.texts * asked.max_length
+        if candidate.activation_memory is not None:
+            memory[ACTIVATION_MEMORY] = candidate.activation_memory
         for change in candidate.changes:
             memory |= change.memory
             run |= change.run
@@ -123,6 +133,13 @@ class Candidates:
             run["batch_size"] = asked.batch_size // candidate.splits
             run["gradient_accumulation_steps"] = asked.gradient_accumulation_steps * candidate.splits
         return replace(asked, **run, memory=replace(asked.memory, **memory))
+
+    def ordered(self, changes: Collection[Change]) -> tuple[Change, ...] | None:
+        """These changes in their order of trial; None if two of them set the same field."""
+        fields = [name for change in changes for name in change.fields]
+        if len(fields) > len(set(fields)):
+            return None
+        return tuple(change for change in self.changes if change in changes)
 
     def combinations(self) -> Iterator[tuple[Change, ...]]:
         """Every set of changes that set different fields."""

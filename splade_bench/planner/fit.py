@@ -1,19 +1,20 @@
 """The fastest way of computing a batch that fits a budget.
 
-A plan takes seconds, so only some candidates get one: the sizes of mini-batches and each change alone. The effect of
-several changes is estimated from these plans, and the most promising combinations are planned too. Every result of the
-search has a plan of its own.
+A plan takes seconds, so only some candidates get one: the sizes of mini-batches, with as many graphs kept as fit, and
+each change alone. The effect of several changes is estimated from these plans, and the most promising combinations are
+planned too. Every result of the search has a plan of its own. The search may be ended at any time: what comes first
+pays most.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from splade_bench.config import TrainConfig
 from splade_bench.errors import ConfigError
-from splade_bench.planner.candidates import Candidate, Candidates
+from splade_bench.planner.candidates import Candidate, Candidates, Change
 from splade_bench.planner.plan import MemoryPlan
 from splade_bench.planner.work import moved_bytes, product_flops
 
@@ -27,6 +28,9 @@ _EQUAL_TIME = 0.01
 _WORTHWHILE = 0.02
 # Sizes of mini-batches double; the first search takes every second one.
 _STRIDE = 2
+# Attempts to find the most activation memory that fits.
+_MEMORY_ATTEMPTS = 3
+_MIB = 2**20
 # Combinations that are planned because their estimates are good.
 _ESTIMATED_PLANS = 3
 # Cost of a moved byte in floating-point operations, where nothing can be timed: accelerators do 10 to 40 of them in
@@ -108,10 +112,22 @@ def kept_free_bytes(budget_bytes: int) -> int:
     return max(_FREE_BYTES, int(_FREE_SHARE * budget_bytes))
 
 
+class SearchEnded(Exception):  # noqa: N818 - not an error, as StopIteration
+    """Raised by a :data:`Try` when there is no time for another plan."""
+
+
 def fit(candidates: Candidates, plan_one: Try) -> Fit:
-    """Plan some of the candidates, among them the fastest that fits."""
+    """Plan some of the candidates, among them the fastest that fits; all, if ``plan_one`` does not end the search.
+
+    Raises:
+        SearchEnded: there was no time for a single plan.
+    """
     search = _Search(candidates, plan_one)
-    search.run()
+    try:
+        search.run()
+    except SearchEnded:
+        if not search.trials:
+            raise
     return Fit(trials=sorted(search.trials.values(), key=lambda trial: trial.cost))
 
 
@@ -124,16 +140,21 @@ class _Search:
 
     def run(self) -> None:
         self._try_sizes()
+        self._try_kept_graphs()
         for change in tuple(self._candidates.changes):
             try:
                 self._try(Candidate(self._sizes[0], (change,)))
             except ConfigError:  # the model or this machine cannot have it
                 self._candidates.changes.remove(change)
         self._try_combinations()
-        if fastest := self._fastest():
-            self._try_larger(fastest)
-        else:
+        fastest = self._fastest()
+        if fastest is None:
             self._cut()
+            return
+        if fastest.candidate.changes and fastest.candidate.activation_memory is None:
+            self._try_kept_graphs(fastest.candidate.changes)
+        self._try_larger(fastest)
+        self._try_faster_changes()
 
     def _try(self, candidate: Candidate) -> Trial:
         if candidate not in self.trials:
@@ -156,10 +177,56 @@ class _Search:
                 break
             trial = larger
 
+    def _try_kept_graphs(self, changes: tuple[Change, ...] = ()) -> None:
+        """For each size of mini-batches that fits, as many graphs as fit, while larger mini-batches save time."""
+        best: Trial | None = None
+        for size in self._sizes:
+            trial = self._try(Candidate(size, changes))
+            if not trial.fits:
+                break
+            kept = self._keep_graphs(trial)
+            if best and kept.cost > (1 - _WORTHWHILE) * best.cost:
+                break
+            best = kept
+
+    def _keep_graphs(self, trial: Trial) -> Trial:
+        """The same with as many graphs kept as fit; ``trial`` itself if that is not faster."""
+        if not self._candidates.may_keep_graphs:
+            return trial
+        everything = self._try(replace(trial.candidate, activation_memory="all"))
+        budget_bytes = trial.plan.budget_bytes
+        if everything.fits or budget_bytes is None:
+            return everything if everything.cost < trial.cost else trial
+        # The memory counts from zero, but the plan already has the activations of one mini-batch.
+        limit_bytes = budget_bytes - trial.peak_bytes + trial.plan.by_category.get("activations", 0)
+        for _ in range(_MEMORY_ATTEMPTS):
+            if limit_bytes < _MIB:
+                break
+            try:
+                kept = self._try(replace(trial.candidate, activation_memory=f"{limit_bytes // _MIB}MiB"))
+            except ConfigError:  # less than one mini-batch takes
+                break
+            if kept.fits:
+                return kept if kept.cost < trial.cost else trial
+            limit_bytes -= max(_MIB, kept.peak_bytes - budget_bytes)
+        return trial
+
+    def _try_faster_changes(self) -> None:
+        """Add to the fastest each change that saves time alone, while it fits."""
+        trial, start = self._fastest(), self.trials[Candidate(self._sizes[0])]
+        for change in self._candidates.changes:
+            alone = self.trials[Candidate(self._sizes[0], (change,))]
+            if trial is None or change in trial.candidate.changes or alone.cost > (1 - _EQUAL_TIME) * start.cost:
+                continue
+            if changes := self._candidates.ordered({*trial.candidate.changes, change}):
+                faster = self._try(replace(trial.candidate, changes=changes))
+                if faster.fits and faster.cost < trial.cost:
+                    trial = faster
+
     def _try_larger(self, trial: Trial) -> None:
         """Larger mini-batches with the same changes in small steps, while they fit and save time."""
         for size in self._sizes[self._sizes.index(trial.candidate.texts) + 1 :]:
-            larger = self._try(Candidate(size, trial.candidate.changes))
+            larger = self._try(replace(trial.candidate, texts=size))
             if not larger.fits or larger.cost > (1 - _WORTHWHILE) * trial.cost:
                 break
             trial = larger
@@ -208,5 +275,5 @@ class _Search:
         """Fewer queries per batch, if that is allowed. It comes last, because in-batch negatives get fewer too."""
         smallest = min(self.trials.values(), key=lambda trial: trial.peak_bytes).candidate
         for splits in self._candidates.splits():
-            if self._try(Candidate(smallest.texts, smallest.changes, splits)).fits:
+            if self._try(replace(smallest, splits=splits)).fits:
                 break
