@@ -17,6 +17,17 @@ def format_bytes(size_bytes: float) -> str:
     return f"{as_mib(size_bytes):.0f} MiB"
 
 
+def exact_size(size_bytes: int) -> str:
+    """A part of a name: ``1536MiB``, or all bytes, as ``1536001B``, where that would round them."""
+    text = format_bytes(size_bytes).replace(" ", "")
+    return text if parse_bytes(text) == size_bytes else f"{size_bytes}B"
+
+
+def whole_mib(size_bytes: int) -> int:
+    """Bytes, rounded down to a multiple of 1 MiB."""
+    return size_bytes - size_bytes % _MIB
+
+
 def parse_bytes(text: str) -> int:
     """The bytes of ``1.5GiB``, ``512 MiB`` or a plain number of bytes.
 

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from splade_bench.units import format_bytes, format_seconds, parse_bytes
+from splade_bench.units import exact_size, format_bytes, format_seconds, parse_bytes, whole_mib
 
 
 def test_sizes_are_written_in_the_unit_that_reads_best() -> None:
     assert format_bytes(1536 * 2**20) == "1536 MiB"
     assert format_bytes(24 * 2**30) == "24.0 GiB"
+
+
+def test_a_size_in_a_name_is_exact() -> None:
+    assert exact_size(4206 * 2**20) == "4206MiB"
+    assert exact_size(4206 * 2**20 + 1) == f"{4206 * 2**20 + 1}B"
+
+
+def test_a_size_is_rounded_down_to_whole_mebibytes() -> None:
+    assert whole_mib(5 * 2**20 - 1) == 4 * 2**20
+    assert whole_mib(5 * 2**20) == 5 * 2**20
 
 
 def test_durations_above_a_minute_show_minutes() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from splade_bench.bench.busy import busy_processes
 from splade_bench.bench.isolate import WorkerError, WorkerProcess, figures_of_passes, result_of
 from splade_bench.bench.protocol import DEFAULT_MEMORY_PASSES, MEMORY_PASSES, CellRequest, MemoryPass
 from splade_bench.config import MODEL_PRESETS
@@ -30,27 +32,34 @@ class CellRunner:
     """Each runs in a process of its own, if the cell's training ended well."""
     memory_timeline: bool = False
     """Whether to sample resident memory during the training."""
+    _chosen: dict[Cell, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
+    """What fit chose for a cell, so that all rounds of the cell train with the same settings."""
 
     @contextmanager
     def start(self, cell: Cell) -> Iterator[CellRun]:
         """Start a worker, which imports and builds the cell; it ends with the block.
 
         Raises:
-            WorkerError: the weights that the cell needs could not be made.
+            WorkerError: the weights that the cell needs could not be made, or nothing fits its memory budget.
         """
         workload = WORKLOADS[cell.workload]
         prepared = self._prepared(workload)
+        corpus_folder = str(prepared.folder) if prepared else None
+        chosen = self._fit(cell, corpus_folder) if cell.memory_budget_bytes is not None else {}
         request = CellRequest(
             cell=cell,
             measure="time",
-            corpus_folder=str(prepared.folder) if prepared else None,
+            corpus_folder=corpus_folder,
             model_folder=self._weights(cell) if workload.shared_weights else None,
+            memory=chosen.get("memory_settings"),
             memory_timeline=self.memory_timeline,
         )
-        chosen = workload.memory_passes
-        passes = self.memory_passes if chosen is None else [name for name in MEMORY_PASSES if name in chosen]
-        with WorkerProcess(request, timeout_s=self.timeout_s) as process:
-            yield CellRun(request=request, process=process, memory_passes=passes, timeout_s=self.timeout_s)
+        wanted = workload.memory_passes
+        passes = self.memory_passes if wanted is None else [name for name in MEMORY_PASSES if name in wanted]
+        with busy_processes(cell.busy_processes), WorkerProcess(request, timeout_s=self.timeout_s) as process:
+            yield CellRun(
+                request=request, process=process, memory_passes=passes, timeout_s=self.timeout_s, chosen=chosen
+            )
 
     def floor_bytes(self, cell: Cell) -> int:
         """Resident memory of a worker before it has a model: a memory limit must be above it.
@@ -65,6 +74,16 @@ class CellRunner:
         """Hash of the corpus that cells of this workload train on here; None for synthetic texts."""
         prepared = self._prepared(WORKLOADS[workload_name])
         return prepared.load().sha256 if prepared else None
+
+    def _fit(self, cell: Cell, corpus_folder: str | None) -> dict[str, Any]:
+        """The settings for the cell's memory budget and their plan, from a process of its own."""
+        key = replace(cell, round=0)
+        if key not in self._chosen:
+            request = CellRequest(cell=cell, measure="fit", corpus_folder=corpus_folder)
+            fitted = result_of(request, timeout_s=self.timeout_s)
+            # The machine is that of the timed process.
+            self._chosen[key] = {name: value for name, value in fitted.items() if name != "machine"}
+        return self._chosen[key]
 
     def _prepared(self, workload: Workload) -> PreparedCorpus | None:
         if workload.corpus != "docstrings":
@@ -93,6 +112,8 @@ class CellRun:
     process: WorkerProcess
     memory_passes: Sequence[MemoryPass]
     timeout_s: float
+    chosen: dict[str, Any]
+    """The settings that fit chose, with their plan: figures of a cell with a memory budget."""
     _started_at: str = field(default_factory=utc_now, init=False)
     _trained: dict[str, Any] = field(default_factory=dict, init=False)
     """Figures of the training, which a failure after it does not lose."""
@@ -103,7 +124,13 @@ class CellRun:
 
     def train(self) -> None:
         """Let the worker train and block until it has: exactly the training loop."""
-        self._trained = self.process.go()
+        start_s = time.perf_counter()
+        try:
+            self._trained = self.process.go()
+        except WorkerError as failure:
+            if failure.values["status"] == "timeout":  # a worker that was killed says nothing
+                self._trained = {"wall_time_s": time.perf_counter() - start_s}
+            raise
 
     def finish(self) -> CellResult:
         """Wait for the evaluation, run the memory passes, and make one record of everything."""
@@ -114,4 +141,5 @@ class CellRun:
         else:
             passes = [replace(self.request, measure=name) for name in self.memory_passes]
             measured |= figures_of_passes(passes, timeout_s=self.timeout_s)
-        return CellResult.of_cell(self.request.cell, **(taken_on() | measured), started_at=self._started_at)
+        fields = taken_on() | self.chosen | measured
+        return CellResult.of_cell(self.request.cell, **fields, started_at=self._started_at)

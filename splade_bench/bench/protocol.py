@@ -56,14 +56,17 @@ class CellRequest(Message):
     worker: ClassVar = "splade_bench.worker.cell_worker"
 
     cell: Cell
-    measure: Literal["time", "heap", "live", "pinned", "plan", "floor", "weights"]
+    measure: Literal["time", "heap", "live", "pinned", "plan", "floor", "weights", "fit"]
     """time: train, timed, then evaluate. heap, live, pinned: two optimizer steps of the widest batch, under memray,
     with live tensors counted, or with an allocator whose peak is repeatable. plan: what the planner predicts for them.
-    floor: the memory of the process before it has a model. weights: save the model to its folder."""
+    floor: the memory of the process before it has a model. weights: save the model to its folder. fit: choose the
+    memory settings for the cell's budget."""
     corpus_folder: str | None = None
     """Folder of the prepared corpus; None for synthetic workloads."""
     model_folder: str | None = None
     """Folder from which every trainer of a workload loads the same weights; None: they are made in the process."""
+    memory: dict[str, Any] | None = None
+    """Settings in place of those of the cell's memory mode: the fields of a MemoryConfig, which fit has chosen."""
     memory_timeline: bool = False
     """Whether the time pass samples resident memory, phase by phase."""
 

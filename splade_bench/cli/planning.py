@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 
@@ -22,14 +21,11 @@ from splade_bench.measure.control_group import container_limit_bytes
 from splade_bench.measure.machine import total_memory_bytes
 from splade_bench.measure.readings import or_none
 from splade_bench.measure.rss import known_rss_bytes
-from splade_bench.planner.calibration import calibrated_rates
-from splade_bench.planner.candidates import Candidate, Candidates
-from splade_bench.planner.device_models import device_model
-from splade_bench.planner.fit import Fit, Trial, fit, kept_free_bytes
-from splade_bench.planner.plan import MemoryPlan, plan
+from splade_bench.planner.candidates import Candidates
+from splade_bench.planner.fit import Fit
+from splade_bench.planner.fitting import PlannedTraining, why_nothing_fits
+from splade_bench.planner.plan import MemoryPlan
 from splade_bench.planner.rehearsal import Lengths
-from splade_bench.training.moments import require_room
-from splade_bench.units import format_bytes
 
 # Bytes read, text of up to 4 bytes a character, and its parts.
 _COPIES_OF_A_RECORD = 9
@@ -99,7 +95,7 @@ def make_plan(request: PlanRequest) -> MemoryPlan:
     Raises:
         ConfigError: the budget is below the memory that any batch takes.
     """
-    made = _planner(request, request.budget_bytes)(request.config, request.lengths)
+    made = _planned(request).plan(request.config, request.lengths, within_bytes=request.budget_bytes)
     made.require_floor(request.budget_bytes)
     return made
 
@@ -113,22 +109,8 @@ def make_fit(request: PlanRequest) -> Fit:
     candidates = Candidates(
         request.config, given=request.given, device=request.device_type, allow_inexact=request.allow_inexact
     )
-    budget_bytes, lengths = request.required_budget_bytes, request.lengths
-    plan_within_budget = _planner(request, max(1, budget_bytes - kept_free_bytes(budget_bytes)))
-    states_folder = request.config.memory.optimizer_states_dir
-    rates = None
-    if request.device_type in available_devices():
-        device = torch.device(request.device_type)
-        rates = calibrated_rates(planned_encoder("tiny"), device, folder=states_folder)
-
-    def plan_one(candidate: Candidate, config: TrainConfig) -> Trial:
-        made = plan_within_budget(config, lengths if candidate.splits == 1 else lengths.longest(config.batch_size))
-        if rates and config.memory.optimizer_states == "disk":  # the training will write there; a plan does not
-            require_room(states_folder, 2 * made.by_category["parameters"])
-        step_time_s = rates.seconds(made.work) if rates else None
-        return Trial(candidate=candidate, config=config, plan=made, step_time_s=step_time_s)
-
-    found = fit(candidates, plan_one)
+    budget_bytes = request.required_budget_bytes
+    found = _planned(request).fit(candidates, request.config, request.lengths)
     if found.chosen is None:
         found.smallest.plan.require_floor(budget_bytes)
     return found
@@ -136,36 +118,24 @@ def make_fit(request: PlanRequest) -> Fit:
 
 def nothing_fits(request: PlanRequest, found: Fit) -> str:
     """Why nothing fits, and what to change."""
-    smallest, budget_bytes = found.smallest, request.required_budget_bytes
-    free_bytes = kept_free_bytes(budget_bytes)
-    over_bytes = smallest.peak_bytes + free_bytes - budget_bytes
     more = "" if request.allow_inexact else ", or add --allow-inexact"
-    return (
-        f"nothing fits in {format_bytes(budget_bytes)}. The smallest plan takes {format_bytes(smallest.peak_bytes)} "
-        f"({smallest.candidate.describe()}). With {format_bytes(free_bytes)} kept free, that is "
-        f"{format_bytes(over_bytes)} too much. Choose a smaller --max-length or --batch-size{more}"
-    )
+    why = why_nothing_fits(found, request.required_budget_bytes)
+    return f"{why}. Choose a smaller --max-length or --batch-size{more}"
 
 
-def _planner(request: PlanRequest, budget_bytes: int | None) -> Callable[[TrainConfig, Lengths], MemoryPlan]:
-    """Plans within a budget. Runtime memory is read here, before plans and timings add to it."""
+def _planned(request: PlanRequest) -> PlannedTraining:
+    """What is planned. Runtime memory is read here, before plans and timings add to it."""
     make_encoder = planned_encoder(request.model_name)
     runtime_bytes = known_rss_bytes()
     if runtime_bytes is None:
         raise ConfigError("this system does not report the memory of a process, so nothing can be planned")
-
-    def plan_within(config: TrainConfig, lengths: Lengths) -> MemoryPlan:
-        return plan(
-            make_encoder,
-            config,
-            lengths,
-            device_model(request.device_type, threads=torch.get_num_threads(), budget_bytes=request.budget_bytes),
-            baseline_bytes=runtime_bytes + request.data_bytes,
-            budget_bytes=budget_bytes,
-            active_share=request.active_share,
-        )
-
-    return plan_within
+    return PlannedTraining(
+        make_encoder=make_encoder,
+        device_type=request.device_type,
+        baseline_bytes=runtime_bytes + request.data_bytes,
+        budget_bytes=request.budget_bytes,
+        active_share=request.active_share,
+    )
 
 
 def data_bytes(corpus: Corpus) -> int:

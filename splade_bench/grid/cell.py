@@ -8,7 +8,7 @@ from typing import Any
 
 from splade_bench.config import DeviceName, MixedPrecision, TrainConfig, memory_mode
 from splade_bench.grid.workloads import WORKLOADS
-from splade_bench.units import format_bytes, parse_bytes
+from splade_bench.units import exact_size
 
 _REFERENCE_BATCH_SIZE = 8
 # What may train a cell: this package, or a peer of splade_bench.worker.peers.
@@ -35,10 +35,14 @@ class Cell:
     mixed_precision: MixedPrecision = "no"
     memory_limit_bytes: int | None = None
     """Limit on resident memory, the runtime included, as on a smaller machine."""
+    memory_budget_bytes: int | None = None
+    """Settings are chosen by fit for this budget: the fastest exact ones whose plan is within it."""
     trainer: str = OWN_TRAINER
     """What trains: this package, or a peer (which uses the padding and the optimizer of its memory mode)."""
     trainer_size: int | None = None
     """Texts per mini-batch or tokens per chunk, for a peer with such a setting."""
+    busy_processes: int = 0
+    """Processes that compute all the time beside the cell, as on a machine in use."""
     round: int = 0
     """Which of several equal runs this is."""
 
@@ -57,13 +61,16 @@ class Cell:
         if self.mixed_precision != "no":
             parts.append(self.mixed_precision)
         if self.memory_limit_bytes is not None:
-            limit = format_bytes(self.memory_limit_bytes).replace(" ", "")
-            is_exact = parse_bytes(limit) == self.memory_limit_bytes
-            parts.append(f"limit{limit if is_exact else f'{self.memory_limit_bytes}B'}")
+            parts.append(f"limit{exact_size(self.memory_limit_bytes)}")
+        if self.memory_budget_bytes is not None:
+            parts.append(f"fit{exact_size(self.memory_budget_bytes)}")
+        if self.busy_processes:
+            parts.append(f"busy{self.busy_processes}")
         return "-".join(parts)
 
     @property
     def train_config(self) -> TrainConfig:
+        """Its settings; with a memory budget, those that fit starts from."""
         workload = WORKLOADS[self.workload]
         effective_batch_size = self.batch_size * self.gradient_accumulation_steps
         return TrainConfig(

@@ -8,7 +8,7 @@ from itertools import product
 from types import MappingProxyType
 from typing import Literal
 
-PageName = Literal["TRADEOFFS", "ABLATION", "PEERS", "PLANNER", "INSTRUMENTS"]
+PageName = Literal["TRADEOFFS", "ABLATION", "PEERS", "COMPANY", "PLANNER", "INSTRUMENTS"]
 """Pages of the report that show cells."""
 
 
@@ -118,6 +118,8 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
         "base-256-real": replace(_PEERS, max_length=256, lengths="real"),
         "mini-256": replace(_PEERS, model_name="mini", max_length=256),
         "mini-256-real": replace(_PEERS, model_name="mini", max_length=256, lengths="real"),
+        # mini-256-real beside busy processes.
+        "company": replace(_PEERS, model_name="mini", max_length=256, lengths="real", page="COMPANY", gemm_rate=False),
         "bert-tiny-128": replace(_PEERS, model_name="bert-tiny", max_length=128),
     }
 )

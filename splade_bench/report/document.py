@@ -8,7 +8,18 @@ from typing import Any
 
 from splade_bench.errors import DataError
 from splade_bench.grid.workloads import WORKLOADS
-from splade_bench.report import ablation, article, calls, head, instruments, peers, planner, reliability, tradeoffs
+from splade_bench.report import (
+    ablation,
+    article,
+    calls,
+    company,
+    head,
+    instruments,
+    peers,
+    planner,
+    reliability,
+    tradeoffs,
+)
 from splade_bench.report.markdown import PLOTS, page_markdown
 from splade_bench.report.page import Page, file_name
 from splade_bench.report.readers import group_by
@@ -21,6 +32,7 @@ _PAGES: Mapping[str, Callable[[Sequence[Any]], Page]] = {
     tradeoffs.PAGE_NAME: tradeoffs.tradeoffs_page,
     ablation.PAGE_NAME: ablation.ablation_page,
     peers.PAGE_NAME: peers.peers_page,
+    company.PAGE_NAME: company.company_page,
     planner.PAGE_NAME: planner.planner_page,
     instruments.PAGE_NAME: instruments.instruments_page,
     calls.PAGE_NAME: calls.calls_page,

@@ -71,6 +71,24 @@ def plot_memory_against_time(points: Sequence[TradePoint], target: Target) -> No
         axes.legend()
 
 
+def plot_frontiers(curves: Mapping[str, Sequence[tuple[float, float]]], target: Target) -> None:
+    """Peak memory against seconds of an optimizer step: a curve for each contender through its (seconds, bytes)."""
+    with drawing(target) as (axes,):
+        shapes = zip(cycle(COLOURS), cycle("osD^vPX"), strict=False)
+        for (name, points), (colour, marker) in zip(curves.items(), shapes, strict=False):
+            times_s, sizes = zip(*sorted(points, key=lambda point: point[1]), strict=True)
+            axes.plot(
+                times_s,
+                [as_mib(size_bytes) for size_bytes in sizes],
+                color=colour,
+                marker=marker,
+                linewidth=1.2,
+                label=label(name),
+            )
+        axes.set(xlabel="s per optimizer step", ylabel="peak memory, MiB", xlim=(0, None), ylim=(0, None))
+        axes.legend()
+
+
 def plot_effects(effects: Mapping[str, tuple[float, float]], target: Target) -> None:
     """For each technique a bar for the MiB that it saves and one for its change of time in percent; costs are red."""
     names = [label(technique) for technique in effects]

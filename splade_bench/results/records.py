@@ -64,7 +64,7 @@ class Measurement(Result):
     memory_limit_bytes: Int | None = None
     """The limit on resident memory, the runtime included."""
     wall_time_s: float | None = None
-    """Time of the measured part: the training loop, or the call."""
+    """Time of the measured part: the training loop, or the call. After a cell's timeout: until it was ended."""
     baseline_rss_bytes: Int | None = None
     """The runtime memory: resident memory after imports and, for a cell, a warm-up on a toy model."""
     peak_rss_bytes: Int | None = None
@@ -143,6 +143,8 @@ class CellResult(Measurement):
     mixed_precision: MixedPrecision = "no"
     trainer: str = OWN_TRAINER
     trainer_size: Int | None = None
+    memory_budget_bytes: Int | None = None
+    busy_processes: Int = 0
     round: Int = 0
     step_time_s: float | None = None
     """Median seconds per optimizer step, without the first."""
@@ -156,12 +158,17 @@ class CellResult(Measurement):
     planned_baseline_rss_bytes: Int | None = None
     """The runtime memory in the prediction."""
     planned_live_peak_bytes: Int | None = None
+    memory_settings: dict[str, Any] | None = None
+    """The settings that fit chose for the budget, by their names in :class:`MemoryConfig`. The plan of a cell with a
+    budget is that of these settings."""
     parameter_bytes: Int | None = None
     """Size of the trained weights. Gradients have the same size, and AdamW's moments twice that."""
     active_share: float | None = None
     """Share of active entries in the document vectors of the last optimizer step."""
     step_flops: Int | None = None
     """Floating-point operations of a cached step on the last batch, with only the recomputation that caching needs."""
+    direct_step_flops: Int | None = None
+    """The same without any recomputation: of a step that keeps the graphs of the whole batch."""
     gemm_flops_per_s: float | None = None
     """Rate of a 4096 x 4096 x 4096 product in float32, after the training in the same process."""
     validation_loss: float | None = None

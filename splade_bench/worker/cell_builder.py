@@ -12,7 +12,7 @@ from pathlib import Path
 
 from splade_bench.batching.batches import TripleBatch
 from splade_bench.batching.sources import SyntheticBatches, TripleBatches, TripleSource, widest_batch
-from splade_bench.config import MODEL_PRESETS, TrainConfig
+from splade_bench.config import MODEL_PRESETS, MemoryConfig, TrainConfig
 from splade_bench.data.embedded import PreparedCorpus
 from splade_bench.data.records import Corpus, sha256_of_texts
 from splade_bench.data.wordpiece import train_tokenizer
@@ -28,7 +28,7 @@ from splade_bench.model.presets import TRAINED_ACTIVE_SHARE, build_preset, set_a
 from splade_bench.training.state import TrainObserver
 from splade_bench.training.trainer import Trainer
 from splade_bench.training.validation_loss import validation_loss
-from splade_bench.worker.flops import cached_step_flops
+from splade_bench.worker.flops import cached_step_flops, direct_step_flops
 from splade_bench.worker.peers import PeerTrainer, make_peer
 
 
@@ -38,12 +38,15 @@ class CellBuilder:
     Args:
         corpus_folder: the prepared corpus; None for synthetic texts.
         model_folder: the weights that every trainer of the workload loads, for a workload with shared weights.
+        memory: settings in place of those of the cell's memory mode.
     """
 
-    def __init__(self, cell: Cell, corpus_folder: str | None, model_folder: str | None) -> None:
+    def __init__(
+        self, cell: Cell, corpus_folder: str | None, model_folder: str | None, memory: MemoryConfig | None = None
+    ) -> None:
         self.cell = cell
         self.model_folder = Path(model_folder) if model_folder else None
-        self.config = cell.train_config
+        self.config = replace(cell.train_config, memory=memory or cell.train_config.memory)
         self.workload = WORKLOADS[cell.workload]
         self.device = resolve_device(cell.device, force=True)
         self.prepared = PreparedCorpus(Path(corpus_folder)) if corpus_folder else None
@@ -106,10 +109,14 @@ class CellBuilder:
         encoder = build_preset("toy", train_tokenizer((), vocab_size=vocab_size), seed=0).to(self.device)
         return encoder, self._synthetic(vocab_size, 1, warm_up=False), replace(self.config, max_steps=2)
 
-    def step_flops(self) -> int:
-        """Floating-point operations of a cached step on the last batch that is trained on."""
+    def step_flops(self) -> dict[str, int]:
+        """Floating-point operations of a step on the last batch that is trained on, by the names of a cell's fields."""
         batches = islice(self._timed_source().batches(epoch=0), self.config.max_steps)
-        return cached_step_flops(MODEL_PRESETS[self.workload.model_name], deque(batches, maxlen=1)[0])
+        preset, batch = MODEL_PRESETS[self.workload.model_name], deque(batches, maxlen=1)[0]
+        return {
+            "step_flops": cached_step_flops(preset, batch),
+            "direct_step_flops": direct_step_flops(preset, batch),
+        }
 
     def quality(self, encoder: SpladeEncoder) -> dict[str, object]:
         """Held-out figures of a trained encoder; none for synthetic texts, which have no meaning to learn."""

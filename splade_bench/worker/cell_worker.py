@@ -9,20 +9,22 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 import transformers
 
 from splade_bench.bench.protocol import PINNED_MMAP_THRESHOLD_BYTES, CellRequest
+from splade_bench.config import MemoryConfig
 from splade_bench.device.heap import trim_heap
 from splade_bench.device.storages import LiveStorages
 from splade_bench.grid.cell import ARTICLE_TRAINER, OWN_TRAINER
 from splade_bench.measure.device import device_memory
 from splade_bench.measure.rss import current_rss_bytes
 from splade_bench.model.encoder import SpladeEncoder
-from splade_bench.planner.device_models import device_model
-from splade_bench.planner.plan import plan
+from splade_bench.planner.candidates import Candidates
+from splade_bench.planner.fitting import PlannedTraining, why_nothing_fits
+from splade_bench.planner.plan import MemoryPlan
 from splade_bench.planner.rehearsal import Lengths
 from splade_bench.training.state import TrainObserver
 from splade_bench.training.step_clock import StepClock
@@ -38,7 +40,8 @@ class CellWorker(Worker[CellRequest]):
 
     def run(self) -> None:
         """Build, measure, and send the result."""
-        builder = CellBuilder(self.request.cell, self.request.corpus_folder, self.request.model_folder)
+        memory = MemoryConfig(**self.request.memory) if self.request.memory else None
+        builder = CellBuilder(self.request.cell, self.request.corpus_folder, self.request.model_folder, memory)
         device = builder.device
         self.measured["machine"] |= {
             "threads": torch.get_num_threads(),
@@ -50,6 +53,7 @@ class CellWorker(Worker[CellRequest]):
             "live": self._live_pass,
             "pinned": self._pinned_pass,
             "plan": self._plan_pass,
+            "fit": self._fit_pass,
             "floor": lambda _: {"floor_bytes": current_rss_bytes()},
             "weights": lambda builder: {"model_folder": str(builder.save_weights())},
         }
@@ -101,7 +105,7 @@ class CellWorker(Worker[CellRequest]):
         if not isinstance(trainer, Trainer):
             return {}  # a peer is compared by memory and time only
         if builder.workload.gemm_rate:
-            self.measured |= {"step_flops": builder.step_flops(), "gemm_flops_per_s": gemm_flops_per_s()}
+            self.measured |= {**builder.step_flops(), "gemm_flops_per_s": gemm_flops_per_s()}
         self.measured["active_share"] = trainer.state.active_share
         self.measured["parameter_bytes"] = sum(part.nbytes for part in trainer.encoder.parameters())
         return builder.quality(trainer.encoder)
@@ -122,15 +126,21 @@ class CellWorker(Worker[CellRequest]):
     def _plan_pass(self, builder: CellBuilder) -> Fields:
         if self.request.cell.trainer != OWN_TRAINER:
             return {}
-        baseline_bytes = current_rss_bytes()
+        training = _planned_training(builder)
         lengths = Lengths.widest(builder.source(builder.encoder()))
-        model = device_model(builder.device.type, threads=torch.get_num_threads())
-        planned = plan(builder.new_encoder, builder.config, lengths, model, baseline_bytes=baseline_bytes)
-        return {
-            "planned_peak_rss_bytes": planned.peak_bytes,
-            "planned_baseline_rss_bytes": planned.baseline_bytes,
-            "planned_live_peak_bytes": planned.live_peak_bytes,
-        }
+        return _planned_fields(training.plan(builder.config, lengths, within_bytes=None))
+
+    def _fit_pass(self, builder: CellBuilder) -> Fields:
+        """Choose the memory settings for the cell's budget, as ``splade-bench fit`` does."""
+        self.phase = "fit"
+        budget_bytes = builder.cell.memory_budget_bytes
+        assert budget_bytes is not None and builder.cell.trainer == OWN_TRAINER
+        training = _planned_training(builder)
+        candidates = Candidates(builder.config, given=(), device=builder.device.type, allow_inexact=False)
+        found = training.fit(candidates, builder.config, Lengths.widest(builder.source(builder.encoder())))
+        if found.chosen is None:
+            raise MemoryError(why_nothing_fits(found, budget_bytes))
+        return {"memory_settings": asdict(found.chosen.config.memory)} | _planned_fields(found.chosen.plan)
 
     def _widest_steps(
         self, builder: CellBuilder, encoder: SpladeEncoder, observers: Sequence[TrainObserver] = ()
@@ -139,6 +149,24 @@ class CellWorker(Worker[CellRequest]):
         self.phase = self.request.measure
         source = WidestBatch(builder.source(encoder))
         return Trainer(encoder, source, replace(builder.config, max_steps=2), observers=observers)
+
+
+def _planned_training(builder: CellBuilder) -> PlannedTraining:
+    """The cell's training for plans. Runtime memory is read here, before there is a model."""
+    return PlannedTraining(
+        make_encoder=builder.new_encoder,
+        device_type=builder.device.type,
+        baseline_bytes=current_rss_bytes(),
+        budget_bytes=builder.cell.memory_budget_bytes,
+    )
+
+
+def _planned_fields(planned: MemoryPlan) -> Fields:
+    return {
+        "planned_peak_rss_bytes": planned.peak_bytes,
+        "planned_baseline_rss_bytes": planned.baseline_bytes,
+        "planned_live_peak_bytes": planned.live_peak_bytes,
+    }
 
 
 def main() -> int:

@@ -64,7 +64,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return subprocess.CompletedProcess(command, 0, reply)
 
     monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr("splade_bench.cli.planning.available_devices", lambda: [])  # nothing is timed
+    monkeypatch.setattr("splade_bench.planner.fitting.available_devices", lambda: [])  # nothing is timed
     return replies
 
 

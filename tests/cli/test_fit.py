@@ -36,7 +36,7 @@ def rates() -> Rates:
 def _same_runtime_and_rates(rates: Rates, monkeypatch: pytest.MonkeyPatch) -> None:
     """This process grows from test to test."""
     monkeypatch.setattr("splade_bench.cli.planning.known_rss_bytes", lambda: RUNTIME_BYTES)
-    monkeypatch.setattr("splade_bench.cli.planning.calibrated_rates", lambda *_, **__: rates)
+    monkeypatch.setattr("splade_bench.planner.fitting.calibrated_rates", lambda *_, **__: rates)
 
 
 def fit_json(capsys: pytest.CaptureFixture[str], *more: str, code: int = 0) -> dict[str, Any]:

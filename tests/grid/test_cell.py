@@ -41,6 +41,8 @@ AXES: dict[str, list[Any]] = {
     "trainer_size": [None, 1, 4],
     "attention_dropout": [0.0, 0.1, 0.125],
     "mixed_precision": ["no", "bf16", "fp16"],
+    "memory_budget_bytes": [None, 4206 * 2**20],
+    "busy_processes": [0, 1],
     "memory_limit_bytes": [None, 2**30, 2**30 + 1, 10 * 2**30, 10 * 2**30 + 2**25],
 }
 
@@ -58,6 +60,13 @@ def test_the_articles_memory_mode_and_its_trainer_are_two_cells() -> None:
 
     assert mode.cell_id == "mini-256-cpu-b8-a1-article"
     assert peer.cell_id == "mini-256-cpu-b8-a1-article-trainer"
+
+
+def test_a_budget_and_busy_processes_are_added_to_the_name() -> None:
+    fitted = replace(CELL, memory_budget_bytes=4206 * 2**20)
+
+    assert fitted.cell_id == "mini-256-cpu-b8-a1-standard-fit4206MiB"
+    assert replace(CELL, busy_processes=2).cell_id == "mini-256-cpu-b8-a1-standard-busy2"
 
 
 def test_a_seed_or_a_round_is_not_in_the_name() -> None:

@@ -47,6 +47,8 @@ def test_equal_runs_may_be_compared_for_everything(level: Level) -> None:
         ({"mixed_precision": "bf16"}, "mixed_precision no → bf16", {"same setup"}),
         ({"trainer": "SpladeLoss"}, "trainer splade-bench → SpladeLoss", {"same setup"}),
         ({"memory_limit_bytes": 9}, "memory_limit_bytes None → 9", {"same setup"}),
+        ({"memory_budget_bytes": 9}, "memory_budget_bytes None → 9", {"same setup"}),
+        ({"busy_processes": 1}, "busy_processes 0 → 1", {"same setup"}),
         (
             {"machine": {**MACHINE, "huge_pages": "always"}},
             "huge_pages madvise → always",

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from splade_bench.bench.calls import CallRunner
 from splade_bench.bench.cells import CellRunner
 from splade_bench.bench.isolate import WorkerError, result_of
 from splade_bench.bench.protocol import MEMORY_PASSES, CellRequest
+from splade_bench.bench.session import MeasuringSession
+from splade_bench.config import MemoryConfig
 from splade_bench.grid.cell import Cell
+from splade_bench.grid.workloads import WORKLOADS
+from splade_bench.results.records import read_results
 
 
 def make_cell(**changes: object) -> Cell:
@@ -135,6 +141,45 @@ def test_each_memory_pass_runs_alone() -> None:
     planned_bytes = measured["planned_peak_rss_bytes"] - measured["planned_baseline_rss_bytes"]
     assert measured["live_peak_bytes"] < planned_bytes < 2 * measured["live_peak_bytes"]
     assert 0.9 * measured["live_peak_bytes"] < pinned_bytes < 2 * measured["live_peak_bytes"]
+
+
+@pytest.mark.slow
+def test_a_cell_with_a_budget_trains_with_what_fit_chooses_for_it(runner: CellRunner) -> None:
+    cell = make_cell(workload="plan-bert-tiny-32", batch_size=2, memory_budget_bytes=2**30)
+    runner = replace(runner, memory_passes=())
+
+    with runner.start(cell) as run:
+        run.wait_until_ready()
+        run.train()
+        result = run.finish()
+
+    assert result.status == "ok", result.error
+    assert result.memory_settings and result.planned_peak_rss_bytes and result.peak_rss_bytes
+    memory = MemoryConfig(**result.memory_settings)
+    assert memory != cell.train_config.memory
+    assert memory.mini_batch_tokens and memory.mini_batch_tokens % WORKLOADS[cell.workload].max_length == 0
+    assert run.request.memory == result.memory_settings
+    assert result.planned_peak_rss_bytes < result.memory_budget_bytes == 2**30
+    assert result.peak_rss_bytes <= 2**30
+    with runner.start(replace(cell, round=2)) as again:  # without another search
+        assert again.request.memory == run.request.memory
+
+
+@pytest.mark.slow
+def test_a_cell_whose_budget_nothing_fits_has_run_out_of_memory(cache: Path, tmp_path: Path) -> None:
+    session = MeasuringSession(
+        results_path=tmp_path / "results.jsonl",
+        cells=CellRunner(cache=cache, timeout_s=120),
+        calls=CallRunner(timeout_s=120),
+    )
+    cell = make_cell(workload="plan-bert-tiny-32", batch_size=1, memory_budget_bytes=2**20)
+
+    result = session.measure(cell, lambda run: run.train())
+
+    assert (result.status, result.phase) == ("oom", "fit")
+    assert str(result.error).startswith("nothing fits in 1 MiB. The smallest plan takes")
+    assert result.memory_settings is None
+    assert read_results([tmp_path / "results.jsonl"]) == [result]
 
 
 @pytest.mark.slow

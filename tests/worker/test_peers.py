@@ -17,7 +17,7 @@ from splade_bench.bench.session import MeasuringSession
 from splade_bench.config import MODEL_PRESETS, ModelPreset
 from splade_bench.grid.cell import Cell
 from splade_bench.model.presets import TRAINED_ACTIVE_SHARE
-from splade_bench.worker.flops import cached_step_flops
+from splade_bench.worker.flops import cached_step_flops, direct_step_flops
 
 MISSING_PEERS = importlib.util.find_spec("sentence_transformers") is None
 PEERS = [
@@ -79,6 +79,7 @@ def test_a_peer_and_this_package_start_with_the_same_weights_and_have_the_same_r
     assert own.optimizer_steps == article.optimizer_steps == 2
     assert own.active_share == pytest.approx(TRAINED_ACTIVE_SHARE, rel=0.5)
     assert own.step_flops and own.gemm_flops_per_s and own.parameter_bytes
+    assert own.direct_step_flops and 3 / 4 < own.direct_step_flops / own.step_flops < 1
     assert own.memray_peak_bytes is None
     assert len(list((tmp_path / "cache").glob("weights-*"))) == 1
     assert own.peak_rss_bytes and article.peak_rss_bytes
@@ -99,6 +100,7 @@ def test_the_work_of_a_cached_step_is_counted_by_its_products() -> None:
     head = sum(length * 8 * 100 for length in (5, 7))
 
     assert cached_step_flops(preset, batch) == 2 * (4 * (linear + attention) + head)
+    assert direct_step_flops(preset, batch) == 2 * (3 * (linear + attention) + head)
 
 
 def test_the_work_of_bert_base_is_that_worked_out_by_hand() -> None:
