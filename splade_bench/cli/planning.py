@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from itertools import chain
+from math import inf
 
 import torch
 from typing_extensions import Self
@@ -23,9 +24,10 @@ from splade_bench.measure.readings import or_none
 from splade_bench.measure.rss import known_rss_bytes
 from splade_bench.planner.candidates import Candidates
 from splade_bench.planner.fit import Fit
-from splade_bench.planner.fitting import PlannedTraining, why_nothing_fits
+from splade_bench.planner.fitting import PlannedTraining, TimeLimit, why_nothing_fits
 from splade_bench.planner.plan import MemoryPlan
 from splade_bench.planner.rehearsal import Lengths
+from splade_bench.units import format_bytes
 
 # Bytes read, text of up to 4 bytes a character, and its parts.
 _COPIES_OF_A_RECORD = 9
@@ -46,6 +48,15 @@ class PlanRequest:
     given: frozenset[str] = frozenset()
     """The searched fields that the command line sets, which a fit keeps."""
     allow_inexact: bool = False
+    limit: TimeLimit | None = None
+    """Of the search; None: it takes the time that it takes."""
+
+    def __post_init__(self) -> None:
+        memory, budget_bytes = self.config.memory, self.budget_bytes
+        if budget_bytes is not None and budget_bytes < memory.activation_memory_bytes < inf:
+            raise ConfigError(
+                f"--activation-memory {memory.activation_memory}: more than the budget of {format_bytes(budget_bytes)}"
+            )
 
     @classmethod
     def of(cls, command: PlannedFlags) -> Self:
@@ -110,7 +121,7 @@ def make_fit(request: PlanRequest) -> Fit:
         request.config, given=request.given, device=request.device_type, allow_inexact=request.allow_inexact
     )
     budget_bytes = request.required_budget_bytes
-    found = _planned(request).fit(candidates, request.config, request.lengths)
+    found = _planned(request).fit(candidates, request.config, request.lengths, request.limit)
     if found.chosen is None:
         found.smallest.plan.require_floor(budget_bytes)
     return found

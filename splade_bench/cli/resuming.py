@@ -15,7 +15,7 @@ from splade_bench.cli.output import OutputFolder
 from splade_bench.config import MemoryConfig, TrainConfig
 from splade_bench.errors import ConfigError, DataError
 from splade_bench.model.encoder import SpladeEncoder
-from splade_bench.planner.candidates import SEARCHED_FIELDS
+from splade_bench.planner.candidates import EXACT_FIELDS, SEARCHED_FIELDS
 from splade_bench.training.checkpoints import Checkpoint, Checkpoints
 from splade_bench.training.early_stopping import BestMetric
 from splade_bench.training.run_state import load_weights
@@ -52,16 +52,22 @@ def find_checkpoint(named: str | None, output: OutputFolder) -> Checkpoint | Non
     return checkpoint
 
 
-def fitted_as_saved(checkpoint: Checkpoint, config: TrainConfig, given: frozenset[str]) -> TrainConfig:
-    """``config`` with the settings that ``--auto-fit`` chose for the saved run, but for those ``given`` now.
+def fitted_as_saved(
+    checkpoint: Checkpoint, config: TrainConfig, given: frozenset[str], *, allow_inexact: bool
+) -> TrainConfig:
+    """``config`` with the settings that a fit chose for the saved run, but for those ``given`` now.
+
+    Without ``allow_inexact``, the fit chose none that changes the gradient.
 
     Raises:
         ConfigError: the checkpoint has a value that cannot be used.
         DataError: the checkpoint cannot be read.
     """
     saved = read_saved_run(checkpoint.path).config
-    chosen = (SEARCHED_FIELDS | _OF_THE_BATCH) - given
+    chosen = (SEARCHED_FIELDS | _OF_THE_BATCH if allow_inexact else EXACT_FIELDS) - given
     try:
+        if saved["memory"]["optimizer_states"] == "bfloat16" and not allow_inexact:
+            chosen -= {"optimizer_states"}
         memory = asdict(config.memory) | {name: value for name, value in saved["memory"].items() if name in chosen}
         run: dict[str, Any] = {name: msgspec.convert(saved[name], int) for name in _OF_THE_BATCH & chosen}
         return replace(config, memory=msgspec.convert(memory, MemoryConfig), **run)

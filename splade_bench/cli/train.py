@@ -6,11 +6,16 @@ import logging
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from splade_bench.cli.arguments import given_flags, show
-from splade_bench.cli.auto_fit import fitted_training
+from splade_bench.cli.auto_fit import (
+    fitted_training,
+    fitted_within_free_memory,
+    optimizer_steps,
+    why_not_to_fit,
+)
 from splade_bench.cli.flags import TrainFlags, parse_train_command, searched_fields_given, train_arguments
 from splade_bench.cli.output import OutputFolder
 from splade_bench.cli.planning import PlanRequest, data_bytes, resolve_budget
@@ -19,21 +24,26 @@ from splade_bench.cli.resuming import find_checkpoint, fitted_as_saved, goes_on_
 from splade_bench.cli.signals import StopSignals
 from splade_bench.cli.sources import load_corpus, load_encoder
 from splade_bench.cli.training_run import TrainingRun
-from splade_bench.config import TrainConfig
+from splade_bench.config import MemoryConfig, TrainConfig
 from splade_bench.data.records import Corpus
 from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.errors import ConfigError, DataError, TrainingError, error_line
 from splade_bench.evaluation.evaluator import evaluate_bm25
 from splade_bench.measure.machine import taken_on
 from splade_bench.measure.timeline import MemorySampler
+from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.presets import TRAINED_ACTIVE_SHARE
 from splade_bench.planner.rehearsal import Lengths
+from splade_bench.training.checkpoints import Checkpoint
 from splade_bench.training.faults import describe_step
 from splade_bench.units import format_seconds
 
 logger = logging.getLogger(__name__)
 
 _LONGEST_REASON = 200
+_ASK_FOR_A_FIT = frozenset({"auto_fit", "budget", "allow_inexact"})
+# These say how a batch is computed.
+_FORBID_A_FIT = frozenset({"memory_mode", *(field.name for field in fields(MemoryConfig))})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,17 +64,19 @@ class TrainCommand(TrainFlags):
       128 + n  stopped by signal n, such as 130 for Ctrl-C and 143 for SIGTERM
     """
 
-    auto_fit: bool = False
-    """Train with the fastest settings that fit the memory. Settings that you name are kept, as with fit."""
+    auto_fit: bool = True
+    """Train with the fastest settings that fit the memory, as fit chooses them; settings that you name are kept. By
+    default this is done on a CPU, if you name neither --memory-mode nor a memory setting, and if it takes at most 3 %
+    of the training. With --auto-fit, --budget or --allow-inexact it is always done."""
     budget: str | None = None
-    """With --auto-fit: memory that the training may take, such as 8GiB. None: as for fit, all memory."""
+    """Memory that the training may take, such as 8GiB. None: what is free on the machine; with --auto-fit, all."""
     allow_inexact: bool = False
-    """With --auto-fit: also consider settings that change the gradient."""
+    """Let the fit also consider settings that change the gradient."""
 
     def __post_init__(self) -> None:
         for flag, value in (("--budget", self.budget), ("--allow-inexact", self.allow_inexact)):
             if value and not self.auto_fit:
-                raise ConfigError(f"{flag} has no effect without --auto-fit; add --auto-fit, or remove {flag}")
+                raise ConfigError(f"{flag} has no effect with --no-auto-fit; remove one of the two")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -80,14 +92,8 @@ def run(arguments: Sequence[str]) -> int:
         need_negatives=command.config.negatives_per_query > 0,
         skip_bad_records=command.faults.skip_bad_records,
     )
-    if command.auto_fit:
-        given = searched_fields_given(arguments)
-        if checkpoint:
-            config = fitted_as_saved(checkpoint, command.config, given | given_flags(arguments).keys())
-        else:
-            config = _fitted_config(command, corpus, given, device_type=device.type)
-        command = replace(command, config=config)
     encoder = load_encoder(command.model_name, corpus, seed=command.config.seed).to(device)
+    command = replace(command, config=_fitted(command, arguments, checkpoint, corpus, encoder))
     encoder.tokenizer.model_max_length = command.config.max_length
     training = TrainingRun(command, corpus, encoder, output, checkpoint)
     with closing(training):
@@ -99,23 +105,47 @@ def run(arguments: Sequence[str]) -> int:
     return code
 
 
-def _fitted_config(command: TrainCommand, corpus: Corpus, given: frozenset[str], *, device_type: str) -> TrainConfig:
-    """The configuration that ``fit`` chooses for this training on the device that it gets."""
-    logger.info("--auto-fit: looking for the fastest settings that fit")
+def _fitted(
+    command: TrainCommand,
+    arguments: Sequence[str],
+    checkpoint: Checkpoint | None,
+    corpus: Corpus,
+    encoder: SpladeEncoder,
+) -> TrainConfig:
+    """The configuration to train with: as given, as a fit chose it for the saved run, or as one chooses it now."""
+    named = given_flags(arguments).keys()
+    asked_for = not named.isdisjoint(_ASK_FOR_A_FIT) and command.auto_fit
+    by_default = command.auto_fit and named.isdisjoint(_FORBID_A_FIT)
+    if not (asked_for or by_default):
+        return command.config
+    given = searched_fields_given(arguments)
+    if checkpoint:
+        allow_inexact = asked_for
+        return fitted_as_saved(checkpoint, command.config, given | named, allow_inexact=allow_inexact)
     request = PlanRequest(
         model_name=command.model_name,
         config=command.config,
-        device_type=device_type,
-        budget_bytes=resolve_budget(command.budget, device_type),
+        device_type=encoder.device.type,
+        budget_bytes=None,
         lengths=Lengths.full(command.config),
         active_share=TRAINED_ACTIVE_SHARE,
         given=given,
         allow_inexact=command.allow_inexact,
         data_bytes=data_bytes(corpus) if command.train_file else 0,
     )
-    fitted = fitted_training(request)
+    if asked_for:
+        logger.info("--auto-fit: looking for the fastest settings that fit")
+        fitted = fitted_training(replace(request, budget_bytes=resolve_budget(command.budget, request.device_type)))
+    elif reason := why_not_to_fit(command.config, corpus.triples, encoder):
+        logger.info("settings: the defaults: %s", reason)
+        return command.config
+    else:
+        fitted = fitted_within_free_memory(request, optimizer_steps(command.config, corpus.triples))
+    if fitted.config == command.config:
+        logger.info("settings: the defaults: %s", fitted.settings)
+        return fitted.config
     flags = shlex.join(train_arguments(command, fitted.config))
-    logger.info("--auto-fit chose: %s. The same as: splade-bench train %s", fitted.settings, flags)
+    logger.info("settings: %s. The same as: splade-bench train --no-auto-fit %s", fitted.settings, flags)
     return fitted.config
 
 

@@ -52,6 +52,11 @@ def total_memory_bytes() -> int:
     return int(psutil.virtual_memory().total)
 
 
+def free_memory_bytes() -> int:
+    """Memory that this process can take without taking it from others, now."""
+    return int(psutil.virtual_memory().available)
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the installed packages that can change a figure."""
     found = {"python": platform.python_version(), "splade_bench": splade_bench.__version__}

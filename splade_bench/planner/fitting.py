@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,11 +16,30 @@ from splade_bench.model.presets import TRAINED_ACTIVE_SHARE, build_preset
 from splade_bench.planner.calibration import calibrated_rates
 from splade_bench.planner.candidates import Candidate, Candidates
 from splade_bench.planner.device_models import device_model
-from splade_bench.planner.fit import Fit, Trial, fit, kept_free_bytes
+from splade_bench.planner.fit import Fit, SearchEnded, Trial, fit, kept_free_bytes
 from splade_bench.planner.plan import MemoryPlan, plan
 from splade_bench.planner.rehearsal import Lengths
 from splade_bench.training.moments import require_room
 from splade_bench.units import format_bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TimeLimit:
+    """The time that a search may take: a share of the training that it is for, and so many seconds at most."""
+
+    share: float
+    at_most_s: float
+    optimizer_steps: int
+    """Of the training."""
+    started_at_s: float
+    """When planning began, as ``time.time()``: a process that plans takes seconds to start."""
+
+    def check(self, step_times_s: list[float], longest_plan_s: float) -> None:
+        """Raise :class:`SearchEnded` if another plan would take too long for a training with such steps."""
+        if step_times_s:
+            limit_s = min(self.at_most_s, self.share * self.optimizer_steps * min(step_times_s))
+            if time.time() - self.started_at_s + longest_plan_s > limit_s:
+                raise SearchEnded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +71,7 @@ class PlannedTraining:
             active_share=self.active_share,
         )
 
-    def fit(self, candidates: Candidates, config: TrainConfig, lengths: Lengths) -> Fit:
+    def fit(self, candidates: Candidates, config: TrainConfig, lengths: Lengths, limit: TimeLimit | None = None) -> Fit:
         """The fastest of the candidates for ``config``. Step times are predicted if the device is in this machine.
 
         Raises:
@@ -64,12 +84,20 @@ class PlannedTraining:
         if self.device_type in available_devices():
             rates = calibrated_rates(_small_encoder, torch.device(self.device_type), folder=states_folder)
 
+        step_times_s: list[float] = []
+        plan_times_s: list[float] = []
+
         def plan_one(candidate: Candidate, config: TrainConfig) -> Trial:
+            if limit:
+                limit.check(step_times_s, max(plan_times_s, default=0.0))
+            start_s = time.perf_counter()
             batch = lengths if candidate.splits == 1 else lengths.longest(config.batch_size)
             made = self.plan(config, batch, within_bytes=within_bytes)
             if rates and config.memory.optimizer_states == "disk":  # the training will write there; a plan does not
                 require_room(states_folder, 2 * made.by_category["parameters"])
             step_time_s = rates.seconds(made.work) if rates else None
+            step_times_s.extend([] if step_time_s is None else [step_time_s])
+            plan_times_s.append(time.perf_counter() - start_s)
             return Trial(candidate=candidate, config=config, plan=made, step_time_s=step_time_s)
 
         return fit(candidates, plan_one)

@@ -1,0 +1,181 @@
+"""A training for which nothing is named is fitted to the free memory, if that takes a small share of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from splade_bench.cli import auto_fit, main, train
+from splade_bench.cli.auto_fit import Fitted, optimizer_steps, why_not_to_fit
+from splade_bench.cli.planning import PlanRequest
+from splade_bench.config import TrainConfig
+from splade_bench.data.embedded import load_embedded_corpus
+from splade_bench.data.records import Triple
+from splade_bench.data.wordpiece import train_tokenizer
+from splade_bench.errors import TrainingError
+from splade_bench.model.presets import build_preset
+from splade_bench.planner.fit import SearchEnded
+from splade_bench.planner.fitting import TimeLimit
+
+CHOSEN = {"mini_batch_tokens": 48, "activation_memory": "all"}
+
+
+def arguments(train_file: Path, output: Path, *more: str) -> list[str]:
+    sizes = ["--model-name", "toy", "--device", "cpu", "--max-length", "16", "--batch-size", "2", "--max-steps", "2"]
+    return ["train", "--train-file", str(train_file), "--output-dir", str(output), *sizes, *more]
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[PlanRequest]:
+    """What was planned: each training is worth a plan, and every plan chooses the same."""
+    seen: list[PlanRequest] = []
+
+    def fitted(request: PlanRequest) -> Fitted:
+        seen.append(request)
+        memory = replace(request.config.memory, **CHOSEN)
+        return Fitted(replace(request.config, memory=memory), "what the test wants")
+
+    monkeypatch.setattr(train, "why_not_to_fit", lambda *_: None)
+    monkeypatch.setattr(train, "fitted_training", fitted)
+    monkeypatch.setattr(auto_fit, "fitted_training", fitted)
+    return seen
+
+
+def memory_of(output: Path) -> dict[str, object]:
+    record = json.loads((output / "run.json").read_text(encoding="utf-8"))
+    return dict(record["config"]["memory"])
+
+
+def test_a_training_is_fitted_to_the_free_memory(
+    train_file: Path, tmp_path: Path, requests: list[PlanRequest], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert main(arguments(train_file, tmp_path / "out")) == 0
+
+    (request,) = requests
+    assert request.budget_bytes is not None
+    assert request.limit is not None
+    assert (request.limit.share, request.limit.optimizer_steps) == (0.03, 2)
+    assert not request.allow_inexact
+    assert memory_of(tmp_path / "out").items() >= CHOSEN.items()
+    assert "settings: what the test wants, the fastest found for the " in caplog.text
+    assert "splade-bench train --no-auto-fit" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "flags", [["--memory-mode", "memory-efficient"], ["--no-trim-heap"], ["--mini-batch-tokens=64"], ["--no-auto-fit"]]
+)
+def test_a_named_mode_or_memory_setting_is_left_alone(
+    flags: list[str], train_file: Path, tmp_path: Path, requests: list[PlanRequest]
+) -> None:
+    assert main(arguments(train_file, tmp_path / "out", *flags)) == 0
+
+    assert requests == []
+
+
+@pytest.mark.parametrize("flags", [["--auto-fit"], ["--budget", "3GiB"], ["--auto-fit", "--no-trim-heap"]])
+def test_who_asks_gets_a_search_without_a_time_limit(
+    flags: list[str], train_file: Path, tmp_path: Path, requests: list[PlanRequest]
+) -> None:
+    assert main(arguments(train_file, tmp_path / "out", *flags)) == 0
+
+    (request,) = requests
+    assert request.limit is None
+    if "--budget" in flags:
+        assert request.budget_bytes == 3 * 2**30
+
+
+@pytest.mark.parametrize("flags", [["--budget", "3GiB"], ["--allow-inexact"]])
+def test_a_flag_of_a_fit_contradicts_its_absence(
+    flags: list[str], train_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(train_file, tmp_path / "out", "--no-auto-fit", *flags)) == 2
+
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"splade-bench train: {flags[0]} has no effect with --no-auto-fit; remove one of the two"
+    )
+
+
+def test_a_resumed_training_keeps_the_settings_that_were_found(
+    train_file: Path, tmp_path: Path, requests: list[PlanRequest]
+) -> None:
+    out = tmp_path / "out"
+    assert main(arguments(train_file, out, "--save-steps", "1")) == 0
+    again = arguments(train_file, out, "--save-steps", "1", "--resume-from-checkpoint")
+    again[again.index("--max-steps") + 1] = "3"
+
+    assert main(again) == 0
+
+    assert len(requests) == 1, "it is not planned again"
+    assert memory_of(out).items() >= CHOSEN.items()
+
+
+def test_where_nothing_is_found_the_defaults_are_used(
+    train_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(request: PlanRequest) -> Fitted:
+        raise TrainingError("there was no time for a plan")
+
+    monkeypatch.setattr(train, "why_not_to_fit", lambda *_: None)
+    monkeypatch.setattr(auto_fit, "fitted_training", failing)
+
+    assert main(arguments(train_file, tmp_path / "out")) == 0
+
+    assert "settings: the defaults: no others were found: there was no time for a plan" in caplog.text
+    assert memory_of(tmp_path / "out")["activation_memory"] == "none"
+
+
+@pytest.fixture(scope="module")
+def triples() -> Sequence[Triple]:
+    return list(load_embedded_corpus().triples)[:64]
+
+
+@pytest.mark.parametrize(("steps", "fits"), [(1, False), (10**6, True)])
+def test_only_a_long_training_is_worth_a_search(steps: int, fits: bool, triples: Sequence[Triple]) -> None:
+    encoder = build_preset("toy", train_tokenizer((), vocab_size=512), seed=0)
+    config = TrainConfig(max_length=64, max_steps=steps)
+
+    reason = why_not_to_fit(config, triples, encoder)
+
+    assert (reason is None) == fits
+    if reason:
+        assert "too short for a search of 12 s" in reason
+
+
+def test_an_accelerator_is_left_to_who_asks(triples: Sequence[Triple]) -> None:
+    encoder = SimpleNamespace(device=SimpleNamespace(type="cuda"))
+
+    assert why_not_to_fit(TrainConfig(), triples, encoder) == "on cuda, --auto-fit looks for faster ones"  # type: ignore[arg-type]
+
+
+def test_steps_are_counted_as_the_trainer_counts_them(triples: Sequence[Triple]) -> None:
+    assert optimizer_steps(TrainConfig(batch_size=8, gradient_accumulation_steps=3, epochs=2), triples) == 6
+    assert optimizer_steps(TrainConfig(max_steps=5), triples) == 5
+
+
+@pytest.mark.parametrize(
+    ("step_times_s", "longest_plan_s", "ends"),
+    [([], 5.0, False), ([10.0], 1.0, False), ([10.0], 31.0, True), ([10.0, 0.1], 1.0, True)],
+)
+def test_a_search_ends_at_its_share_of_the_training(
+    step_times_s: list[float], longest_plan_s: float, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("splade_bench.planner.fitting.time.time", lambda: 1000.0)
+    limit = TimeLimit(share=0.03, at_most_s=60.0, optimizer_steps=100, started_at_s=1000.0)
+
+    if ends:
+        with pytest.raises(SearchEnded):
+            limit.check(step_times_s, longest_plan_s)
+    else:
+        limit.check(step_times_s, longest_plan_s)
+
+
+def test_a_search_ends_after_its_most_seconds() -> None:
+    limit = TimeLimit(share=0.03, at_most_s=60.0, optimizer_steps=10**9, started_at_s=0.0)
+
+    with pytest.raises(SearchEnded):
+        limit.check([10.0], 0.0)
