@@ -54,6 +54,7 @@ def make_result(seed: int) -> CellResult:
     )
 
 
+@pytest.mark.takes_long
 def test_a_thousand_cells_are_checked_within_two_seconds(pytestconfig: pytest.Config, tmp_path: Path) -> None:
     if pytestconfig.getoption("--profile") == "smoke":
         pytest.skip("smoke checks no times: it may run on busy machines")

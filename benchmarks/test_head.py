@@ -26,6 +26,7 @@ def measured() -> dict[str, CellResult]:
     return {}
 
 
+@pytest.mark.takes_long
 @pytest.mark.parametrize("memory_mode", MODES)
 def test_head_cell(
     memory_mode: str, sweep: Sweep, measure_cell: Callable[[Cell], CellResult], measured: dict[str, CellResult]
@@ -48,6 +49,7 @@ def eager_and_streaming(measured: dict[str, CellResult]) -> tuple[CellResult, Ce
     return measured["standard"], measured["memory-efficient"]
 
 
+@pytest.mark.takes_long
 def test_streaming_head_takes_a_third_of_the_memory(eager_and_streaming: tuple[CellResult, CellResult]) -> None:
     eager, streaming = (added_bytes(result) for result in eager_and_streaming)
 
@@ -55,6 +57,7 @@ def test_streaming_head_takes_a_third_of_the_memory(eager_and_streaming: tuple[C
     assert eager >= 3 * streaming
 
 
+@pytest.mark.takes_long
 def test_streaming_head_takes_a_third_of_the_time(
     eager_and_streaming: tuple[CellResult, CellResult], pytestconfig: pytest.Config
 ) -> None:

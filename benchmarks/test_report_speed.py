@@ -53,6 +53,7 @@ def results_file(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.takes_long
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_a_report_over_a_thousand_cells_takes_seconds_and_no_torch(tmp_path: Path, number: int) -> None:
     arguments = ["report", "--results", str(results_file(tmp_path)), "--output", str(tmp_path / "out")]

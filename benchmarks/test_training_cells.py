@@ -14,6 +14,8 @@ from splade_bench.results.records import CellResult
 
 # Smaller batches have too few negatives to learn reliably (reports/NEGATIVE.md).
 LEARNING_BATCH_SIZE = 8
+# How much MRR@10 must rise in each cell of these workloads: by 0.028 it rose in tiny-short at batch size 16.
+LEAST_RISES = {"tiny": 0.03, "tiny-short": 0.01}
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +33,17 @@ def test_training_cell(
     assert result.peak_rss_bytes is not None
     if sweep.max_steps is None:
         assert result.queries_seen == WORKLOADS[cell.workload].queries
-    if cell.workload == "tiny" and sweep.max_steps is None and cell.batch_size >= LEARNING_BATCH_SIZE:
+    if cell.workload in LEAST_RISES and sweep.max_steps is None and cell.batch_size >= LEARNING_BATCH_SIZE:
         assert result.metrics is not None
         assert result.metrics_before is not None
-        rises.setdefault(cell.batch_size, []).append(result.metrics["mrr@10"] - result.metrics_before["mrr@10"])
+        rise = result.metrics["mrr@10"] - result.metrics_before["mrr@10"]
         assert result.metrics_before["mrr@10"] >= 0.20
-        assert rises[cell.batch_size][-1] >= 0.03
+        assert rise >= LEAST_RISES[cell.workload]
+        if cell.workload == "tiny":
+            rises.setdefault(cell.batch_size, []).append(rise)
 
 
+@pytest.mark.takes_long
 def test_cells_of_eight_queries_a_batch_learn(rises: dict[int, list[float]]) -> None:
     if LEARNING_BATCH_SIZE not in rises:
         pytest.skip("needs cells of the tiny workload with --batch-sizes 8 and without --max-steps")

@@ -11,6 +11,7 @@ from typing import Any
 
 from splade_bench.bench.busy import busy_processes
 from splade_bench.bench.isolate import WorkerError, WorkerProcess, figures_of_passes, result_of
+from splade_bench.bench.progress import CellProgress, OnProgress, show_nothing
 from splade_bench.bench.protocol import DEFAULT_MEMORY_PASSES, MEMORY_PASSES, CellRequest, MemoryPass
 from splade_bench.config import MODEL_PRESETS
 from splade_bench.data.embedded import PreparedCorpus
@@ -32,6 +33,7 @@ class CellRunner:
     """Each runs in a process of its own, if the cell's training ended well."""
     memory_timeline: bool = False
     """Whether to sample resident memory during the training."""
+    on_progress: OnProgress = show_nothing
     _chosen: dict[Cell, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
     """What fit chose for a cell, so that all rounds of the cell train with the same settings."""
 
@@ -42,10 +44,23 @@ class CellRunner:
         Raises:
             WorkerError: the weights that the cell needs could not be made, or nothing fits its memory budget.
         """
+        try:
+            with self._started(cell, CellProgress(cell.cell_id, self.on_progress)) as run:
+                yield run
+        finally:
+            self.on_progress(None)
+
+    @contextmanager
+    def _started(self, cell: Cell, progress: CellProgress) -> Iterator[CellRun]:
         workload = WORKLOADS[cell.workload]
+        progress.show("prepares its texts")
         prepared = self._prepared(workload)
         corpus_folder = str(prepared.folder) if prepared else None
-        chosen = self._fit(cell, corpus_folder) if cell.memory_budget_bytes is not None else {}
+        chosen = {}
+        if cell.memory_budget_bytes is not None:
+            progress.show("fits its settings")
+            chosen = self._fit(cell, corpus_folder)
+        progress.show("starts")
         request = CellRequest(
             cell=cell,
             measure="time",
@@ -56,9 +71,15 @@ class CellRunner:
         )
         wanted = workload.memory_passes
         passes = self.memory_passes if wanted is None else [name for name in MEMORY_PASSES if name in wanted]
-        with busy_processes(cell.busy_processes), WorkerProcess(request, timeout_s=self.timeout_s) as process:
+        worker = WorkerProcess(request, timeout_s=self.timeout_s, on_progress=progress.on_step)
+        with busy_processes(cell.busy_processes), worker as process:
             yield CellRun(
-                request=request, process=process, memory_passes=passes, timeout_s=self.timeout_s, chosen=chosen
+                request=request,
+                process=process,
+                memory_passes=passes,
+                timeout_s=self.timeout_s,
+                chosen=chosen,
+                progress=progress,
             )
 
     def floor_bytes(self, cell: Cell) -> int:
@@ -112,8 +133,9 @@ class CellRun:
     process: WorkerProcess
     memory_passes: Sequence[MemoryPass]
     timeout_s: float
-    chosen: dict[str, Any]
+    chosen: dict[str, Any] = field(default_factory=dict)
     """The settings that fit chose, with their plan: figures of a cell with a memory budget."""
+    progress: CellProgress = field(default_factory=lambda: CellProgress("", show_nothing))
     _started_at: str = field(default_factory=utc_now, init=False)
     _trained: dict[str, Any] = field(default_factory=dict, init=False)
     """Figures of the training, which a failure after it does not lose."""
@@ -121,6 +143,7 @@ class CellRun:
     def wait_until_ready(self) -> None:
         """Block until the model is built, which is not part of the cell's time."""
         self.process.wait_for("ready")
+        self.progress.start_training()
 
     def train(self) -> None:
         """Let the worker train and block until it has: exactly the training loop."""
@@ -134,12 +157,15 @@ class CellRun:
 
     def finish(self) -> CellResult:
         """Wait for the evaluation, run the memory passes, and make one record of everything."""
+        self.progress.show("evaluates")
         try:
             measured = self.process.wait_for("result") | {"status": "ok"}
         except WorkerError as failure:
             measured = failure.values | self._trained
         else:
             passes = [replace(self.request, measure=name) for name in self.memory_passes]
-            measured |= figures_of_passes(passes, timeout_s=self.timeout_s)
+            measured |= figures_of_passes(
+                passes, timeout_s=self.timeout_s, on_pass=lambda name: self.progress.show(f"{name} pass")
+            )
         fields = taken_on() | self.chosen | measured
         return CellResult.of_cell(self.request.cell, **fields, started_at=self._started_at)

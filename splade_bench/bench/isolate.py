@@ -7,7 +7,7 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from typing_extensions import Self
@@ -38,7 +38,8 @@ class WorkerError(Exception):
 class WorkerProcess:
     """One worker under its launcher. Both have ended when the block is left, in any way.
 
-    The parent blocks on the pipe and never polls, so that it costs the measured process nothing.
+    The parent blocks on the pipe and never polls, so that it costs the measured process nothing. ``on_progress`` gets
+    the values of each ``progress`` event that comes before an awaited event.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class WorkerProcess:
         timeout_s: float,
         command: tuple[str, ...] | None = None,
         environment: dict[str, str] | None = None,
+        on_progress: Callable[[dict[str, Any]], None] = lambda values: None,
     ) -> None:
         self._request = request
+        self._on_progress = on_progress
         self._launch = LaunchRequest(
             command=list(command or (sys.executable, "-m", request.worker)),
             timeout_s=timeout_s,
@@ -121,6 +124,8 @@ class WorkerProcess:
                 raise WorkerError(**event.values)
             if event.name == name:
                 return event.values
+            if event.name == "progress":
+                self._on_progress(event.values)
         raise WorkerError(status="error", error="the process that starts and watches the measurement was killed")
 
     def go(self) -> dict[str, Any]:
@@ -147,8 +152,10 @@ def result_of(request: Request, *, timeout_s: float, environment: dict[str, str]
         return process.wait_for("result")
 
 
-def figures_of_passes(requests: Iterable[Request], *, timeout_s: float) -> dict[str, Any]:
-    """The figures of the memory passes, each taken in a process of its own.
+def figures_of_passes(
+    requests: Iterable[Request], *, timeout_s: float, on_pass: Callable[[str], None] = lambda name: None
+) -> dict[str, Any]:
+    """The figures of the memory passes, each taken in a process of its own; ``on_pass`` is called before each.
 
     A pass that fails leaves its figures out and its reason in ``pass_errors``; the other passes are not affected.
     """
@@ -158,6 +165,7 @@ def figures_of_passes(requests: Iterable[Request], *, timeout_s: float) -> dict[
         environment = PINNED_ENVIRONMENT if request.measure == "pinned" else None
         if environment and platform.libc_ver()[0] != "glibc":
             continue  # other C libraries do not have these settings
+        on_pass(request.measure)
         try:
             measured |= result_of(request, timeout_s=timeout_s, environment=environment)
         except WorkerError as failure:

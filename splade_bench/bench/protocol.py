@@ -14,7 +14,7 @@ from splade_bench.files import ascii_json, parse_record
 from splade_bench.grid.cell import OWN_TRAINER, Cell
 from splade_bench.runtime import runtime_environment
 
-EventName = Literal["ready", "done", "result", "failed", "exit"]
+EventName = Literal["ready", "progress", "done", "result", "failed", "exit"]
 MemoryPass = Literal["heap", "live", "pinned", "plan"]
 MEMORY_PASSES: Sequence[MemoryPass] = get_args(MemoryPass)
 DEFAULT_MEMORY_PASSES: Sequence[MemoryPass] = ("heap", "live")

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from types import MappingProxyType
+from typing import Any
+
+from typing_extensions import Self
 
 from splade_bench.config import MEMORY_MODES, DeviceName, memory_mode
 from splade_bench.errors import ConfigError
 from splade_bench.fields import require_range
 from splade_bench.grid.cell import Cell
 from splade_bench.grid.workloads import WORKLOADS
+
+_AXES = frozenset({"batch_sizes", "gradient_accumulation_steps", "memory_modes"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +32,10 @@ class Sweep:
     seeds: Sequence[int] = (42,)
     rounds: int = 1
     """Equal runs of each cell, in turn."""
+    memory_passes: Sequence[str] | None = None
+    """Unless ``--memory-passes`` says which; None: the default ones."""
+    further: Sweep | None = None
+    """Cells that come after those of this grid, which need not be a product with them."""
 
     def __post_init__(self) -> None:
         if self.workload not in WORKLOADS:
@@ -51,6 +60,16 @@ class Sweep:
                 seed=seed,
                 round=round_number,
             )
+        if self.further:
+            yield from self.further.cells()
+
+    def changed(self, **changes: Any) -> Self:
+        """The sweep with other values in these fields.
+
+        A new axis of the grid replaces the whole grid: it is then the product of its axes, without further cells.
+        """
+        further = None if self.further is None or changes.keys() & _AXES else self.further.changed(**changes)
+        return replace(self, **changes, further=further)
 
 
 PROFILES: Mapping[str, Sweep] = MappingProxyType(
@@ -60,16 +79,32 @@ PROFILES: Mapping[str, Sweep] = MappingProxyType(
             gradient_accumulation_steps=(1,),
             memory_modes=("standard", "memory-efficient"),
             max_steps=10,
+            memory_passes=(),
         ),
         # For the gate: token ids drawn by seed, all of one length, so that live bytes are equal on every machine.
         "gate": Sweep(
             workload="gate",
             batch_sizes=(4,),
-            gradient_accumulation_steps=(1, 2),
+            # The first batch of an optimizer step finds no gradients, the second one those of the first.
+            gradient_accumulation_steps=(2,),
             memory_modes=("standard", "memory-efficient", "minimal-memory"),
             max_steps=3,
+            memory_passes=("live",),
         ),
-        "default": Sweep(),
+        # Small enough to wait for: every mode at one grid point; gradient accumulation at the same effective batch.
+        "default": Sweep(
+            workload="tiny-short",
+            batch_sizes=(16,),
+            gradient_accumulation_steps=(1,),
+            memory_modes=tuple(MEMORY_MODES),
+            memory_passes=(),
+            further=Sweep(
+                workload="tiny-short",
+                batch_sizes=(4,),
+                gradient_accumulation_steps=(1, 4),
+                memory_modes=("standard", "memory-efficient"),
+            ),
+        ),
         "full": Sweep(batch_sizes=(2, 4, 8, 16), memory_modes=tuple(MEMORY_MODES), seeds=(1, 2, 3)),
     }
 )

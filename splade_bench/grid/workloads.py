@@ -71,6 +71,8 @@ _PEERS = Workload(
 WORKLOADS: Mapping[str, Workload] = MappingProxyType(
     {
         "tiny": _TINY,
+        # The default profile's: the fewest queries after which retrieval is measurably better.
+        "tiny-short": replace(_TINY, queries=256),
         "mini": Workload(model_name="mini", corpus="docstrings", max_length=128, queries=96, learning_rate=1e-4),
         "base": Workload(
             model_name="base", corpus="docstrings", max_length=256, queries=16, learning_rate=5e-5, ranked=False

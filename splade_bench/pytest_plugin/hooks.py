@@ -6,15 +6,17 @@ A run without measurements imports only what its options need, and never torch. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
+from splade_bench.bench.protocol import DEFAULT_MEMORY_PASSES
 from splade_bench.errors import SpladeBenchError
 from splade_bench.pytest_plugin.options import check_options, memory_options
+from splade_bench.pytest_plugin.terminal import LiveLine, show_line
 from splade_bench.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
@@ -50,8 +52,17 @@ def pytest_configure(config: pytest.Config) -> None:
         require_baseline(options)
 
 
-def open_session(config: pytest.Config, *, results_path: Path | None = None, resume: bool = False) -> MeasuringSession:
-    """The session in which this run's fixtures measure; the first call makes it, with that call's arguments."""
+def open_session(
+    config: pytest.Config,
+    *,
+    results_path: Path | None = None,
+    resume: bool = False,
+    memory_passes: Sequence[str] | None = None,
+) -> MeasuringSession:
+    """The session in which this run's fixtures measure; the first call makes it, with that call's arguments.
+
+    ``memory_passes`` are those of a run without ``--memory-passes``; None: the default ones.
+    """
     if _SESSION in config.stash:
         return config.stash[_SESSION]
     from splade_bench.bench.calls import CallRunner
@@ -59,10 +70,12 @@ def open_session(config: pytest.Config, *, results_path: Path | None = None, res
     from splade_bench.bench.session import MeasuringSession
 
     options = memory_options(config)
-    common: Any = dict(timeout_s=options.timeout_s, memory_passes=options.passes, memory_timeline=options.timeline)
+    chosen: Sequence[Sequence[str] | None] = (options.passes, memory_passes, DEFAULT_MEMORY_PASSES)
+    passes = next(passes for passes in chosen if passes is not None)
+    common: Any = dict(timeout_s=options.timeout_s, memory_passes=passes, memory_timeline=options.timeline)
     config.stash[_SESSION] = MeasuringSession(
         results_path=options.results_path or results_path,
-        cells=CellRunner(cache=cache_folder(config), **common),
+        cells=CellRunner(cache=cache_folder(config), on_progress=LiveLine(config).show, **common),
         calls=CallRunner(**common),
         memory_limit_bytes=options.limit_bytes,
         resume=resume,
@@ -209,16 +222,6 @@ def _call_text(call: CallRequest, request: pytest.FixtureRequest) -> str:
     if "tmp_path_factory" in request.fixturenames:
         text = text.replace(str(request.getfixturevalue("tmp_path_factory").getbasetemp()), "tmp")
     return text
-
-
-def show_line(line: str, config: pytest.Config) -> None:
-    """Write a line to the terminal from inside a test, past pytest's capture."""
-    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
-    capture: Any = config.pluginmanager.get_plugin("capturemanager")
-    if reporter:
-        with capture.global_and_fixture_disabled() if capture else nullcontext():
-            reporter.ensure_newline()
-            reporter.write_line(line)
 
 
 def shown_path(path: Path, config: pytest.Config) -> str:

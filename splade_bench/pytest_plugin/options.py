@@ -53,7 +53,8 @@ class MemoryOptions:
     fail_on: Sequence[str]
     update_baseline: bool
     limit_bytes: int | None
-    passes: Sequence[MemoryPass]
+    passes: Sequence[MemoryPass] | None
+    """None: those of the run's profile, or the default ones."""
     timeline: bool
     timeout_s: float
 
@@ -83,7 +84,7 @@ def memory_options(config: pytest.Config) -> MemoryOptions:
             fail_on=_value(config, "memory_fail_on"),
             update_baseline=bool(config.getoption("memory_update_baseline")),
             limit_bytes=_parsed(config, "memory_limit", parse_bytes, default=None),
-            passes=_parsed(config, "memory_passes", _parse_passes, default=DEFAULT_MEMORY_PASSES),
+            passes=_parsed(config, "memory_passes", _parse_passes, default=None),
             timeline=bool(_value(config, "memory_timeline")),
             timeout_s=_parsed(config, "cell_timeout", _parse_timeout, default=_TIMEOUT_S),
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,9 @@ from splade_bench.grid.cell import Cell
 from splade_bench.grid.sweep import PROFILES, Sweep
 from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.measure.machine import PACKAGE_FOLDER
-from splade_bench.pytest_plugin.hooks import open_session, show_line, shown_path
+from splade_bench.pytest_plugin.hooks import open_session, shown_path
 from splade_bench.pytest_plugin.options import memory_options, require_one_process
+from splade_bench.pytest_plugin.terminal import show_line
 from splade_bench.report.document import write_report
 from splade_bench.results.records import CallResult, CellResult, read_results
 
@@ -45,7 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--max-steps", type=int, help="optimizer steps of each cell (default: what the workload says)")
     group.addoption("--seeds", help="seeds, with commas; each cell runs once for each seed")
     group.addoption(
-        "--profile", default="default", choices=list(PROFILES), help="smoke, gate: 2 minutes; default: 8; full: hours"
+        "--profile", default="default", choices=list(PROFILES), help="smoke, gate: a minute; default: 3; full: hours"
     )
     group.addoption(
         "--rounds",
@@ -80,6 +80,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config,
         results_path=_reports(config) / "results" / f"{started}-{config.getoption('--profile')}.jsonl",
         resume=config.getoption("--resume"),
+        memory_passes=sweep.memory_passes,
     )
 
 
@@ -98,7 +99,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect benchmarks that take an hour, unless their file is named or the profile is ``full``."""
+    """Deselect benchmarks that are marked so, unless their file is named or the profile is ``full``."""
     if config.getoption("--profile") == "full":
         return
     named = {Path(config.invocation_params.dir, argument.partition("::")[0]).resolve() for argument in config.args}
@@ -195,7 +196,7 @@ def _read_sweep(config: pytest.Config) -> Sweep:
             except ValueError as error:
                 flag = f"--{name.replace('_', '-')}"
                 raise pytest.UsageError(f"{flag} {value}: write whole numbers with commas between them") from error
-    return replace(sweep, **changes)
+    return sweep.changed(**changes)
 
 
 def require_one_package(here: Path, imported: Path) -> None:

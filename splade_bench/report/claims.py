@@ -33,7 +33,7 @@ from splade_bench.report.claim_statistics import (
 from splade_bench.report.formatting import MISSING, MRR_EQUAL_WITHIN
 from splade_bench.report.intervals import interval_90
 from splade_bench.report.modes import REFERENCE_MODE
-from splade_bench.report.page import Block, Table, Text
+from splade_bench.report.page import Block, Table, Text, bullets
 from splade_bench.report.readers import group_by, in_gib, recorded, succeeded
 from splade_bench.results.figures import added_bytes, mrr_at_10, peak_rss_bytes, wall_time_s
 from splade_bench.results.records import CellResult
@@ -247,8 +247,11 @@ def judge(claim: Claim, results: Sequence[CellResult]) -> tuple[Verdict, list[Fi
 def claims_blocks(results: Sequence[CellResult]) -> list[Block]:
     """A table with a row per claim, and one with a row per part: how the claim was decided."""
     rows, details = [], []
+    numbers: dict[Verdict, list[str]] = {}
     for claim in CLAIMS:
         verdict, findings = judge(claim, results)
+        if findings:
+            numbers.setdefault(verdict, []).append(str(claim.number))
         effects = "; ".join(f"{finding.part.what}: {finding.effect}" for finding in findings if finding.seeds)
         rows.append([str(claim.number), claim.says, verdict, effects or MISSING])
         parts = [
@@ -260,6 +263,23 @@ def claims_blocks(results: Sequence[CellResult]) -> list[Block]:
     return [
         Text(_INTRODUCTION),
         Table(name="claims", headings=["", "the article says", "verdict", "effect (90 % interval)"], rows=rows),
+        *_what_to_run(numbers.get("too few seeds", []), numbers.get("not measured here", [])),
         Text("### How the claims were decided"),
         Table(name="claims-parts", headings=decided, rows=details),
     ]
+
+
+def _what_to_run(too_few_seeds: Sequence[str], not_measured: Sequence[str]) -> list[Block]:
+    """How to decide the claims with these numbers; nothing if no claim lacks seeds, as in a sweep that is complete."""
+    if not too_few_seeds:
+        return []
+    lines = [
+        f"Too few seeds: {', '.join(too_few_seeds)}. `pytest benchmarks --profile full` measures {FEWEST_SEEDS} "
+        "seeds. Add the options that these runs had, such as `--device`."
+    ]
+    if not_measured:
+        lines.append(
+            f"Not measured here: {', '.join(not_measured)}. `benchmarks/README.md` has the commands of a sweep that "
+            "decides every claim that a CPU can decide."
+        )
+    return bullets(lines, heading="To decide more claims:")

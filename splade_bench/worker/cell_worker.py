@@ -1,7 +1,8 @@
 """Measures a cell inside its own process: ``python -m splade_bench.worker.cell_worker``.
 
-Reads a request, builds the model, sends ``ready``, waits for ``go``, trains, sends ``done``, evaluates, and ends with a
-``result``. Only these messages go to standard output; all other prints go to standard error.
+Reads a request, builds the model, sends ``ready``, waits for ``go``, trains (with ``progress`` now and then), sends
+``done``, evaluates, and ends with a ``result``. Only these messages go to standard output; all other prints go to
+standard error.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from splade_bench.worker.cell_builder import CellBuilder, WidestBatch
 from splade_bench.worker.flops import gemm_flops_per_s
 from splade_bench.worker.probes import Fields, TimePassProbes, heap_fields, live_fields, pinned_fields
 from splade_bench.worker.serving import Worker, claim_standard_output, limit_process, serve, wait_for_go
+from splade_bench.worker.step_events import StepEvents
 
 
 class CellWorker(Worker[CellRequest]):
@@ -83,7 +85,7 @@ class CellWorker(Worker[CellRequest]):
         probes = TimePassProbes(device, phase=(lambda: clock.phase) if self.request.memory_timeline else None)
         probes.start()
         self.phase = "setup"
-        trainer = builder.trainer([clock])
+        trainer = builder.trainer([clock, StepEvents(self.send)])
         self.send("ready", {})
         wait_for_go()
         try:

@@ -73,6 +73,18 @@ def test_a_worker_is_waited_for_in_order() -> None:
         assert process.wait_for("result") == {"batch_size": 1}
 
 
+def test_progress_of_a_worker_is_passed_on_while_another_event_is_waited_for() -> None:
+    seen: list[dict[str, Any]] = []
+    script = GOOD.replace('send("done"', 'send("progress", step=1); send("progress", step=2); send("done"')
+    command = (sys.executable, "-c", script)
+    with WorkerProcess(REQUEST, timeout_s=20, command=command, on_progress=seen.append) as process:
+        process.wait_for("ready")
+        assert seen == []
+        assert process.go() == {"wall_time_s": 1.0}
+
+    assert seen == [{"step": 1}, {"step": 2}]
+
+
 @pytest.mark.parametrize(
     ("script", "status", "error"),
     [
@@ -126,9 +138,11 @@ def test_a_request_survives_its_line_whatever_it_holds() -> None:
 
 def test_a_memory_pass_that_fails_has_a_reason_and_does_not_stop_the_others() -> None:
     passes = [replace(REQUEST, measure="heap"), replace(REQUEST, measure="live")]
+    shown: list[str] = []
 
-    measured = figures_of_passes(passes, timeout_s=0.2)
+    measured = figures_of_passes(passes, timeout_s=0.2, on_pass=shown.append)
 
+    assert shown == ["heap", "live"]
     assert measured == {"pass_errors": dict.fromkeys(["heap", "live"], "timeout: took longer than 0.2 s")}
 
 

@@ -22,11 +22,34 @@ def test_a_sweep_is_every_combination_once() -> None:
     assert len({cell.cell_id for cell in cells}) == len(cells) // 2  # seeds share a grid point
 
 
-def test_the_default_profile_has_twelve_cells_and_batch_size_eight() -> None:
-    cells = list(PROFILES["default"].cells())
+def points(sweep: Sweep, mode: str) -> set[tuple[int, int]]:
+    return {(cell.batch_size, cell.gradient_accumulation_steps) for cell in sweep.cells() if cell.memory_mode == mode}
 
-    assert len(cells) >= 12
-    assert any(cell.batch_size == 8 for cell in cells)
+
+def test_the_default_profile_is_small_and_has_what_the_claims_compare() -> None:
+    sweep = PROFILES["default"]
+
+    assert len([*sweep.cells()]) == len({*sweep.cells()}) <= 8
+    # Claims 4 to 6 compare all modes at one grid point, the others accumulation with one batch as large as all of them.
+    assert all((16, 1) in points(sweep, mode) for mode in MEMORY_MODES)
+    for mode in ("standard", "memory-efficient"):
+        assert points(sweep, mode) == {(16, 1), (4, 1), (4, 4)}
+
+
+def test_an_axis_that_a_user_chooses_makes_the_grid_a_product() -> None:
+    sweep = PROFILES["default"]
+
+    assert [*sweep.changed(batch_sizes=(8,)).cells()] == [
+        replace(cell, batch_size=8) for cell in sweep.cells() if cell.batch_size == 16
+    ]
+    assert points(sweep.changed(memory_modes=("article",)), "article") == {(16, 1)}
+
+
+def test_other_changes_reach_every_cell_of_a_sweep() -> None:
+    sweep = PROFILES["default"]
+    changed = sweep.changed(workload="mini", max_steps=2, devices=("mps",))
+
+    assert [*changed.cells()] == [replace(cell, workload="mini", max_steps=2, device="mps") for cell in sweep.cells()]
 
 
 def test_the_full_profile_has_every_memory_mode() -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
-from splade_bench.pytest_plugin.hooks import cache_folder
+from splade_bench.pytest_plugin.hooks import cache_folder, open_session
 from splade_bench.pytest_plugin.options import memory_options, require_one_process
 from splade_bench.results.records import CallResult, read_results
 
@@ -196,6 +197,16 @@ def test_the_options_are_parsed_once(project: pytest.Pytester) -> None:
 
     assert (options.limit_bytes, options.passes, options.timeout_s) == (8 * 2**30, ["heap"], 60.0)
     assert memory_options(config) is options
+
+
+def test_the_passes_of_a_profile_are_those_of_a_run_that_names_none(project: pytest.Pytester) -> None:
+    def passes(*arguments: str) -> Sequence[str]:
+        config = project.parseconfigure(*PLUGIN, "-o", "memory_passes=", *arguments)
+        return open_session(config, memory_passes=("pinned",))._cells.memory_passes
+
+    assert passes() == ("pinned",)
+    assert passes("--memory-passes", "live") == ["live"]
+    assert passes("--memory-passes", "none") == ()
 
 
 def test_a_test_that_runs_again_is_judged_by_its_last_attempt(project: pytest.Pytester) -> None:

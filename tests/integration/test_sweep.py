@@ -61,8 +61,8 @@ def test_axes_that_cannot_be_run_are_usage_errors(
 @pytest.mark.parametrize(
     ("selection", "names"),
     [
-        ("b8 and memory-efficient and seed2", ["tiny-cpu-b8-a1-memory-efficient-seed2"]),
-        ("a1 and standard and b4", ["tiny-cpu-b4-a1-standard-seed1", "tiny-cpu-b4-a1-standard-seed2"]),
+        ("b8 and memory-efficient and seed2", ["tiny-short-cpu-b8-a1-memory-efficient-seed2"]),
+        ("a1 and standard and b4", ["tiny-short-cpu-b4-a1-standard-seed1", "tiny-short-cpu-b4-a1-standard-seed2"]),
     ],
 )
 def test_a_test_has_the_name_of_its_cell_and_is_selected_by_its_axes(

@@ -11,7 +11,7 @@ from report_results import make_result, make_sweep
 from results import MIB
 
 from splade_bench.report.claims import CLAIMS, FEWEST_SEEDS, Verdict, claims_blocks, judge
-from splade_bench.report.page import Table
+from splade_bench.report.page import Table, Text
 from splade_bench.results.records import CellResult
 
 
@@ -38,6 +38,16 @@ def test_no_verdict_is_given_from_too_few_seeds() -> None:
 
     assert {judge(claim, too_few)[0] for claim in CLAIMS} == {"too few seeds", "not measured here"}
     assert len({judge(claim, enough)[0] for claim in CLAIMS}) > 1
+
+
+def test_what_to_run_for_more_verdicts_is_said_where_seeds_are_too_few() -> None:
+    def text(results: Sequence[CellResult]) -> str:
+        return "\n".join(block.markdown for block in claims_blocks(results) if isinstance(block, Text))
+
+    assert "--profile full" not in text(make_sweep())
+    one_seed = text(make_sweep([1]))
+    assert "Too few seeds: 1, 4, 5, 6, 11. `pytest benchmarks --profile full` measures 3 seeds." in one_seed
+    assert "Not measured here: 2, 3, 7, 9." in one_seed
 
 
 def test_what_nothing_here_can_decide_is_not_decided() -> None:

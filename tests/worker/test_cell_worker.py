@@ -12,6 +12,7 @@ import pytest
 from splade_bench.bench.calls import CallRunner
 from splade_bench.bench.cells import CellRunner
 from splade_bench.bench.isolate import WorkerError, result_of
+from splade_bench.bench.progress import Progress
 from splade_bench.bench.protocol import MEMORY_PASSES, CellRequest
 from splade_bench.bench.session import MeasuringSession
 from splade_bench.config import MemoryConfig
@@ -101,6 +102,26 @@ def test_a_cell_over_its_memory_limit_is_oom_with_the_size_of_the_failed_allocat
     assert result.peak_rss_bytes
     assert result.peak_rss_bytes <= 1.03 * 600 * 2**20
     assert result.cell_id.endswith("-limit600MiB")
+
+
+@pytest.mark.slow
+def test_each_part_of_a_cell_is_shown_while_it_runs(cache: Path) -> None:
+    seen: list[Progress | None] = []
+    runner = CellRunner(cache=cache, timeout_s=120, memory_passes=("live",), on_progress=seen.append)
+    with runner.start(make_cell()) as run:
+        run.wait_until_ready()
+        run.train()
+        result = run.finish()
+
+    *shown, last = seen
+    assert last is None
+    parts = [progress.doing for progress in shown if progress and not progress.step]
+    assert parts == ["prepares its texts", "starts", "trains", "evaluates", "live pass"]
+    step = next(progress for progress in shown if progress and progress.step)
+    assert result.losses and result.peak_rss_bytes
+    assert (step.step, step.steps, step.loss) == (1, 2, result.losses[0])
+    assert step.rss_bytes and 100 * 2**20 < step.rss_bytes <= 1.01 * result.peak_rss_bytes
+    assert step.left_s
 
 
 def test_the_floor_of_a_memory_limit_is_the_memory_of_a_worker_without_a_model(runner: CellRunner) -> None:
