@@ -14,7 +14,7 @@ Measure: TypeAlias = Callable[[Cell], CellResult]
 # Sizes with at most this multiple of the shortest time are fast; the best of them has the smallest peak.
 AS_FAST_WITHIN = 1.05
 CHUNK_SIZES = (32, 128)
-# The peers whose memory fit gets.
+# The peers whose memory fit gets. Limits are about the first two, so a quick comparison has only these.
 BUDGETS_OF = ("SpladeLoss", "CachedSpladeLoss", ARTICLE_TRAINER)
 # Budgets from the peak of the memory-efficient mode to that of SpladeLoss.
 FRONTIER_POINTS = 4
@@ -82,7 +82,7 @@ def contenders(comparison: Comparison, measure: Measure, *, quick: bool) -> list
     modes = ["memory-efficient", *(["minimal-memory"] if comparison.minimal_memory else [])]
     own = [comparison.cell(memory_mode=mode) for mode in modes]
     peers = [best_size([measure(cell) for cell in cells]) for cells in comparison.scans(quick=quick)]
-    peaks = [peak_of(peer) for peer in peers if peer.trainer in BUDGETS_OF]
+    peaks = [peak_of(peer) for peer in peers if peer.trainer in (BUDGETS_OF[:2] if quick else BUDGETS_OF)]
     if not quick:
         largest_bytes = next((peak_of(peer) for peer in peers if peer.trainer == "SpladeLoss"), max(peaks))
         for budget_bytes in budgets_between(peak_of(measure(own[0])), largest_bytes):

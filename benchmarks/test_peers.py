@@ -5,8 +5,8 @@ sizes, and the best size is kept. What ``fit`` chooses for the memory of a peer 
 order alternates. Some budgets between run once: they are points of the curves of memory against time. The page of the
 results is ``reports/PEERS.md``, with what this package promises.
 
-``--profile smoke`` scans one size of each peer, without SpladePooling-chunked, and has no budgets between: a comparison
-then takes minutes, as with ``-k "mini-256-real-b8 and 0.0" --rounds 3``.
+``--profile smoke`` scans one size of each peer, without SpladePooling-chunked, and has only the budgets that limits are
+about: a comparison then takes minutes, as with ``-k "mini-256-real-b8 and 0.0" --rounds 3``.
 """
 
 from __future__ import annotations

@@ -79,7 +79,8 @@ def company_page(results: Sequence[CellResult]) -> Page:
     by_key = group_by(results, lambda result: (contender(result), result.busy_processes))
     times = {key: time for key, runs in by_key.items() if (time := median_time(runs))}
     blocks = [Text(_INTRODUCTION), *measured_on(results), Text(_LIMITS), _limits(times)]
-    return Page(PAGE_NAME, [*blocks, Text("## Trainers"), _trainers(by_key, times), *failures(results)])
+    failed = failures(result for result in results if result.status != "timeout")
+    return Page(PAGE_NAME, [*blocks, Text("## Trainers"), _trainers(by_key, times), *failed])
 
 
 def _limits(times: dict[tuple[str, int], Reading]) -> Table:

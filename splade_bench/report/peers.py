@@ -161,7 +161,7 @@ def _frontiers(results: Sequence[CellResult]) -> list[Block]:
     blocks: list[Block] = []
     for batch_size, runs in group_by(results, lambda result: result.batch_size).items():
         curves: dict[str, list[tuple[float, float]]] = {}
-        for chosen in group_by(runs, _row_key).values():
+        for chosen in group_by(sorted(runs, key=_place), _row_key).values():
             point = GridPoint(chosen)
             time_s, size_bytes = point.median(step_time_s), point.median(peak_bytes)
             if time_s is not None and size_bytes is not None:
