@@ -15,8 +15,9 @@ from splade_bench.measure.rss import current_rss_bytes
 from splade_bench.training.state import StepLoss, TrainState
 
 LIMIT_SHARE = 0.02
-# Memory at a step is the median over this many steps: batches differ in length.
-WINDOW = 21
+# The highest memory in so many steps is compared, which is what a machine must have. Without trimming, that of a single
+# step is up to 20 % lower, as chance will have it.
+WINDOW = 200
 POINTS = 200
 
 
@@ -26,7 +27,7 @@ def train_long(mode: str, *, steps: int, from_step: int) -> dict[str, Any]:
     Args:
         mode: the memory mode.
         steps: optimizer steps.
-        from_step: memory at the end is compared with that after this step.
+        from_step: memory in the last steps is compared with that from this step on.
     """
     rss_bytes: list[int] = []
     real = Progress.on_step_end
@@ -41,16 +42,22 @@ def train_long(mode: str, *, steps: int, from_step: int) -> dict[str, Any]:
     failures = [] if exit_code == 0 and len(rss_bytes) == steps else [f"exit code {exit_code}, {len(rss_bytes)} steps"]
     figures: dict[str, float | None] = {}
     if not failures:
-        before, after = (statistics.median(part) for part in (rss_bytes[from_step - 1 :][:WINDOW], rss_bytes[-WINDOW:]))
-        growth = after / before - 1
-        figures = {f"step_{from_step}_bytes": before, "end_bytes": after, "growth_share": growth}
+        window = min(WINDOW, (steps - from_step) // 2)
+        first, last = rss_bytes[from_step - 1 :][:window], rss_bytes[-window:]
+        growth = max(last) / max(first) - 1
+        figures = {
+            f"step_{from_step}_bytes": max(first),
+            "end_bytes": max(last),
+            "growth_share": growth,
+            "median_growth_share": statistics.median(last) / statistics.median(first) - 1,
+        }
         if abs(growth) > LIMIT_SHARE:
             failures = [failure_line(Path(folder), mode, f"memory changed by {growth:+.1%}")]
     every = max(1, steps // POINTS)
     return {
         "campaign": "soak",
         "fault": mode,
-        "expected": f"resident memory after optimizer step {from_step} and {steps} within {LIMIT_SHARE:.0%}",
+        "expected": f"highest resident memory from optimizer step {from_step} on and at the end within {LIMIT_SHARE:.0%}",
         "tried": steps,
         "seen": {"optimizer steps": len(rss_bytes)},
         "failures": failures,

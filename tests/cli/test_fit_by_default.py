@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +13,6 @@ from splade_bench.cli import auto_fit, main, train
 from splade_bench.cli.auto_fit import Fitted, optimizer_steps, why_not_to_fit
 from splade_bench.cli.planning import PlanRequest
 from splade_bench.config import TrainConfig
-from splade_bench.data.embedded import load_embedded_corpus
 from splade_bench.data.records import Triple
 from splade_bench.data.wordpiece import train_tokenizer
 from splade_bench.errors import TrainingError
@@ -22,6 +20,7 @@ from splade_bench.model.presets import build_preset
 from splade_bench.planner.fit import SearchEnded
 from splade_bench.planner.fitting import TimeLimit
 
+TRIPLE = Triple(query="how to read a file", positive="open reads a file", negatives=("sorted sorts a list",))
 CHOSEN = {"mini_batch_tokens": 48, "activation_memory": "all"}
 
 
@@ -129,32 +128,27 @@ def test_where_nothing_is_found_the_defaults_are_used(
     assert memory_of(tmp_path / "out")["activation_memory"] == "none"
 
 
-@pytest.fixture(scope="module")
-def triples() -> Sequence[Triple]:
-    return list(load_embedded_corpus().triples)[:64]
-
-
-@pytest.mark.parametrize(("steps", "fits"), [(1, False), (10**6, True)])
-def test_only_a_long_training_is_worth_a_search(steps: int, fits: bool, triples: Sequence[Triple]) -> None:
+@pytest.mark.parametrize(("steps", "fits"), [(1, False), (10**9, True)])
+def test_only_a_long_training_is_worth_a_search(steps: int, fits: bool) -> None:
     encoder = build_preset("toy", train_tokenizer((), vocab_size=512), seed=0)
     config = TrainConfig(max_length=64, max_steps=steps)
 
-    reason = why_not_to_fit(config, triples, encoder)
+    reason = why_not_to_fit(config, [TRIPLE] * 16, encoder)
 
     assert (reason is None) == fits
     if reason:
         assert "too short for a search of 12 s" in reason
 
 
-def test_an_accelerator_is_left_to_who_asks(triples: Sequence[Triple]) -> None:
+def test_an_accelerator_is_left_to_who_asks() -> None:
     encoder = SimpleNamespace(device=SimpleNamespace(type="cuda"))
 
-    assert why_not_to_fit(TrainConfig(), triples, encoder) == "on cuda, --auto-fit looks for faster ones"  # type: ignore[arg-type]
+    assert why_not_to_fit(TrainConfig(), [TRIPLE], encoder) == "on cuda, --auto-fit looks for faster ones"  # type: ignore[arg-type]
 
 
-def test_steps_are_counted_as_the_trainer_counts_them(triples: Sequence[Triple]) -> None:
-    assert optimizer_steps(TrainConfig(batch_size=8, gradient_accumulation_steps=3, epochs=2), triples) == 6
-    assert optimizer_steps(TrainConfig(max_steps=5), triples) == 5
+def test_steps_are_counted_as_the_trainer_counts_them() -> None:
+    assert optimizer_steps(TrainConfig(batch_size=2, gradient_accumulation_steps=3, epochs=2), [TRIPLE] * 16) == 6
+    assert optimizer_steps(TrainConfig(max_steps=5), [TRIPLE]) == 5
 
 
 @pytest.mark.parametrize(
