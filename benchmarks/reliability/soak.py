@@ -57,7 +57,7 @@ def train_long(mode: str, *, steps: int, from_step: int) -> dict[str, Any]:
     return {
         "campaign": "soak",
         "fault": mode,
-        "expected": f"highest resident memory from optimizer step {from_step} on and at the end within {LIMIT_SHARE:.0%}",
+        "expected": f"highest resident memory from step {from_step} on and at the end within {LIMIT_SHARE:.0%}",
         "tried": steps,
         "seen": {"optimizer steps": len(rss_bytes)},
         "failures": failures,

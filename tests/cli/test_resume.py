@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -211,14 +211,15 @@ def test_auto_fit_goes_on_with_the_settings_that_it_chose(
     arguments: Arguments, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from splade_bench.cli import train
+    from splade_bench.cli.auto_fit import Fitted
 
-    chosen: list[Sequence[str]] = []
+    chosen: list[object] = []
 
-    def fitted(command: Any, *_: Any, device_type: str) -> Any:
-        chosen.append([])
-        return command.config
+    def fitted(request: Any) -> Fitted:
+        chosen.append(request)
+        return Fitted(request.config, "as it is")
 
-    monkeypatch.setattr(train, "_fitted_config", fitted)
+    monkeypatch.setattr(train, "fitted_training", fitted)
     main(arguments("--save-steps", "4", "--auto-fit"))
 
     assert main(arguments("--save-steps", "4", "--auto-fit", "--resume-from-checkpoint", "latest")) == 0
