@@ -63,8 +63,8 @@ class MemoryConfig:
     mini_batch_size: int | None = None
     """Largest number of texts in a mini-batch. None: as many as the tokens allow."""
     activation_memory: str = "none"
-    """Memory in which mini-batches may keep their activations: none, all, or a size such as 2GiB. Those that keep them
-    are computed once, the others twice. The largest mini-batch always keeps its own."""
+    """Memory for the activations that mini-batches keep until backward: none, all, or a size such as 2GiB. Those that
+    keep them are computed once, the others twice. The largest mini-batch always keeps its own."""
     activation_checkpointing: bool = False
     """Keep only each layer's input and compute the layer again in backward."""
     selective_recomputation: bool = True
@@ -108,7 +108,7 @@ class MemoryConfig:
     def activation_memory_bytes(self) -> float:
         """0 for none, infinity for all."""
         named = {"none": 0.0, "all": math.inf}.get(self.activation_memory)
-        return size_bytes("activation_memory", self.activation_memory) if named is None else named
+        return size_bytes("activation_memory", self.activation_memory, "none", "all") if named is None else named
 
 
 _STANDARD = MemoryConfig(

@@ -24,12 +24,17 @@ def require_range(record: object, *names: str, at_least: float, at_most: float =
                 raise ConfigError(f"{option(name)} {number}: must be at most {at_most}")
 
 
-def size_bytes(field_name: str, text: str) -> int:
-    """The bytes of a field that is written as a size, such as 2GiB; a :class:`ConfigError` if it is not one or is 0."""
+def size_bytes(field_name: str, text: str, *names: str) -> int:
+    """The bytes of a field that is written as a size, such as 2GiB, where it is not one of ``names``.
+
+    Raises:
+        ConfigError: it is neither, or is 0.
+    """
+    others = f", or as {' or '.join(names)}" if names else ""
     try:
         size = parse_bytes(text)
     except ValueError as error:
-        raise ConfigError(f"{option(field_name)} {error}") from error
+        raise ConfigError(f"{option(field_name)} {error}{others}") from error
     if not size:
-        raise ConfigError(f"{option(field_name)} {text}: must be above 0")
+        raise ConfigError(f"{option(field_name)} {text}: must be above 0{others}")
     return size

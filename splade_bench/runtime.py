@@ -35,7 +35,8 @@ def runtime_environment(environment: Mapping[str, str] | None = None) -> dict[st
 def prepare_runtime() -> bool:
     """Add them to this process's environment; False if torch is imported already: then nothing is changed.
 
-    Call it first in a program that trains. The command line and the suite's own workers do.
+    Call it first in a program that trains, as the command line does. The suite's own workers are started with these
+    variables.
 
     Raises:
         ConfigError: ``OMP_NUM_THREADS`` asks for more threads than there are cores.

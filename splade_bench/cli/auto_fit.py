@@ -20,6 +20,8 @@ from itertools import islice
 
 import msgspec
 import torch
+import transformers
+from torch import nn
 
 from splade_bench.cli.planning import PlanRequest, make_fit, nothing_fits
 from splade_bench.config import TrainConfig
@@ -27,7 +29,7 @@ from splade_bench.data.records import Triple
 from splade_bench.errors import ConfigError, DataError, SpladeBenchError, TrainingError, error_line
 from splade_bench.files import ascii_json
 from splade_bench.measure.machine import free_memory_bytes
-from splade_bench.measure.rss import current_rss_bytes
+from splade_bench.measure.rss import known_rss_bytes
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.planner.fit import SearchEnded
 from splade_bench.planner.fitting import TimeLimit
@@ -83,11 +85,12 @@ def fitted_within_free_memory(request: PlanRequest, steps: int) -> Fitted:
         steps: optimizer steps of the training.
     """
     logger.info("settings: looking for the fastest that fit, for %.0f s at most", _AT_MOST_S)
-    budget_bytes = free_memory_bytes() + current_rss_bytes()  # a plan counts this process as a whole
     limit = TimeLimit(share=_SHARE, at_most_s=_AT_MOST_S, optimizer_steps=steps, started_at_s=time.time())
     try:
+        # A plan counts this process as a whole, so what it has already is free too.
+        budget_bytes = free_memory_bytes() + (known_rss_bytes() or 0)
         fitted = fitted_training(replace(request, budget_bytes=budget_bytes, limit=limit))
-    except SpladeBenchError as error:
+    except Exception as error:  # nobody asked for this search: nothing in it may end the training
         return Fitted(request.config, f"no others were found: {error_line(error)}")
     chosen = f"{fitted.settings}, the fastest found for the {format_bytes(budget_bytes)} that are free"
     return Fitted(fitted.config, chosen)
@@ -98,8 +101,7 @@ def _least_step_s(config: TrainConfig, triples: Sequence[Triple], encoder: Splad
     sample = list(islice(iter(triples), _SAMPLED_TRIPLES))
     texts = [text for triple in sample for text in (triple.query, triple.positive, *triple.negatives[:1])]
     tokens = [len(ids) for ids in encoder.tokenizer(texts, max_length=config.max_length, truncation=True)["input_ids"]]
-    matrices = (part for part in encoder.body.parameters() if part.dim() == 2 and len(part) != encoder.vocab_size)
-    body = sum(matrix.numel() for matrix in matrices)
+    body = sum(part.weight.numel() for part in encoder.body.modules() if isinstance(part, nn.Linear))
     # Body: forward, and a backward of twice the work. Head: forward; its backward has only the winners.
     flops_per_token = 6 * body + 2 * encoder.decoder.weight.numel()
     texts_per_step = config.batch_size * (2 + config.negatives_per_query) * config.gradient_accumulation_steps
@@ -124,7 +126,7 @@ def fitted_training(request: PlanRequest) -> Fitted:
     )
     if not finished.stdout:
         ending = f"the planning process ended with exit code {finished.returncode}"
-        raise TrainingError(f"--auto-fit: {ending}; run splade-bench fit with the same flags to see why")
+        raise TrainingError(f"no settings were found: {ending}; run splade-bench fit with the same flags to see why")
     reply: Fitted | Failed = msgspec.convert(json.loads(finished.stdout), Fitted | Failed)
     if isinstance(reply, Failed):
         raise _ERRORS.get(reply.error, TrainingError)(reply.message)
@@ -134,6 +136,7 @@ def fitted_training(request: PlanRequest) -> Fitted:
 def main() -> None:
     """Answer the request on standard input."""
     request = msgspec.convert(json.load(sys.stdin), PlanRequest)
+    transformers.logging.set_verbosity_error()  # what it says of a plan is not about the training
     reply: Fitted | Failed
     try:
         found = make_fit(request)

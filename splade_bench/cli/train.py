@@ -3,47 +3,31 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from splade_bench.cli.arguments import given_flags, show
-from splade_bench.cli.auto_fit import (
-    fitted_training,
-    fitted_within_free_memory,
-    optimizer_steps,
-    why_not_to_fit,
-)
-from splade_bench.cli.flags import TrainFlags, parse_train_command, searched_fields_given, train_arguments
+from splade_bench.cli.arguments import show
+from splade_bench.cli.flags import TrainFlags, parse_train_command
+from splade_bench.cli.memory_settings import asks_for_a_fit, config_for_free_memory, leaves_memory_open, settled_config
 from splade_bench.cli.output import OutputFolder
-from splade_bench.cli.planning import PlanRequest, data_bytes, resolve_budget
 from splade_bench.cli.progress import memory_line
-from splade_bench.cli.resuming import find_checkpoint, fitted_as_saved, goes_on_in
+from splade_bench.cli.resuming import find_checkpoint, goes_on_in
 from splade_bench.cli.signals import StopSignals
 from splade_bench.cli.sources import load_corpus, load_encoder
 from splade_bench.cli.training_run import TrainingRun
-from splade_bench.config import MemoryConfig, TrainConfig
-from splade_bench.data.records import Corpus
 from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.errors import ConfigError, DataError, TrainingError, error_line
 from splade_bench.evaluation.evaluator import evaluate_bm25
 from splade_bench.measure.machine import taken_on
 from splade_bench.measure.timeline import MemorySampler
-from splade_bench.model.encoder import SpladeEncoder
-from splade_bench.model.presets import TRAINED_ACTIVE_SHARE
-from splade_bench.planner.rehearsal import Lengths
-from splade_bench.training.checkpoints import Checkpoint
 from splade_bench.training.faults import describe_step
 from splade_bench.units import format_seconds
 
 logger = logging.getLogger(__name__)
 
 _LONGEST_REASON = 200
-_ASK_FOR_A_FIT = frozenset({"auto_fit", "budget", "allow_inexact"})
-# These say how a batch is computed.
-_FORBID_A_FIT = frozenset({"memory_mode", *(field.name for field in fields(MemoryConfig))})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,17 +43,19 @@ class TrainCommand(TrainFlags):
 
     Exit codes:
       0  done
-      1  the training failed, or nothing fits with --auto-fit
+      1  the training failed, or nothing fits with --auto-fit, --budget or --allow-inexact
       2  usage error or bad file
       128 + n  stopped by signal n, such as 130 for Ctrl-C and 143 for SIGTERM
     """
 
     auto_fit: bool = True
-    """Train with the fastest settings that fit the memory, as fit chooses them; settings that you name are kept. By
+    """Train with the fastest settings that fit the memory, as fit chooses them. Settings that you name are kept. By
     default this is done on a CPU, if you name neither --memory-mode nor a memory setting, and if it takes at most 3 %
-    of the training. With --auto-fit, --budget or --allow-inexact it is always done."""
+    of the training. With --auto-fit, --budget or --allow-inexact it is always done, and with --no-auto-fit never. A
+    resumed run keeps the settings of its checkpoint."""
     budget: str | None = None
-    """Memory that the training may take, such as 8GiB. None: what is free on the machine; with --auto-fit, all."""
+    """Memory that the training may take, such as 8GiB. None: what is free on the machine now; with --auto-fit or
+    --allow-inexact, all memory of the machine or container, or the free memory of an accelerator."""
     allow_inexact: bool = False
     """Let the fit also consider settings that change the gradient."""
 
@@ -92,8 +78,11 @@ def run(arguments: Sequence[str]) -> int:
         need_negatives=command.config.negatives_per_query > 0,
         skip_bad_records=command.faults.skip_bad_records,
     )
+    if checkpoint or asks_for_a_fit(arguments):
+        command = replace(command, config=settled_config(command, arguments, checkpoint, corpus, device.type))
     encoder = load_encoder(command.model_name, corpus, seed=command.config.seed).to(device)
-    command = replace(command, config=_fitted(command, arguments, checkpoint, corpus, encoder))
+    if not checkpoint and command.auto_fit and leaves_memory_open(arguments):
+        command = replace(command, config=config_for_free_memory(command, corpus, encoder))
     encoder.tokenizer.model_max_length = command.config.max_length
     training = TrainingRun(command, corpus, encoder, output, checkpoint)
     with closing(training):
@@ -103,50 +92,6 @@ def run(arguments: Sequence[str]) -> int:
         _write_record(output, record)
     show(record, _summary(record, output), as_json=command.json)
     return code
-
-
-def _fitted(
-    command: TrainCommand,
-    arguments: Sequence[str],
-    checkpoint: Checkpoint | None,
-    corpus: Corpus,
-    encoder: SpladeEncoder,
-) -> TrainConfig:
-    """The configuration to train with: as given, as a fit chose it for the saved run, or as one chooses it now."""
-    named = given_flags(arguments).keys()
-    asked_for = not named.isdisjoint(_ASK_FOR_A_FIT) and command.auto_fit
-    by_default = command.auto_fit and named.isdisjoint(_FORBID_A_FIT)
-    if not (asked_for or by_default):
-        return command.config
-    given = searched_fields_given(arguments)
-    if checkpoint:
-        allow_inexact = asked_for
-        return fitted_as_saved(checkpoint, command.config, given | named, allow_inexact=allow_inexact)
-    request = PlanRequest(
-        model_name=command.model_name,
-        config=command.config,
-        device_type=encoder.device.type,
-        budget_bytes=None,
-        lengths=Lengths.full(command.config),
-        active_share=TRAINED_ACTIVE_SHARE,
-        given=given,
-        allow_inexact=command.allow_inexact,
-        data_bytes=data_bytes(corpus) if command.train_file else 0,
-    )
-    if asked_for:
-        logger.info("--auto-fit: looking for the fastest settings that fit")
-        fitted = fitted_training(replace(request, budget_bytes=resolve_budget(command.budget, request.device_type)))
-    elif reason := why_not_to_fit(command.config, corpus.triples, encoder):
-        logger.info("settings: the defaults: %s", reason)
-        return command.config
-    else:
-        fitted = fitted_within_free_memory(request, optimizer_steps(command.config, corpus.triples))
-    if fitted.config == command.config:
-        logger.info("settings: the defaults: %s", fitted.settings)
-        return fitted.config
-    flags = shlex.join(train_arguments(command, fitted.config))
-    logger.info("settings: %s. The same as: splade-bench train --no-auto-fit %s", fitted.settings, flags)
-    return fitted.config
 
 
 def _train(command: TrainCommand, training: TrainingRun) -> tuple[dict[str, Any], int]:

@@ -27,6 +27,9 @@ class _Interface:
     controller: str
     """The memory controller, as ``/proc/self/cgroup`` names it."""
     limit: str
+    usage: str
+    reclaimable: str
+    """The line of ``memory.stat`` with pages of files that the kernel gives up first."""
     no_swap: tuple[str, str | None]
     """A file, and what to write to it to forbid swap beyond the limit; None: the limit itself."""
     events: str
@@ -36,11 +39,19 @@ _FIRST_VERSION = _Interface(
     file_system="cgroup",
     controller="memory",
     limit="memory.limit_in_bytes",
+    usage="memory.usage_in_bytes",
+    reclaimable="total_inactive_file",
     no_swap=("memory.memsw.limit_in_bytes", None),
     events="memory.oom_control",
 )
 _SECOND_VERSION = _Interface(
-    file_system="cgroup2", controller="", limit="memory.max", no_swap=("memory.swap.max", "0"), events="memory.events"
+    file_system="cgroup2",
+    controller="",
+    limit="memory.max",
+    usage="memory.current",
+    reclaimable="inactive_file",
+    no_swap=("memory.swap.max", "0"),
+    events="memory.events",
 )
 
 
@@ -105,6 +116,20 @@ def container_limit_bytes(proc: Path = _PROC) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
+def container_free_bytes(proc: Path = _PROC) -> int | None:
+    """What this process's groups can still take below their limits; None if there is no limit."""
+    own = _own_group(proc)
+    if own is None:
+        return None
+    free = []
+    for folder in (own.folder, *own.folder.parents):
+        limit_bytes, used_bytes = (_limit_bytes(folder / name) for name in (own.interface.limit, own.interface.usage))
+        if limit_bytes is not None and used_bytes is not None:
+            reclaimable_bytes = _counter(folder / "memory.stat", own.interface.reclaimable) or 0
+            free.append(max(0, limit_bytes - max(0, used_bytes - reclaimable_bytes)))
+    return min(free, default=None)
+
+
 def visible_oom_kills(proc: Path = _PROC) -> int:
     """How many processes the out-of-memory killer has ended: in this process's group if it counts them, else in all."""
     own = _own_group(proc)
@@ -114,10 +139,14 @@ def visible_oom_kills(proc: Path = _PROC) -> int:
 
 def oom_kills(path: Path) -> int | None:
     """The count of ``oom_kill`` in a file of counters; None if there is none."""
+    return _counter(path, "oom_kill")
+
+
+def _counter(path: Path, wanted: str) -> int | None:
     with suppress(OSError):
         for line in path.read_text().splitlines():
             name, _, count = line.partition(" ")
-            if name == "oom_kill":
+            if name == wanted:
                 return int(count)
     return None
 

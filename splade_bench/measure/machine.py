@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 import splade_bench
+from splade_bench.measure.control_group import container_free_bytes
 from splade_bench.measure.readings import or_none
 
 PACKAGE_FOLDER = Path(splade_bench.__file__).parent
@@ -53,8 +54,10 @@ def total_memory_bytes() -> int:
 
 
 def free_memory_bytes() -> int:
-    """Memory that this process can take without taking it from others, now."""
-    return int(psutil.virtual_memory().available)
+    """Memory that this process can take now: that of the machine, and that below the limit of its container."""
+    free_bytes = int(psutil.virtual_memory().available)
+    in_container_bytes = container_free_bytes()
+    return free_bytes if in_container_bytes is None else min(free_bytes, in_container_bytes)
 
 
 def versions() -> dict[str, str]:

@@ -60,7 +60,7 @@ ACTIVATION_MEMORY = "activation_memory"
 # The fields in which a candidate can differ from the configuration asked for, apart from the size of the batch.
 SEARCHED_FIELDS = frozenset({MINI_BATCHES, ACTIVATION_MEMORY}).union(*(change.fields for change in SETTINGS_TO_TRY))
 # Those in which exact candidates can differ. Of optimizer_states, bfloat16 is not exact.
-EXACT_FIELDS = frozenset({MINI_BATCHES, ACTIVATION_MEMORY}).union(
+EXACT_FIELDS = frozenset({MINI_BATCHES, ACTIVATION_MEMORY, "optimizer_states_dir"}).union(
     *(change.fields for change in SETTINGS_TO_TRY if change.exact)
 )
 

@@ -116,13 +116,14 @@ class SearchEnded(Exception):  # noqa: N818 - not an error, as StopIteration
     """Raised by a :data:`Try` when there is no time for another plan."""
 
 
-def fit(candidates: Candidates, plan_one: Try) -> Fit:
-    """Plan some of the candidates, among them the fastest that fits; all, if ``plan_one`` does not end the search.
+def fit(candidates: Candidates, plan_one: Try, *, first: Candidate | None = None) -> Fit:
+    """Plan some of the candidates, and ``first`` before them. If ``plan_one`` ends the search, what it has counts.
 
     Raises:
         SearchEnded: there was no time for a single plan.
+        ConfigError: the first plan cannot be made.
     """
-    search = _Search(candidates, plan_one)
+    search = _Search(candidates, plan_one, first)
     try:
         search.run()
     except SearchEnded:
@@ -132,19 +133,21 @@ def fit(candidates: Candidates, plan_one: Try) -> Fit:
 
 
 class _Search:
-    def __init__(self, candidates: Candidates, plan_one: Try) -> None:
+    def __init__(self, candidates: Candidates, plan_one: Try, first: Candidate | None) -> None:
         self._candidates = candidates
-        self._sizes = candidates.sizes
+        self._sizes = [*candidates.sizes]
         self._plan_one = plan_one
+        self._first = first
         self.trials: dict[Candidate, Trial] = {}
+        self._impossible: set[Candidate] = set()
 
     def run(self) -> None:
+        if self._first:
+            self._try(self._first)
         self._try_sizes()
         self._try_kept_graphs()
         for change in tuple(self._candidates.changes):
-            try:
-                self._try(Candidate(self._sizes[0], (change,)))
-            except ConfigError:  # the model or this machine cannot have it
+            if self._try(Candidate(self._sizes[0], (change,))) is None:
                 self._candidates.changes.remove(change)
         self._try_combinations()
         fastest = self._fastest()
@@ -153,13 +156,27 @@ class _Search:
             return
         if fastest.candidate.changes and fastest.candidate.activation_memory is None:
             self._try_kept_graphs(fastest.candidate.changes)
-        self._try_larger(fastest)
+        if fastest.candidate.texts in self._sizes:
+            self._try_larger(fastest)
         self._try_faster_changes()
 
-    def _try(self, candidate: Candidate) -> Trial:
-        if candidate not in self.trials:
-            self.trials[candidate] = self._plan_one(candidate, self._candidates.config(candidate))
-        return self.trials[candidate]
+    def _try(self, candidate: Candidate) -> Trial | None:
+        """The plan of a candidate; None if the model, this machine or a named setting rules it out."""
+        if candidate not in self.trials and candidate not in self._impossible:
+            try:
+                self.trials[candidate] = self._plan_one(candidate, self._candidates.config(candidate))
+            except ConfigError:
+                if not self.trials:
+                    raise  # nothing can be planned
+                self._impossible.add(candidate)
+        return self.trials.get(candidate)
+
+    def _try_with_graphs(self, candidate: Candidate) -> Trial | None:
+        """The plan of a candidate; if it keeps graphs, then as many as fit in its place."""
+        if candidate.activation_memory is None:
+            return self._try(candidate)
+        trial = self._try(replace(candidate, activation_memory=None))
+        return self._keep_graphs(trial) if trial and trial.fits else trial
 
     def _fastest(self) -> Trial | None:
         return min((trial for trial in self.trials.values() if trial.fits), key=lambda trial: trial.cost, default=None)
@@ -170,10 +187,11 @@ class _Search:
         A size that does not fit alone may fit with a change, so its time is needed too.
         """
         trial = self._try(Candidate(self._sizes[0]))
-        self._try(Candidate(self._sizes[-1]))
+        while self._try(Candidate(self._sizes[-1])) is None and len(self._sizes) > 1:
+            self._sizes.pop()  # such mini-batches keep more than the named activation memory
         for size in self._sizes[_STRIDE::_STRIDE]:
             larger = self._try(Candidate(size))
-            if larger.cost > (1 - _WORTHWHILE) * trial.cost:
+            if larger is None or trial is None or larger.cost > (1 - _WORTHWHILE) * trial.cost:
                 break
             trial = larger
 
@@ -182,7 +200,7 @@ class _Search:
         best: Trial | None = None
         for size in self._sizes:
             trial = self._try(Candidate(size, changes))
-            if not trial.fits:
+            if trial is None or not trial.fits:
                 break
             kept = self._keep_graphs(trial)
             if best and kept.cost > (1 - _WORTHWHILE) * best.cost:
@@ -195,16 +213,15 @@ class _Search:
             return trial
         everything = self._try(replace(trial.candidate, activation_memory="all"))
         budget_bytes = trial.plan.budget_bytes
-        if everything.fits or budget_bytes is None:
-            return everything if everything.cost < trial.cost else trial
+        if everything is None or everything.fits or budget_bytes is None:
+            return everything if everything and everything.cost < trial.cost else trial
         # The memory counts from zero, but the plan already has the activations of one mini-batch.
         limit_bytes = budget_bytes - trial.peak_bytes + trial.plan.by_category.get("activations", 0)
         for _ in range(_MEMORY_ATTEMPTS):
             if limit_bytes < _MIB:
                 break
-            try:
-                kept = self._try(replace(trial.candidate, activation_memory=f"{limit_bytes // _MIB}MiB"))
-            except ConfigError:  # less than one mini-batch takes
+            kept = self._try(replace(trial.candidate, activation_memory=f"{limit_bytes // _MIB}MiB"))
+            if kept is None:  # less than one mini-batch takes
                 break
             if kept.fits:
                 return kept if kept.cost < trial.cost else trial
@@ -219,15 +236,15 @@ class _Search:
             if trial is None or change in trial.candidate.changes or alone.cost > (1 - _EQUAL_TIME) * start.cost:
                 continue
             if changes := self._candidates.ordered({*trial.candidate.changes, change}):
-                faster = self._try(replace(trial.candidate, changes=changes))
-                if faster.fits and faster.cost < trial.cost:
+                faster = self._try_with_graphs(replace(trial.candidate, changes=changes))
+                if faster and faster.fits and faster.cost < trial.cost:
                     trial = faster
 
     def _try_larger(self, trial: Trial) -> None:
         """Larger mini-batches with the same changes in small steps, while they fit and save time."""
         for size in self._sizes[self._sizes.index(trial.candidate.texts) + 1 :]:
-            larger = self._try(replace(trial.candidate, texts=size))
-            if not larger.fits or larger.cost > (1 - _WORTHWHILE) * trial.cost:
+            larger = self._try_with_graphs(replace(trial.candidate, texts=size))
+            if larger is None or not larger.fits or larger.cost > (1 - _WORTHWHILE) * trial.cost:
                 break
             trial = larger
 
@@ -275,5 +292,6 @@ class _Search:
         """Fewer queries per batch, if that is allowed. It comes last, because in-batch negatives get fewer too."""
         smallest = min(self.trials.values(), key=lambda trial: trial.peak_bytes).candidate
         for splits in self._candidates.splits():
-            if self._try(replace(smallest, splits=splits)).fits:
+            trial = self._try(replace(smallest, splits=splits))
+            if trial and trial.fits:
                 break

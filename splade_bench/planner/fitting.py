@@ -100,7 +100,8 @@ class PlannedTraining:
             plan_times_s.append(time.perf_counter() - start_s)
             return Trial(candidate=candidate, config=config, plan=made, step_time_s=step_time_s)
 
-        return fit(candidates, plan_one)
+        # A search that is ended early must not choose what is slower than the configuration itself.
+        return fit(candidates, plan_one, first=Candidate(None) if limit else None)
 
 
 def why_nothing_fits(found: Fit, budget_bytes: int) -> str:

@@ -135,7 +135,9 @@ def median_time(runs: Sequence[CellResult]) -> Reading | None:
     if not times:
         return None
     median_s = statistics.median(time.value for time in times)
-    is_least = any(time.sign and time.value <= median_s for time in times)
+    # Of an even number of runs the median is a mean of two; a bound above the lower one may be the upper one.
+    upper_s = statistics.median_high(time.value for time in times)
+    is_least = any(time.sign and time.value <= upper_s for time in times)
     return Reading(median_s, ">" if is_least else "")
 
 

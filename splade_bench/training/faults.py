@@ -19,10 +19,15 @@ _NAMED_RECORDS = 8
 
 
 def half_mini_batch(encoder: SpladeEncoder, batches: Sequence[TripleBatch]) -> int | None:
-    """Half the tokens of the largest mini-batch of an optimizer step; None if it is one text already."""
+    """Half the tokens of the largest mini-batch of an optimizer step; None if it is one text already.
+
+    All its tokens, if other mini-batches keep their graphs: without these it may fit.
+    """
     largest = max(batch.tokens for batch in batches)
     if encoder.memory.gradient_caching:
         largest = min(largest, mini_batch_limit(encoder))
+        if encoder.memory.activation_memory != "none":
+            return largest
         if largest <= max(length for batch in batches for group in batch.lengths for length in group):
             return None
     return max(1, largest // 2)

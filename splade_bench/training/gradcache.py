@@ -10,7 +10,8 @@ in-batch negatives and FLOPS see the whole batch. Two things are cheaper here:
   (``--activation-memory``): they need no second pass. With all graphs kept, nothing is computed twice.
 
 The second pass replays the random numbers of the first, so dropout is the same in both. Both passes go from the largest
-mini-batch to the smallest, so the gradient is the same, bitwise, however many graphs are kept.
+mini-batch to the smallest, so the gradient of the same mini-batches is the same, bitwise, however many graphs are kept.
+With all kept, a batch may be cut into more of them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import Tensor
 from splade_bench.batching.batches import TripleBatch
 from splade_bench.batching.mini_batches import MiniBatch, cut_into_mini_batches
 from splade_bench.config import TrainConfig
-from splade_bench.device.planned import memoized_in_plan, once_in_plan
+from splade_bench.device.planned import memoized_in_plan, once_in_plan, planned_device
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.head import WINNERS_PAY_FROM, Pooled
 from splade_bench.model.precision import wide_dtype
@@ -78,6 +79,7 @@ def mini_batch_limit(encoder: SpladeEncoder) -> int:
 def largest_mini_batch(encoder: SpladeEncoder, config: TrainConfig) -> tuple[int, int]:
     """Texts and tokens of the largest mini-batch that a run can have."""
     texts = config.batch_size * (2 + config.negatives_per_query)
+    texts = min(texts, encoder.memory.mini_batch_size or texts)
     tokens = min(max(mini_batch_limit(encoder), config.max_length), texts * config.max_length)
     return -(-tokens // config.max_length), tokens
 
@@ -133,11 +135,15 @@ def _first_passes(
             pooled = encoder.pool(mini_batch.texts, active_share=context.active_share)
             into[mini_batch.rows] = pooled.reps
             return _FirstPass(winners=pooled.winners)
-        saved = SavedStorages(encoder.parameters()) if graphs.counts else None
+        counts = graphs.limit_bytes > 0 and (mini_batch is mini_batches[0] or planned_device() is not None)
+        saved = SavedStorages(encoder.parameters()) if counts else None
         with saved or nullcontext():
             vectors = encoder(mini_batch.texts, active_share=context.active_share)
         into[mini_batch.rows] = vectors.detach()
-        return _FirstPass(reps=vectors, kept_sizes_bytes=saved.sizes_bytes if saved else ())
+        if saved is None:
+            return _FirstPass(reps=vectors)
+        saved.add(vectors)
+        return _FirstPass(reps=vectors, kept_sizes_bytes=saved.sizes_bytes)
 
     first_pass = memoized_in_plan(run, key=lambda choice: (choice[0].texts.input_ids.shape, choice[1]), copy=_stand_in)
     cached: list[_CachedMiniBatch] = []

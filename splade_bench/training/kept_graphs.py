@@ -25,7 +25,7 @@ class SavedStorages:
             storage = tensor.untyped_storage()
             if storage._cdata not in parameters_at:
                 sizes[storage._cdata] = storage.nbytes()
-            return tensor
+            return tensor.detach()  # a graph that kept its own result would never be freed without a backward
 
         self._sizes = sizes
         self._hooks = saved_tensors_hooks(note, lambda tensor: tensor)
@@ -35,6 +35,11 @@ class SavedStorages:
 
     def __exit__(self, *_: object) -> None:
         self._hooks.__exit__()
+
+    def add(self, tensor: Tensor) -> None:
+        """Count a tensor that is kept beside the graph."""
+        storage = tensor.untyped_storage()
+        self._sizes[storage._cdata] = storage.nbytes()
 
     @property
     def sizes_bytes(self) -> Sequence[int]:
@@ -46,7 +51,8 @@ class ActivationMemory:
     """The memory that graphs may take, shared out among the mini-batches of a batch, the largest first.
 
     The first always keeps its graph: it is computed once, and some mini-batch has to be. What a smaller one will take
-    is estimated from it, by texts and tokens: not less than it takes, because attention's part falls with the length.
+    is estimated from it, by texts and tokens. Where attention keeps tensors [length, length], the estimate is too low
+    for a mini-batch of fewer but longer texts.
 
     Args:
         memory: its ``activation_memory`` is the limit. With all, all graphs are kept; with none, only the first.
@@ -59,11 +65,6 @@ class ActivationMemory:
         self._vector_bytes = vector_bytes
         self._kept_bytes = 0.0
         self._token_bytes: float | None = None
-
-    @property
-    def counts(self) -> bool:
-        """Whether what the first graph takes decides about others."""
-        return self.limit_bytes > 0
 
     def keeps(self, mini_batch: MiniBatch) -> bool:
         """Whether this one keeps its graph, which then counts."""
@@ -91,7 +92,7 @@ class ActivationMemory:
             raise ConfigError(
                 f"--activation-memory {self._given}: a mini-batch of {tokens} tokens keeps "
                 f"{format_bytes(estimate_bytes)}; give at least that much, use none, or set a smaller "
-                "--mini-batch-tokens"
+                "--mini-batch-tokens or --mini-batch-size"
             )
 
     def _estimate_bytes(self, texts: int, tokens: int) -> float:

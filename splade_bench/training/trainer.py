@@ -152,8 +152,8 @@ class Trainer:
         """Compute batches in mini-batches of at most ``tokens``, with the same gradient; None: as configured."""
         self.state.mini_batch_tokens = tokens
         if tokens is not None:
-            memory = replace(self.config.memory, gradient_caching=True, mini_batch_tokens=tokens)
-            memory = replace(memory, activation_memory="none")
+            settings = {"gradient_caching": True, "mini_batch_tokens": tokens, "activation_memory": "none"}
+            memory = replace(self.config.memory, **settings)  # type: ignore[arg-type]
             self.encoder.configure(memory, mixed_precision=self.config.mixed_precision)
             self.backward_step = gradcache_step
 

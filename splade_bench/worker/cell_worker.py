@@ -139,7 +139,7 @@ class CellWorker(Worker[CellRequest]):
         assert budget_bytes is not None and builder.cell.trainer == OWN_TRAINER
         training = _planned_training(builder)
         candidates = Candidates(builder.config, given=(), device=builder.device.type, allow_inexact=False)
-        found = training.fit(candidates, builder.config, Lengths.widest(builder.source(builder.encoder())))
+        found = training.fit(candidates, builder.config, Lengths.full(builder.config))
         if found.chosen is None:
             raise MemoryError(why_nothing_fits(found, budget_bytes))
         return {"memory_settings": asdict(found.chosen.config.memory)} | _planned_fields(found.chosen.plan)

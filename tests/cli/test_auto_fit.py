@@ -113,7 +113,7 @@ def test_a_process_that_dies_is_an_error_of_one_line(
     assert main(train_arguments(train_file, tmp_path / "out")) == 1
 
     assert (
-        "--auto-fit: the planning process ended with exit code -9; run splade-bench fit with the same flags"
+        "no settings were found: the planning process ended with exit code -9; run splade-bench fit with the same flags"
         in capsys.readouterr().err
     )
     assert not (tmp_path / "out" / "run.json").exists()

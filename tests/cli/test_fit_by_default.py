@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from splade_bench.cli import auto_fit, main, train
+from splade_bench.cli import auto_fit, main, memory_settings
 from splade_bench.cli.auto_fit import Fitted, optimizer_steps, why_not_to_fit
 from splade_bench.cli.planning import PlanRequest
 from splade_bench.config import TrainConfig
@@ -39,8 +39,8 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[PlanRequest]:
         memory = replace(request.config.memory, **CHOSEN)
         return Fitted(replace(request.config, memory=memory), "what the test wants")
 
-    monkeypatch.setattr(train, "why_not_to_fit", lambda *_: None)
-    monkeypatch.setattr(train, "fitted_training", fitted)
+    monkeypatch.setattr(memory_settings, "why_not_to_fit", lambda *_: None)
+    monkeypatch.setattr(memory_settings, "fitted_training", fitted)
     monkeypatch.setattr(auto_fit, "fitted_training", fitted)
     return seen
 
@@ -119,12 +119,12 @@ def test_where_nothing_is_found_the_defaults_are_used(
     def failing(request: PlanRequest) -> Fitted:
         raise TrainingError("there was no time for a plan")
 
-    monkeypatch.setattr(train, "why_not_to_fit", lambda *_: None)
+    monkeypatch.setattr(memory_settings, "why_not_to_fit", lambda *_: None)
     monkeypatch.setattr(auto_fit, "fitted_training", failing)
 
     assert main(arguments(train_file, tmp_path / "out")) == 0
 
-    assert "settings: the defaults: no others were found: there was no time for a plan" in caplog.text
+    assert "settings: as given: no others were found: there was no time for a plan" in caplog.text
     assert memory_of(tmp_path / "out")["activation_memory"] == "none"
 
 

@@ -210,7 +210,7 @@ def test_a_norm_without_a_limit_can_go_on(arguments: Arguments) -> None:
 def test_auto_fit_goes_on_with_the_settings_that_it_chose(
     arguments: Arguments, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from splade_bench.cli import train
+    from splade_bench.cli import memory_settings
     from splade_bench.cli.auto_fit import Fitted
 
     chosen: list[object] = []
@@ -219,7 +219,7 @@ def test_auto_fit_goes_on_with_the_settings_that_it_chose(
         chosen.append(request)
         return Fitted(request.config, "as it is")
 
-    monkeypatch.setattr(train, "fitted_training", fitted)
+    monkeypatch.setattr(memory_settings, "fitted_training", fitted)
     main(arguments("--save-steps", "4", "--auto-fit"))
 
     assert main(arguments("--save-steps", "4", "--auto-fit", "--resume-from-checkpoint", "latest")) == 0

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from splade_bench.measure.control_group import ControlGroup, container_limit_bytes, oom_kills, visible_oom_kills
+from splade_bench.measure.control_group import (
+    ControlGroup,
+    container_free_bytes,
+    container_limit_bytes,
+    oom_kills,
+    visible_oom_kills,
+)
 
 MIB = 2**20
 FIRST = "9:name=systemd:/\n4:memory:/jobs/7\n0::/\n"
@@ -210,3 +216,28 @@ def test_the_kernel_kills_a_process_above_the_limit_of_its_group() -> None:
             group.remove()
 
     assert not group.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("memberships", "folder", "files"),
+    [
+        (FIRST, "first/7", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
+        (SECOND, "second/user.slice", ("memory.max", "memory.current", "inactive_file")),
+    ],
+)
+def test_what_a_container_can_still_take_is_its_limit_without_what_is_used_and_not_reclaimable(
+    memberships: str, folder: str, files: tuple[str, str, str], proc: Callable[[str], Path], tmp_path: Path
+) -> None:
+    fake = proc(memberships)
+    assert container_free_bytes(fake) is None
+    group = tmp_path / folder
+    group.mkdir(parents=True)
+    limit, usage, reclaimable = files
+    (group / limit).write_text(f"{1024 * MIB}\n")
+    (group / usage).write_text(f"{700 * MIB}\n")
+    assert container_free_bytes(fake) == 324 * MIB
+
+    (group / "memory.stat").write_text(f"anon 5\n{reclaimable} {200 * MIB}\n")
+    assert container_free_bytes(fake) == 524 * MIB
+    (group / usage).write_text(f"{2048 * MIB}\n")
+    assert container_free_bytes(fake) == 0

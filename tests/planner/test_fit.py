@@ -48,6 +48,14 @@ def figures(candidate: Candidate) -> tuple[float, float, float]:
     return fixed, varying, seconds * (1 - saved) * (0.75 if candidate.splits > 1 else 1)
 
 
+def one_graph(candidate: Candidate) -> float:
+    """MiB that the graph of a mini-batch takes."""
+    memory = 10.0 * (candidate.texts or 1)
+    for change in candidate.changes:
+        memory *= EFFECTS[change.name][1]
+    return memory
+
+
 def run(
     budget: float,
     *,
@@ -55,6 +63,7 @@ def run(
     given: Collection[str] = (),
     without: str = "",
     plans: int = 99,
+    first: Candidate | None = None,
     **asked: Any,
 ) -> Fit:
     left = iter(range(plans))
@@ -65,6 +74,9 @@ def run(
         if without in (change.name for change in candidate.changes) or without == "your settings, unchanged":
             raise ConfigError("the model cannot have it")
         fixed, varying, seconds = figures(candidate)
+        least = 0.8 * one_graph(candidate)
+        if least > config.memory.activation_memory_bytes / MIB > 0:
+            raise ConfigError("--activation-memory: less than a mini-batch keeps")
         made = MemoryPlan(
             device="cpu",
             allocator="",
@@ -86,7 +98,7 @@ def run(
         return Trial(candidate=candidate, config=config, plan=made, step_time_s=seconds)
 
     config = TrainConfig(**{"batch_size": 8, "max_length": 32} | asked)
-    return fit(Candidates(config, given=given, device="cpu", allow_inexact=allow_inexact), plan_one)
+    return fit(Candidates(config, given=given, device="cpu", allow_inexact=allow_inexact), plan_one, first=first)
 
 
 def exhaustively(budget: float, *, allow_inexact: bool = False) -> float:
@@ -223,6 +235,23 @@ def test_a_named_activation_memory_is_kept() -> None:
     found = run(400, given={"activation_memory"}, memory=memory)
 
     assert {trial.config.memory.activation_memory for trial in found.trials} == {"20MiB"}
+    assert {trial.candidate.texts for trial in found.trials} == {1, 2}, "more texts keep more"
+
+
+@pytest.mark.parametrize("budget", range(75, 300, 4))
+def test_no_budget_makes_a_search_fail_on_a_setting_that_it_chose_itself(budget: int) -> None:
+    found = run(budget)
+
+    assert found.chosen is not None
+    assert found.chosen.plan.peak_bytes <= budget * MIB
+
+
+def test_the_configuration_itself_is_planned_first_where_that_is_asked_for() -> None:
+    for plans in (1, 2, 3):
+        found = run(400, plans=plans, first=Candidate(None))
+
+        assert found.chosen is not None
+        assert found.chosen.cost <= (1 + 0.01) * figures(Candidate(None))[2]
 
 
 @pytest.mark.parametrize("plans", [1, 2, 5, 9])

@@ -18,6 +18,7 @@ from splade_bench.config import MEMORY_MODES, MemoryConfig
 from splade_bench.data.records import Triple
 from splade_bench.errors import ConfigError
 from splade_bench.model import SpladeEncoder
+from splade_bench.training.faults import half_mini_batch
 from splade_bench.training.gradcache import gradcache_step
 from splade_bench.training.kept_graphs import SavedStorages
 from splade_bench.training.losses import SpladeLoss
@@ -138,6 +139,9 @@ class _Known:
     def __exit__(self, *_: object) -> None:
         pass
 
+    def add(self, vectors: torch.Tensor) -> None:
+        assert len(vectors) == 2
+
 
 def test_counting_keeps_nothing_alive() -> None:
     weight = torch.ones(4, 4, requires_grad=True)
@@ -145,21 +149,22 @@ def test_counting_keeps_nothing_alive() -> None:
     with saved:
         middle = (weight * 2).exp()
         result = middle.sin().sum()
-    reference = weakref.ref(middle)
+    storage = middle.untyped_storage()
+    freed: list[bool] = []
+    weakref.finalize(storage, freed.append, True)
     assert sum(saved.sizes_bytes) == middle.nbytes  # exp keeps its result, and sin the same; the weight does not count
-    result.backward()
-    del middle, result
+    del middle, result, storage  # without a backward, as in a step that failed
     gc.collect()
 
-    assert reference() is None
+    assert freed == [True]
 
 
 def test_a_limit_below_one_mini_batch_ends_the_first_step(tokenizer: Tokenizer, triples: Sequence[Triple]) -> None:
-    memory = replace(SMALL, activation_memory="100KiB")
+    memory = replace(SMALL, activation_memory="10KiB")
     encoder = make_encoder(tokenizer, memory)
     trainer = Trainer(encoder, triples, make_config(batch_size=4, memory=memory, max_steps=1))
 
-    with pytest.raises(ConfigError, match=r"^--activation-memory 100KiB: a mini-batch of \d+ tokens keeps 1 MiB; "):
+    with pytest.raises(ConfigError, match=r"^--activation-memory 10KiB: a mini-batch of \d+ tokens keeps "):
         trainer.train()
 
 
@@ -169,3 +174,36 @@ def test_without_memory_for_it_a_run_goes_on_with_one_graph(tokenizer: Tokenizer
     trainer.limit_mini_batches(64)
 
     assert trainer.encoder.memory.activation_memory == "none"
+
+
+def test_the_size_of_a_mini_batch_in_texts_limits_what_one_can_take(
+    tokenizer: Tokenizer, triples: Sequence[Triple]
+) -> None:
+    memory = replace(SMALL, mini_batch_size=1, activation_memory="400KiB")
+    encoder = make_encoder(tokenizer, memory)
+    trainer = Trainer(encoder, triples, make_config(batch_size=4, memory=memory, max_steps=1))
+
+    assert trainer.train().global_step == 1
+
+
+def test_the_vectors_of_an_eager_head_count_too(tokenizer: Tokenizer, triples: Sequence[Triple]) -> None:
+    encoder = make_encoder(tokenizer, replace(SMALL, head="eager"))
+    saved = SavedStorages(encoder.parameters())
+    with saved:
+        vectors = encoder(make_batch(encoder, triples).queries)
+    before = sum(saved.sizes_bytes)
+    saved.add(vectors)
+
+    assert sum(saved.sizes_bytes) == before + vectors.nbytes
+
+
+def test_without_memory_a_step_first_drops_the_other_graphs_and_then_halves(
+    tokenizer: Tokenizer, triples: Sequence[Triple]
+) -> None:
+    memory = replace(SMALL, activation_memory="all", mini_batch_tokens=64)
+    encoder = make_encoder(tokenizer, memory)
+    batch = make_batch(encoder, triples)
+
+    assert half_mini_batch(encoder, [batch]) == 64
+    encoder.configure(replace(memory, activation_memory="none"))
+    assert half_mini_batch(encoder, [batch]) == 32
