@@ -58,7 +58,7 @@ def test_a_verb_that_computes_is_prepared_before_torch_is_imported(verb: str) ->
         "class Finder:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name == 'torch':\n"
-        "            print('spins', os.environ.get('GOMP_SPINCOUNT')); os._exit(0)\n"
+        "            print('spins', os.environ.get('GOMP_SPINCOUNT'), flush=True); os._exit(0)\n"
         "sys.meta_path.insert(0, Finder())\n"
         "from splade_bench.cli import main\n"
         f"main([{verb!r}, '--help'])"
