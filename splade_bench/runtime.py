@@ -15,7 +15,7 @@ _ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         # libgomp's threads meet after each operator. The one that waits spins, by default for milliseconds, and takes
         # the core that another process has to leave first. After this many turns (some 50 microseconds) it sleeps.
         # Measured in benchmarks/test_company.py; other values are in reports/NEGATIVE.md.
-        "GOMP_SPINCOUNT": "3000",
+        "GOMP_SPINCOUNT": "2000",
         # oneDNN keeps what it compiled for each shape, by default 1,024 times. Texts have ever new lengths, so a long
         # run would grow by 40 MiB. A layer's shapes need 4; compiling one takes 0.2 ms.
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",

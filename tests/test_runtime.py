@@ -66,7 +66,7 @@ def test_a_verb_that_computes_is_prepared_before_torch_is_imported(verb: str) ->
 
     finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
-    assert finished.stdout == "spins 3000\n"
+    assert finished.stdout == "spins 2000\n"
 
 
 def test_a_verb_with_too_many_threads_ends_in_one_line() -> None:
