@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
+
+import pytest
 
 from splade_bench.grid.cell import ARTICLE_TRAINER, PEER_MODE, Cell
 from splade_bench.results.records import CellResult
 from splade_bench.units import whole_mib
 
 Measure: TypeAlias = Callable[[Cell], CellResult]
+NEEDS_PEERS = pytest.mark.skipif(
+    importlib.util.find_spec("sentence_transformers") is None,
+    reason="needs sentence-transformers: pip install 'splade-bench[peers]'",
+)
 # Sizes with at most this multiple of the shortest time are fast; the best of them has the smallest peak.
 AS_FAST_WITHIN = 1.05
 CHUNK_SIZES = (32, 128)
@@ -75,6 +82,13 @@ COMPARISONS = (
     Comparison(workload="base-512", batch_size=2, timed_steps=1, mini_batch_sizes=(1, 2)),
     Comparison(workload="base-512", batch_size=8, timed_steps=1, article_batch_size=4, minimal_memory=True),
 )
+
+
+def in_rounds(cells: Sequence[Cell], rounds: int) -> Iterator[Cell]:
+    """All cells in each round, in an order that alternates: a machine that gets slower slows them alike."""
+    for number in range(1, rounds + 1):
+        for cell in cells if number % 2 else cells[::-1]:
+            yield replace(cell, round=number)
 
 
 def contenders(comparison: Comparison, measure: Measure, *, quick: bool) -> list[Cell]:

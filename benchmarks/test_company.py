@@ -7,17 +7,18 @@ least. The page of the results is ``reports/COMPANY.md``, with what this package
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 
 import pytest
+from contenders import NEEDS_PEERS, in_rounds
 
 from splade_bench.grid.cell import OWN_TRAINER, PEER_MODE, Cell
 from splade_bench.pytest_plugin.sweep import ROUNDS
 from splade_bench.results.records import CellResult
 
+pytestmark = NEEDS_PEERS
 BUSY_PROCESSES = (0, 1, 2)
 TIMED_STEPS = 2
 OWN = Cell(
@@ -36,19 +37,11 @@ TRAINERS = (
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _has_peers() -> None:
-    if importlib.util.find_spec("sentence_transformers") is None:
-        pytest.skip("needs sentence-transformers: pip install 'splade-bench[peers]'")
-
-
 @pytest.mark.takes_long
 def test_company(record_cell: Callable[[Cell], CellResult], pytestconfig: pytest.Config) -> None:
     cells = [replace(cell, busy_processes=count) for count, cell in product(BUSY_PROCESSES, TRAINERS)]
-    results = []
-    for round_number in range(1, (pytestconfig.getoption("--rounds") or ROUNDS) + 1):
-        order = cells if round_number % 2 else cells[::-1]
-        results += [record_cell(replace(cell, round=round_number)) for cell in order]
+    rounds = pytestconfig.getoption("--rounds") or ROUNDS
+    results = [record_cell(cell) for cell in in_rounds(cells, rounds)]
 
     assert [
         (result.cell_id, result.error)

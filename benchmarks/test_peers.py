@@ -11,12 +11,11 @@ about: a comparison then takes minutes, as with ``-k "mini-256-real-b8 and 0.0" 
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
 import pytest
-from contenders import COMPARISONS, Comparison, contenders
+from contenders import COMPARISONS, NEEDS_PEERS, Comparison, contenders, in_rounds
 
 from splade_bench.bench.calls import CallRunner
 from splade_bench.bench.protocol import CallRequest
@@ -24,14 +23,9 @@ from splade_bench.grid.cell import ARTICLE_TRAINER, OWN_TRAINER, Cell
 from splade_bench.pytest_plugin.sweep import ROUNDS
 from splade_bench.results.records import CellResult
 
+pytestmark = NEEDS_PEERS
 LARGEST_GRADIENT_ERROR = 1e-9
 TIMEOUT_S = 600.0
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _has_peers() -> None:
-    if importlib.util.find_spec("sentence_transformers") is None:
-        pytest.skip("needs sentence-transformers: pip install 'splade-bench[peers]'")
 
 
 @pytest.mark.takes_long
@@ -63,9 +57,7 @@ def test_peers(
         return record_cell(replace(cell, attention_dropout=attention_dropout))
 
     cells = contenders(comparison, measure, quick=pytestconfig.getoption("--profile") == "smoke")
-    results = []
-    for round_number in range(1, (pytestconfig.getoption("--rounds") or ROUNDS) + 1):
-        order = cells if round_number % 2 else cells[::-1]
-        results += [measure(replace(cell, round=round_number)) for cell in order]
+    rounds = pytestconfig.getoption("--rounds") or ROUNDS
+    results = [measure(cell) for cell in in_rounds(cells, rounds)]
 
     assert [(result.cell_id, result.error) for result in results if result.status != "ok"] == []
