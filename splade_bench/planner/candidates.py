@@ -149,8 +149,7 @@ class Candidates:
         """Every set of changes that set different fields."""
         for count in range(len(self.changes) + 1):
             for chosen in combinations(self.changes, count):
-                fields = [name for change in chosen for name in change.fields]
-                if len(fields) == len(set(fields)):
+                if self.ordered(chosen) is not None:
                     yield chosen
 
     def splits(self) -> Sequence[int]:
