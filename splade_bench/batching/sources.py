@@ -69,7 +69,7 @@ class TripleBatches:
 
     @property
     def batches_per_epoch(self) -> int:
-        return -(-len(self.triples) // self.config.batch_size)
+        return batches_per_epoch(self.triples, self.config)
 
     def batches(self, epoch: int, *, start: int = 0) -> Iterator[TripleBatch]:
         order = array(_ROW, range(len(self.triples)))
@@ -98,6 +98,11 @@ class TripleBatches:
             for group in zip(*texts, strict=True)
         )
         return TripleBatch(queries, tuple(documents), tuple(rows))
+
+
+def batches_per_epoch(triples: Sequence[Triple], config: TrainConfig) -> int:
+    """Batches in which all triples come once; the last one may have fewer."""
+    return -(-len(triples) // config.batch_size)
 
 
 def order_bytes(triples: Sequence[Triple]) -> int:

@@ -19,10 +19,10 @@ from dataclasses import replace
 from itertools import islice
 
 import msgspec
-import torch
 import transformers
 from torch import nn
 
+from splade_bench.batching.sources import batches_per_epoch
 from splade_bench.cli.planning import PlanRequest, make_fit, nothing_fits
 from splade_bench.config import TrainConfig
 from splade_bench.data.records import Triple
@@ -33,7 +33,9 @@ from splade_bench.measure.rss import known_rss_bytes
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.planner.fit import SearchEnded
 from splade_bench.planner.fitting import TimeLimit
+from splade_bench.training.schedules import steps_of_run
 from splade_bench.units import format_bytes, format_seconds
+from splade_bench.worker.flops import gemm_flops_per_s
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +65,7 @@ class Failed(msgspec.Struct, tag=True):
 
 def optimizer_steps(config: TrainConfig, triples: Sequence[Triple]) -> int:
     """Of the whole training, as the trainer counts them."""
-    batches = len(triples) // config.batch_size
-    return config.max_steps or max(1, -(-batches // config.gradient_accumulation_steps)) * config.epochs
+    return steps_of_run(config, batches_per_epoch(triples, config))
 
 
 def why_not_to_fit(config: TrainConfig, triples: Sequence[Triple], encoder: SpladeEncoder) -> str | None:
@@ -105,14 +106,7 @@ def _least_step_s(config: TrainConfig, triples: Sequence[Triple], encoder: Splad
     # Body: forward, and a backward of twice the work. Head: forward; its backward has only the winners.
     flops_per_token = 6 * body + 2 * encoder.decoder.weight.numel()
     texts_per_step = config.batch_size * (2 + config.negatives_per_query) * config.gradient_accumulation_steps
-    matrix = torch.ones(_PRODUCT_SIZE, _PRODUCT_SIZE)
-    times_s = []
-    for _ in range(5):
-        start_s = time.perf_counter()
-        torch.mm(matrix, matrix)
-        times_s.append(time.perf_counter() - start_s)
-    flops_per_s = 2 * _PRODUCT_SIZE**3 / min(times_s)
-    return texts_per_step * sum(tokens) / len(tokens) * flops_per_token / flops_per_s
+    return texts_per_step * sum(tokens) / len(tokens) * flops_per_token / gemm_flops_per_s(_PRODUCT_SIZE)
 
 
 def fitted_training(request: PlanRequest) -> Fitted:

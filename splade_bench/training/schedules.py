@@ -17,3 +17,13 @@ def regularizer_scale(config: TrainConfig, global_step: int, max_steps: int) -> 
     """Quadratic rise to 1 (Formal et al., SPLADE v2, 2021)."""
     warmup_steps = config.regularizer_warmup_ratio * max_steps
     return min(1.0, (global_step + 1) / (warmup_steps + 1)) ** 2
+
+
+def steps_per_epoch(config: TrainConfig, batches: int) -> int:
+    """Optimizer steps of an epoch of so many batches; the last one may have fewer."""
+    return -(-batches // config.gradient_accumulation_steps)
+
+
+def steps_of_run(config: TrainConfig, batches: int) -> int:
+    """Optimizer steps of a training whose epochs have so many batches."""
+    return config.max_steps or steps_per_epoch(config, batches) * config.epochs

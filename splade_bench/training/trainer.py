@@ -39,7 +39,7 @@ from splade_bench.training.gradcache import gradcache_step, largest_mini_batch
 from splade_bench.training.loss_scale import LossScale
 from splade_bench.training.losses import LossTerms, SpladeLoss
 from splade_bench.training.optimizer import make_optimizer
-from splade_bench.training.schedules import learning_rate_scale, regularizer_scale
+from splade_bench.training.schedules import learning_rate_scale, regularizer_scale, steps_of_run, steps_per_epoch
 from splade_bench.training.state import STOP_FIELDS, StepLoss, TrainObserver, TrainResult, TrainState
 from splade_bench.training.step import BackwardStep, Phase, StepContext, StopRequested, direct_step
 
@@ -73,8 +73,7 @@ class Trainer:
         self.observers = [*observers]
         self.source = _source(training_data, encoder, config) if isinstance(training_data, Sequence) else training_data
         self.loss = SpladeLoss(config)
-        max_steps = config.max_steps or self.steps_per_epoch * config.epochs
-        self.state = TrainState(max_steps, active_share=active_share)
+        self.state = TrainState(steps_of_run(config, self.source.batches_per_epoch), active_share=active_share)
         self.losses: list[float] = []
         encoder.configure(config.memory, mixed_precision=config.mixed_precision)
         self.backward_step: BackwardStep = gradcache_step if encoder.memory.gradient_caching else direct_step
@@ -121,7 +120,7 @@ class Trainer:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch; the last one may have fewer batches."""
-        return -(-self.source.batches_per_epoch // self.config.gradient_accumulation_steps)
+        return steps_per_epoch(self.config, self.source.batches_per_epoch)
 
     @property
     def weights_are_complete(self) -> bool:

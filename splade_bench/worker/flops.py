@@ -41,12 +41,12 @@ def _forward_flops(preset: ModelPreset, batch: TripleBatch) -> tuple[int, int]:
     return weights + attention, head
 
 
-def gemm_flops_per_s() -> float:
-    """Best rate of a 4096 x 4096 x 4096 product in float32 on the CPU, its output warm and in place."""
-    left, right, product = (torch.ones(_GEMM_SIZE, _GEMM_SIZE) for _ in range(3))
+def gemm_flops_per_s(size: int = _GEMM_SIZE) -> float:
+    """Best rate of a product of square matrices in float32 on the CPU, its output warm and in place."""
+    left, right, product = (torch.ones(size, size) for _ in range(3))
     times_s = []
     for _ in range(_GEMM_ROUNDS + 1):
         start_s = time.perf_counter()
         torch.mm(left, right, out=product)
         times_s.append(time.perf_counter() - start_s)
-    return float(2 * _GEMM_SIZE**3 / min(times_s[1:]))
+    return float(2 * size**3 / min(times_s[1:]))

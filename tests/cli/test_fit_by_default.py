@@ -19,6 +19,7 @@ from splade_bench.errors import TrainingError
 from splade_bench.model.presets import build_preset
 from splade_bench.planner.fit import SearchEnded
 from splade_bench.planner.fitting import TimeLimit
+from splade_bench.training.trainer import Trainer
 
 TRIPLE = Triple(query="how to read a file", positive="open reads a file", negatives=("sorted sorts a list",))
 CHOSEN = {"mini_batch_tokens": 48, "activation_memory": "all"}
@@ -149,6 +150,12 @@ def test_an_accelerator_is_left_to_who_asks() -> None:
 def test_steps_are_counted_as_the_trainer_counts_them() -> None:
     assert optimizer_steps(TrainConfig(batch_size=2, gradient_accumulation_steps=3, epochs=2), [TRIPLE] * 16) == 6
     assert optimizer_steps(TrainConfig(max_steps=5), [TRIPLE]) == 5
+
+    encoder = build_preset("toy", train_tokenizer((), vocab_size=512), seed=0)
+    for count in (15, 16, 17):  # the last batch and the last step may be smaller
+        config = TrainConfig(batch_size=4, gradient_accumulation_steps=2, max_length=16, epochs=3)
+        triples = [TRIPLE] * count
+        assert optimizer_steps(config, triples) == Trainer(encoder, triples, config).state.max_steps
 
 
 @pytest.mark.parametrize(
