@@ -133,7 +133,7 @@ def main() -> None:
     transformers.logging.set_verbosity_error()  # what it says of a plan is not about the training
     reply: Fitted | Failed
     try:
-        found = make_fit(request)
+        found = make_fit(request, whole_frontier=False)
         chosen = found.chosen
         if chosen is None:
             raise TrainingError(nothing_fits(request, found))

@@ -63,6 +63,7 @@ def _record(command: FitCommand, request: PlanRequest, found: Fit) -> dict[str, 
         "plans": len(found.trials),
         "active_share": command.active_share,
         "lengths": command.lengths,
+        "usual_lengths": request.lengths.usual,
         "config": found.chosen.config.to_dict() if found.chosen else None,
     }
 
@@ -95,6 +96,8 @@ def _text(record: Mapping[str, Any]) -> str:
         sorting = "sorted by the amount of computation (TFLOP); no times are predicted"
         lines.append(f"--device {record['device']} is not in this machine: {sorting}")
     texts = "texts of full length" if record["lengths"] == "full" else "the texts of the widest batch"
+    if record["usual_lengths"]:
+        texts += " for the peak, those of a usual batch for the time"
     lines.append(f"assumed: {texts}; {record['active_share']:.1%} of the vectors' entries are above 0 (--active-share)")
     return "\n".join(lines)
 

@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from splade_bench.batching.sources import TripleBatches
 from splade_bench.cli.arguments import given_flags
 from splade_bench.cli.auto_fit import (
     Fitted,
@@ -19,6 +23,7 @@ from splade_bench.cli.auto_fit import (
 from splade_bench.cli.flags import searched_fields_given, train_arguments
 from splade_bench.cli.planning import PlanRequest, data_bytes, resolve_budget
 from splade_bench.cli.resuming import fitted_as_saved
+from splade_bench.cli.sources import load_tokenizer
 from splade_bench.config import MemoryConfig, TrainConfig
 from splade_bench.data.records import Corpus
 from splade_bench.model.encoder import SpladeEncoder
@@ -66,7 +71,9 @@ def settled_config(
         return command.config
     logger.info("settings: looking for the fastest that fit")
     given = searched_fields_given(arguments)
-    request = replace(_plan_request(command, corpus, device_type), given=given, allow_inexact=command.allow_inexact)
+    tokenizer = load_tokenizer(command.model_name, corpus)
+    request = _plan_request(command, corpus, tokenizer, device_type)
+    request = replace(request, given=given, allow_inexact=command.allow_inexact)
     return _announced(
         command, fitted_training(replace(request, budget_bytes=resolve_budget(command.budget, device_type)))
     )
@@ -77,18 +84,21 @@ def config_for_free_memory(command: TrainCommand, corpus: Corpus, encoder: Splad
     if reason := why_not_to_fit(command.config, corpus.triples, encoder):
         logger.info("settings: the defaults: %s", reason)
         return command.config
-    request = _plan_request(command, corpus, encoder.device.type)
+    request = _plan_request(command, corpus, encoder.tokenizer, encoder.device.type)
     return _announced(command, fitted_within_free_memory(request, optimizer_steps(command.config, corpus.triples)))
 
 
-def _plan_request(command: TrainCommand, corpus: Corpus, device_type: str) -> PlanRequest:
-    """The training without a budget."""
+def _plan_request(
+    command: TrainCommand, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, device_type: str
+) -> PlanRequest:
+    """The training without a budget. Any text may be as long as allowed; the time is that of a usual batch."""
+    source = TripleBatches.for_config(corpus.triples, tokenizer, command.config, torch.device(device_type))
     return PlanRequest(
         model_name=command.model_name,
         config=command.config,
         device_type=device_type,
         budget_bytes=None,
-        lengths=Lengths.full(command.config),
+        lengths=Lengths.full(command.config).with_usual(source),
         active_share=TRAINED_ACTIVE_SHARE,
         data_bytes=data_bytes(corpus) if command.train_file else 0,
     )

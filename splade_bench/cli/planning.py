@@ -111,8 +111,10 @@ def make_plan(request: PlanRequest) -> MemoryPlan:
     return made
 
 
-def make_fit(request: PlanRequest) -> Fit:
+def make_fit(request: PlanRequest, *, whole_frontier: bool = True) -> Fit:
     """The fastest settings that fit the budget. Step times are predicted if the device is in this machine.
+
+    ``whole_frontier`` as in :func:`splade_bench.planner.fit.fit`.
 
     Raises:
         ConfigError: there is no budget, or it is below the memory that any batch takes.
@@ -121,7 +123,9 @@ def make_fit(request: PlanRequest) -> Fit:
         request.config, given=request.given, device=request.device_type, allow_inexact=request.allow_inexact
     )
     budget_bytes = request.required_budget_bytes
-    found = _planned(request).fit(candidates, request.config, request.lengths, request.limit)
+    found = _planned(request).fit(
+        candidates, request.config, request.lengths, limit=request.limit, whole_frontier=whole_frontier
+    )
     if found.chosen is None:
         found.smallest.plan.require_floor(budget_bytes)
     return found
@@ -173,8 +177,9 @@ def _named_corpus(command: PlannedFlags) -> Corpus | None:
 
 
 def _lengths(command: PlannedFlags, corpus: Corpus | None, device_type: str) -> Lengths:
-    if command.lengths == "full" or corpus is None:
+    if corpus is None:
         return Lengths.full(command.config)
     tokenizer = load_tokenizer(command.model_name, corpus)
-    device = torch.device(device_type)
-    return Lengths.widest(TripleBatches.for_config(corpus.triples, tokenizer, command.config, device))
+    source = TripleBatches.for_config(corpus.triples, tokenizer, command.config, torch.device(device_type))
+    lengths = Lengths.full(command.config) if command.lengths == "full" else Lengths.widest(source)
+    return lengths.with_usual(source)

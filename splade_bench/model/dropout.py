@@ -25,9 +25,12 @@ def compact_dropout(inputs: Tensor, probability: float) -> Tensor:
 
 
 def keep_mask(shape: torch.Size, probability: float, device: torch.device) -> Tensor:
-    """Which elements are kept: bool ``shape``, from the default generator of ``device``."""
+    """Which elements are kept: 1 or 0, uint8 ``shape``, from the default generator of ``device``.
+
+    A product of floats with bytes is twice as fast as one with booleans, which torch turns into floats one by one.
+    """
     threshold = _dropped_levels(probability) - _LEVELS // 2
-    return random_int16(shape.numel(), device).ge(threshold).view(shape)
+    return random_int16(shape.numel(), device).ge(threshold).view(torch.uint8).view(shape)
 
 
 def keep_scale(probability: float) -> float:

@@ -1,8 +1,9 @@
 """The fastest way of computing a batch that fits a budget.
 
-A plan takes seconds, so only some candidates get one: the sizes of mini-batches, with as many graphs kept as fit, and
-each change alone. The effect of several changes is estimated from these plans, and the most promising combinations are
-planned too. Every result of the search has a plan of its own. The search may be ended at any time: what comes first
+A plan takes seconds, so only some candidates get one. First come those that need most memory and least time: all graphs
+kept, by size of mini-batches, and with each change that saves time. If these do not fit, then as many graphs as fit,
+and each change alone. The effect of several changes is estimated from these plans, and the most promising combinations
+are planned too. Every result of the search has a plan of its own. The search may be ended at any time: what comes first
 pays most.
 """
 
@@ -81,10 +82,13 @@ class Fit:
 
     @property
     def chosen(self) -> Trial | None:
-        """The fastest that fits; of several equally fast ones the most exact, then the smallest. None if none fits."""
+        """The fastest that fits; None if none fits.
+
+        Of several equally fast ones the most exact, then the one with most changes that save time, then the smallest.
+        """
         fitting = [trial for trial in self.trials if trial.fits]
         fastest = [trial for trial in fitting if trial.cost <= (1 + _EQUAL_TIME) * fitting[0].cost]
-        return min(fastest, key=lambda trial: (len(trial.candidate.inexact), trial.peak_bytes), default=None)
+        return min(fastest, key=_preference, default=None)
 
     @property
     def runner_ups(self) -> Sequence[Trial]:
@@ -107,6 +111,12 @@ class Fit:
         return frontier
 
 
+def _preference(trial: Trial) -> tuple[int, int, int]:
+    """Of equally fast trials, the lowest is chosen."""
+    saving_time = sum(change.saves_time for change in trial.candidate.changes)
+    return len(trial.candidate.inexact), -saving_time, trial.peak_bytes
+
+
 def kept_free_bytes(budget_bytes: int) -> int:
     """The part of a budget that a plan must leave free."""
     return max(_FREE_BYTES, int(_FREE_SHARE * budget_bytes))
@@ -116,8 +126,10 @@ class SearchEnded(Exception):  # noqa: N818 - not an error, as StopIteration
     """Raised by a :data:`Try` when there is no time for another plan."""
 
 
-def fit(candidates: Candidates, plan_one: Try, *, first: Candidate | None = None) -> Fit:
+def fit(candidates: Candidates, plan_one: Try, *, first: Candidate | None = None, whole_frontier: bool = True) -> Fit:
     """Plan some of the candidates, and ``first`` before them. If ``plan_one`` ends the search, what it has counts.
+
+    Without ``whole_frontier``, candidates with less memory are planned only if the fastest ones do not fit.
 
     Raises:
         SearchEnded: there was no time for a single plan.
@@ -125,7 +137,7 @@ def fit(candidates: Candidates, plan_one: Try, *, first: Candidate | None = None
     """
     search = _Search(candidates, plan_one, first)
     try:
-        search.run()
+        search.run(whole_frontier=whole_frontier)
     except SearchEnded:
         if not search.trials:
             raise
@@ -141,9 +153,12 @@ class _Search:
         self.trials: dict[Candidate, Trial] = {}
         self._impossible: set[Candidate] = set()
 
-    def run(self) -> None:
+    def run(self, *, whole_frontier: bool) -> None:
         if self._first:
             self._try(self._first)
+        self._try(Candidate(self._sizes[0]))
+        if self._try_everything_kept() and not whole_frontier:
+            return
         self._try_sizes()
         self._try_kept_graphs()
         for change in tuple(self._candidates.changes):
@@ -171,15 +186,22 @@ class _Search:
                 self._impossible.add(candidate)
         return self.trials.get(candidate)
 
-    def _try_with_graphs(self, candidate: Candidate) -> Trial | None:
-        """The plan of a candidate; if it keeps graphs, then as many as fit in its place."""
-        if candidate.activation_memory is None:
-            return self._try(candidate)
-        trial = self._try(replace(candidate, activation_memory=None))
-        return self._keep_graphs(trial) if trial and trial.fits else trial
-
     def _fastest(self) -> Trial | None:
         return min((trial for trial in self.trials.values() if trial.fits), key=lambda trial: trial.cost, default=None)
+
+    def _try_everything_kept(self) -> bool:
+        """All graphs kept, in larger mini-batches while they save time. Whether all that may be faster still fits."""
+        if not self._candidates.may_keep_graphs:
+            return False
+        best: Trial | None = None
+        for size in self._sizes:
+            trial = self._try(Candidate(size, activation_memory="all"))
+            if trial is None or not trial.fits:
+                return False
+            if best and trial.cost > (1 - _WORTHWHILE) * best.cost:
+                break
+            best = trial
+        return self._try_faster_changes()
 
     def _try_sizes(self) -> None:
         """The smallest mini-batches, the whole batch, and larger mini-batches in large steps while they save time.
@@ -199,22 +221,27 @@ class _Search:
         """For each size of mini-batches that fits, as many graphs as fit, while larger mini-batches save time."""
         best: Trial | None = None
         for size in self._sizes:
-            trial = self._try(Candidate(size, changes))
-            if trial is None or not trial.fits:
+            kept = self._with_most_graphs(Candidate(size, changes))
+            if kept is None or not kept.fits:
                 break
-            kept = self._keep_graphs(trial)
             if best and kept.cost > (1 - _WORTHWHILE) * best.cost:
                 break
             best = kept
 
-    def _keep_graphs(self, trial: Trial) -> Trial:
+    def _with_most_graphs(self, candidate: Candidate) -> Trial | None:
+        """The plan of a candidate with as many graphs kept as fit; without any if even that does not fit."""
+        everything = None
+        if self._candidates.may_keep_graphs:
+            everything = self._try(replace(candidate, activation_memory="all"))
+        if everything and everything.fits:
+            return everything
+        trial = self._try(candidate)
+        return self._keep_some_graphs(trial) if everything and trial and trial.fits else trial
+
+    def _keep_some_graphs(self, trial: Trial) -> Trial:
         """The same with as many graphs kept as fit; ``trial`` itself if that is not faster."""
-        if not self._candidates.may_keep_graphs:
-            return trial
-        everything = self._try(replace(trial.candidate, activation_memory="all"))
         budget_bytes = trial.plan.budget_bytes
-        if everything is None or everything.fits or budget_bytes is None:
-            return everything if everything and everything.cost < trial.cost else trial
+        assert budget_bytes is not None
         # The memory counts from zero, but the plan already has the activations of one mini-batch.
         limit_bytes = budget_bytes - trial.peak_bytes + trial.plan.by_category.get("activations", 0)
         for _ in range(_MEMORY_ATTEMPTS):
@@ -228,22 +255,36 @@ class _Search:
             limit_bytes -= max(_MIB, kept.peak_bytes - budget_bytes)
         return trial
 
-    def _try_faster_changes(self) -> None:
-        """Add to the fastest each change that saves time alone, while it fits."""
-        trial, start = self._fastest(), self.trials[Candidate(self._sizes[0])]
+    def _try_faster_changes(self) -> bool:
+        """Add to the fastest each change that can save time. Whether all that do so fit."""
+        trial, all_fit = self._fastest(), True
         for change in self._candidates.changes:
-            alone = self.trials[Candidate(self._sizes[0], (change,))]
-            if trial is None or change in trial.candidate.changes or alone.cost > (1 - _EQUAL_TIME) * start.cost:
+            if trial is None or change in trial.candidate.changes or not self._may_be_faster(change):
                 continue
             if changes := self._candidates.ordered({*trial.candidate.changes, change}):
-                faster = self._try_with_graphs(replace(trial.candidate, changes=changes))
-                if faster and faster.fits and faster.cost < trial.cost:
-                    trial = faster
+                faster = self._try_as_kept(replace(trial.candidate, changes=changes))
+                # Predictions differ by less than what these changes save, so an equal time is enough.
+                if faster and faster.cost <= (1 + _EQUAL_TIME) * trial.cost:
+                    all_fit &= faster.fits
+                    trial = faster if faster.fits else trial
+        return all_fit
+
+    def _may_be_faster(self, change: Change) -> bool:
+        """Whether it is meant to be, or was alone."""
+        start = self.trials[Candidate(self._sizes[0])]
+        alone = self.trials.get(Candidate(self._sizes[0], (change,)))
+        return change.saves_time or (alone is not None and alone.cost <= (1 - _EQUAL_TIME) * start.cost)
+
+    def _try_as_kept(self, candidate: Candidate) -> Trial | None:
+        """The plan of a candidate; if it keeps graphs, then as many as fit in its place."""
+        if candidate.activation_memory is None:
+            return self._try(candidate)
+        return self._with_most_graphs(replace(candidate, activation_memory=None))
 
     def _try_larger(self, trial: Trial) -> None:
         """Larger mini-batches with the same changes in small steps, while they fit and save time."""
         for size in self._sizes[self._sizes.index(trial.candidate.texts) + 1 :]:
-            larger = self._try_with_graphs(replace(trial.candidate, texts=size))
+            larger = self._try_as_kept(replace(trial.candidate, texts=size))
             if larger is None or not larger.fits or larger.cost > (1 - _WORTHWHILE) * trial.cost:
                 break
             trial = larger

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -71,8 +71,19 @@ class PlannedTraining:
             active_share=self.active_share,
         )
 
-    def fit(self, candidates: Candidates, config: TrainConfig, lengths: Lengths, limit: TimeLimit | None = None) -> Fit:
+    def fit(
+        self,
+        candidates: Candidates,
+        config: TrainConfig,
+        lengths: Lengths,
+        *,
+        limit: TimeLimit | None = None,
+        whole_frontier: bool = True,
+    ) -> Fit:
         """The fastest of the candidates for ``config``. Step times are predicted if the device is in this machine.
+
+        A plan's peak is that of the longest texts of ``lengths``, its work that of a usual batch. ``whole_frontier`` as
+        in :func:`splade_bench.planner.fit.fit`.
 
         Raises:
             ConfigError: as :func:`splade_bench.planner.plan.plan`, or no folder has room for states on disk.
@@ -91,8 +102,11 @@ class PlannedTraining:
             if limit:
                 limit.check(step_times_s, max(plan_times_s, default=0.0))
             start_s = time.perf_counter()
-            batch = lengths if candidate.splits == 1 else lengths.longest(config.batch_size)
+            batch = lengths if candidate.splits == 1 else lengths.cut(candidate.splits)
             made = self.plan(config, batch, within_bytes=within_bytes)
+            if batch.usual not in (None, batch.groups):
+                usual = self.plan(config, Lengths(groups=batch.usual), within_bytes=None)
+                made = replace(made, work=usual.work)
             if rates and config.memory.optimizer_states == "disk":  # the training will write there; a plan does not
                 require_room(states_folder, 2 * made.by_category["parameters"])
             step_time_s = rates.seconds(made.work) if rates else None
@@ -101,7 +115,8 @@ class PlannedTraining:
             return Trial(candidate=candidate, config=config, plan=made, step_time_s=step_time_s)
 
         # A search that is ended early must not choose what is slower than the configuration itself.
-        return fit(candidates, plan_one, first=Candidate(None) if limit else None)
+        first = Candidate(None) if limit else None
+        return fit(candidates, plan_one, first=first, whole_frontier=whole_frontier)
 
 
 def why_nothing_fits(found: Fit, budget_bytes: int) -> str:

@@ -183,11 +183,13 @@ class _ReservedMemory:
         self._baseline_bytes = baseline_bytes
         self._budget_bytes = budget_bytes
         self._phase = "setup"
+        self._seen_bytes = 0  # reserved, when it was last looked at
         self.timeline: list[PhasePeak] = []  # of the last optimizer step, whose batch has the planned lengths
         self.peak_bytes = self.peak_workspace_bytes = 0
         self.first_failure: PlannedAllocation | None = None
 
     def on_phase(self, phase: str) -> None:
+        self._count_returned()
         if phase == "batching":  # an optimizer step begins
             self._work.clear()
             self.timeline.clear()
@@ -195,11 +197,10 @@ class _ReservedMemory:
         self.timeline.append(PhasePeak(phase=phase, peak_bytes=self._total_bytes))
 
     def on_allocate(self, storage: int, size_bytes: int, operator: str) -> None:
+        self._count_returned()
         allocator = self._model.allocator
         reserved_bytes = allocator.reserved_bytes
         allocator.allocate(storage, size_bytes)
-        if allocator.reserved_bytes > reserved_bytes:
-            self._work.add("fault", allocator.reserved_bytes - reserved_bytes)
         if self._fails() and self._model.is_accelerator:
             allocator.trim()
         if self._fails():
@@ -211,9 +212,21 @@ class _ReservedMemory:
             self.timeline[-1] = PhasePeak(phase=self._phase, peak_bytes=total_bytes)
         if total_bytes > self.peak_bytes:
             self.peak_bytes, self.peak_workspace_bytes = total_bytes, self._workspace_bytes
+        self._seen_bytes = allocator.reserved_bytes
 
     def on_free(self, storage: int) -> None:
         self._model.allocator.free(storage)
+        self._count_returned()
+
+    def _count_returned(self) -> None:
+        """Count what the allocator has returned to the system as page faults: the next step takes it again.
+
+        What a step takes and keeps has its faults in the run's first steps only.
+        """
+        reserved_bytes = self._model.allocator.reserved_bytes
+        if reserved_bytes < self._seen_bytes:
+            self._work.add("fault", self._seen_bytes - reserved_bytes)
+        self._seen_bytes = reserved_bytes
 
     @property
     def _workspace_bytes(self) -> int:

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from splade_bench.batching.batches import TextBatch, TripleBatch, round_up
-from splade_bench.batching.sources import TripleSource, widest_batch
+from splade_bench.batching.sources import TripleSource, usual_batch, widest_batch
 from splade_bench.config import TrainConfig
 from splade_bench.device.devices import memory_on
 from splade_bench.device.planned import PlannedDevice, planning_for
@@ -30,6 +30,8 @@ class Lengths:
     """Tokens of each text in the batch that decides a run's peak, by group: queries, positives, k-th negatives."""
 
     groups: tuple[tuple[int, ...], ...]
+    usual: tuple[tuple[int, ...], ...] | None = None
+    """Those of a usual batch, by which a fit predicts the time of a step. None: that of ``groups`` decides."""
 
     @classmethod
     def full(cls, config: TrainConfig) -> Lengths:
@@ -41,9 +43,15 @@ class Lengths:
         """Those of the first epoch's widest batch."""
         return cls(groups=widest_batch(source).lengths)
 
-    def longest(self, queries: int) -> Lengths:
-        """Those of a batch of ``queries`` queries that has the longest texts of each group."""
-        return Lengths(groups=tuple(tuple(sorted(group, reverse=True)[:queries]) for group in self.groups))
+    def with_usual(self, source: TripleSource) -> Lengths:
+        """The same, with the usual batch of a source."""
+        return replace(self, usual=usual_batch(source).lengths)
+
+    def cut(self, splits: int) -> Lengths:
+        """Those of the batch that decides among ``splits`` equal parts: it has the longest texts of each group."""
+        groups = tuple(tuple(sorted(group, reverse=True)[: len(group) // splits]) for group in self.groups)
+        usual = self.usual and tuple(tuple(sorted(group)[splits // 2 :: splits]) for group in self.usual)
+        return Lengths(groups=groups, usual=usual)
 
 
 def rehearse(

@@ -41,6 +41,8 @@ _KEPT_BYTES = 48 * 2**20
 _KEPT_BYTES_PER_BODY_ELEMENT = 11 * 4
 # With fewer tokens, products would be too small to run at full speed.
 _MIN_TOKENS = 320
+# If all graphs are kept, a large mini-batch takes little more memory than small ones. It reads the weights less often.
+_TOKENS_IF_ALL_KEPT = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,10 @@ class _CachedMiniBatch:
 
 def mini_batch_limit(encoder: SpladeEncoder) -> int:
     """Tokens of a mini-batch, padding included: as configured, or chosen by the size of the model."""
-    kept_bytes_per_token = _KEPT_BYTES_PER_BODY_ELEMENT * max(1, encoder.body_size)
-    return encoder.memory.mini_batch_tokens or max(_MIN_TOKENS, _KEPT_BYTES // kept_bytes_per_token)
+    if encoder.memory.mini_batch_tokens:
+        return encoder.memory.mini_batch_tokens
+    least = _TOKENS_IF_ALL_KEPT if encoder.memory.activation_memory == "all" else _MIN_TOKENS
+    return max(least, _KEPT_BYTES // (_KEPT_BYTES_PER_BODY_ELEMENT * max(1, encoder.body_size)))
 
 
 def largest_mini_batch(encoder: SpladeEncoder, config: TrainConfig) -> tuple[int, int]:

@@ -129,7 +129,7 @@ class CellWorker(Worker[CellRequest]):
         if self.request.cell.trainer != OWN_TRAINER:
             return {}
         training = _planned_training(builder)
-        lengths = Lengths.widest(builder.source(builder.encoder()))
+        lengths = Lengths.widest(builder.source(builder.new_encoder()))
         return _planned_fields(training.plan(builder.config, lengths, within_bytes=None))
 
     def _fit_pass(self, builder: CellBuilder) -> Fields:
@@ -139,7 +139,8 @@ class CellWorker(Worker[CellRequest]):
         assert budget_bytes is not None and builder.cell.trainer == OWN_TRAINER
         training = _planned_training(builder)
         candidates = Candidates(builder.config, given=(), device=builder.device.type, allow_inexact=False)
-        found = training.fit(candidates, builder.config, Lengths.full(builder.config))
+        lengths = Lengths.widest(builder.source(builder.new_encoder()))
+        found = training.fit(candidates, builder.config, lengths, whole_frontier=False)
         if found.chosen is None:
             raise MemoryError(why_nothing_fits(found, budget_bytes))
         return {"memory_settings": asdict(found.chosen.config.memory)} | _planned_fields(found.chosen.plan)

@@ -286,7 +286,9 @@ def test_a_plan_takes_nothing_of_the_disk(make_encoder: MakeEncoder) -> None:
 
 
 def test_a_part_of_a_batch_may_hold_its_longest_texts() -> None:
-    assert Lengths(groups=((3, 9, 5, 7), (2, 2, 8, 1))).longest(2) == Lengths(groups=((9, 7), (8, 2)))
+    groups = (3, 9, 5, 7), (2, 2, 8, 1)
+    assert Lengths(groups=groups).cut(2) == Lengths(groups=((9, 7), (8, 2)))
+    assert Lengths(groups=groups, usual=groups).cut(2).usual == ((5, 9), (2, 8))
 
 
 @pytest.mark.parametrize(("device", "trims"), [("cpu", True), ("cuda", False), ("mps", False)])
