@@ -10,6 +10,7 @@ from typing import TypeAlias
 import pytest
 
 from splade_bench.grid.cell import ARTICLE_TRAINER, PEER_MODE, Cell
+from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.results.records import CellResult
 from splade_bench.units import whole_mib
 
@@ -51,7 +52,7 @@ class Comparison:
             batch_size=self.batch_size,
             gradient_accumulation_steps=1,
             memory_mode="memory-efficient",
-            max_steps=1 + self.timed_steps,  # the first is on a few tokens
+            max_steps=WORKLOADS[self.workload].untimed_steps + self.timed_steps,
         )
         return replace(cell, **changes)  # type: ignore[arg-type]
 

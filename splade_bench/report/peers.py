@@ -37,13 +37,14 @@ _INTRODUCTION = """\
 # Peers: the same weights, batches, loss and optimizer
 
 `splade-bench report` writes this page from recorded results; do not edit it. Each run is a fresh process. It loads the
-same weights, takes one optimizer step on a few tokens, which creates AdamW's moments, and then the optimizer steps that
-are timed. All contenders have the same loss (in-batch softmax with one hard negative, FLOPS on queries and all
-documents), clipping, fused AdamW and number of threads. Dropout on hidden states is 0.1 everywhere; each heading names
-the dropout on attention. Before the timed runs, the gradient of each contender is compared with that of the plain
-definition in float64. The order of the contenders alternates from round to round. The *size* is the number of texts in
-a mini-batch or of tokens in a chunk: a scan ran each size once, and the best one ran all rounds. The best is the one
-with the smallest peak among the fastest, within 5 %.
+same weights, takes one optimizer step on a few tokens, which creates AdamW's moments, one on a whole batch, which takes
+memory from the system (runs of earlier versions time it), and then the optimizer steps that are timed. All contenders
+have the same loss (in-batch softmax with one hard negative, FLOPS on queries and all documents), clipping, fused AdamW
+and number of threads. Dropout on hidden states is 0.1 everywhere; each heading names the dropout on attention. Before
+the timed runs, the gradient of each contender is compared with that of the plain definition in float64. The order of
+the contenders alternates from round to round. The *size* is the number of texts in a mini-batch or of tokens in a
+chunk: a scan ran each size once, and the best one ran all rounds. The best is the one with the smallest peak among the
+fastest, within 5 %.
 
 - `fit`: this package with the settings that `splade-bench fit` chooses for a budget. Its budgets are the peaks that the
   peers had in the scan, rounded down to whole MiB, and some between. It chooses in a process of its own, once for all

@@ -15,10 +15,16 @@ from splade_bench.training.step import Phase
 
 
 class StepClock:
-    """Observes a run: the end of each optimizer step, and the current phase."""
+    """Observes a run: the end of each optimizer step, and the current phase.
 
-    def __init__(self, device: torch.device) -> None:
+    Args:
+        device: where the run is.
+        untimed_steps: first optimizer steps that are left out if there are more.
+    """
+
+    def __init__(self, device: torch.device, *, untimed_steps: int = 1) -> None:
         self._device = device
+        self._untimed_steps = untimed_steps
         self._start_s = 0.0
         self._ends_s: list[float] = []
         self.phase = "setup"
@@ -36,9 +42,9 @@ class StepClock:
         self._ends_s.append(time.perf_counter())
 
     def step_times_s(self) -> Sequence[float]:
-        """The seconds of each optimizer step without the first, unless it is the only one."""
+        """The seconds of each optimizer step but the untimed ones; of all if there are no others."""
         times_s = [end_s - start_s for start_s, end_s in pairwise([self._start_s, *self._ends_s])]
-        return times_s[1:] or times_s
+        return times_s[self._untimed_steps :] or times_s
 
     def times(self) -> dict[str, float | None]:
         """Seconds from the start to now and per optimizer step, by the names of a cell's figures."""

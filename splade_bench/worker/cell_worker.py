@@ -81,7 +81,7 @@ class CellWorker(Worker[CellRequest]):
             # The CPU's tensors are in the process's memory, an accelerator's in its own.
             limit = limit_process if builder.device.type == "cpu" else device.limit
             limit(self.request.memory_limit_bytes)
-        clock = StepClock(builder.device)
+        clock = StepClock(builder.device, untimed_steps=builder.workload.untimed_steps)
         probes = TimePassProbes(device, phase=(lambda: clock.phase) if self.request.memory_timeline else None)
         probes.start()
         self.phase = "setup"

@@ -76,7 +76,7 @@ def test_text_for_people(capsys: pytest.CaptureFixture[str], train_file: Path) -
     assert "of 8192 MiB" in text
     assert "(predicted)" in text
     assert "frontier" in text
-    assert "texts of full length for the peak, those of a usual batch for the time; 1.0% of the vectors' entries" in text
+    assert "assumed: texts of full length for the peak, those of a usual batch for the time; 1.0% of the " in text
 
 
 def test_inexact_settings_are_named_where_they_are_allowed(capsys: pytest.CaptureFixture[str]) -> None:
