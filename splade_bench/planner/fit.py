@@ -157,10 +157,12 @@ class _Search:
         if self._first:
             self._try(self._first)
         self._try(Candidate(self._sizes[0]))
-        if self._try_everything_kept() and not whole_frontier:
+        everything_fits = self._try_everything_kept()
+        if everything_fits and not whole_frontier:
             return
         self._try_sizes()
-        self._try_kept_graphs()
+        if not everything_fits:
+            self._try_kept_graphs()
         for change in tuple(self._candidates.changes):
             if self._try(Candidate(self._sizes[0], (change,))) is None:
                 self._candidates.changes.remove(change)
@@ -190,18 +192,14 @@ class _Search:
         return min((trial for trial in self.trials.values() if trial.fits), key=lambda trial: trial.cost, default=None)
 
     def _try_everything_kept(self) -> bool:
-        """All graphs kept, in larger mini-batches while they save time. Whether all that may be faster still fits."""
+        """All graphs kept, in mini-batches of their default size. Whether all that may be faster still fits.
+
+        Predicted times of other sizes differ by less than predictions err: measured, this size is fast.
+        """
         if not self._candidates.may_keep_graphs:
             return False
-        best: Trial | None = None
-        for size in self._sizes:
-            trial = self._try(Candidate(size, activation_memory="all"))
-            if trial is None or not trial.fits:
-                return False
-            if best and trial.cost > (1 - _WORTHWHILE) * best.cost:
-                break
-            best = trial
-        return self._try_faster_changes()
+        trial = self._try(Candidate(None, activation_memory="all"))
+        return trial is not None and trial.fits and self._try_faster_changes()
 
     def _try_sizes(self) -> None:
         """The smallest mini-batches, the whole batch, and larger mini-batches in large steps while they save time.

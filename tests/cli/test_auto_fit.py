@@ -42,7 +42,7 @@ def test_a_training_has_the_settings_that_fit_chooses(
     assert record["optimizer_steps"] == 2
     assert record["config"]["batch_size"] == 2
     memory = record["config"]["memory"]
-    assert memory["mini_batch_tokens"] >= 16, "chosen: the default is None"
+    assert memory["activation_memory"] == "all", "chosen: the default is none"
     assert (memory["trim_heap"], memory["activation_checkpointing"]) == (False, True), "kept, as they were named"
     assert "--memory-tracking" in caplog.text, "the command that has these settings"
 
