@@ -11,8 +11,9 @@ from tabulate import tabulate
 
 from splade_bench.cli.arguments import show
 from splade_bench.cli.flags import PlannedFlags, parse_train_command, searched_fields_given, train_arguments
-from splade_bench.cli.planning import PlanRequest, make_fit, nothing_fits
+from splade_bench.cli.planning import plan_request
 from splade_bench.planner.fit import Fit, Trial
+from splade_bench.planner.requests import PlanRequest, make_fit, nothing_fits
 from splade_bench.planner.work import product_flops
 from splade_bench.units import format_bytes, format_seconds
 
@@ -41,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     """Print the choice; the exit code."""
     command = parse_train_command(FitCommand, arguments, verb="fit")
     given = searched_fields_given(arguments)
-    request = replace(PlanRequest.of(command), given=given, allow_inexact=command.allow_inexact)
+    request = replace(plan_request(command), given=given, allow_inexact=command.allow_inexact)
     found = make_fit(request)
     record = _record(command, request, found)
     show(record, _text(record), as_json=command.json)

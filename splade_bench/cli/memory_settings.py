@@ -13,22 +13,18 @@ from transformers import PreTrainedTokenizerBase
 
 from splade_bench.batching.sources import TripleBatches
 from splade_bench.cli.arguments import given_flags
-from splade_bench.cli.auto_fit import (
-    Fitted,
-    fitted_training,
-    fitted_within_free_memory,
-    optimizer_steps,
-    why_not_to_fit,
-)
 from splade_bench.cli.flags import searched_fields_given, train_arguments
-from splade_bench.cli.planning import PlanRequest, data_bytes, resolve_budget
+from splade_bench.cli.planning import resolve_budget
 from splade_bench.cli.resuming import fitted_as_saved
 from splade_bench.cli.sources import load_tokenizer
 from splade_bench.config import MemoryConfig, TrainConfig
 from splade_bench.data.records import Corpus
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.presets import TRAINED_ACTIVE_SHARE
+from splade_bench.planner.free_memory import fitted_within_free_memory, optimizer_steps, why_not_to_fit
+from splade_bench.planner.process import Fitted, fitted_training
 from splade_bench.planner.rehearsal import Lengths
+from splade_bench.planner.requests import PlanRequest, data_bytes
 from splade_bench.training.checkpoints import Checkpoint
 
 if TYPE_CHECKING:

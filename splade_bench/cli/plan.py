@@ -10,8 +10,9 @@ from tabulate import tabulate
 
 from splade_bench.cli.arguments import show
 from splade_bench.cli.flags import PlannedFlags, parse_train_command
-from splade_bench.cli.planning import PlanRequest, make_plan
+from splade_bench.cli.planning import plan_request
 from splade_bench.planner.plan import MemoryPlan
+from splade_bench.planner.requests import make_plan
 from splade_bench.units import format_bytes
 
 
@@ -36,7 +37,7 @@ class PlanCommand(PlannedFlags):
 def run(arguments: Sequence[str]) -> int:
     """Print the plan; the exit code."""
     command = parse_train_command(PlanCommand, arguments, verb="plan")
-    request = PlanRequest.of(command)
+    request = plan_request(command)
     made = make_plan(request)
     if command.timeline:
         from splade_bench.report.plots import plot_plan  # loads matplotlib, which a training does not

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -20,9 +19,6 @@ from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.known_words import require_known_words
 from splade_bench.model.presets import build_preset, wrap_tokenizer
 from splade_bench.training.checkpoints import MANIFEST, Checkpoint
-
-# Vocabulary of a tokenizer that no text is given to.
-_BLANK_VOCAB_SIZE = 512
 
 
 def load_corpus(
@@ -63,7 +59,7 @@ def load_encoder(model_name: str, corpus: Corpus | None, *, seed: int) -> Splade
     """
     transformers_logging.disable_progress_bar()
     if model_name not in MODEL_PRESETS:
-        _require_undamaged(model_name)
+        require_undamaged(model_name)
         encoder = SpladeEncoder.from_pretrained(model_name)
         if corpus is not None:
             texts = (triple.positive for triple in corpus.triples)
@@ -87,26 +83,11 @@ def load_tokenizer(model_name: str, corpus: Corpus) -> PreTrainedTokenizerBase:
     if model_name in MODEL_PRESETS:
         vocab_size = MODEL_PRESETS[model_name].vocab_size
         return wrap_tokenizer(train_tokenizer(corpus.training_texts, vocab_size=vocab_size))
-    _require_undamaged(model_name)
+    require_undamaged(model_name)
     return loading.load_tokenizer(model_name)
 
 
-def planned_encoder(model_name: str) -> Callable[[], SpladeEncoder]:
-    """A function that makes an encoder of the same shapes as :func:`load_encoder`, for use under fake tensors.
-
-    Raises:
-        ConfigError: the model cannot be loaded.
-        DataError: the folder of the model is a checkpoint that is damaged.
-    """
-    if model_name in MODEL_PRESETS:
-        tokenizer = train_tokenizer((), vocab_size=MODEL_PRESETS[model_name].vocab_size)
-        return lambda: build_preset(model_name, tokenizer, seed=0)
-    _require_undamaged(model_name)
-    config, blank = loading.load_config(model_name), wrap_tokenizer(train_tokenizer((), vocab_size=_BLANK_VOCAB_SIZE))
-    return lambda: SpladeEncoder(loading.untrained_model(config), blank)
-
-
-def _require_undamaged(model_name: str) -> None:
+def require_undamaged(model_name: str) -> None:
     """Compare the files of a model with the manifest of a checkpoint, if its folder has one.
 
     Raises:

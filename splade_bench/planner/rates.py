@@ -28,6 +28,8 @@ _FRESH_ROUNDS = 5
 # Tensors are used in turn, and all together have this size, so that none is in a cache when its turn comes again.
 _COLD_BYTES = 2**26
 _MAX_COPIES = 64
+_GEMM_SIZE = 4096
+_GEMM_ROUNDS = 3
 
 
 class Rates:
@@ -148,6 +150,17 @@ class Rates:
         task()
         synchronize(self._device)
         return time.perf_counter() - start_s
+
+
+def gemm_flops_per_s(size: int = _GEMM_SIZE) -> float:
+    """Best rate of a product of square matrices in float32 on the CPU, its output warm and in place."""
+    left, right, product = (torch.ones(size, size) for _ in range(3))
+    times_s = []
+    for _ in range(_GEMM_ROUNDS + 1):
+        start_s = time.perf_counter()
+        torch.mm(left, right, out=product)
+        times_s.append(time.perf_counter() - start_s)
+    return float(2 * size**3 / min(times_s[1:]))
 
 
 def _task(kind: Kind, size_bytes: int, device: torch.device) -> Callable[[], object]:

@@ -26,12 +26,12 @@ from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.planner.candidates import Candidates
 from splade_bench.planner.fitting import PlannedTraining, why_nothing_fits
 from splade_bench.planner.plan import MemoryPlan
+from splade_bench.planner.rates import gemm_flops_per_s
 from splade_bench.planner.rehearsal import Lengths
 from splade_bench.training.state import TrainObserver
 from splade_bench.training.step_clock import StepClock
 from splade_bench.training.trainer import Trainer
 from splade_bench.worker.cell_builder import CellBuilder, WidestBatch
-from splade_bench.worker.flops import gemm_flops_per_s
 from splade_bench.worker.probes import Fields, TimePassProbes, heap_fields, live_fields, pinned_fields
 from splade_bench.worker.serving import Worker, claim_standard_output, limit_process, serve, wait_for_go
 from splade_bench.worker.step_events import StepEvents

@@ -1,16 +1,9 @@
-"""The work of a step and the speed of this machine: together they say how good a step's time is."""
+"""The work of a step. With the speed of this machine it says how good a step's time is."""
 
 from __future__ import annotations
 
-import time
-
-import torch
-
 from splade_bench.batching.batches import TripleBatch
 from splade_bench.config import ModelPreset
-
-_GEMM_SIZE = 4096
-_GEMM_ROUNDS = 3
 
 
 def cached_step_flops(preset: ModelPreset, batch: TripleBatch) -> int:
@@ -39,14 +32,3 @@ def _forward_flops(preset: ModelPreset, batch: TripleBatch) -> tuple[int, int]:
     attention = 4 * hidden * preset.layers * sum(length**2 for length in lengths)
     head = 2 * hidden * preset.vocab_size * sum(lengths)
     return weights + attention, head
-
-
-def gemm_flops_per_s(size: int = _GEMM_SIZE) -> float:
-    """Best rate of a product of square matrices in float32 on the CPU, its output warm and in place."""
-    left, right, product = (torch.ones(size, size) for _ in range(3))
-    times_s = []
-    for _ in range(_GEMM_ROUNDS + 1):
-        start_s = time.perf_counter()
-        torch.mm(left, right, out=product)
-        times_s.append(time.perf_counter() - start_s)
-    return float(2 * size**3 / min(times_s[1:]))

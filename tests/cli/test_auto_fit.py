@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from splade_bench.cli import auto_fit, main
+from splade_bench.cli import main
+from splade_bench.planner import process
 
 
 def train_arguments(train_file: Path, output: Path, *more: str) -> list[str]:
@@ -53,12 +54,12 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     replies: list[str] = []
 
     def run(command: Sequence[str], *, input: bytes, **_: Any) -> subprocess.CompletedProcess[bytes]:
-        assert command[1:] == ("-m", "splade_bench.cli.auto_fit")
+        assert command[1:] == ("-m", "splade_bench.planner.process")
         with pytest.MonkeyPatch.context() as patch:
             output = io.BytesIO()
             patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(input)))
             patch.setattr(sys, "stdout", io.TextIOWrapper(output))
-            auto_fit.main()
+            process.main()
             reply = output.getvalue()
         replies.append(reply.decode())
         return subprocess.CompletedProcess(command, 0, reply)
@@ -91,7 +92,7 @@ def test_a_training_does_not_start_where_fit_fails(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     runtime_bytes = 400 * 2**20
-    monkeypatch.setattr("splade_bench.cli.planning.known_rss_bytes", lambda: runtime_bytes)
+    monkeypatch.setattr("splade_bench.planner.requests.known_rss_bytes", lambda: runtime_bytes)
     budget = budget.format(tight=runtime_bytes + 15 * 2**20)
     out = tmp_path / "out"
 

@@ -13,10 +13,10 @@ import torch
 
 from splade_bench.cli import main
 from splade_bench.cli.flags import parse_train_command
-from splade_bench.cli.sources import planned_encoder
 from splade_bench.cli.train import TrainCommand
 from splade_bench.planner.calibration import calibrated_rates
 from splade_bench.planner.rates import Rates
+from splade_bench.planner.requests import planned_encoder
 
 # Four texts, so that there are few sizes of mini-batches to plan.
 TOY = ["fit", "--model-name", "toy", "--device", "cpu", "--max-length", "16", "--batch-size", "2"]
@@ -35,7 +35,7 @@ def rates() -> Rates:
 @pytest.fixture(autouse=True)
 def _same_runtime_and_rates(rates: Rates, monkeypatch: pytest.MonkeyPatch) -> None:
     """This process grows from test to test."""
-    monkeypatch.setattr("splade_bench.cli.planning.known_rss_bytes", lambda: RUNTIME_BYTES)
+    monkeypatch.setattr("splade_bench.planner.requests.known_rss_bytes", lambda: RUNTIME_BYTES)
     monkeypatch.setattr("splade_bench.planner.fitting.calibrated_rates", lambda *_, **__: rates)
 
 

@@ -9,16 +9,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from splade_bench.cli import auto_fit, main, memory_settings
-from splade_bench.cli.auto_fit import Fitted, optimizer_steps, why_not_to_fit
-from splade_bench.cli.planning import PlanRequest
+from splade_bench.cli import main, memory_settings
 from splade_bench.config import TrainConfig
 from splade_bench.data.records import Triple
 from splade_bench.data.wordpiece import train_tokenizer
 from splade_bench.errors import TrainingError
 from splade_bench.model.presets import build_preset
+from splade_bench.planner import free_memory
 from splade_bench.planner.fit import SearchEnded
 from splade_bench.planner.fitting import TimeLimit
+from splade_bench.planner.free_memory import optimizer_steps, why_not_to_fit
+from splade_bench.planner.process import Fitted
+from splade_bench.planner.requests import PlanRequest
 from splade_bench.training.trainer import Trainer
 
 TRIPLE = Triple(query="how to read a file", positive="open reads a file", negatives=("sorted sorts a list",))
@@ -42,7 +44,7 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[PlanRequest]:
 
     monkeypatch.setattr(memory_settings, "why_not_to_fit", lambda *_: None)
     monkeypatch.setattr(memory_settings, "fitted_training", fitted)
-    monkeypatch.setattr(auto_fit, "fitted_training", fitted)
+    monkeypatch.setattr(free_memory, "fitted_training", fitted)
     return seen
 
 
@@ -121,7 +123,7 @@ def test_where_nothing_is_found_the_defaults_are_used(
         raise TrainingError("there was no time for a plan")
 
     monkeypatch.setattr(memory_settings, "why_not_to_fit", lambda *_: None)
-    monkeypatch.setattr(auto_fit, "fitted_training", failing)
+    monkeypatch.setattr(free_memory, "fitted_training", failing)
 
     assert main(arguments(train_file, tmp_path / "out")) == 0
 

@@ -9,15 +9,16 @@ import pytest
 
 from splade_bench.cli import main
 from splade_bench.cli.flags import Faults, Placement, PlannedFlags
-from splade_bench.cli.planning import PlanRequest, data_bytes, make_plan
+from splade_bench.cli.planning import plan_request
 from splade_bench.cli.sources import load_corpus
 from splade_bench.config import TrainConfig
 from splade_bench.data.records import Corpus, Triple
 from splade_bench.errors import DataError
+from splade_bench.planner.requests import PlanRequest, data_bytes, make_plan
 
 
 def request_for(train_file: Path | None, *, skip_bad_records: bool = False) -> PlanRequest:
-    return PlanRequest.of(
+    return plan_request(
         PlannedFlags(
             model_name="toy",
             train_file=train_file,

@@ -211,7 +211,7 @@ def test_auto_fit_goes_on_with_the_settings_that_it_chose(
     arguments: Arguments, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from splade_bench.cli import memory_settings
-    from splade_bench.cli.auto_fit import Fitted
+    from splade_bench.planner.process import Fitted
 
     chosen: list[object] = []
 

@@ -28,11 +28,15 @@ def example(document: str) -> str:
 
 @pytest.mark.slow
 def test_the_example_of_the_library_trains_and_saves_a_model(tmp_path: Path) -> None:
-    code, checkpoints = examples("docs/library.md")
+    code, fitted, checkpoints = examples("docs/library.md")
     assert len([line for line in code.splitlines() if line.strip()]) <= 26
 
     finished = subprocess.run(
-        [sys.executable, "-c", f"{code}\n{checkpoints}"], cwd=tmp_path, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", f"{code}\n{fitted}\n{checkpoints}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
     assert finished.returncode == 0, finished.stderr

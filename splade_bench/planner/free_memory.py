@@ -1,41 +1,38 @@
-"""The settings of a training that ``fit`` chooses, found in another process (``-m splade_bench.cli.auto_fit``).
+"""The settings of a training for the memory that is free.
 
-Plans and timings leave memory behind. In the process of the training it would be part of the training's peak. The
-request and the reply are one JSON object each, on standard input and output.
-
-Without being asked, a training is fitted only if that takes a small share of it. Whether it can is first estimated from
-the least time that the training may take: that of its matrix products at this machine's full rate.
+:func:`fastest_config` is for programs. A command line that names no settings is fitted only if that takes a small share
+of the training. Whether it can is first estimated from the least time that the training may take: that of its matrix
+products at this machine's full rate.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
-import msgspec
-import transformers
 from torch import nn
 
-from splade_bench.batching.sources import batches_per_epoch
-from splade_bench.cli.planning import PlanRequest, make_fit, nothing_fits
+from splade_bench.batching.sources import TripleBatches, batches_per_epoch
 from splade_bench.config import TrainConfig
 from splade_bench.data.records import Triple
-from splade_bench.errors import ConfigError, DataError, SpladeBenchError, TrainingError, error_line
-from splade_bench.files import ascii_json
+from splade_bench.device.devices import memory_limit_bytes
+from splade_bench.errors import error_line
 from splade_bench.measure.machine import free_memory_bytes
 from splade_bench.measure.rss import known_rss_bytes
 from splade_bench.model.encoder import SpladeEncoder
-from splade_bench.planner.fit import SearchEnded
+from splade_bench.model.presets import TRAINED_ACTIVE_SHARE
 from splade_bench.planner.fitting import TimeLimit
+from splade_bench.planner.process import Fitted, fitted_training
+from splade_bench.planner.rates import gemm_flops_per_s
+from splade_bench.planner.rehearsal import Lengths
+from splade_bench.planner.requests import PlanRequest
 from splade_bench.training.schedules import steps_of_run
-from splade_bench.units import format_bytes, format_seconds
-from splade_bench.worker.flops import gemm_flops_per_s
+from splade_bench.units import format_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -46,21 +43,59 @@ _AT_MOST_S = 60.0
 _LEAST_PLANNING_S = 12.0
 _SAMPLED_TRIPLES = 32
 _PRODUCT_SIZE = 512
-_ERRORS = {kind.__name__: kind for kind in (ConfigError, DataError, TrainingError)}
 
 
-class Fitted(msgspec.Struct, tag=True):
-    """The chosen settings, also in words."""
+def fastest_config(
+    encoder: SpladeEncoder,
+    triples: Sequence[Triple],
+    config: TrainConfig,
+    *,
+    budget_bytes: int | None = None,
+    allow_inexact: bool = False,
+) -> TrainConfig:
+    """``config`` with the memory settings that train ``encoder`` fastest within a budget.
 
-    config: TrainConfig
-    settings: str
+    ``splade-bench fit`` finds the same ones. The search takes seconds to minutes, in a process of its own. What is
+    chosen is logged. Any text may be as long as ``max_length``; the time is that of a usual batch of ``triples``.
+
+    Args:
+        encoder: on the device of the training.
+        triples: what it will be trained on.
+        config: its batch, accumulation and learning rate are kept, and every setting that is not searched.
+        budget_bytes: peak memory of this process, or of the accelerator. None: what is free now.
+        allow_inexact: whether settings may change the gradient.
+
+    Raises:
+        ConfigError: the training cannot be planned, or the budget is below the memory that any batch takes.
+        TrainingError: nothing fits.
+    """
+    source = TripleBatches.for_config(triples, encoder.tokenizer, config, encoder.device)
+    device_type, own_bytes = encoder.device.type, known_rss_bytes() or 0
+    parameter_bytes = sum(parameter.nbytes for parameter in encoder.parameters())
+    if budget_bytes is None:
+        budget_bytes = _free_bytes(device_type)
+    with tempfile.TemporaryDirectory() as folder:
+        encoder.body.config.save_pretrained(folder)
+        request = PlanRequest(
+            model_name=str(Path(folder)),
+            config=config,
+            device_type=device_type,
+            budget_bytes=budget_bytes,
+            lengths=Lengths.full(config).with_usual(source),
+            active_share=TRAINED_ACTIVE_SHARE,
+            resident_bytes=max(0, own_bytes - parameter_bytes) if device_type == "cpu" else 0,
+            allow_inexact=allow_inexact,
+        )
+        fitted = fitted_training(request)
+    logger.info("settings: %s", fitted.settings)
+    return fitted.config
 
 
-class Failed(msgspec.Struct, tag=True):
-    """The name of an error's class, and its message."""
-
-    error: str
-    message: str
+def _free_bytes(device_type: str) -> int | None:
+    """What a training can take: what is free now, and on a CPU what this process has already."""
+    if device_type == "cpu":
+        return free_memory_bytes() + (known_rss_bytes() or 0)
+    return memory_limit_bytes(device_type)
 
 
 def optimizer_steps(config: TrainConfig, triples: Sequence[Triple]) -> int:
@@ -88,8 +123,7 @@ def fitted_within_free_memory(request: PlanRequest, steps: int) -> Fitted:
     logger.info("settings: looking for the fastest that fit, for %.0f s at most", _AT_MOST_S)
     limit = TimeLimit(share=_SHARE, at_most_s=_AT_MOST_S, optimizer_steps=steps, started_at_s=time.time())
     try:
-        # A plan counts this process as a whole, so what it has already is free too.
-        budget_bytes = free_memory_bytes() + (known_rss_bytes() or 0)
+        budget_bytes = free_memory_bytes() + (known_rss_bytes() or 0)  # a plan counts this process as a whole
         fitted = fitted_training(replace(request, budget_bytes=budget_bytes, limit=limit))
     except Exception as error:  # nobody asked for this search: nothing in it may end the training
         return Fitted(request.config, f"no others were found: {error_line(error)}")
@@ -107,48 +141,3 @@ def _least_step_s(config: TrainConfig, triples: Sequence[Triple], encoder: Splad
     flops_per_token = 6 * body + 2 * encoder.decoder.weight.numel()
     texts_per_step = config.batch_size * (2 + config.negatives_per_query) * config.gradient_accumulation_steps
     return texts_per_step * sum(tokens) / len(tokens) * flops_per_token / gemm_flops_per_s(_PRODUCT_SIZE)
-
-
-def fitted_training(request: PlanRequest) -> Fitted:
-    """The fastest settings that fit.
-
-    Raises:
-        SpladeBenchError: nothing fits, or the request cannot be planned.
-    """
-    finished = subprocess.run(
-        (sys.executable, "-m", "splade_bench.cli.auto_fit"), input=ascii_json(request).encode(), stdout=subprocess.PIPE
-    )
-    if not finished.stdout:
-        ending = f"the planning process ended with exit code {finished.returncode}"
-        raise TrainingError(f"no settings were found: {ending}; run splade-bench fit with the same flags to see why")
-    reply: Fitted | Failed = msgspec.convert(json.loads(finished.stdout), Fitted | Failed)
-    if isinstance(reply, Failed):
-        raise _ERRORS.get(reply.error, TrainingError)(reply.message)
-    return reply
-
-
-def main() -> None:
-    """Answer the request on standard input."""
-    request = msgspec.convert(json.load(sys.stdin), PlanRequest)
-    transformers.logging.set_verbosity_error()  # what it says of a plan is not about the training
-    reply: Fitted | Failed
-    try:
-        found = make_fit(request, whole_frontier=False)
-        chosen = found.chosen
-        if chosen is None:
-            raise TrainingError(nothing_fits(request, found))
-        time_s = "" if chosen.step_time_s is None else f", {format_seconds(chosen.step_time_s)} an optimizer step"
-        predicted = f"predicted: peak {format_bytes(chosen.peak_bytes)}{time_s}"
-        reply = Fitted(chosen.config, f"{chosen.candidate.describe()} ({predicted})")
-    except SearchEnded:
-        reply = Failed(TrainingError.__name__, "there was no time for a plan")
-    except (SpladeBenchError, OSError, MemoryError, RuntimeError) as error:
-        reply = Failed(type(error).__name__, error_line(error))
-    sys.stdout.buffer.write(ascii_json(reply).encode())
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:  # the training's process gets it too
-        raise SystemExit(130) from None

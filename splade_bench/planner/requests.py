@@ -1,0 +1,145 @@
+"""A training to plan or to find settings for, described so that another process can do it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
+from math import inf
+
+from splade_bench.batching.sources import order_bytes
+from splade_bench.config import MODEL_PRESETS, TrainConfig
+from splade_bench.data.records import Corpus, IndexedTriples
+from splade_bench.data.wordpiece import train_tokenizer
+from splade_bench.errors import ConfigError
+from splade_bench.measure.rss import known_rss_bytes
+from splade_bench.model import loading
+from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.model.presets import build_preset, wrap_tokenizer
+from splade_bench.planner.candidates import Candidates
+from splade_bench.planner.fit import Fit
+from splade_bench.planner.fitting import PlannedTraining, TimeLimit, why_nothing_fits
+from splade_bench.planner.plan import MemoryPlan
+from splade_bench.planner.rehearsal import Lengths
+from splade_bench.units import format_bytes
+
+# Bytes read, text of up to 4 bytes a character, and its parts.
+_COPIES_OF_A_RECORD = 9
+# Vocabulary of a tokenizer that no text is given to.
+_BLANK_VOCAB_SIZE = 512
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanRequest:
+    """A training to plan, or to find settings for."""
+
+    model_name: str
+    """A preset, the folder of a model, or a Hub id. Of a folder only the config is read."""
+    config: TrainConfig
+    device_type: str
+    budget_bytes: int | None
+    lengths: Lengths
+    active_share: float
+    data_bytes: int = 0
+    """Host memory that the files of a training take during the training."""
+    resident_bytes: int = 0
+    """What the process of the training holds beside the model. A plan counts at least so much."""
+    given: frozenset[str] = frozenset()
+    """The searched fields that are set, which a fit keeps."""
+    allow_inexact: bool = False
+    limit: TimeLimit | None = None
+    """Of the search; None: it takes the time that it takes."""
+
+    def __post_init__(self) -> None:
+        memory, budget_bytes = self.config.memory, self.budget_bytes
+        if budget_bytes is not None and budget_bytes < memory.activation_memory_bytes < inf:
+            raise ConfigError(
+                f"--activation-memory {memory.activation_memory}: more than the budget of {format_bytes(budget_bytes)}"
+            )
+
+    @property
+    def required_budget_bytes(self) -> int:
+        """The budget; raises a :class:`ConfigError` if there is none, which a plan allows and a fit does not."""
+        if self.budget_bytes is None:
+            raise ConfigError(
+                f"--device {self.device_type} is not in this machine, so its memory is unknown; give --budget"
+            )
+        return self.budget_bytes
+
+
+def make_plan(request: PlanRequest) -> MemoryPlan:
+    """The plan of a training.
+
+    Raises:
+        ConfigError: the budget is below the memory that any batch takes.
+    """
+    made = _planned(request).plan(request.config, request.lengths, within_bytes=request.budget_bytes)
+    made.require_floor(request.budget_bytes)
+    return made
+
+
+def make_fit(request: PlanRequest, *, whole_frontier: bool = True) -> Fit:
+    """The fastest settings that fit the budget. Step times are predicted if the device is in this machine.
+
+    ``whole_frontier`` as in :func:`splade_bench.planner.fit.fit`.
+
+    Raises:
+        ConfigError: there is no budget, or it is below the memory that any batch takes.
+    """
+    candidates = Candidates(
+        request.config, given=request.given, device=request.device_type, allow_inexact=request.allow_inexact
+    )
+    budget_bytes = request.required_budget_bytes
+    found = _planned(request).fit(
+        candidates, request.config, request.lengths, limit=request.limit, whole_frontier=whole_frontier
+    )
+    if found.chosen is None:
+        found.smallest.plan.require_floor(budget_bytes)
+    return found
+
+
+def nothing_fits(request: PlanRequest, found: Fit) -> str:
+    """Why nothing fits, and what to change."""
+    more = "" if request.allow_inexact else ", or add --allow-inexact"
+    why = why_nothing_fits(found, request.required_budget_bytes)
+    return f"{why}. Choose a smaller --max-length or --batch-size{more}"
+
+
+def planned_encoder(model_name: str) -> Callable[[], SpladeEncoder]:
+    """A function that makes an encoder of a model's shapes, without its weights and tokenizer: for fake tensors.
+
+    Raises:
+        ConfigError: the model's config cannot be loaded.
+    """
+    if model_name in MODEL_PRESETS:
+        tokenizer = train_tokenizer((), vocab_size=MODEL_PRESETS[model_name].vocab_size)
+        return lambda: build_preset(model_name, tokenizer, seed=0)
+    config, blank = loading.load_config(model_name), wrap_tokenizer(train_tokenizer((), vocab_size=_BLANK_VOCAB_SIZE))
+    return lambda: SpladeEncoder(loading.untrained_model(config), blank)
+
+
+def data_bytes(corpus: Corpus) -> int:
+    """Host memory that a corpus takes while it is trained on: see :class:`TripleBatches`, and the held-out texts."""
+    taken_bytes = order_bytes(corpus.triples)
+    if isinstance(corpus.triples, IndexedTriples):
+        taken_bytes += _COPIES_OF_A_RECORD * corpus.triples.largest_bytes
+    if corpus.test:
+        texts = chain(corpus.test.queries.values(), corpus.test.corpus.values())
+        taken_bytes += sum(map(sys.getsizeof, texts))
+    return taken_bytes
+
+
+def _planned(request: PlanRequest) -> PlannedTraining:
+    """What is planned. Runtime memory is read here, before plans and timings add to it."""
+    make_encoder = planned_encoder(request.model_name)
+    runtime_bytes = known_rss_bytes()
+    if runtime_bytes is None:
+        raise ConfigError("this system does not report the memory of a process, so nothing can be planned")
+    return PlannedTraining(
+        make_encoder=make_encoder,
+        device_type=request.device_type,
+        baseline_bytes=max(runtime_bytes + request.data_bytes, request.resident_bytes),
+        budget_bytes=request.budget_bytes,
+        active_share=request.active_share,
+    )
