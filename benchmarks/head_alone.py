@@ -15,7 +15,7 @@ from torch import Tensor
 
 from splade_bench.measure.machine import machine_info
 from splade_bench.measure.rss import PeakRss
-from splade_bench.model.head import WINNERS_PAY_FROM, splade_max, splade_max_eager
+from splade_bench.model.head import keeps_winners, splade_max, splade_max_eager
 from splade_bench.model.presets import ALL_ACTIVE_BIAS, bias_for_active_share
 
 TEXTS, LENGTH, VOCAB_SIZE = 2, 512, 30522
@@ -26,7 +26,9 @@ def measure_head(head: str, *, hidden_size: int, active_share: float) -> dict[st
     """The measured fields of a :class:`splade_bench.results.records.HeadResult`."""
     hidden, weight, bias, mask = make_inputs(hidden_size, active_share)
     upstream = torch.randn(TEXTS, VOCAB_SIZE)
-    keep_winners = active_share >= WINNERS_PAY_FROM  # as in an encoder that knows the density of its vectors
+    keep_winners = keeps_winners(
+        torch.device("cpu"), active_share
+    )  # as in an encoder that knows the density of its vectors
 
     def forward_and_backward() -> Tensor:
         hidden.grad = None

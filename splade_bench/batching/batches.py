@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from typing_extensions import Self
 
 from splade_bench.batching.cutting import first_token_ids
+from splade_bench.batching.transfer import on_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,8 @@ class TextBatch:
     """Tokens of each text."""
 
     def to(self, device: torch.device) -> Self:
-        return type(self)(self.input_ids.to(device), self.attention_mask.to(device), self.lengths)
+        input_ids, attention_mask = on_device((self.input_ids, self.attention_mask), device)
+        return type(self)(input_ids, attention_mask, self.lengths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +60,10 @@ class TripleBatch:
         return sum(texts.input_ids.numel() for texts in self.groups)
 
     def to(self, device: torch.device) -> Self:
-        return replace(
-            self, queries=self.queries.to(device), documents=tuple(texts.to(device) for texts in self.documents)
-        )
+        tensors = [tensor for texts in self.groups for tensor in (texts.input_ids, texts.attention_mask)]
+        moved = iter(on_device(tensors, device))
+        queries, *documents = (TextBatch(next(moved), next(moved), texts.lengths) for texts in self.groups)
+        return replace(self, queries=queries, documents=tuple(documents))
 
 
 def pad(sequences: Sequence[Sequence[int]], *, pad_token_id: int, width: int | None = None) -> TextBatch:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from splade_bench.batching.batches import TextBatch, round_up
+from splade_bench.batching.transfer import on_device
 from splade_bench.device.reads import read_numbers
 from splade_bench.errors import ConfigError
 
@@ -57,6 +58,13 @@ def cut_into_mini_batches(
         texts = TextBatch(input_ids[rows, :width], attention_mask[rows, :width], tuple(lengths[row] for row in chosen))
         mini_batches.append(MiniBatch(texts, rows))
     return sorted(mini_batches, key=lambda mini_batch: mini_batch.texts.input_ids.numel(), reverse=True)
+
+
+def moved_to(mini_batches: Sequence[MiniBatch], device: torch.device) -> list[MiniBatch]:
+    """The same mini-batches on a device, by one copy."""
+    tensors = [tensor for one in mini_batches for tensor in (one.texts.input_ids, one.texts.attention_mask, one.rows)]
+    moved = iter(on_device(tensors, device))
+    return [MiniBatch(TextBatch(next(moved), next(moved), one.texts.lengths), next(moved)) for one in mini_batches]
 
 
 def _cuts(widths: Sequence[int], *, max_tokens: int, max_texts: int, computed_twice: bool) -> list[tuple[int, int]]:

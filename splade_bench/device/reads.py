@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from splade_bench.device.planned import planned_device
+from splade_bench.device.settings import settings_of
 
 
 def read_numbers(numbers: Tensor, *, planned: Sequence[float]) -> list[float]:
@@ -24,14 +25,25 @@ def read_numbers(numbers: Tensor, *, planned: Sequence[float]) -> list[float]:
     return [*planned] if planned_device() else numbers.tolist()
 
 
-def mask_of(attention_mask: Tensor, *, planned_lengths: Sequence[int]) -> Tensor | None:
+def mask_of(attention_mask: Tensor, *, lengths: Sequence[int]) -> Tensor | None:
     """``attention_mask`` [N, L] as transformers uses it: not at all if it has no 0 (masking_utils.py).
 
-    transformers does not look into fake tensors, so in a plan the texts' lengths decide.
+    On a CPU transformers looks into it. In a plan it has no values, and an accelerator would have to be waited for:
+    there the texts' lengths decide.
     """
-    if planned_device() and all(length == attention_mask.shape[1] for length in planned_lengths):
+    may_read = settings_of(attention_mask.device).may_read and not planned_device()
+    if not may_read and all(length == attention_mask.shape[1] for length in lengths):
         return None
     return attention_mask
+
+
+def knows_all(tensor: Tensor) -> bool:
+    """Whether ``tensor.all()`` need not be read, because ``tensor`` is a padding mask [N, L].
+
+    It has a 0 then: :func:`mask_of` leaves no other masks.
+    """
+    is_mask = tensor.dim() == 2 and not tensor.is_floating_point()
+    return is_mask and not settings_of(tensor.device).may_read and not planned_device()
 
 
 def nonzero(matrix: Tensor, *, planned_share: float) -> tuple[Tensor, Tensor, list[int]]:

@@ -21,17 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from splade_bench.device.planned import once_in_plan
-from splade_bench.device.reads import nonzero
+from splade_bench.device.settings import settings_of
 from splade_bench.model.gradients import existing_grad
 from splade_bench.model.precision import product_dtype, wide_dtype
-from splade_bench.model.row_sums import ROWS_AT_A_TIME, add_weighted_rows_, weighted_rows
+from splade_bench.model.winner_gradients import fill_masked, gradients_by_entries, gradients_without_waiting
 
-# A tile of logits is 4 MiB. It stays in cache between the product that writes it and the maximum that reads it, and the
-# product is large enough to run at full speed (measured in benchmarks/test_head.py).
-TOKENS_PER_TILE = 1024
-VOCAB_TILE = 1024
-# From this share of active entries on, it is cheaper to find winners in the forward pass than in backward.
-WINNERS_PAY_FROM = 0.08
+# Widths of tiles are multiples of this, so that rows of logits are aligned.
+_WIDTH_MULTIPLE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +63,7 @@ def splade_max(
     in_place_gradients: bool = False,
     planned_active_share: float = 1.0,
     pooled: Pooled | None = None,
-    vocab_tile: int = VOCAB_TILE,
+    vocab_tile: int | None = None,
 ) -> Tensor:
     """SPLADE max pooling without the logits: [B, L, H] -> [B, V]; equals :func:`splade_max_eager`.
 
@@ -79,16 +75,18 @@ def splade_max(
         weight: [V, H], tied to the embeddings or not.
         bias: [V] or None.
         attention_mask: [B, L], 1 for a token, 0 for padding: right, left or scattered.
-        keep_winners: find winners in the forward pass, which is cheaper if many entries are active.
+        keep_winners: find winners in the forward pass, which is cheaper if many entries are active; an accelerator
+            always does.
         in_place_gradients: backward adds the gradients of ``weight`` and ``bias`` to their ``.grad``, which it makes if
             it is None, and returns none for them; both must be leaves.
         planned_active_share: in a plan, the assumed share of entries that are active and have a gradient.
         pooled: the result of :func:`pool` for the same inputs, which is then not computed again.
-        vocab_tile: vocabulary entries whose logits exist at a time.
+        vocab_tile: vocabulary entries whose logits exist at a time. None: as many as suit the device.
 
-    Memory: ``max(L, 1024) * vocab_tile`` elements and a copy of ``hidden`` while running; the result, and its winners
-    if ``keep_winners``, are kept for backward. Backward adds O(N) indices and the gradient of ``weight``, or 1024 rows
-    of it if in place; never [B, L, V].
+    Memory: a tile of logits (4 MiB on a CPU, 64 MiB on an accelerator, or one text's) and a copy of ``hidden`` while
+    running; the result, and its winners if they are kept, are kept for backward. Backward adds O(N) indices and the
+    gradient of ``weight``, or 1024 rows of it if in place; never [B, L, V]. On an accelerator, it has the indices of 2
+    million entries at a time, or tiles of logits (:mod:`splade_bench.model.winner_gradients`).
     """
     if pooled is None:
         pooled = pool(hidden, weight, bias, attention_mask, keep_winners=keep_winners, vocab_tile=vocab_tile)
@@ -96,6 +94,11 @@ def splade_max(
         Tensor,
         _SpladeMax.apply(hidden, weight, bias, attention_mask, pooled, in_place_gradients, planned_active_share),  # type: ignore[no-untyped-call]
     )
+
+
+def keeps_winners(device: torch.device, active_share: float = 0.0) -> bool:
+    """Whether the forward pass finds the winners, with so many active entries expected."""
+    return active_share >= settings_of(device).winners_pay_from
 
 
 @torch.no_grad()
@@ -106,9 +109,10 @@ def pool(
     attention_mask: Tensor,
     *,
     keep_winners: bool = False,
-    vocab_tile: int = VOCAB_TILE,
+    vocab_tile: int | None = None,
 ) -> Pooled:
     """The forward pass of :func:`splade_max` alone, without a graph."""
+    keep_winners = keep_winners or keeps_winners(hidden.device)
     max_logits, winners = _search(hidden, weight, bias, attention_mask, keep_winners, vocab_tile)
     max_logits.masked_fill_(~attention_mask.bool().any(1, keepdim=True), 0.0)
     return Pooled(max_logits.relu_().log1p_(), winners)
@@ -142,46 +146,33 @@ class _SpladeMax(torch.autograd.Function):
         hidden, weight, attention_mask, reps, winners = ctx.saved_tensors
         # d log1p(z)/dz = 1 / (1 + z) = exp(-reps), and relu passes nothing where reps is 0.
         grad_logits = torch.where(reps > 0, grad_reps * torch.exp(-reps), 0.0)  # [B, V]
-        text, entry, counts = nonzero(grad_logits, planned_share=ctx.planned_active_share)  # [N], sorted by text
-        values = grad_logits[text, entry]
-        if winners is None:
-            position = _find_winners(hidden, weight, attention_mask, entry, counts, ctx.compute_dtype)
-        else:
-            position = winners[text, entry].long()
-        token = text * hidden.shape[1] + position
-        flat_hidden = hidden.reshape(-1, hidden.shape[-1]).to(weight.dtype)  # [B * L, H]
-        grad_hidden = None
-        if ctx.needs_input_grad[0]:
-            grad_hidden = weighted_rows(weight, entry, values, into=token, rows=len(flat_hidden))
-            grad_hidden = grad_hidden.view(hidden.shape).to(hidden.dtype)
-        grad_weight = grad_bias = None
+        _, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        target = grad_bias = None
         if ctx.parameters:
-            weight, bias = ctx.parameters
-            add_weighted_rows_(existing_grad(weight), flat_hidden, token, values, into=entry)
-            if bias is not None:
-                existing_grad(bias).add_(grad_logits.sum(0))
+            leaf, bias_leaf = ctx.parameters
+            target = existing_grad(leaf)
+            if bias_leaf is not None:
+                existing_grad(bias_leaf).add_(grad_logits.sum(0))
+        elif needs_bias:
+            grad_bias = grad_logits.sum(0)
+        if settings_of(hidden.device).head_backward == "entries":
+            inputs = grad_logits, hidden, weight, attention_mask, winners, ctx.compute_dtype, ctx.planned_active_share
+            grad_hidden, grad_weight = gradients_by_entries(*inputs, target=target, needs_weight=needs_weight)
         else:
-            _, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-            if needs_weight:
-                grad_weight = weighted_rows(flat_hidden, token, values, into=entry, rows=len(weight))
-            grad_bias = grad_logits.sum(0) if needs_bias else None
+            grad_weight = torch.zeros_like(weight) if needs_weight and target is None else None
+            target = grad_weight if target is None else target
+            grad_hidden = gradients_without_waiting(grad_logits, hidden, weight, winners, ctx.compute_dtype, target)
+        grad_hidden = grad_hidden.view(hidden.shape).to(hidden.dtype)
         return grad_hidden, grad_weight, grad_bias, None, None, None, None
 
 
-def _fill_masked(hidden: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """``hidden`` with each masked token replaced by its text's first unmasked one, and each token's position [B, L].
-
-    Copies of a token do not change a maximum, so tiles need no mask.
-    """
-    tokens = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape[:2])  # [B, L]
-    mask = attention_mask.bool()
-    first = mask.to(torch.uint8).argmax(1, keepdim=True)
-    source = torch.where(mask, tokens, first)
-    return hidden.gather(1, source.unsqueeze(-1).expand_as(hidden)), source
-
-
 def _search(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, attention_mask: Tensor, keep_winners: bool, vocab_tile: int
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    attention_mask: Tensor,
+    keep_winners: bool,
+    vocab_tile: int | None,
 ) -> tuple[Tensor, Tensor | None]:
     """The maximum of ``hidden @ weight.T + bias`` over unmasked tokens, one tile at a time: [B, V], and its winners."""
     texts, length, _ = hidden.shape
@@ -191,10 +182,11 @@ def _search(
     # The bias is the same for all tokens, so it may be added after the max. But if a narrow logit is rounded first, and
     # the bias then takes most of it away, the rounding error is larger than the rest.
     bias_in_tile = bias is not None and compute_dtype != reps_dtype
-    filled, source = _fill_masked(hidden.to(compute_dtype), attention_mask)
+    filled, source = fill_masked(hidden.to(compute_dtype), attention_mask)
     max_logits = torch.empty(texts, vocab_size, dtype=reps_dtype, device=hidden.device)
     winners = torch.empty(texts, vocab_size, dtype=torch.int32, device=hidden.device) if keep_winners else None
-    texts_per_tile = max(1, min(texts, TOKENS_PER_TILE // length))
+    texts_per_tile, widest = _tile_shape(texts, length, vocab_size, filled)
+    vocab_tile = vocab_tile or widest
     tile_buffer = filled.new_empty(texts_per_tile * length * min(vocab_tile, vocab_size))
     with torch.autocast(hidden.device.type, enabled=False):
         for start in once_in_plan(range(0, vocab_size, vocab_tile)):
@@ -212,6 +204,16 @@ def _search(
     if bias is not None and not bias_in_tile:
         max_logits += bias
     return max_logits, winners
+
+
+def _tile_shape(texts: int, length: int, vocab_size: int, inputs: Tensor) -> tuple[int, int]:
+    """Texts and vocabulary entries of a tile that suits the device. The entries are cut into equal slices."""
+    settings = settings_of(inputs.device)
+    texts_per_tile = max(1, min(texts, settings.tile_tokens // length))
+    most = settings.tile_bytes // (texts_per_tile * length * inputs.element_size())
+    most = max(_WIDTH_MULTIPLE, min(settings.tile_entries, most))
+    slices = -(-vocab_size // most)
+    return texts_per_tile, -(-vocab_size // slices // _WIDTH_MULTIPLE) * _WIDTH_MULTIPLE
 
 
 def _tile_max(tokens: Tensor, rows: Tensor, offset: Tensor | None, tile_buffer: Tensor) -> Tensor:
@@ -242,24 +244,3 @@ def _product(left: Tensor, right: Tensor, offset: Tensor | None, result: Tensor)
         torch.mm(left, right, out=result)
     else:
         torch.addmm(offset, left, right, out=result)
-
-
-def _find_winners(
-    hidden: Tensor, weight: Tensor, attention_mask: Tensor, entry: Tensor, counts: list[int], compute_dtype: torch.dtype
-) -> Tensor:
-    """Position in its text of the token with the largest logit, for N entries, ``counts`` of each text: [N].
-
-    If few entries have a gradient, this costs less than the forward pass's max with positions over all entries.
-    """
-    # At least float32, even if the maximum was narrower: rounded logits would tie more often.
-    search_dtype = wide_dtype(compute_dtype)
-    filled, source = _fill_masked(hidden.to(compute_dtype).to(search_dtype), attention_mask)
-    winners = torch.empty_like(entry)
-    start = 0
-    with torch.autocast(hidden.device.type, enabled=False):
-        for row, count in once_in_plan(enumerate(counts), key=lambda pair: pair[1]):
-            for chunk in once_in_plan(entry[start : start + count].split(ROWS_AT_A_TIME)):
-                position = (weight[chunk].to(compute_dtype).to(search_dtype) @ filled[row].t()).argmax(1)
-                winners[start : start + len(chunk)] = source[row, position]
-                start += len(chunk)
-    return winners

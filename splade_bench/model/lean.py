@@ -23,6 +23,7 @@ from splade_bench.config import MemoryConfig
 from splade_bench.device import cuda
 from splade_bench.device.devices import device_type
 from splade_bench.device.heap import HeapTrimmer
+from splade_bench.device.reads import knows_all
 from splade_bench.model.attention import streaming_attention
 from splade_bench.model.dropout import compact_dropout
 from splade_bench.model.gradients import Recipe, embedding, linear, takes_gradient_in_place
@@ -65,6 +66,7 @@ class _LeanOperators(TorchFunctionMode):
             F.embedding: self._embedding,
             F.dropout: self._dropout,
             F.scaled_dot_product_attention: self._attention,
+            Tensor.all: self._all,
         }
 
     def __torch_function__(
@@ -123,6 +125,12 @@ class _LeanOperators(TorchFunctionMode):
         if self._memory.compact_dropout and 0 < p < 1 and training and not inplace and on_cpu:
             return compact_dropout(input, p)
         return cuda.dropout(input, p, training, inplace)
+
+    def _all(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Transformers asks whether a mask has no padding; the encoder gave it one because it has."""
+        if not args and not kwargs and knows_all(input):
+            return torch.zeros((), dtype=torch.bool)
+        return input.all(*args, **kwargs)
 
     def _attention(
         self,

@@ -105,7 +105,7 @@ class PlannedTraining:
             batch = lengths if candidate.splits == 1 else lengths.cut(candidate.splits)
             made = self.plan(config, batch, within_bytes=within_bytes)
             if batch.usual not in (None, batch.groups):
-                usual = self.plan(config, Lengths(groups=batch.usual), within_bytes=None)
+                usual = self.plan(config, Lengths(groups=batch.usual), within_bytes=within_bytes)
                 made = replace(made, work=usual.work)
             if rates and config.memory.optimizer_states == "disk":  # the training will write there; a plan does not
                 require_room(states_folder, 2 * made.by_category["parameters"])

@@ -153,7 +153,7 @@ def plan_rehearsal(
     baseline_bytes = 0 if model.is_accelerator else baseline_bytes
     work = CountedWork()
     reserved = _ReservedMemory(model, work, baseline_bytes=baseline_bytes, budget_bytes=budget_bytes)
-    live = rehearsal(PlannedDevice(model.type, model.allocator, work), reserved)
+    live = rehearsal(PlannedDevice(model.type, model.allocator, work, budget_bytes), reserved)
     return MemoryPlan(
         device=model.type,
         allocator=model.allocator.name,

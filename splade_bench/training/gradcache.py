@@ -24,23 +24,20 @@ import torch
 from torch import Tensor
 
 from splade_bench.batching.batches import TripleBatch
-from splade_bench.batching.mini_batches import MiniBatch, cut_into_mini_batches
+from splade_bench.batching.mini_batches import MiniBatch, cut_into_mini_batches, moved_to
 from splade_bench.config import TrainConfig
 from splade_bench.device.planned import memoized_in_plan, once_in_plan, planned_device
+from splade_bench.device.settings import settings_of
 from splade_bench.model.encoder import SpladeEncoder
-from splade_bench.model.head import WINNERS_PAY_FROM, Pooled
+from splade_bench.model.head import Pooled, keeps_winners
 from splade_bench.model.precision import wide_dtype
 from splade_bench.model.rng import RngState, capture_rng, restored_rng
 from splade_bench.training.kept_graphs import ActivationMemory, SavedStorages
 from splade_bench.training.losses import LossTerms, SpladeLoss
 from splade_bench.training.step import StepContext
 
-# The default mini-batch has as many tokens as keep about 48 MiB for backward: few for a large model, the whole batch
-# for a small one. A layer keeps about 11 tensors [tokens, hidden size] of 4 bytes per element.
-_KEPT_BYTES = 48 * 2**20
+# A layer keeps about 11 tensors [tokens, hidden size] of 4 bytes per element for backward.
 _KEPT_BYTES_PER_BODY_ELEMENT = 11 * 4
-# With fewer tokens, products would be too small to run at full speed.
-_MIN_TOKENS = 320
 # If all graphs are kept, a large mini-batch takes little more memory than small ones. It reads the weights less often.
 _TOKENS_IF_ALL_KEPT = 2048
 
@@ -73,11 +70,17 @@ class _CachedMiniBatch:
 
 
 def mini_batch_limit(encoder: SpladeEncoder) -> int:
-    """Tokens of a mini-batch, padding included: as configured, or chosen by the size of the model."""
+    """Tokens of a mini-batch, padding included: as configured, or by what the model keeps of a token and the device.
+
+    By default it is few tokens for a large model, and the whole batch for a small one.
+    """
     if encoder.memory.mini_batch_tokens:
         return encoder.memory.mini_batch_tokens
-    least = _TOKENS_IF_ALL_KEPT if encoder.memory.activation_memory == "all" else _MIN_TOKENS
-    return max(least, _KEPT_BYTES // (_KEPT_BYTES_PER_BODY_ELEMENT * max(1, encoder.body_size)))
+    settings = settings_of(encoder.device)
+    tokens = encoder.kept_bytes // (_KEPT_BYTES_PER_BODY_ELEMENT * max(1, encoder.body_size))
+    if encoder.memory.activation_memory == "all":
+        tokens = max(tokens, _TOKENS_IF_ALL_KEPT)
+    return min(max(tokens, settings.least_tokens), settings.most_tokens)
 
 
 def largest_mini_batch(encoder: SpladeEncoder, config: TrainConfig) -> tuple[int, int]:
@@ -107,6 +110,7 @@ def gradcache_step(encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss,
         pad_to_multiple_of=memory.pad_to_multiple_of,
         computed_twice=memory.activation_memory != "all",
     )
+    mini_batches = moved_to(mini_batches, encoder.device)
     texts = sum(map(len, batch.lengths))
     dtype = wide_dtype(encoder.decoder.weight.dtype)
     reps = torch.empty(texts, encoder.vocab_size, dtype=dtype, device=encoder.device)  # [N, V]
@@ -130,7 +134,7 @@ def _first_passes(
     encoder: SpladeEncoder, mini_batches: Sequence[MiniBatch], context: StepContext, *, into: Tensor
 ) -> list[_CachedMiniBatch]:
     """Write each mini-batch's vectors to its rows of ``into``; return the rest. The largest comes first."""
-    head_keeps = 2 if context.active_share >= WINNERS_PAY_FROM else 1  # tensors of the vectors' size
+    head_keeps = 2 if keeps_winners(encoder.device, context.active_share) else 1  # tensors of the vectors' size
     graphs = ActivationMemory(encoder.memory, head_keeps * into[0].nbytes)
 
     def run(choice: tuple[MiniBatch, bool]) -> _FirstPass:

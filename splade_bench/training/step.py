@@ -39,7 +39,8 @@ class StepContext:
 
 
 BackwardStep: TypeAlias = Callable[[SpladeEncoder, TripleBatch, SpladeLoss, StepContext], LossTerms]
-"""Adds the batch's gradient, scaled, to every parameter's ``.grad`` and returns the terms, detached."""
+"""Adds the batch's gradient, scaled, to every parameter's ``.grad`` and returns the terms, detached. The batch comes in
+the host's memory."""
 
 
 def direct_step(encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss, context: StepContext) -> LossTerms:
@@ -51,6 +52,7 @@ def direct_step(encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss, co
     Memory: the activations of the whole batch, from the first forward pass to the end of backward.
     """
     context.on_phase("forward")
+    batch = batch.to(encoder.device)
 
     def encode(texts: TextBatch) -> Tensor:
         context.check_stop()

@@ -21,20 +21,21 @@ from torch import Tensor
 
 from splade_bench.batching.batches import TripleBatch
 from splade_bench.batching.mini_batches import require_right_padding
-from splade_bench.batching.sources import TripleBatches, TripleSource
+from splade_bench.batching.sources import TripleSource
 from splade_bench.config import TrainConfig
-from splade_bench.data.records import Triple, fewest_negatives
+from splade_bench.data.records import Triple
 from splade_bench.device.devices import empty_cache
 from splade_bench.device.heap import fix_mmap_threshold
 from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.device.planned import once_in_plan
 from splade_bench.device.reads import read_numbers
-from splade_bench.errors import ConfigError, error_line
+from splade_bench.errors import error_line
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.gradients import release_gradients
 from splade_bench.model.rng import RngState, capture_rng, restore_rng
 from splade_bench.training.clipping import clip_gradients, gradient_norm
 from splade_bench.training.faults import half_mini_batch, not_finite
+from splade_bench.training.feeding import prepared_ahead, prepares_ahead, source_of
 from splade_bench.training.gradcache import gradcache_step, largest_mini_batch
 from splade_bench.training.loss_scale import LossScale
 from splade_bench.training.losses import LossTerms, SpladeLoss
@@ -71,7 +72,7 @@ class Trainer:
         self.encoder = encoder
         self.config = config
         self.observers = [*observers]
-        self.source = _source(training_data, encoder, config) if isinstance(training_data, Sequence) else training_data
+        self.source = source_of(training_data, encoder, config)
         self.loss = SpladeLoss(config)
         self.state = TrainState(steps_of_run(config, self.source.batches_per_epoch), active_share=active_share)
         self.losses: list[float] = []
@@ -160,6 +161,7 @@ class Trainer:
         """The batches of each optimizer step; the last window of an epoch may be shorter."""
         while self.state.global_step < self.state.max_steps:
             batches = self.source.batches(self.state.epoch, start=self.state.batches_done)
+            batches = prepared_ahead(batches) if prepares_ahead(self.encoder) else batches
             self._on_phase("batching")
             while window := list(islice(batches, self.config.gradient_accumulation_steps)):
                 yield window
@@ -229,7 +231,7 @@ class Trainer:
             on_phase=self._on_phase,
             check_stop=self.check_stop,
         )
-        terms = self.backward_step(self.encoder, batch.to(self.encoder.device), self.loss, context)
+        terms = self.backward_step(self.encoder, batch, self.loss, context)
         self.state.micro_step += 1
         self._free_memory()
         return terms
@@ -290,12 +292,3 @@ class Trainer:
     def _on_phase(self, phase: Phase) -> None:
         for observer in self.observers:
             observer.on_phase(phase)
-
-
-def _source(triples: Sequence[Triple], encoder: SpladeEncoder, config: TrainConfig) -> TripleSource:
-    if not triples:
-        raise ConfigError("there are no triples to train on")
-    if config.negatives_per_query and not fewest_negatives(triples):
-        raise ConfigError("--negatives-per-query: some queries have no negatives; add some, or set it to 0")
-    encoder.require_positions(config.max_length)
-    return TripleBatches.for_config(triples, encoder.tokenizer, config, encoder.device)

@@ -18,8 +18,9 @@ from equality import make_config
 from on_device import CUT, DEVICE, NEEDS_FP64, ON_ACCELERATOR, ON_CUDA, STANDARD, dropping_encoder
 from tokenizers import Tokenizer
 
-from splade_bench.config import MEMORY_MODES
+from splade_bench.config import MEMORY_MODES, memory_mode
 from splade_bench.data.records import Triple
+from splade_bench.device import reads
 from splade_bench.model import SpladeEncoder
 from splade_bench.training import Trainer
 
@@ -40,6 +41,32 @@ def test_two_trainings_with_the_same_seed_have_the_same_losses(
     assert runs[0][0] == runs[1][0]
     assert runs[0] == pytest.approx(runs[1], rel=1e-5)
     assert runs[0] != pytest.approx(runs[2], rel=1e-5)
+
+
+@ON_CUDA
+@pytest.mark.parametrize("mode", ["memory-efficient", "memory-efficient-without-gradient-caching"])
+def test_a_step_does_not_wait_for_the_device(
+    tokenizer: Tokenizer, triples: Sequence[Triple], device: torch.device, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch raises where the host waits; only the end of an optimizer step may."""
+
+    def read_numbers(numbers: torch.Tensor, *, planned: Sequence[float]) -> list[float]:
+        torch.cuda.set_sync_debug_mode("default")
+        values = reads.read_numbers(numbers, planned=planned)
+        torch.cuda.set_sync_debug_mode("error")
+        return values
+
+    encoder = dropping_encoder(tokenizer, STANDARD, device, torch.float32)
+    config = make_config(memory=replace(memory_mode(mode), mini_batch_size=3), max_steps=3)
+    trainer = Trainer(encoder, triples, config)
+    monkeypatch.setattr("splade_bench.training.trainer.read_numbers", read_numbers)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer.train()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+    assert trainer.state.global_step == 3
 
 
 DETERMINISTIC = """

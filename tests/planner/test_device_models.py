@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from results import MIB
 
+from splade_bench.device.settings import SETTINGS
 from splade_bench.planner.allocators import CudaCachingAllocator
 from splade_bench.planner.device_models import device_model
 from splade_bench.planner.plan import plan
@@ -50,7 +51,11 @@ ON_AN_H100 = [
 
 
 @pytest.mark.parametrize("measured", ON_AN_H100, ids=lambda measured: f"{measured.cell_id}-{measured.source_tree[:6]}")
-def test_a_plan_for_cuda_reserves_what_was_measured_on_an_h100(measured: CellResult) -> None:
+def test_a_plan_for_cuda_reserves_what_was_measured_on_an_h100(
+    measured: CellResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # They were measured when a step had the sizes of a CPU on every device.
+    monkeypatch.setattr("splade_bench.device.settings.SETTINGS", dict.fromkeys(SETTINGS, SETTINGS["cpu"]))
     builder = CellBuilder(replace(measured.cell, device="cpu"), None, None)  # its encoder is made here
     lengths = Lengths.widest(builder.source(builder.new_encoder()))
     model = replace(

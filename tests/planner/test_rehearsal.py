@@ -19,6 +19,7 @@ from torch import Tensor
 from splade_bench.batching.batches import TextBatch, TripleBatch, pad, round_up
 from splade_bench.config import MEMORY_MODES, MEMORY_TECHNIQUES, TrainConfig, memory_mode
 from splade_bench.device.planned import PlannedDevice, planned_device, planning_for
+from splade_bench.device.settings import SETTINGS
 from splade_bench.device.storages import LivePeak, LiveStorages
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.loading import untrained_model
@@ -205,7 +206,8 @@ def drop_checkpointing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def use_another_tile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("splade_bench.model.head.TOKENS_PER_TILE", 8)
+    smaller = replace(SETTINGS["cpu"], tile_tokens=8)
+    monkeypatch.setattr("splade_bench.device.settings.SETTINGS", {"cpu": smaller})
 
 
 def keep_gradients_longer(monkeypatch: pytest.MonkeyPatch) -> None:

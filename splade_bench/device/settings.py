@@ -1,0 +1,102 @@
+"""How a step is cut into pieces on each kind of device, as data.
+
+A CPU works in its caches, so its pieces are small. An accelerator works faster than Python can feed it small pieces:
+an operator takes Python tens of microseconds. And whenever a step reads a number from it, both wait for each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, TypeAlias
+
+import torch
+
+from splade_bench.device.devices import device_type
+
+_MIB = 2**20
+HeadBackward: TypeAlias = Literal["entries", "bags", "products"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeviceSettings:
+    """Sizes and ways that suit a kind of device."""
+
+    tile_tokens: int
+    """Most tokens in a tile of the head."""
+    tile_entries: int
+    """Most vocabulary entries in it."""
+    tile_bytes: int
+    """Most logits in it."""
+    winners_pay_from: float
+    """Expected share of active entries from which the forward pass finds the winners."""
+    head_backward: HeadBackward
+    """How the head's gradients are summed. *entries*: only those of active entries, which the step must count, and so
+    wait for the device. *bags*: of all entries, sorted by token. *products*: of all entries, as matrix products."""
+    may_read: bool
+    """Whether a step may read values of tensors. Reading from an accelerator, host and device wait for each other."""
+    kept_bytes: int
+    """Activations that a mini-batch of the default size keeps, where free memory is not known."""
+    kept_share: float
+    """The same as a share of the memory that is free beside weights, gradients and moments, where it is known."""
+    least_tokens: int
+    """Of a mini-batch of the default size: with fewer, products would be too small to run at full speed."""
+    most_tokens: int
+    """Of a mini-batch of the default size: with more, nothing gets faster."""
+
+    def __post_init__(self) -> None:
+        # Without counting entries, backward cannot look for their winners.
+        assert self.head_backward == "entries" or self.winners_pay_from == 0
+        assert self.head_backward != "entries" or self.may_read
+
+
+SETTINGS: Mapping[str, DeviceSettings] = MappingProxyType(
+    {
+        # A tile of 4 MiB stays in cache between the product that writes it and the maximum that reads it
+        # (benchmarks/test_head.py).
+        "cpu": DeviceSettings(
+            tile_tokens=1024,
+            tile_entries=1024,
+            tile_bytes=4 * _MIB,
+            winners_pay_from=0.08,
+            head_backward="entries",
+            may_read=True,
+            kept_bytes=48 * _MIB,
+            kept_share=0.0,
+            least_tokens=320,
+            most_tokens=2**31,
+        ),
+        # Not measured yet; the sizes follow from the speed of an H100's products and of Python.
+        "cuda": DeviceSettings(
+            tile_tokens=16384,
+            tile_entries=65536,
+            tile_bytes=64 * _MIB,
+            winners_pay_from=0.0,
+            head_backward="bags",
+            may_read=False,
+            kept_bytes=2048 * _MIB,
+            kept_share=0.3,
+            least_tokens=1024,
+            most_tokens=65536,
+        ),
+        # MPS has no weighted embedding_bag, and is wrong where a product sums more terms than 2^15 (device/mps.py).
+        "mps": DeviceSettings(
+            tile_tokens=8192,
+            tile_entries=16384,
+            tile_bytes=64 * _MIB,
+            winners_pay_from=0.0,
+            head_backward="products",
+            may_read=False,
+            kept_bytes=512 * _MIB,
+            kept_share=0.2,
+            least_tokens=1024,
+            most_tokens=16384,
+        ),
+    }
+)
+
+
+def settings_of(device: torch.device) -> DeviceSettings:
+    """The settings of a device, or of that which a plan is made for."""
+    return SETTINGS[device_type(device)]
