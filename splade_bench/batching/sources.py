@@ -23,8 +23,8 @@ from splade_bench.device.devices import memory_on
 _QUERY_LENGTHS = (4, 20)
 _DOCUMENT_LOG_LENGTH = (math.log(75), 0.6)
 _WARM_UP_LENGTH = 8
-# Batches of which the usual one is taken.
-_USUAL_OF = 9
+# The usual batch is the middle one of so many.
+_SAMPLED_BATCHES = 9
 # Type of a row number in an array: 4 bytes, no sign.
 _ROW = "I"
 
@@ -51,7 +51,7 @@ def widest_batch(source: TripleSource) -> TripleBatch:
 
 def usual_batch(source: TripleSource) -> TripleBatch:
     """Of the first batches of the first epoch, the one with the median number of tokens: it takes the usual time."""
-    batches = sorted(islice(source.batches(epoch=0), _USUAL_OF), key=lambda batch: batch.tokens)
+    batches = sorted(islice(source.batches(epoch=0), _SAMPLED_BATCHES), key=lambda batch: batch.tokens)
     return batches[len(batches) // 2]
 
 

@@ -15,6 +15,7 @@ def on_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """
     if all(tensor.device == device for tensor in tensors):
         return [*tensors]
+    assert len({tensor.dtype for tensor in tensors}) == 1, "tensors that are copied together have one type"
     together = torch.cat([tensor.reshape(-1) for tensor in tensors])
     if device.type == "cuda":
         together = together.pin_memory()

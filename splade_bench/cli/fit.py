@@ -42,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     """Print the choice; the exit code."""
     command = parse_train_command(FitCommand, arguments, verb="fit")
     given = searched_fields_given(arguments)
-    request = replace(plan_request(command), given=given, allow_inexact=command.allow_inexact)
+    request = replace(plan_request(command, timed=True), given=given, allow_inexact=command.allow_inexact)
     found = make_fit(request)
     record = _record(command, request, found)
     show(record, _text(record), as_json=command.json)

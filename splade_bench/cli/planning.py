@@ -19,8 +19,10 @@ from splade_bench.planner.rehearsal import Lengths
 from splade_bench.planner.requests import PlanRequest, data_bytes
 
 
-def plan_request(command: PlannedFlags) -> PlanRequest:
-    """The training of a command line. Free memory of an accelerator changes, so it is read here, once.
+def plan_request(command: PlannedFlags, *, timed: bool = False) -> PlanRequest:
+    """The training of a command line, with the lengths of a usual batch if it is ``timed``.
+
+    Free memory of an accelerator changes, so it is read here, once.
 
     Raises:
         ConfigError: a flag cannot be used.
@@ -36,7 +38,7 @@ def plan_request(command: PlannedFlags) -> PlanRequest:
         config=command.config,
         device_type=device_type,
         budget_bytes=resolve_budget(command.budget, device_type),
-        lengths=_lengths(command, corpus, device_type),
+        lengths=_lengths(command, corpus, device_type, timed=timed),
         active_share=command.active_share,
         data_bytes=data_bytes(corpus) if corpus and command.train_file else 0,
     )
@@ -70,10 +72,10 @@ def _named_corpus(command: PlannedFlags) -> Corpus | None:
     )
 
 
-def _lengths(command: PlannedFlags, corpus: Corpus | None, device_type: str) -> Lengths:
-    if corpus is None:
+def _lengths(command: PlannedFlags, corpus: Corpus | None, device_type: str, *, timed: bool) -> Lengths:
+    if corpus is None or (command.lengths == "full" and not timed):
         return Lengths.full(command.config)
     tokenizer = load_tokenizer(command.model_name, corpus)
     source = TripleBatches.for_config(corpus.triples, tokenizer, command.config, torch.device(device_type))
     lengths = Lengths.full(command.config) if command.lengths == "full" else Lengths.widest(source)
-    return lengths.with_usual(source)
+    return lengths.with_usual(source) if timed else lengths

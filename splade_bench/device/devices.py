@@ -57,19 +57,6 @@ def memory_limit_bytes(name: str) -> int | None:
     return free_bytes
 
 
-def free_bytes(device: torch.device) -> int | None:
-    """Memory of an accelerator that tensors can take now; None for a CPU, or if a plan knows no budget."""
-    if planned := planned_device():
-        return planned.budget_bytes if planned.type != "cpu" else None
-    if device.type == "cuda":
-        unused_bytes = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0] + unused_bytes)
-    if device.type == "mps":
-        limit_bytes = MPS_HIGH_WATERMARK_RATIO * torch.mps.recommended_max_memory()
-        return int(limit_bytes - torch.mps.current_allocated_memory())
-    return None
-
-
 def device_type(device: torch.device) -> str:
     """The kind of device whose paths a step takes: that of ``device``, or the one that a plan is made for.
 

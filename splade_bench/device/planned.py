@@ -57,8 +57,6 @@ class PlannedDevice:
     type: str
     allocator: PlannedAllocator
     work: PlannedWork = field(default_factory=PlannedWork)
-    budget_bytes: int | None = None
-    """Memory that an accelerator's allocator may take, if it is known."""
 
 
 _planned: ContextVar[PlannedDevice | None] = ContextVar("planned_device", default=None)

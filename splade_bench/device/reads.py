@@ -37,13 +37,17 @@ def mask_of(attention_mask: Tensor, *, lengths: Sequence[int]) -> Tensor | None:
     return attention_mask
 
 
-def knows_all(tensor: Tensor) -> bool:
-    """Whether ``tensor.all()`` need not be read, because ``tensor`` is a padding mask [N, L].
+# In place of ``mask.all()`` for a mask that has a 0: a number of the host, for which nothing waits.
+HAS_PADDING = torch.zeros((), dtype=torch.bool)
+
+
+def is_padding_mask(tensor: Tensor) -> bool:
+    """Whether a tensor on an accelerator has the form of a padding mask [N, L].
 
     It has a 0 then: :func:`mask_of` leaves no other masks.
     """
-    is_mask = tensor.dim() == 2 and not tensor.is_floating_point()
-    return is_mask and not settings_of(tensor.device).may_read and not planned_device()
+    has_the_form = tensor.dim() == 2 and not tensor.is_floating_point()
+    return has_the_form and not settings_of(tensor.device).may_read and not planned_device()
 
 
 def nonzero(matrix: Tensor, *, planned_share: float) -> tuple[Tensor, Tensor, list[int]]:

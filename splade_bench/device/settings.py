@@ -37,13 +37,12 @@ class DeviceSettings:
     may_read: bool
     """Whether a step may read values of tensors. Reading from an accelerator, host and device wait for each other."""
     kept_bytes: int
-    """Activations that a mini-batch of the default size keeps, where free memory is not known."""
-    kept_share: float
-    """The same as a share of the memory that is free beside weights, gradients and moments, where it is known."""
+    """Activations that a mini-batch of the default size keeps.
+
+    It does not depend on what is free: a plan, a run and the same run resumed must cut a batch alike. A fit chooses
+    other sizes for a budget."""
     least_tokens: int
     """Of a mini-batch of the default size: with fewer, products would be too small to run at full speed."""
-    most_tokens: int
-    """Of a mini-batch of the default size: with more, nothing gets faster."""
 
     def __post_init__(self) -> None:
         # Without counting entries, backward cannot look for their winners.
@@ -63,9 +62,7 @@ SETTINGS: Mapping[str, DeviceSettings] = MappingProxyType(
             head_backward="entries",
             may_read=True,
             kept_bytes=48 * _MIB,
-            kept_share=0.0,
             least_tokens=320,
-            most_tokens=2**31,
         ),
         # Not measured yet; the sizes follow from the speed of an H100's products and of Python.
         "cuda": DeviceSettings(
@@ -75,12 +72,10 @@ SETTINGS: Mapping[str, DeviceSettings] = MappingProxyType(
             winners_pay_from=0.0,
             head_backward="bags",
             may_read=False,
-            kept_bytes=2048 * _MIB,
-            kept_share=0.3,
+            kept_bytes=1536 * _MIB,
             least_tokens=1024,
-            most_tokens=65536,
         ),
-        # MPS has no weighted embedding_bag, and is wrong where a product sums more terms than 2^15 (device/mps.py).
+        # Not measured. A tile has fewer entries than 2^15: on M1 and M2, products that sum more terms are wrong.
         "mps": DeviceSettings(
             tile_tokens=8192,
             tile_entries=16384,
@@ -88,15 +83,13 @@ SETTINGS: Mapping[str, DeviceSettings] = MappingProxyType(
             winners_pay_from=0.0,
             head_backward="products",
             may_read=False,
-            kept_bytes=512 * _MIB,
-            kept_share=0.2,
+            kept_bytes=384 * _MIB,
             least_tokens=1024,
-            most_tokens=16384,
         ),
     }
 )
 
 
 def settings_of(device: torch.device) -> DeviceSettings:
-    """The settings of a device, or of that which a plan is made for."""
-    return SETTINGS[device_type(device)]
+    """The settings of a device, or of that which a plan is made for; of an unknown one, those of the CPU."""
+    return SETTINGS.get(device_type(device), SETTINGS["cpu"])

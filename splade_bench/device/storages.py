@@ -48,6 +48,9 @@ class StorageListener(Protocol):
     def on_phase(self, phase: str) -> None:
         """A part of an optimizer step begins."""
 
+    def on_step_end(self) -> None:
+        """An optimizer step is done."""
+
     def on_allocate(self, storage: int, size_bytes: int, operator: str) -> None:
         """A storage was allocated by ``operator``; the empty string if that was not watched."""
 
@@ -120,6 +123,8 @@ class LiveStorages(TorchDispatchMode):
     def on_step_end(self, state: object, loss: object) -> None:
         """An optimizer step is done."""
         self._settle("")
+        if self._listener:
+            self._listener.on_step_end()
 
     def peak(self) -> LivePeak:
         """The peak so far."""

@@ -14,12 +14,10 @@ from typing_extensions import Self
 
 from splade_bench.batching.batches import TextBatch, pad, tokenize
 from splade_bench.config import MemoryConfig, MixedPrecision
-from splade_bench.device.devices import free_bytes, memory_on
+from splade_bench.device.devices import memory_on
 from splade_bench.device.heap import HeapTrimmer
 from splade_bench.device.out_of_memory import is_out_of_memory
-from splade_bench.device.planned import planned_device
 from splade_bench.device.reads import mask_of
-from splade_bench.device.settings import settings_of
 from splade_bench.errors import ConfigError, error_line
 from splade_bench.model.gradients import takes_gradient_in_place
 from splade_bench.model.head import Pooled, keeps_winners, pool, splade_max, splade_max_eager
@@ -47,7 +45,6 @@ class SpladeEncoder(nn.Module):
 
     Attributes:
         memory: how forward and backward are computed, as :meth:`configure` set it for this device.
-        kept_bytes: activations that a mini-batch keeps by default, as :meth:`configure` found the device.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -144,7 +141,6 @@ class SpladeEncoder(nn.Module):
                 "use --no-activation-checkpointing"
             )
         self.memory = memory = memory_on(self.device, memory)
-        self.kept_bytes = self._default_kept_bytes()
         self._trimmer = trimmer = HeapTrimmer(_TRIM_INTERVAL_BYTES) if memory.trim_heap else None
         self._autocast_dtype = AUTOCAST_DTYPES.get(mixed_precision)
         if memory.activation_checkpointing:
@@ -156,14 +152,6 @@ class SpladeEncoder(nn.Module):
             _checkpointing(self.body, "{}_checkpointing_enable")(options)
         elif _checkpointing(self.body, "is_{}_checkpointing"):
             _checkpointing(self.body, "{}_checkpointing_disable")()
-
-    def _default_kept_bytes(self) -> int:
-        settings, available_bytes = settings_of(self.device), free_bytes(self.device)
-        if available_bytes is None:
-            return settings.kept_bytes
-        # Gradients and both moments come on top of the weights, which are there already, but not in a plan's budget.
-        state_bytes = (4 if planned_device() else 3) * sum(parameter.nbytes for parameter in self.parameters())
-        return int(settings.kept_share * max(0, available_bytes - state_bytes))
 
     def forward(self, batch: TextBatch, *, pooled: Pooled | None = None, active_share: float = 0.0) -> Tensor:
         """Sparse vectors [N, V], non-negative, of a batch on the encoder's device.
@@ -182,7 +170,7 @@ class SpladeEncoder(nn.Module):
             _, weight, bias, _ = head_inputs
             return splade_max(
                 *head_inputs,
-                keep_winners=keeps_winners(self.device, active_share),
+                keep_winners=torch.is_grad_enabled() and keeps_winners(self.device, active_share),
                 in_place_gradients=self.memory.in_place_gradients and takes_gradient_in_place(weight, bias),
                 planned_active_share=active_share,
                 pooled=pooled,

@@ -75,8 +75,8 @@ def splade_max(
         weight: [V, H], tied to the embeddings or not.
         bias: [V] or None.
         attention_mask: [B, L], 1 for a token, 0 for padding: right, left or scattered.
-        keep_winners: find winners in the forward pass, which is cheaper if many entries are active; an accelerator
-            always does.
+        keep_winners: find winners in the forward pass, which is cheaper if many entries are active. For a backward pass
+            an accelerator always does.
         in_place_gradients: backward adds the gradients of ``weight`` and ``bias`` to their ``.grad``, which it makes if
             it is None, and returns none for them; both must be leaves.
         planned_active_share: in a plan, the assumed share of entries that are active and have a gradient.
@@ -89,6 +89,7 @@ def splade_max(
     million entries at a time, or tiles of logits (:mod:`splade_bench.model.winner_gradients`).
     """
     if pooled is None:
+        keep_winners = keep_winners or (torch.is_grad_enabled() and keeps_winners(hidden.device))
         pooled = pool(hidden, weight, bias, attention_mask, keep_winners=keep_winners, vocab_tile=vocab_tile)
     return cast(
         Tensor,
@@ -112,7 +113,6 @@ def pool(
     vocab_tile: int | None = None,
 ) -> Pooled:
     """The forward pass of :func:`splade_max` alone, without a graph."""
-    keep_winners = keep_winners or keeps_winners(hidden.device)
     max_logits, winners = _search(hidden, weight, bias, attention_mask, keep_winners, vocab_tile)
     max_logits.masked_fill_(~attention_mask.bool().any(1, keepdim=True), 0.0)
     return Pooled(max_logits.relu_().log1p_(), winners)

@@ -23,7 +23,7 @@ from splade_bench.config import MemoryConfig
 from splade_bench.device import cuda
 from splade_bench.device.devices import device_type
 from splade_bench.device.heap import HeapTrimmer
-from splade_bench.device.reads import knows_all
+from splade_bench.device.reads import HAS_PADDING, is_padding_mask
 from splade_bench.model.attention import streaming_attention
 from splade_bench.model.dropout import compact_dropout
 from splade_bench.model.gradients import Recipe, embedding, linear, takes_gradient_in_place
@@ -128,8 +128,8 @@ class _LeanOperators(TorchFunctionMode):
 
     def _all(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Transformers asks whether a mask has no padding; the encoder gave it one because it has."""
-        if not args and not kwargs and knows_all(input):
-            return torch.zeros((), dtype=torch.bool)
+        if not args and not kwargs and is_padding_mask(input):
+            return HAS_PADDING
         return input.all(*args, **kwargs)
 
     def _attention(

@@ -20,10 +20,10 @@ from splade_bench.device.settings import settings_of
 from splade_bench.model.precision import wide_dtype
 from splade_bench.model.row_sums import ROWS_AT_A_TIME, add_weighted_rows_, weighted_rows
 
-# Entries that are sorted at a time: their keys, positions and values take 28 bytes each.
+# Entries that are sorted at a time: their keys, positions and values take 40 bytes each, and sorting as many again.
 _ENTRIES_AT_A_TIME = 2**21
-# Rows of the weight's gradient that are summed at a time.
-_ROWS_AT_A_TIME = 8192
+# Rows of the weight's gradient that are summed by bags at a time.
+_GRADIENT_ROWS_AT_A_TIME = 8192
 
 
 def fill_masked(hidden: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,7 +78,7 @@ def gradients_without_waiting(
     """The gradient of hidden states [B * L, H]; adds that of the weight to ``target``, unless it is None."""
     assert winners is not None, "an accelerator keeps them in the forward pass"
     if settings_of(hidden.device).head_backward == "products":
-        return gradients_by_products(grad_logits, winners, hidden.to(compute_dtype), weight, target)
+        return gradients_by_products(grad_logits, winners, hidden.to(weight.dtype), weight, target)
     if target is not None:
         add_weight_gradient_by_bags_(target, grad_logits, winners, hidden.to(weight.dtype))
     return hidden_gradient_by_bags(grad_logits, winners, weight, length=hidden.shape[1])
@@ -93,7 +93,7 @@ def hidden_gradient_by_bags(grad_logits: Tensor, winners: Tensor, weight: Tensor
         weight: [V, H]. Sums are in its type, at least in float32.
         length: tokens of a text, with padding.
 
-    Memory: the result, and 60 MiB for indices.
+    Memory: the result, and up to 160 MiB for indices.
     """
     texts, entries = grad_logits.shape
     result = weight.new_empty(texts * length, weight.shape[1])
@@ -101,6 +101,9 @@ def hidden_gradient_by_bags(grad_logits: Tensor, winners: Tensor, weight: Tensor
     for start in once_in_plan(range(0, texts, at_a_time), key=lambda start: min(at_a_time, texts - start)):
         block = slice(start, start + at_a_time)
         tokens = _tokens(winners[block], length)  # [b, V]
+        # One token wins most entries that are not active. They add nothing, so they are spread over all tokens: a bag
+        # is summed one term after another.
+        tokens = torch.where(grad_logits[block] != 0, tokens, _spread_tokens(tokens, length))
         ordered, order = torch.sort(tokens.reshape(-1), stable=True)
         rows = torch.arange(len(tokens) * length, dtype=ordered.dtype, device=ordered.device)
         result[start * length : start * length + len(rows)] = F.embedding_bag(
@@ -126,8 +129,8 @@ def add_weight_gradient_by_bags_(target: Tensor, grad_logits: Tensor, winners: T
     """
     flat_hidden = hidden.reshape(-1, hidden.shape[-1])
     tokens = _tokens(winners, hidden.shape[1])
-    for start in once_in_plan(range(0, len(target), _ROWS_AT_A_TIME)):
-        rows = slice(start, start + _ROWS_AT_A_TIME)
+    for start in once_in_plan(range(0, len(target), _GRADIENT_ROWS_AT_A_TIME)):
+        rows = slice(start, start + _GRADIENT_ROWS_AT_A_TIME)
         sums = F.embedding_bag(
             tokens[:, rows].t().contiguous(),  # [T, B]: a bag of one term of each text
             flat_hidden,
@@ -167,6 +170,13 @@ def gradients_by_products(
             if target is not None:
                 target[entries] += (sparse.t() @ flat_hidden[tokens]).to(target.dtype)
     return result
+
+
+def _spread_tokens(tokens: Tensor, length: int) -> Tensor:
+    """As many tokens [B, V], of each text in turn."""
+    texts, entries = tokens.shape
+    first = torch.arange(texts, dtype=tokens.dtype, device=tokens.device).unsqueeze(1) * length
+    return first + torch.arange(entries, dtype=tokens.dtype, device=tokens.device) % length
 
 
 def _tokens(winners: Tensor, length: int) -> Tensor:

@@ -1,7 +1,7 @@
 """The fastest way of computing a batch that fits a budget.
 
 A plan takes seconds, so only some candidates get one. First come those that need most memory and least time: all graphs
-kept, by size of mini-batches, and with each change that saves time. If these do not fit, then as many graphs as fit,
+kept, and with each change that saves time. If these do not fit, then as many graphs as fit,
 and each change alone. The effect of several changes is estimated from these plans, and the most promising combinations
 are planned too. Every result of the search has a plan of its own. The search may be ended at any time: what comes first
 pays most.
@@ -158,7 +158,7 @@ class _Search:
             self._try(self._first)
         self._try(Candidate(self._sizes[0]))
         everything_fits = self._try_everything_kept()
-        if everything_fits and not whole_frontier:
+        if everything_fits and not whole_frontier and all(change.exact for change in self._candidates.changes):
             return
         self._try_sizes()
         if not everything_fits:
@@ -259,12 +259,16 @@ class _Search:
         for change in self._candidates.changes:
             if trial is None or change in trial.candidate.changes or not self._may_be_faster(change):
                 continue
-            if changes := self._candidates.ordered({*trial.candidate.changes, change}):
-                faster = self._try_as_kept(replace(trial.candidate, changes=changes))
-                # Predictions differ by less than what these changes save, so an equal time is enough.
-                if faster and faster.cost <= (1 + _EQUAL_TIME) * trial.cost:
-                    all_fit &= faster.fits
-                    trial = faster if faster.fits else trial
+            changes = self._candidates.ordered({*trial.candidate.changes, change})
+            if changes is None:
+                continue
+            candidate = replace(trial.candidate, changes=changes)
+            faster = self._try(candidate)
+            # Predictions differ by less than what these changes save, so an equal time is enough.
+            if faster and not faster.fits and faster.cost <= (1 + _EQUAL_TIME) * trial.cost:
+                all_fit, faster = False, self._try_as_kept(candidate)
+            if faster and faster.fits and faster.cost <= (1 + _EQUAL_TIME) * trial.cost:
+                trial = faster
         return all_fit
 
     def _may_be_faster(self, change: Change) -> bool:

@@ -102,7 +102,7 @@ class PlannedTraining:
             if limit:
                 limit.check(step_times_s, max(plan_times_s, default=0.0))
             start_s = time.perf_counter()
-            batch = lengths if candidate.splits == 1 else lengths.cut(candidate.splits)
+            batch = lengths if candidate.splits == 1 else lengths.cut(config.batch_size)
             made = self.plan(config, batch, within_bytes=within_bytes)
             if batch.usual not in (None, batch.groups):
                 usual = self.plan(config, Lengths(groups=batch.usual), within_bytes=within_bytes)

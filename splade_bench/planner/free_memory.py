@@ -15,9 +15,10 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import torch
 from torch import nn
 
-from splade_bench.batching.sources import TripleBatches, batches_per_epoch
+from splade_bench.batching.sources import batches_per_epoch
 from splade_bench.config import TrainConfig
 from splade_bench.data.records import Triple
 from splade_bench.device.devices import memory_limit_bytes
@@ -31,6 +32,7 @@ from splade_bench.planner.process import Fitted, fitted_training
 from splade_bench.planner.rates import gemm_flops_per_s
 from splade_bench.planner.rehearsal import Lengths
 from splade_bench.planner.requests import PlanRequest
+from splade_bench.training.feeding import source_of
 from splade_bench.training.schedules import steps_of_run
 from splade_bench.units import format_bytes
 
@@ -55,8 +57,10 @@ def fastest_config(
 ) -> TrainConfig:
     """``config`` with the memory settings that train ``encoder`` fastest within a budget.
 
-    ``splade-bench fit`` finds the same ones. The search takes seconds to minutes, in a process of its own. What is
-    chosen is logged. Any text may be as long as ``max_length``; the time is that of a usual batch of ``triples``.
+    They are searched as by ``splade-bench train --budget``. The search takes seconds to minutes, in a process of its
+    own. What is chosen is logged.
+
+    Any text may be as long as ``max_length``; the time is that of a usual batch of ``triples``.
 
     Args:
         encoder: on the device of the training.
@@ -69,11 +73,11 @@ def fastest_config(
         ConfigError: the training cannot be planned, or the budget is below the memory that any batch takes.
         TrainingError: nothing fits.
     """
-    source = TripleBatches.for_config(triples, encoder.tokenizer, config, encoder.device)
+    source = source_of(triples, encoder, config)
     device_type, own_bytes = encoder.device.type, known_rss_bytes() or 0
     parameter_bytes = sum(parameter.nbytes for parameter in encoder.parameters())
     if budget_bytes is None:
-        budget_bytes = _free_bytes(device_type)
+        budget_bytes = _available_bytes(encoder.device)
     with tempfile.TemporaryDirectory() as folder:
         encoder.body.config.save_pretrained(folder)
         request = PlanRequest(
@@ -91,11 +95,14 @@ def fastest_config(
     return fitted.config
 
 
-def _free_bytes(device_type: str) -> int | None:
-    """What a training can take: what is free now, and on a CPU what this process has already."""
-    if device_type == "cpu":
+def _available_bytes(device: torch.device) -> int | None:
+    """What a training can take: what is free now, and what this process has already, as the weights."""
+    if device.type == "cpu":
         return free_memory_bytes() + (known_rss_bytes() or 0)
-    return memory_limit_bytes(device_type)
+    limit_bytes = memory_limit_bytes(device.type)
+    if limit_bytes is not None and device.type == "cuda":
+        limit_bytes += torch.cuda.memory_reserved(device)
+    return limit_bytes
 
 
 def optimizer_steps(config: TrainConfig, triples: Sequence[Triple]) -> int:

@@ -153,7 +153,7 @@ def plan_rehearsal(
     baseline_bytes = 0 if model.is_accelerator else baseline_bytes
     work = CountedWork()
     reserved = _ReservedMemory(model, work, baseline_bytes=baseline_bytes, budget_bytes=budget_bytes)
-    live = rehearsal(PlannedDevice(model.type, model.allocator, work, budget_bytes), reserved)
+    live = rehearsal(PlannedDevice(model.type, model.allocator, work), reserved)
     return MemoryPlan(
         device=model.type,
         allocator=model.allocator.name,
@@ -183,6 +183,7 @@ class _ReservedMemory:
         self._baseline_bytes = baseline_bytes
         self._budget_bytes = budget_bytes
         self._phase = "setup"
+        self._in_step = False  # the end of a run frees what every step of it keeps
         self._seen_bytes = 0  # reserved, when it was last looked at
         self.timeline: list[PhasePeak] = []  # of the last optimizer step, whose batch has the planned lengths
         self.peak_bytes = self.peak_workspace_bytes = 0
@@ -191,6 +192,7 @@ class _ReservedMemory:
     def on_phase(self, phase: str) -> None:
         self._count_returned()
         if phase == "batching":  # an optimizer step begins
+            self._in_step = True
             self._work.clear()
             self.timeline.clear()
         self._phase = phase
@@ -214,6 +216,10 @@ class _ReservedMemory:
             self.peak_bytes, self.peak_workspace_bytes = total_bytes, self._workspace_bytes
         self._seen_bytes = allocator.reserved_bytes
 
+    def on_step_end(self) -> None:
+        self._count_returned()
+        self._in_step = False
+
     def on_free(self, storage: int) -> None:
         self._model.allocator.free(storage)
         self._count_returned()
@@ -224,7 +230,7 @@ class _ReservedMemory:
         What a step takes and keeps has its faults in the run's first steps only.
         """
         reserved_bytes = self._model.allocator.reserved_bytes
-        if reserved_bytes < self._seen_bytes:
+        if self._in_step and reserved_bytes < self._seen_bytes:
             self._work.add("fault", self._seen_bytes - reserved_bytes)
         self._seen_bytes = reserved_bytes
 

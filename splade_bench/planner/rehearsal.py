@@ -47,11 +47,17 @@ class Lengths:
         """The same, with the usual batch of a source."""
         return replace(self, usual=usual_batch(source).lengths)
 
-    def cut(self, splits: int) -> Lengths:
-        """Those of the batch that decides among ``splits`` equal parts: it has the longest texts of each group."""
-        groups = tuple(tuple(sorted(group, reverse=True)[: len(group) // splits]) for group in self.groups)
-        usual = self.usual and tuple(tuple(sorted(group)[splits // 2 :: splits]) for group in self.usual)
+    def cut(self, queries: int) -> Lengths:
+        """Those of a batch of ``queries`` queries: the longest texts of each group, or texts of every length of it."""
+        groups = tuple(tuple(sorted(group, reverse=True)[:queries]) for group in self.groups)
+        usual = self.usual and tuple(tuple(_spread(sorted(group), queries)) for group in self.usual)
         return Lengths(groups=groups, usual=usual)
+
+
+def _spread(lengths: Sequence[int], count: int) -> Sequence[int]:
+    """``count`` of the lengths at equal distances; all if there are fewer."""
+    count = min(count, len(lengths))
+    return [lengths[(2 * number + 1) * len(lengths) // (2 * count)] for number in range(count)]
 
 
 def rehearse(

@@ -181,7 +181,10 @@ _ATTENTION: Mapping[Any, Callable[..., Sequence[_Task]]] = {
 }
 # Bytes where the result has another size than the rows that are read or written.
 _ROWS: Mapping[Any, Callable[..., int]] = {
-    _aten._embedding_bag: lambda table, index, *_: index.numel() * table.shape[1] * table.itemsize,
+    **dict.fromkeys(
+        (_aten._embedding_bag, _aten._embedding_bag_forward_only),
+        lambda table, index, *_: index.numel() * table.shape[1] * table.itemsize,
+    ),
     _aten.index_add_: lambda target, dim, index, source, *_: 3 * _bytes(source),
 }
 _KINDS: Mapping[Any, Kind] = {

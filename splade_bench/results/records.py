@@ -147,7 +147,7 @@ class CellResult(Measurement):
     busy_processes: Int = 0
     round: Int = 0
     step_time_s: float | None = None
-    """Median seconds per optimizer step, without the first."""
+    """Median seconds per optimizer step, without the first ones that the workload leaves out."""
     step_time_min_s: float | None = None
     step_time_max_s: float | None = None
     final_loss: float | None = None

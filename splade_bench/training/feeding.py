@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from splade_bench.batching.batches import TripleBatch
 from splade_bench.batching.sources import TripleBatches, TripleSource
 from splade_bench.config import TrainConfig
-from splade_bench.data.records import Triple, fewest_negatives
+from splade_bench.data.records import IndexedTriples, Triple, fewest_negatives
 from splade_bench.errors import ConfigError
 from splade_bench.model.encoder import SpladeEncoder
 
@@ -32,14 +34,28 @@ def source_of(
     if config.negatives_per_query and not fewest_negatives(training_data):
         raise ConfigError("--negatives-per-query: some queries have no negatives; add some, or set it to 0")
     encoder.require_positions(config.max_length)
+    source = TripleBatches.for_config(training_data, encoder.tokenizer, config, encoder.device)
+    if encoder.device.type == "cpu" or isinstance(training_data, IndexedTriples):
+        return source  # a CPU computes meanwhile, and the file of an index has one reader
     # A tokenizer can be used by one thread at a time, and an evaluation may run while a batch is prepared.
-    tokenizer = copy.deepcopy(encoder.tokenizer) if prepares_ahead(encoder) else encoder.tokenizer
-    return TripleBatches.for_config(training_data, tokenizer, config, encoder.device)
+    return PreparedAhead(replace(source, tokenizer=copy.deepcopy(encoder.tokenizer)))
 
 
-def prepares_ahead(encoder: SpladeEncoder) -> bool:
-    """Whether another thread prepares the next batch: the CPU has nothing else to do. In a plan everything is on it."""
-    return encoder.device.type != "cpu"
+@dataclass(frozen=True, slots=True)
+class PreparedAhead:
+    """The batches of another source, each prepared by a thread while the one before is computed."""
+
+    source: TripleSource
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return self.source.batches_per_epoch
+
+    def batches(self, epoch: int, *, start: int = 0) -> Iterator[TripleBatch]:
+        return prepared_ahead(self.source.batches(epoch, start=start))
+
+    def record_name(self, row: int) -> str:
+        return self.source.record_name(row)
 
 
 def prepared_ahead(items: Iterator[Item]) -> Iterator[Item]:

@@ -11,7 +11,7 @@ in-batch negatives and FLOPS see the whole batch. Two things are cheaper here:
 
 The second pass replays the random numbers of the first, so dropout is the same in both. Both passes go from the largest
 mini-batch to the smallest, so the gradient of the same mini-batches is the same, bitwise, however many graphs are kept.
-With all kept, a batch may be cut into more of them.
+With all kept, a batch is cut into other ones.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ def mini_batch_limit(encoder: SpladeEncoder) -> int:
     if encoder.memory.mini_batch_tokens:
         return encoder.memory.mini_batch_tokens
     settings = settings_of(encoder.device)
-    tokens = encoder.kept_bytes // (_KEPT_BYTES_PER_BODY_ELEMENT * max(1, encoder.body_size))
+    tokens = settings.kept_bytes // (_KEPT_BYTES_PER_BODY_ELEMENT * max(1, encoder.body_size))
     if encoder.memory.activation_memory == "all":
         tokens = max(tokens, _TOKENS_IF_ALL_KEPT)
-    return min(max(tokens, settings.least_tokens), settings.most_tokens)
+    return max(tokens, settings.least_tokens)
 
 
 def largest_mini_batch(encoder: SpladeEncoder, config: TrainConfig) -> tuple[int, int]:

@@ -61,6 +61,10 @@ class WindowedAdamW(Optimizer):
                 if parameter.grad is not None:
                     self._update(parameter, parameter.grad, lr=group["lr"], weight_decay=group["weight_decay"])
 
+    def _step_tensor(self, steps_done: float, device: torch.device) -> Tensor:
+        """As AdamW keeps it: beside the parameter if it is fused, filled there, because a copy would wait for it."""
+        return torch.full((), steps_done, device=device) if self._fused else torch.tensor(steps_done)
+
     def _update(self, parameter: Tensor, gradient: Tensor, *, lr: float, weight_decay: float) -> None:
         steps_done = self.state[parameter].get("step", 0)
         elements, gradient = parameter.view(-1), gradient.view(-1)
@@ -72,7 +76,7 @@ class WindowedAdamW(Optimizer):
                 [first],
                 [second],
                 [],
-                [torch.tensor(float(steps_done), device=parameter.device if self._fused else "cpu")],
+                [self._step_tensor(float(steps_done), parameter.device)],
                 foreach=False,
                 fused=self._fused,
                 amsgrad=False,

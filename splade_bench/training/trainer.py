@@ -35,7 +35,7 @@ from splade_bench.model.gradients import release_gradients
 from splade_bench.model.rng import RngState, capture_rng, restore_rng
 from splade_bench.training.clipping import clip_gradients, gradient_norm
 from splade_bench.training.faults import half_mini_batch, not_finite
-from splade_bench.training.feeding import prepared_ahead, prepares_ahead, source_of
+from splade_bench.training.feeding import source_of
 from splade_bench.training.gradcache import gradcache_step, largest_mini_batch
 from splade_bench.training.loss_scale import LossScale
 from splade_bench.training.losses import LossTerms, SpladeLoss
@@ -161,7 +161,6 @@ class Trainer:
         """The batches of each optimizer step; the last window of an epoch may be shorter."""
         while self.state.global_step < self.state.max_steps:
             batches = self.source.batches(self.state.epoch, start=self.state.batches_done)
-            batches = prepared_ahead(batches) if prepares_ahead(self.encoder) else batches
             self._on_phase("batching")
             while window := list(islice(batches, self.config.gradient_accumulation_steps)):
                 yield window

@@ -33,7 +33,7 @@ def accelerator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     settings = replace(SETTINGS[request.param], tile_tokens=16, tile_entries=64, tile_bytes=2**11)
     monkeypatch.setattr("splade_bench.device.settings.SETTINGS", {"cpu": settings})
     monkeypatch.setattr(winner_gradients, "_ENTRIES_AT_A_TIME", 300)
-    monkeypatch.setattr(winner_gradients, "_ROWS_AT_A_TIME", 100)
+    monkeypatch.setattr(winner_gradients, "_GRADIENT_ROWS_AT_A_TIME", 100)
     return str(request.param)
 
 
@@ -73,7 +73,7 @@ def test_gradients_in_place_are_added_to_those_that_are_there(accelerator: str) 
     for tensor in leaves:
         tensor.requires_grad_().grad = torch.ones_like(tensor)
 
-    reps = splade_max(*inputs, pooled=pool(*inputs), in_place_gradients=True)
+    reps = splade_max(*inputs, pooled=pool(*inputs, keep_winners=True), in_place_gradients=True)
     reps.backward(upstream_of(reps))
 
     for tensor, plain in zip(leaves, expected[1:], strict=True):

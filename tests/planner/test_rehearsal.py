@@ -291,6 +291,8 @@ def test_a_part_of_a_batch_may_hold_its_longest_texts() -> None:
     groups = (3, 9, 5, 7), (2, 2, 8, 1)
     assert Lengths(groups=groups).cut(2) == Lengths(groups=((9, 7), (8, 2)))
     assert Lengths(groups=groups, usual=groups).cut(2).usual == ((5, 9), (2, 8))
+    few = Lengths(groups=((5, 3),), usual=((4, 6),))
+    assert few.cut(4) == Lengths(groups=((5, 3),), usual=((4, 6),)), "a corpus may have fewer texts than a batch"
 
 
 @pytest.mark.parametrize(("device", "trims"), [("cpu", True), ("cuda", False), ("mps", False)])

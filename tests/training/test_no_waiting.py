@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
 from waiting import Waits
 
-from splade_bench.batching.sources import SyntheticBatches
+from splade_bench.batching.sources import SyntheticBatches, TripleBatches
 from splade_bench.config import TrainConfig, memory_mode
+from splade_bench.data.records import Triple
 from splade_bench.data.wordpiece import train_tokenizer
+from splade_bench.device.reads import HAS_PADDING
 from splade_bench.device.settings import SETTINGS
 from splade_bench.model.presets import build_preset
-from splade_bench.training import feeding
-from splade_bench.training.feeding import prepared_ahead
+from splade_bench.training.feeding import PreparedAhead, prepared_ahead, source_of
 from splade_bench.training.trainer import Trainer
 
 READING = ("item", "tolist", "numpy", "nonzero", "unique", "unique_consecutive", "__bool__", "__int__", "__float__")
@@ -42,7 +43,7 @@ def reads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> li
         plain = getattr(Tensor, name)
 
         def checked(tensor: Tensor, *args: Any, plain: Any = plain, name: str = name, **kwargs: Any) -> Any:
-            if tensor.dim() == 0 and tensor.dtype == torch.bool and not tensor.requires_grad and name == "__bool__":
+            if tensor is HAS_PADDING:
                 return plain(tensor)
             seen.append(name)
             return plain(tensor, *args, **kwargs)
@@ -80,18 +81,20 @@ def test_a_step_reads_once(mode: str, lengths: Any, reads: list[str]) -> None:
 
 
 def test_a_thread_prepares_what_comes_next() -> None:
-    made: list[int] = []
+    made = [threading.Event() for _ in range(3)]
+    threads = set()
 
     def items() -> Iterator[int]:
-        for number in range(4):
-            made.append(number)
+        for number, event in enumerate(made):
+            threads.add(threading.get_ident())
+            event.set()
             yield number
 
     ahead = prepared_ahead(items())
-    assert made == []
     assert next(ahead) == 0
-    assert [0, *ahead] == [0, 1, 2, 3]
-    assert made == [0, 1, 2, 3]
+    assert made[1].wait(timeout=60), "the next one is made while this one is computed"
+    assert [*ahead] == [1, 2]
+    assert threading.get_ident() not in threads
 
 
 def test_an_error_comes_where_its_batch_would() -> None:
@@ -105,13 +108,21 @@ def test_an_error_comes_where_its_batch_would() -> None:
         next(ahead)
 
 
-def test_another_thread_has_a_tokenizer_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    from splade_bench.data.records import Triple
-
-    encoder = build_preset("toy", train_tokenizer((), vocab_size=512), seed=0)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_another_thread_has_a_tokenizer_of_its_own(device: str) -> None:
+    encoder = build_preset("toy", train_tokenizer((), vocab_size=512), seed=0).to(device)
     triples = [Triple(query="read a file", positive="open", negatives=("sort",))]
-    assert feeding.source_of(triples, encoder, TrainConfig()).tokenizer is encoder.tokenizer  # type: ignore[union-attr]
 
-    monkeypatch.setattr(feeding, "prepares_ahead", lambda _: True)
+    source = source_of(triples, encoder, TrainConfig(max_length=8))
 
-    assert feeding.source_of(triples, encoder, TrainConfig()).tokenizer is not encoder.tokenizer  # type: ignore[union-attr]
+    assert source.batches_per_epoch == 1
+    assert source.record_name(0) == "record 1"
+    (batch,) = source.batches(epoch=0)
+    assert len(batch) == 1
+    if device == "cpu":
+        assert isinstance(source, TripleBatches)
+        assert source.tokenizer is encoder.tokenizer
+    else:
+        assert isinstance(source, PreparedAhead)
+        assert isinstance(source.source, TripleBatches)
+        assert source.source.tokenizer is not encoder.tokenizer
