@@ -26,9 +26,8 @@ def measure_head(head: str, *, hidden_size: int, active_share: float) -> dict[st
     """The measured fields of a :class:`splade_bench.results.records.HeadResult`."""
     hidden, weight, bias, mask = make_inputs(hidden_size, active_share)
     upstream = torch.randn(TEXTS, VOCAB_SIZE)
-    keep_winners = keeps_winners(
-        torch.device("cpu"), active_share
-    )  # as in an encoder that knows the density of its vectors
+    # As in an encoder that knows the density of its vectors.
+    keep_winners = keeps_winners(torch.device("cpu"), active_share)
 
     def forward_and_backward() -> Tensor:
         hidden.grad = None

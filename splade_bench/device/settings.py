@@ -49,6 +49,11 @@ class DeviceSettings:
         assert self.head_backward == "entries" or self.winners_pay_from == 0
         assert self.head_backward != "entries" or self.may_read
 
+    def tile_shape(self, texts: int, length: int, element_bytes: int) -> tuple[int, int]:
+        """Texts in a tile, at least one, and the most vocabulary entries: 0 if one text's tokens are too many."""
+        texts_at_a_time = max(1, min(texts, self.tile_tokens // length))
+        return texts_at_a_time, min(self.tile_entries, self.tile_bytes // (texts_at_a_time * length * element_bytes))
+
 
 SETTINGS: Mapping[str, DeviceSettings] = MappingProxyType(
     {

@@ -161,7 +161,7 @@ class _SpladeMax(torch.autograd.Function):
         else:
             grad_weight = torch.zeros_like(weight) if needs_weight and target is None else None
             target = grad_weight if target is None else target
-            grad_hidden = gradients_without_waiting(grad_logits, hidden, weight, winners, ctx.compute_dtype, target)
+            grad_hidden = gradients_without_waiting(grad_logits, hidden, weight, winners, target)
         grad_hidden = grad_hidden.view(hidden.shape).to(hidden.dtype)
         return grad_hidden, grad_weight, grad_bias, None, None, None, None
 
@@ -208,11 +208,8 @@ def _search(
 
 def _tile_shape(texts: int, length: int, vocab_size: int, inputs: Tensor) -> tuple[int, int]:
     """Texts and vocabulary entries of a tile that suits the device. The entries are cut into equal slices."""
-    settings = settings_of(inputs.device)
-    texts_per_tile = max(1, min(texts, settings.tile_tokens // length))
-    most = settings.tile_bytes // (texts_per_tile * length * inputs.element_size())
-    most = max(_WIDTH_MULTIPLE, min(settings.tile_entries, most))
-    slices = -(-vocab_size // most)
+    texts_per_tile, most = settings_of(inputs.device).tile_shape(texts, length, inputs.element_size())
+    slices = -(-vocab_size // max(_WIDTH_MULTIPLE, most))
     return texts_per_tile, -(-vocab_size // slices // _WIDTH_MULTIPLE) * _WIDTH_MULTIPLE
 
 

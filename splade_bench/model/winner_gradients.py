@@ -72,7 +72,6 @@ def gradients_without_waiting(
     hidden: Tensor,
     weight: Tensor,
     winners: Tensor | None,
-    compute_dtype: torch.dtype,
     target: Tensor | None,
 ) -> Tensor:
     """The gradient of hidden states [B * L, H]; adds that of the weight to ``target``, unless it is None."""
@@ -100,10 +99,10 @@ def hidden_gradient_by_bags(grad_logits: Tensor, winners: Tensor, weight: Tensor
     at_a_time = max(1, _ENTRIES_AT_A_TIME // entries)
     for start in once_in_plan(range(0, texts, at_a_time), key=lambda start: min(at_a_time, texts - start)):
         block = slice(start, start + at_a_time)
-        tokens = _tokens(winners[block], length)  # [b, V]
         # One token wins most entries that are not active. They add nothing, so they are spread over all tokens: a bag
         # is summed one term after another.
-        tokens = torch.where(grad_logits[block] != 0, tokens, _spread_tokens(tokens, length))
+        spread = torch.arange(entries, dtype=winners.dtype, device=winners.device) % length
+        tokens = _tokens(torch.where(grad_logits[block] != 0, winners[block], spread), length)  # [b, V]
         ordered, order = torch.sort(tokens.reshape(-1), stable=True)
         rows = torch.arange(len(tokens) * length, dtype=ordered.dtype, device=ordered.device)
         result[start * length : start * length + len(rows)] = F.embedding_bag(
@@ -152,10 +151,8 @@ def gradients_by_products(
     texts, length, hidden_size = hidden.shape
     flat_hidden = hidden.reshape(-1, hidden_size)
     result = torch.zeros_like(flat_hidden, dtype=wide_dtype(hidden.dtype))
-    settings = settings_of(hidden.device)
-    texts_at_a_time = max(1, min(texts, settings.tile_tokens // length))
-    most = settings.tile_bytes // (texts_at_a_time * length * hidden.element_size())
-    entries_at_a_time = max(1, min(settings.tile_entries, most))
+    texts_at_a_time, most = settings_of(hidden.device).tile_shape(texts, length, hidden.element_size())
+    entries_at_a_time = max(1, most)
     for start in once_in_plan(range(0, len(weight), entries_at_a_time)):
         entries = slice(start, start + entries_at_a_time)
         rows = weight[entries].to(hidden.dtype)  # [T, H]
@@ -170,13 +167,6 @@ def gradients_by_products(
             if target is not None:
                 target[entries] += (sparse.t() @ flat_hidden[tokens]).to(target.dtype)
     return result
-
-
-def _spread_tokens(tokens: Tensor, length: int) -> Tensor:
-    """As many tokens [B, V], of each text in turn."""
-    texts, entries = tokens.shape
-    first = torch.arange(texts, dtype=tokens.dtype, device=tokens.device).unsqueeze(1) * length
-    return first + torch.arange(entries, dtype=tokens.dtype, device=tokens.device) % length
 
 
 def _tokens(winners: Tensor, length: int) -> Tensor:

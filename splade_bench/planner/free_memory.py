@@ -13,7 +13,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -81,7 +80,7 @@ def fastest_config(
     with tempfile.TemporaryDirectory() as folder:
         encoder.body.config.save_pretrained(folder)
         request = PlanRequest(
-            model_name=str(Path(folder)),
+            model_name=folder,
             config=config,
             device_type=device_type,
             budget_bytes=budget_bytes,
@@ -98,11 +97,16 @@ def fastest_config(
 def _available_bytes(device: torch.device) -> int | None:
     """What a training can take: what is free now, and what this process has already, as the weights."""
     if device.type == "cpu":
-        return free_memory_bytes() + (known_rss_bytes() or 0)
+        return _available_host_bytes()
     limit_bytes = memory_limit_bytes(device.type)
     if limit_bytes is not None and device.type == "cuda":
         limit_bytes += torch.cuda.memory_reserved(device)
     return limit_bytes
+
+
+def _available_host_bytes() -> int:
+    """What is free now, and what this process has already: a plan counts it as a whole."""
+    return free_memory_bytes() + (known_rss_bytes() or 0)
 
 
 def optimizer_steps(config: TrainConfig, triples: Sequence[Triple]) -> int:
@@ -130,7 +134,7 @@ def fitted_within_free_memory(request: PlanRequest, steps: int) -> Fitted:
     logger.info("settings: looking for the fastest that fit, for %.0f s at most", _AT_MOST_S)
     limit = TimeLimit(share=_SHARE, at_most_s=_AT_MOST_S, optimizer_steps=steps, started_at_s=time.time())
     try:
-        budget_bytes = free_memory_bytes() + (known_rss_bytes() or 0)  # a plan counts this process as a whole
+        budget_bytes = _available_host_bytes()
         fitted = fitted_training(replace(request, budget_bytes=budget_bytes, limit=limit))
     except Exception as error:  # nobody asked for this search: nothing in it may end the training
         return Fitted(request.config, f"no others were found: {error_line(error)}")

@@ -129,8 +129,7 @@ class CellWorker(Worker[CellRequest]):
         if self.request.cell.trainer != OWN_TRAINER:
             return {}
         training = _planned_training(builder)
-        lengths = Lengths.widest(builder.source(builder.new_encoder()))
-        return _planned_fields(training.plan(builder.config, lengths, within_bytes=None))
+        return _planned_fields(training.plan(builder.config, _widest_lengths(builder), within_bytes=None))
 
     def _fit_pass(self, builder: CellBuilder) -> Fields:
         """Choose the memory settings for the cell's budget, as ``splade-bench fit`` does."""
@@ -139,8 +138,7 @@ class CellWorker(Worker[CellRequest]):
         assert budget_bytes is not None and builder.cell.trainer == OWN_TRAINER
         training = _planned_training(builder)
         candidates = Candidates(builder.config, given=(), device=builder.device.type, allow_inexact=False)
-        lengths = Lengths.widest(builder.source(builder.new_encoder()))
-        found = training.fit(candidates, builder.config, lengths, whole_frontier=False)
+        found = training.fit(candidates, builder.config, _widest_lengths(builder), whole_frontier=False)
         if found.chosen is None:
             raise MemoryError(why_nothing_fits(found, budget_bytes))
         return {"memory_settings": asdict(found.chosen.config.memory)} | _planned_fields(found.chosen.plan)
@@ -162,6 +160,11 @@ def _planned_training(builder: CellBuilder) -> PlannedTraining:
         baseline_bytes=current_rss_bytes(),
         budget_bytes=builder.cell.memory_budget_bytes,
     )
+
+
+def _widest_lengths(builder: CellBuilder) -> Lengths:
+    """Of the cell's widest batch; its encoder is needed for the tokenizer alone."""
+    return Lengths.widest(builder.source(builder.new_encoder()))
 
 
 def _planned_fields(planned: MemoryPlan) -> Fields:
