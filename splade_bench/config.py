@@ -276,6 +276,9 @@ class TrainConfig:
     """Share of optimizer steps in which the regularizers' weights rise from almost 0, with the square of the step."""
     mixed_precision: MixedPrecision = "no"
     """Number type of matrix products (torch autocast). Weights, sums and the loss stay in float32."""
+    tf32: bool = False
+    """CUDA: round what float32 products multiply to 10 bits after the point. They are faster, and less exact (inexact).
+    It changes nothing where --mixed-precision gives products another type."""
     seed: int = 42
     """Seed of the weights, the order of the data and the dropout."""
     memory: MemoryConfig = field(default_factory=lambda: MEMORY_MODES[DEFAULT_MEMORY_MODE])

@@ -13,6 +13,7 @@ from tabulate import tabulate
 from splade_bench.bench.calls import CallRunner, call_request
 from splade_bench.bench.known_blocks import touch_block
 from splade_bench.cli.arguments import parse, show
+from splade_bench.device import mps
 from splade_bench.device.devices import available_devices
 from splade_bench.measure.control_group import container_limit_bytes
 from splade_bench.measure.device import UNTESTED_ON_HARDWARE
@@ -32,6 +33,9 @@ _TIMEOUT_S = 120.0
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DoctorCommand:
     """Show this machine, the figures that can be measured on it, and how accurately each probe reads known memory.
+
+    For each kind of accelerator, say what was never run on one. On a Mac, show the limits of MPS's allocator and the
+    defects of the installed torch there.
 
     Exit codes:
       0  every available probe is accurate
@@ -76,7 +80,8 @@ def run(arguments: Sequence[str]) -> int:
         "container_limit_bytes": container_limit_bytes(),
         "versions": versions(),
         "devices": available_devices(),
-        "untested_on_hardware": UNTESTED_ON_HARDWARE,
+        "untested_on_hardware": dict(UNTESTED_ON_HARDWARE),
+        "mps": mps_limits(),
         "probes": [asdict(one) | {"error_ratio": one.error_ratio, "holds": one.holds} for one in readings],
         "not_available": not_available(readings),
     }
@@ -120,16 +125,30 @@ def not_available(readings: Sequence[Reading]) -> list[str]:
     return missing
 
 
+def mps_limits() -> dict[str, Any] | None:
+    """The limits of MPS's allocator, and the defects of the installed torch there; None without such a device."""
+    if "mps" not in available_devices():
+        return None
+    import torch
+
+    return {
+        **mps.watermarks(torch.mps.recommended_max_memory()),
+        "fault": mps.watermark_fault(),
+        "defects": [asdict(one) for one in mps.DEFECTS if one.concerns(torch.__version__)],
+    }
+
+
 def _text(record: Mapping[str, Any]) -> str:
     machine, limit_bytes = record["machine"], record["container_limit_bytes"]
-    devices = [f"{name} (untested on hardware)" if name in UNTESTED_ON_HARDWARE else name for name in record["devices"]]
     facts = {
         "machine": f"{machine['processor']}, {machine['logical_cores']} logical cores, {machine['system']}",
         "memory": MISSING if machine["memory_bytes"] is None else format_bytes(machine["memory_bytes"]),
         "container": "no limit" if limit_bytes is None else format_bytes(limit_bytes),
-        "devices": ", ".join(devices),
+        "devices": ", ".join(record["devices"]),
         "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
         "unavailable": ", ".join(record["not_available"]) or "nothing",
+        **{f"{name} untested": f"{what} (never run on such a device)" for name, what in UNTESTED_ON_HARDWARE.items()},
+        **_mps_facts(record["mps"]),
     }
     rows = [
         [
@@ -144,4 +163,18 @@ def _text(record: Mapping[str, Any]) -> str:
     ]
     table = tabulate(rows, headers=["probe", "source", "reading", "error", "allowed error", ""])
     heading = f"Each probe's reading of {format_bytes(_KNOWN_BYTES)}:"
-    return "\n".join([*(f"{name:13}{fact}" for name, fact in facts.items()), "", heading, "", table])
+    return "\n".join([*(f"{name:15}{fact}" for name, fact in facts.items()), "", heading, "", table])
+
+
+def _mps_facts(limits: Mapping[str, Any] | None) -> dict[str, str]:
+    if limits is None:
+        return {}
+    sizes = {
+        name: "none" if limits[f"{name}_bytes"] is None else format_bytes(limits[f"{name}_bytes"])
+        for name in ("recommended", "high_watermark", "low_watermark")
+    }
+    facts = {"mps memory": ", ".join(f"{name.replace('_', ' ')} {size}" for name, size in sizes.items())}
+    if limits["fault"]:
+        facts["mps fault"] = limits["fault"]
+    defects = {f"torch #{one['issue']}": f"{one['seen']}. Here: {one['avoided']}" for one in limits["defects"]}
+    return facts | defects

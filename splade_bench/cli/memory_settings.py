@@ -21,7 +21,13 @@ from splade_bench.config import MemoryConfig, TrainConfig
 from splade_bench.data.records import Corpus
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.presets import TRAINED_ACTIVE_SHARE
-from splade_bench.planner.free_memory import fitted_within_free_memory, optimizer_steps, why_not_to_fit
+from splade_bench.planner.candidates import EXACT_FIELDS, MINI_BATCHES
+from splade_bench.planner.free_memory import (
+    fitted_within_free_memory,
+    optimizer_steps,
+    sized_for_free_memory,
+    why_not_to_fit,
+)
 from splade_bench.planner.process import Fitted, fitted_training
 from splade_bench.planner.rehearsal import Lengths
 from splade_bench.planner.requests import PlanRequest, data_bytes
@@ -63,6 +69,10 @@ def settled_config(
             flags = shlex.join(train_arguments(command, config))
             logger.info("settings: as in the checkpoint. The same as: splade-bench train --no-auto-fit %s", flags)
         return config
+    if checkpoint and command.auto_fit and _is_accelerator(device_type):
+        # Of the settings, the run's beginning chose the size of mini-batches alone.
+        given = searched_fields_given(arguments) | (EXACT_FIELDS - {MINI_BATCHES})
+        return fitted_as_saved(checkpoint, command.config, given, allow_inexact=False)
     if checkpoint or not asks:
         return command.config
     logger.info("settings: looking for the fastest that fit")
@@ -75,13 +85,28 @@ def settled_config(
     )
 
 
-def config_for_free_memory(command: TrainCommand, corpus: Corpus, encoder: SpladeEncoder) -> TrainConfig:
-    """The configuration that a fit chooses for the memory that is free, if a search pays; else the given one."""
+def config_for_free_memory(
+    command: TrainCommand, arguments: Sequence[str], corpus: Corpus, encoder: SpladeEncoder
+) -> TrainConfig:
+    """The configuration of a new run that asks for no fit.
+
+    On a CPU a fit chooses it for the memory that is free, if the command line leaves that open and a search pays. On an
+    accelerator, mini-batches get a size that suits the free memory, unless the command line names one.
+    """
+    if _is_accelerator(encoder.device.type):
+        sized = sized_for_free_memory(command.config, encoder)
+        return _announced(command, sized) if sized else command.config
+    if not leaves_memory_open(arguments):
+        return command.config
     if reason := why_not_to_fit(command.config, corpus.triples, encoder):
         logger.info("settings: the defaults: %s", reason)
         return command.config
     request = _plan_request(command, corpus, encoder.tokenizer, encoder.device.type)
     return _announced(command, fitted_within_free_memory(request, optimizer_steps(command.config, corpus.triples)))
+
+
+def _is_accelerator(device_type: str) -> bool:
+    return device_type != "cpu"
 
 
 def _plan_request(

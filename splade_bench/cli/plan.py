@@ -12,7 +12,7 @@ from splade_bench.cli.arguments import show
 from splade_bench.cli.flags import PlannedFlags, parse_train_command
 from splade_bench.cli.planning import plan_request
 from splade_bench.planner.plan import MemoryPlan
-from splade_bench.planner.requests import make_plan
+from splade_bench.planner.requests import make_plan, sized
 from splade_bench.units import format_bytes
 
 
@@ -37,14 +37,14 @@ class PlanCommand(PlannedFlags):
 def run(arguments: Sequence[str]) -> int:
     """Print the plan; the exit code."""
     command = parse_train_command(PlanCommand, arguments, verb="plan")
-    request = plan_request(command)
+    request = sized(plan_request(command))
     made = make_plan(request)
     if command.timeline:
         from splade_bench.report.plots import plot_plan  # loads matplotlib, which a training does not
 
         plot_plan([(stretch.phase, stretch.peak_bytes) for stretch in made.timeline], command.timeline)
     record = made.to_dict() | {
-        **{"data_bytes": request.data_bytes, "lengths": command.lengths, "config": command.config.to_dict()}
+        **{"data_bytes": request.data_bytes, "lengths": command.lengths, "config": request.config.to_dict()}
     }
     show(record, "\n".join(_lines(made, data_bytes=request.data_bytes)), as_json=command.json)
     return 1 if made.fits is False else 0

@@ -10,7 +10,7 @@ from typing import Any
 
 from splade_bench.cli.arguments import show
 from splade_bench.cli.flags import TrainFlags, parse_train_command
-from splade_bench.cli.memory_settings import asks_for_a_fit, config_for_free_memory, leaves_memory_open, settled_config
+from splade_bench.cli.memory_settings import asks_for_a_fit, config_for_free_memory, settled_config
 from splade_bench.cli.output import OutputFolder
 from splade_bench.cli.progress import memory_line
 from splade_bench.cli.resuming import find_checkpoint, goes_on_in
@@ -81,8 +81,8 @@ def run(arguments: Sequence[str]) -> int:
     if checkpoint or asks_for_a_fit(arguments):
         command = replace(command, config=settled_config(command, arguments, checkpoint, corpus, device.type))
     encoder = load_encoder(command.model_name, corpus, seed=command.config.seed).to(device)
-    if not checkpoint and command.auto_fit and leaves_memory_open(arguments):
-        command = replace(command, config=config_for_free_memory(command, corpus, encoder))
+    if not checkpoint and command.auto_fit and not asks_for_a_fit(arguments):
+        command = replace(command, config=config_for_free_memory(command, arguments, corpus, encoder))
     encoder.tokenizer.model_max_length = command.config.max_length
     training = TrainingRun(command, corpus, encoder, output, checkpoint)
     with closing(training):

@@ -69,6 +69,22 @@ def without_cudnn_attention(device: torch.device) -> Iterator[None]:
         torch.backends.cuda.enable_cudnn_sdp(enabled)
 
 
+@contextmanager
+def tf32_products(enabled: bool) -> Iterator[None]:
+    """Inside the block, and if ``enabled``, CUDA multiplies float32 matrices in TF32; the setting is the process's.
+
+    TF32 has float32's range and 10 bits after the point; sums are in float32. Convolutions are not changed.
+    """
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    if enabled:
+        matmul.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
+
+
 def _plans_for_cuda() -> bool:
     planned = planned_device()
     return planned is not None and planned.type == "cuda"

@@ -8,16 +8,15 @@ from dataclasses import replace
 import torch
 
 from splade_bench.config import DeviceName, MemoryConfig
+from splade_bench.device.mps import watermarks
 from splade_bench.device.planned import planned_device
 from splade_bench.errors import ConfigError
+from splade_bench.measure.machine import total_memory_bytes
 
 logger = logging.getLogger(__name__)
 
 # MPS caches freed memory by size: with as many widths as lengths, its cache would grow as long as training runs.
 _MPS_PAD_TO_MULTIPLE_OF = 32
-# torch lets MPS take this many times the working set that Metal recommends
-# (aten/src/ATen/mps/MPSAllocator.h, default_high_watermark_ratio).
-MPS_HIGH_WATERMARK_RATIO = 1.7
 
 
 def available_devices() -> list[DeviceName]:
@@ -48,11 +47,14 @@ def resolve_device(name: DeviceName, *, force: bool = False) -> torch.device:
 
 
 def memory_limit_bytes(name: str) -> int | None:
-    """Most bytes that this accelerator's allocator may take; None if this machine does not have the device."""
+    """Most bytes that this accelerator's allocator can take; None if this machine does not have the device."""
     if name not in available_devices():
         return None
     if name == "mps":
-        return int(MPS_HIGH_WATERMARK_RATIO * torch.mps.recommended_max_memory())
+        # By default torch's limit is above the memory of the machine, which would begin to swap.
+        limit_bytes = watermarks(torch.mps.recommended_max_memory())["high_watermark_bytes"]
+        memory_bytes = total_memory_bytes()
+        return memory_bytes if limit_bytes is None else min(limit_bytes, memory_bytes)
     free_bytes, _ = torch.cuda.mem_get_info()
     return free_bytes
 

@@ -39,10 +39,18 @@ class DeviceSettings:
     kept_bytes: int
     """Activations that a mini-batch of the default size keeps.
 
-    It does not depend on what is free: a plan, a run and the same run resumed must cut a batch alike. A fit chooses
-    other sizes for a budget."""
+    It does not depend on what is free: a plan, a run and the same run resumed must cut a batch alike."""
+    kept_share: float
+    """The share of a known free memory that a mini-batch keeps, where a command line decides its size once and saves it
+    with the run. 0: it does not, as on a CPU, where small mini-batches are as fast."""
     least_tokens: int
     """Of a mini-batch of the default size: with fewer, products would be too small to run at full speed."""
+    most_tokens: int | None = None
+    """Of a mini-batch of such a size: more do not make products faster. None: any number."""
+    longest_sum: int | None = None
+    """Most terms of a product that the device sums rightly, as far as this package chooses them. None: any number."""
+    reduces_last: bool = False
+    """Whether reductions over the last dimension are much faster than over others. Then the head's tiles are turned."""
 
     def __post_init__(self) -> None:
         # Without counting entries, backward cannot look for their winners.
@@ -67,6 +75,7 @@ SETTINGS: Mapping[str, DeviceSettings] = MappingProxyType(
             head_backward="entries",
             may_read=True,
             kept_bytes=48 * _MIB,
+            kept_share=0.0,
             least_tokens=320,
         ),
         # Not measured yet; the sizes follow from the speed of an H100's products and of Python.
@@ -78,9 +87,11 @@ SETTINGS: Mapping[str, DeviceSettings] = MappingProxyType(
             head_backward="bags",
             may_read=False,
             kept_bytes=1536 * _MIB,
+            kept_share=0.2,
             least_tokens=1024,
+            most_tokens=65536,
         ),
-        # Not measured. A tile has fewer entries than 2^15: on M1 and M2, products that sum more terms are wrong.
+        # Not measured. The limits follow from known defects (splade_bench/device/mps.py).
         "mps": DeviceSettings(
             tile_tokens=8192,
             tile_entries=16384,
@@ -89,7 +100,11 @@ SETTINGS: Mapping[str, DeviceSettings] = MappingProxyType(
             head_backward="products",
             may_read=False,
             kept_bytes=384 * _MIB,
+            kept_share=0.1,  # the rest of the machine uses the same memory
             least_tokens=1024,
+            most_tokens=16384,
+            longest_sum=16384,
+            reduces_last=True,
         ),
     }
 )

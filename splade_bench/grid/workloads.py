@@ -8,7 +8,7 @@ from itertools import product
 from types import MappingProxyType
 from typing import Literal
 
-PageName = Literal["TRADEOFFS", "ABLATION", "PEERS", "COMPANY", "PLANNER", "INSTRUMENTS"]
+PageName = Literal["TRADEOFFS", "ABLATION", "PEERS", "COMPANY", "PLANNER", "INSTRUMENTS", "ACCELERATORS"]
 """Pages of the report that show cells."""
 
 
@@ -71,6 +71,7 @@ _PEERS = Workload(
     untimed_steps=2,  # also the first on a whole batch: it takes pages from the system that later ones use again
     gemm_rate=True,
 )
+_ACCELERATOR = replace(_PEERS, max_length=256, page="ACCELERATORS", memory_passes=("plan",), gemm_rate=False)
 WORKLOADS: Mapping[str, Workload] = MappingProxyType(
     {
         "tiny": _TINY,
@@ -136,5 +137,8 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
             gemm_rate=False,
         ),
         "bert-tiny-128": replace(_PEERS, model_name="bert-tiny", max_length=128),
+        # The full step of the accelerator suite, and its small one for a CPU.
+        "accelerator": _ACCELERATOR,
+        "accelerator-small": replace(_ACCELERATOR, model_name="bert-tiny", max_length=32),
     }
 )

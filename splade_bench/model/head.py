@@ -201,6 +201,8 @@ def _search(
                     values, positions = _tile_max_with_positions(filled[chosen], rows, offset, tile_buffer)
                     max_logits[chosen, entries] = values.t()
                     winners[chosen, entries] = source[chosen].gather(1, positions.t()).to(torch.int32)
+                    del values, positions  # before those of the next tile are made
+            del rows
     if bias is not None and not bias_in_tile:
         max_logits += bias
     return max_logits, winners
@@ -215,6 +217,8 @@ def _tile_shape(texts: int, length: int, vocab_size: int, inputs: Tensor) -> tup
 
 def _tile_max(tokens: Tensor, rows: Tensor, offset: Tensor | None, tile_buffer: Tensor) -> Tensor:
     """Largest logit of each text, [texts, T]."""
+    if settings_of(tokens.device).reduces_last:
+        return _turned_tile(tokens, rows, offset, tile_buffer).amax(2).t()
     texts, length, hidden_size = tokens.shape
     logits = tile_buffer[: texts * length * len(rows)].view(texts * length, len(rows))
     _product(tokens.reshape(-1, hidden_size), rows.t(), offset, logits)
@@ -226,13 +230,18 @@ def _tile_max_with_positions(
 ) -> tuple[Tensor, Tensor]:
     """Largest logit of each text and its token, [T, texts] both.
 
-    The tile is transposed: finding positions is twice as fast along the last dimension.
+    The tile is turned: finding positions is twice as fast along the last dimension.
     """
+    values, positions = _turned_tile(tokens, rows, offset, tile_buffer).max(2)
+    return values, positions
+
+
+def _turned_tile(tokens: Tensor, rows: Tensor, offset: Tensor | None, tile_buffer: Tensor) -> Tensor:
+    """Logits [T, texts, L]."""
     texts, length, hidden_size = tokens.shape
     logits = tile_buffer[: texts * length * len(rows)].view(len(rows), texts * length)
     _product(rows, tokens.reshape(-1, hidden_size).t(), None if offset is None else offset.unsqueeze(1), logits)
-    values, positions = logits.view(len(rows), texts, length).max(2)
-    return values, positions
+    return logits.view(len(rows), texts, length)
 
 
 def _product(left: Tensor, right: Tensor, offset: Tensor | None, result: Tensor) -> None:

@@ -99,20 +99,27 @@ def hidden_gradient_by_bags(grad_logits: Tensor, winners: Tensor, weight: Tensor
     at_a_time = max(1, _ENTRIES_AT_A_TIME // entries)
     for start in once_in_plan(range(0, texts, at_a_time), key=lambda start: min(at_a_time, texts - start)):
         block = slice(start, start + at_a_time)
-        # One token wins most entries that are not active. They add nothing, so they are spread over all tokens: a bag
-        # is summed one term after another.
-        spread = torch.arange(entries, dtype=winners.dtype, device=winners.device) % length
-        tokens = _tokens(torch.where(grad_logits[block] != 0, winners[block], spread), length)  # [b, V]
-        ordered, order = torch.sort(tokens.reshape(-1), stable=True)
-        rows = torch.arange(len(tokens) * length, dtype=ordered.dtype, device=ordered.device)
-        result[start * length : start * length + len(rows)] = F.embedding_bag(
-            order % entries,
-            weight,
-            torch.searchsorted(ordered, rows),
-            mode="sum",
-            per_sample_weights=grad_logits[block].reshape(-1)[order].to(weight.dtype),
-        )
+        tokens = slice(start * length, min(start + at_a_time, texts) * length)
+        result[tokens] = _bag_sums(grad_logits[block], winners[block], weight, length=length)
     return result
+
+
+def _bag_sums(grad_logits: Tensor, winners: Tensor, weight: Tensor, *, length: int) -> Tensor:
+    """The gradient of the hidden states of a block of texts, [b * L, H]."""
+    entries = grad_logits.shape[1]
+    # One token wins most entries that are not active. They add nothing, so they are spread over all tokens: a bag is
+    # summed one term after another.
+    spread = torch.arange(entries, dtype=winners.dtype, device=winners.device) % length
+    tokens = _tokens(torch.where(grad_logits != 0, winners, spread), length)  # [b, V]
+    ordered, order = torch.sort(tokens.reshape(-1), stable=True)
+    rows = torch.arange(len(tokens) * length, dtype=ordered.dtype, device=ordered.device)
+    return F.embedding_bag(
+        order % entries,
+        weight,
+        torch.searchsorted(ordered, rows),
+        mode="sum",
+        per_sample_weights=grad_logits.reshape(-1)[order].to(weight.dtype),
+    )
 
 
 def add_weight_gradient_by_bags_(target: Tensor, grad_logits: Tensor, winners: Tensor, hidden: Tensor) -> None:
@@ -130,13 +137,12 @@ def add_weight_gradient_by_bags_(target: Tensor, grad_logits: Tensor, winners: T
     tokens = _tokens(winners, hidden.shape[1])
     for start in once_in_plan(range(0, len(target), _GRADIENT_ROWS_AT_A_TIME)):
         rows = slice(start, start + _GRADIENT_ROWS_AT_A_TIME)
-        sums = F.embedding_bag(
+        target[rows] += F.embedding_bag(
             tokens[:, rows].t().contiguous(),  # [T, B]: a bag of one term of each text
             flat_hidden,
             mode="sum",
             per_sample_weights=grad_logits[:, rows].t().contiguous().to(flat_hidden.dtype),
         )
-        target[rows] += sums
 
 
 def gradients_by_products(
@@ -159,14 +165,20 @@ def gradients_by_products(
         for text in once_in_plan(range(0, texts, texts_at_a_time)):
             chosen = slice(text, text + texts_at_a_time)
             tokens = slice(text * length, (text + texts_at_a_time) * length)
-            values = grad_logits[chosen, None, entries].to(hidden.dtype)  # [b, 1, T]
-            sparse = hidden.new_zeros(len(values), length, len(rows))
-            sparse.scatter_(1, winners[chosen, None, entries].long(), values)
-            sparse = sparse.view(-1, len(rows))  # [b * L, T]
-            result[tokens] += sparse @ rows
+            tile = _winners_only(grad_logits[chosen, entries].to(hidden.dtype), winners[chosen, entries], length)
+            result[tokens] += tile @ rows
             if target is not None:
-                target[entries] += (sparse.t() @ flat_hidden[tokens]).to(target.dtype)
+                target[entries] += (tile.t() @ flat_hidden[tokens]).to(target.dtype)
+            del tile  # before the next one is made
+        del rows
     return result
+
+
+def _winners_only(grad_logits: Tensor, winners: Tensor, length: int) -> Tensor:
+    """The gradient of all logits of a tile, 0 but for the winners: [b * L, T] from two [b, T]."""
+    tile = grad_logits.new_zeros(len(winners), length, winners.shape[1])
+    tile.scatter_(1, winners.long().unsqueeze(1), grad_logits.unsqueeze(1))
+    return tile.view(-1, winners.shape[1])
 
 
 def _tokens(winners: Tensor, length: int) -> Tensor:

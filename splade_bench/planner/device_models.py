@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 
 import torch
 
-from splade_bench.device.devices import MPS_HIGH_WATERMARK_RATIO
+from splade_bench.device.mps import high_watermark_ratio, low_watermark_ratio
 from splade_bench.planner.allocators import (
     CUBLAS_HOPPER_WORKSPACE_BYTES,
     CUBLAS_WORKSPACE_BYTES,
@@ -23,9 +24,6 @@ from splade_bench.planner.glibc import GlibcAllocator
 # 9, 6.5 for 15 and 9.8 for 45 or 89; the number of rows makes no difference.
 _PACKED_BYTES_PER_ROOT_BY_THREAD = 870
 _MAX_PACKED_BYTES_BY_THREAD = 5 * 2**20
-# The soft limit of torch's MPS allocator, as a multiple of Metal's recommended working set
-# (aten/src/ATen/mps/MPSAllocator.h, default_low_watermark_ratio).
-_MPS_LOW_WATERMARK_RATIO = 1.4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +51,8 @@ class DeviceModel:
 def device_model(device_type: str, *, threads: int, budget_bytes: int | None = None) -> DeviceModel:
     """The model of a device, which need not be in this machine.
 
-    A CPU's depends on its ``threads``; that of MPS on the budget, its hard limit, because the soft limit is a share.
+    A CPU's depends on its ``threads``; that of MPS on the budget, its hard limit, because the soft limit is a share,
+    by the environment's watermarks.
     """
     if device_type == "cuda":
         # Of this machine's device; without one, the larger.
@@ -65,9 +64,7 @@ def device_model(device_type: str, *, threads: int, budget_bytes: int | None = N
             calibrated=True,
         )
     if device_type == "mps":
-        low_watermark_bytes = (budget_bytes or float("inf")) * _MPS_LOW_WATERMARK_RATIO / MPS_HIGH_WATERMARK_RATIO
-        allocator = MpsHeapAllocator(low_watermark_bytes=low_watermark_bytes)
-        return DeviceModel(type="mps", allocator=allocator)
+        return DeviceModel(type="mps", allocator=MpsHeapAllocator(low_watermark_bytes=_low_watermark(budget_bytes)))
     is_glibc = sys.platform == "linux"
     return DeviceModel(
         type="cpu",
@@ -75,3 +72,11 @@ def device_model(device_type: str, *, threads: int, budget_bytes: int | None = N
         packing_threads=threads,
         calibrated=is_glibc,
     )
+
+
+def _low_watermark(budget_bytes: int | None) -> float:
+    """The soft limit of MPS below a budget: the same share of it as of the hard limit."""
+    high, low = high_watermark_ratio(), low_watermark_ratio()
+    if budget_bytes is None or not high or not low:
+        return math.inf
+    return budget_bytes * low / high

@@ -32,6 +32,7 @@ from splade_bench.planner.rates import gemm_flops_per_s
 from splade_bench.planner.rehearsal import Lengths
 from splade_bench.planner.requests import PlanRequest
 from splade_bench.training.feeding import source_of
+from splade_bench.training.gradcache import sized_for
 from splade_bench.training.schedules import steps_of_run
 from splade_bench.units import format_bytes
 
@@ -115,13 +116,24 @@ def optimizer_steps(config: TrainConfig, triples: Sequence[Triple]) -> int:
 
 
 def why_not_to_fit(config: TrainConfig, triples: Sequence[Triple], encoder: SpladeEncoder) -> str | None:
-    """Why a training is not fitted without being asked; None if it should be."""
-    if encoder.device.type != "cpu":
-        return f"on {encoder.device.type}, --auto-fit looks for faster ones"
+    """Why a training on a CPU is not fitted without being asked; None if it should be."""
     least_s = optimizer_steps(config, triples) * _least_step_s(config, triples, encoder)
     if least_s * _SHARE < _LEAST_PLANNING_S:
         return f"the training may be too short for a search of {_LEAST_PLANNING_S:.0f} s; --auto-fit makes it"
     return None
+
+
+def sized_for_free_memory(config: TrainConfig, encoder: SpladeEncoder) -> Fitted | None:
+    """``config`` with mini-batches that suit the memory that is free on the accelerator; None if nothing changes.
+
+    No search is made: ``--auto-fit`` asks for one.
+    """
+    free_bytes = _available_bytes(encoder.device)
+    memory = config.memory if free_bytes is None else sized_for(config.memory, encoder, free_bytes)
+    if free_bytes is None or memory == config.memory:
+        return None
+    chosen = f"mini-batches of {memory.mini_batch_tokens} tokens for the {format_bytes(free_bytes)} that are free"
+    return Fitted(replace(config, memory=memory), chosen)
 
 
 def fitted_within_free_memory(request: PlanRequest, steps: int) -> Fitted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from math import inf
 
@@ -12,6 +12,7 @@ from splade_bench.batching.sources import order_bytes
 from splade_bench.config import MODEL_PRESETS, TrainConfig
 from splade_bench.data.records import Corpus, IndexedTriples
 from splade_bench.data.wordpiece import train_tokenizer
+from splade_bench.device.planned import PlannedAllocator, PlannedDevice
 from splade_bench.errors import ConfigError
 from splade_bench.measure.rss import known_rss_bytes
 from splade_bench.model import loading
@@ -21,7 +22,8 @@ from splade_bench.planner.candidates import Candidates
 from splade_bench.planner.fit import Fit
 from splade_bench.planner.fitting import PlannedTraining, TimeLimit, why_nothing_fits
 from splade_bench.planner.plan import MemoryPlan
-from splade_bench.planner.rehearsal import Lengths
+from splade_bench.planner.rehearsal import Lengths, on_fake_tensors
+from splade_bench.training.gradcache import sized_for
 from splade_bench.units import format_bytes
 
 # Bytes read, text of up to 4 bytes a character, and its parts.
@@ -66,6 +68,16 @@ class PlanRequest:
                 f"--device {self.device_type} is not in this machine, so its memory is unknown; give --budget"
             )
         return self.budget_bytes
+
+
+def sized(request: PlanRequest) -> PlanRequest:
+    """The request with the mini-batches that a training on an accelerator has if its budget is free when it starts."""
+    if request.device_type == "cpu" or request.budget_bytes is None:
+        return request
+    with on_fake_tensors(PlannedDevice(request.device_type, PlannedAllocator())):
+        encoder = planned_encoder(request.model_name)()
+        memory = sized_for(request.config.memory, encoder, request.budget_bytes)
+    return replace(request, config=replace(request.config, memory=memory))
 
 
 def make_plan(request: PlanRequest) -> MemoryPlan:

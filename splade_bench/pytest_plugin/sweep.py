@@ -30,6 +30,8 @@ from splade_bench.report.document import write_report
 from splade_bench.results.records import CallResult, CellResult, read_results
 
 _SWEEP = pytest.StashKey[Sweep]()
+# A profile that chooses tests, not cells.
+ACCELERATOR = "accelerator"
 # Rounds of each contender in benchmarks that compare medians.
 ROUNDS = 5
 
@@ -45,7 +47,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--max-steps", type=int, help="optimizer steps of each cell (default: what the workload says)")
     group.addoption("--seeds", help="seeds, with commas; each cell runs once for each seed")
     group.addoption(
-        "--profile", default="default", choices=list(PROFILES), help="smoke, gate: a minute; default: 3; full: hours"
+        "--profile",
+        default="default",
+        choices=[*PROFILES, ACCELERATOR],
+        help="smoke, gate: a minute; default: 3; full: hours; accelerator: benchmarks/test_accelerator.py alone, six "
+        "minutes on a GPU",
     )
     group.addoption(
         "--rounds",
@@ -69,6 +75,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--resume") and memory_options(config).results_path is None:
         raise pytest.UsageError("--resume needs --memory-results FILE")
     config.addinivalue_line("markers", "takes_long: runs only if its file is named, or with --profile full")
+    config.addinivalue_line("markers", "accelerator: runs with --profile accelerator, which runs nothing else")
     try:
         sweep = _read_sweep(config)
     except SpladeBenchError as error:
@@ -99,14 +106,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect benchmarks that are marked so, unless their file is named or the profile is ``full``."""
-    if config.getoption("--profile") == "full":
+    """Deselect benchmarks that are marked so, unless their file is named or the profile is theirs."""
+    profile = config.getoption("--profile")
+    if profile == "full":
         return
     named = {Path(config.invocation_params.dir, argument.partition("::")[0]).resolve() for argument in config.args}
-    long = [item for item in items if item.get_closest_marker("takes_long") and item.path not in named]
-    if long:
-        config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if item not in long]
+
+    def is_left_out(item: pytest.Item) -> bool:
+        if profile == ACCELERATOR:
+            return item.get_closest_marker("accelerator") is None
+        return item.get_closest_marker("takes_long") is not None and item.path not in named
+
+    left_out = [item for item in items if is_left_out(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not is_left_out(item)]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -182,7 +196,8 @@ def _reports(config: pytest.Config) -> Path:
 
 
 def _read_sweep(config: pytest.Config) -> Sweep:
-    sweep = PROFILES[config.getoption("--profile")]
+    profile = config.getoption("--profile")
+    sweep = PROFILES["default" if profile == ACCELERATOR else profile]
     changes: dict[str, Any] = {"devices": config.getoption("--device").split(",")}
     changes |= {
         name: value for name in ("workload", "max_steps", "rounds") if (value := config.getoption(name)) is not None

@@ -10,6 +10,7 @@ from splade_bench.errors import DataError
 from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.report import (
     ablation,
+    accelerators,
     article,
     calls,
     company,
@@ -24,6 +25,7 @@ from splade_bench.report.markdown import PLOTS, page_markdown
 from splade_bench.report.page import Page, file_name
 from splade_bench.report.readers import group_by
 from splade_bench.report.webpage import WEBPAGE_NAME, webpage
+from splade_bench.results.accelerator import AcceleratorResult
 from splade_bench.results.records import CallResult, CellResult, HeadResult, Result
 from splade_bench.results.reliability import ReliabilityResult
 
@@ -38,6 +40,7 @@ _PAGES: Mapping[str, Callable[[Sequence[Any]], Page]] = {
     calls.PAGE_NAME: calls.calls_page,
     head.PAGE_NAME: head.head_page,
     reliability.PAGE_NAME: reliability.reliability_page,
+    accelerators.PAGE_NAME: accelerators.accelerators_page,
 }
 
 # A name in a results file may have half a surrogate pair, as that of a file that is not UTF-8.
@@ -101,6 +104,8 @@ def _page_of(result: Result) -> str:
         return instruments.PAGE_NAME if result.is_calibration else calls.PAGE_NAME
     if isinstance(result, ReliabilityResult):
         return reliability.PAGE_NAME
+    if isinstance(result, AcceleratorResult):
+        return accelerators.PAGE_NAME
     return head.PAGE_NAME if isinstance(result, HeadResult) else article.PAGE_NAME
 
 

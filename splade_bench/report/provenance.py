@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from splade_bench.measure.device import UNTESTED_ON_HARDWARE
+from splade_bench.measure.device import EVERYTHING, UNTESTED_ON_HARDWARE
 from splade_bench.measure.machine import source_tree
 from splade_bench.report.formatting import MISSING
 from splade_bench.report.markdown import escape
@@ -35,7 +35,7 @@ def measured_on(results: Sequence[Result]) -> list[Block]:
     cards = dict.fromkeys(str(result.machine.get("device")) for result in results)
     rows += [["accelerator", card] for card in cards if card not in ("None", "cpu")]
     devices = {getattr(result, "device", None) for result in results}
-    untested = [name for name in UNTESTED_ON_HARDWARE if name in devices]
+    untested = [name for name, what in UNTESTED_ON_HARDWARE.items() if what == EVERYTHING and name in devices]
     rows += [["device", f"{name}: untested on hardware by this project"] for name in untested]
     blocks: list[Block] = [Table(name="conditions", headings=["measured on", ""], rows=rows)]
     if len(machines) > 1:

@@ -17,6 +17,7 @@ from splade_bench.config import MixedPrecision
 from splade_bench.errors import DataError
 from splade_bench.files import append_line, parse_record, read_lines
 from splade_bench.grid.cell import ARTICLE_TRAINER, OWN_TRAINER, Cell
+from splade_bench.results.accelerator import AcceleratorResult
 from splade_bench.results.reliability import ReliabilityResult
 from splade_bench.results.result import SCHEMA_VERSION as SCHEMA_VERSION
 from splade_bench.results.result import Int as Int
@@ -242,6 +243,7 @@ _KINDS: Mapping[str, type[Result]] = {
     "call": CallResult,
     "plan": PlanResult,
     "reliability": ReliabilityResult,
+    "accelerator": AcceleratorResult,
 }
 
 

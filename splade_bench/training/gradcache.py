@@ -18,14 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from splade_bench.batching.batches import TripleBatch
 from splade_bench.batching.mini_batches import MiniBatch, cut_into_mini_batches, moved_to
-from splade_bench.config import TrainConfig
+from splade_bench.config import MemoryConfig, TrainConfig
 from splade_bench.device.planned import memoized_in_plan, once_in_plan, planned_device
 from splade_bench.device.settings import settings_of
 from splade_bench.model.encoder import SpladeEncoder
@@ -76,10 +76,26 @@ def mini_batch_limit(encoder: SpladeEncoder) -> int:
     """
     if encoder.memory.mini_batch_tokens:
         return encoder.memory.mini_batch_tokens
+    tokens = _tokens_that_keep(settings_of(encoder.device).kept_bytes, encoder)
+    return max(tokens, _TOKENS_IF_ALL_KEPT) if encoder.memory.activation_memory == "all" else tokens
+
+
+def sized_for(memory: MemoryConfig, encoder: SpladeEncoder, free_bytes: int) -> MemoryConfig:
+    """``memory`` with mini-batches of a size that suits the free memory of the encoder's device.
+
+    It is unchanged if it names a size, has no mini-batches, or if the device is a CPU.
+    """
+    kept_share = settings_of(encoder.device).kept_share
+    if not (kept_share and memory.gradient_caching) or memory.mini_batch_tokens or memory.mini_batch_size:
+        return memory
+    return replace(memory, mini_batch_tokens=_tokens_that_keep(int(kept_share * free_bytes), encoder))
+
+
+def _tokens_that_keep(kept_bytes: int, encoder: SpladeEncoder) -> int:
+    """The tokens of a mini-batch whose activations take so much memory, within the device's bounds."""
     settings = settings_of(encoder.device)
-    tokens = settings.kept_bytes // (_KEPT_BYTES_PER_BODY_ELEMENT * max(1, encoder.body_size))
-    if encoder.memory.activation_memory == "all":
-        tokens = max(tokens, _TOKENS_IF_ALL_KEPT)
+    tokens = kept_bytes // (_KEPT_BYTES_PER_BODY_ELEMENT * max(1, encoder.body_size))
+    tokens = tokens if settings.most_tokens is None else min(tokens, settings.most_tokens)
     return max(tokens, settings.least_tokens)
 
 
@@ -117,7 +133,9 @@ def gradcache_step(encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss,
     cached = _first_passes(encoder, mini_batches, context, into=reps)
     reps.requires_grad_()
     context.on_phase("loss")
-    terms = loss(reps[: len(batch)], reps[len(batch) :], regularizer_scale=context.regularizer_scale)
+    # split: its backward makes one gradient of all vectors; that of two slices would make one for each, and their sum.
+    query_reps, document_reps = reps.split((len(batch), texts - len(batch)))
+    terms = loss(query_reps, document_reps, regularizer_scale=context.regularizer_scale)
     context.on_phase("backward")
     (grad_reps,) = torch.autograd.grad(terms.total * context.gradient_scale, reps)
     for entry in once_in_plan(_take_all(cached), key=lambda entry: entry.key):

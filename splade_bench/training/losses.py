@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from splade_bench.config import TrainConfig
+from splade_bench.device.products import scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,8 @@ class LossTerms:
 
 def contrastive_loss(query_reps: Tensor, document_reps: Tensor) -> Tensor:
     """Softmax cross-entropy of each query's positive against every other document of the batch (InfoNCE)."""
-    scores = query_reps @ document_reps.t()  # [B, B * (1 + K)]
-    return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
+    products = scores(query_reps, document_reps)  # [B, B * (1 + K)]
+    return F.cross_entropy(products, torch.arange(len(products), device=products.device))
 
 
 def margin_loss(query_reps: Tensor, document_reps: Tensor, *, margin: float) -> Tensor:

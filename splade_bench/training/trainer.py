@@ -24,6 +24,7 @@ from splade_bench.batching.mini_batches import require_right_padding
 from splade_bench.batching.sources import TripleSource
 from splade_bench.config import TrainConfig
 from splade_bench.data.records import Triple
+from splade_bench.device.cuda import tf32_products
 from splade_bench.device.devices import empty_cache
 from splade_bench.device.heap import fix_mmap_threshold
 from splade_bench.device.out_of_memory import is_out_of_memory
@@ -34,6 +35,7 @@ from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.gradients import release_gradients
 from splade_bench.model.rng import RngState, capture_rng, restore_rng
 from splade_bench.training.clipping import clip_gradients, gradient_norm
+from splade_bench.training.device_checks import check_device
 from splade_bench.training.faults import half_mini_batch, not_finite
 from splade_bench.training.feeding import source_of
 from splade_bench.training.gradcache import gradcache_step, largest_mini_batch
@@ -77,6 +79,7 @@ class Trainer:
         self.state = TrainState(steps_of_run(config, self.source.batches_per_epoch), active_share=active_share)
         self.losses: list[float] = []
         encoder.configure(config.memory, mixed_precision=config.mixed_precision)
+        check_device(encoder, config)
         self.backward_step: BackwardStep = gradcache_step if encoder.memory.gradient_caching else direct_step
         if encoder.memory.mmap_threshold_bytes:
             fix_mmap_threshold(encoder.memory.mmap_threshold_bytes)
@@ -106,11 +109,8 @@ class Trainer:
         self.encoder.train()
         self._mark_complete()
         try:
-            for window in self._windows():
-                self.step_batches = window
-                self._train_on(window)
-                if self.state.stop_requested or self.state.global_step == self.state.max_steps:
-                    break
+            with tf32_products(self.config.tf32):
+                self._train_on_all()
         except StopRequested:
             pass
         finally:
@@ -167,6 +167,13 @@ class Trainer:
                 self._on_phase("batching")
             self.state.epoch += 1
             self.state.batches_done = 0
+
+    def _train_on_all(self) -> None:
+        for window in self._windows():
+            self.step_batches = window
+            self._train_on(window)
+            if self.state.stop_requested or self.state.global_step == self.state.max_steps:
+                break
 
     def _train_on(self, window: list[TripleBatch]) -> None:
         loss = self._step_within_memory(window)

@@ -92,7 +92,7 @@ class CellBuilder:
             encoder = self.encoder()
             return Trainer(encoder, self.source(encoder), self.config, observers=observers)
         assert self.model_folder is not None
-        peer = make_peer(self.cell.trainer, self.cell.trainer_size, self.model_folder, self.config)
+        peer = make_peer(self.cell.trainer, self.cell.trainer_size, self.model_folder, self.config, self.device)
         return PeerTrainer(peer, self._timed_source(), self.config, observers=observers)
 
     def source(self, encoder: SpladeEncoder) -> TripleSource:

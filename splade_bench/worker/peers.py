@@ -29,11 +29,14 @@ from splade_bench.batching.sources import TripleSource
 from splade_bench.config import TrainConfig
 from splade_bench.device import reads
 from splade_bench.grid.cell import ARTICLE_TRAINER
+from splade_bench.model.precision import AUTOCAST_DTYPES
 from splade_bench.training.losses import SpladeLoss
 from splade_bench.training.optimizer import make_optimizer
 from splade_bench.training.schedules import learning_rate_scale, regularizer_scale
 from splade_bench.training.state import StepLoss, TrainObserver, TrainResult, TrainState
 from splade_bench.training.step import Phase
+
+_CPU = torch.device("cpu")
 
 
 class Peer(Protocol):
@@ -58,6 +61,7 @@ class PeerTrainer:
         self._source = source
         self._observers = observers
         self._parameters = list(peer.model.parameters())
+        self._device = self._parameters[0].device
         self._state = TrainState(max_steps=config.max_steps or source.batches_per_epoch)
         self._optimizer = make_optimizer(self._parameters, config)
         self._scheduler = LambdaLR(
@@ -80,7 +84,7 @@ class PeerTrainer:
     def _optimizer_step(self, batch: TripleBatch) -> float:
         self._on_phase("forward")
         scale = regularizer_scale(self.config, self._state.global_step, self._state.max_steps)
-        loss = self.peer.loss(batch, regularizer_scale=scale)
+        loss = self.peer.loss(batch.to(self._device), regularizer_scale=scale)
         self._on_phase("backward")
         loss.backward()
         (number,) = reads.read_numbers(loss.detach().reshape(1), planned=[math.nan])
@@ -120,6 +124,10 @@ class ArticlePeer:
         self._outputs: list[Any] = []
 
     def loss(self, batch: TripleBatch, *, regularizer_scale: float) -> Tensor:
+        with _autocast(self.model, self._config):
+            return self._computed_loss(batch, regularizer_scale)
+
+    def _computed_loss(self, batch: TripleBatch, regularizer_scale: float) -> Tensor:
         groups = []
         for texts in (batch.queries, *batch.documents):
             padding = (0, self._config.max_length - texts.input_ids.shape[1])
@@ -138,13 +146,18 @@ class SentenceTransformersPeer:
     """SpladeLoss or CachedSpladeLoss of sentence-transformers around its in-batch ranking loss.
 
     ``loss_name`` is one of SpladeLoss, SpladePooling-chunked and CachedSpladeLoss; ``size`` the tokens of a chunk or
-    the texts of a mini-batch, for the latter two.
+    the texts of a mini-batch, for the latter two. In mixed precision the model's forward pass alone is under autocast,
+    as accelerate does it, so that a cached loss has it in both passes.
     """
 
-    def __init__(self, folder: Path, config: TrainConfig, loss_name: str, size: int | None) -> None:
+    def __init__(
+        self, folder: Path, config: TrainConfig, loss_name: str, size: int | None, device: torch.device
+    ) -> None:
         from sentence_transformers.sparse_encoder import SparseEncoder, losses
 
-        encoder = SparseEncoder(str(folder), device="cpu")
+        encoder = SparseEncoder(str(folder), device=device.type)
+        if config.mixed_precision != "no":
+            encoder.forward = _autocast(encoder, config)(encoder.forward)
         if loss_name == "SpladePooling-chunked":
             encoder[1].chunk_size = size
         self.model: nn.Module = encoder
@@ -169,12 +182,18 @@ class SentenceTransformersPeer:
         return torch.stack(list(terms.values())).sum()
 
 
-def make_peer(trainer: str, size: int | None, folder: Path, config: TrainConfig) -> Peer:
+def make_peer(trainer: str, size: int | None, folder: Path, config: TrainConfig, device: torch.device = _CPU) -> Peer:
     """The peer called ``trainer`` in :data:`splade_bench.grid.cell.TRAINERS`, with the weights of ``folder``."""
     if trainer == ARTICLE_TRAINER:
         model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-        return ArticlePeer(model, config)
-    return SentenceTransformersPeer(folder, config, trainer, size)
+        return ArticlePeer(model.to(device), config)
+    return SentenceTransformersPeer(folder, config, trainer, size, device)
+
+
+def _autocast(model: nn.Module, config: TrainConfig) -> torch.autocast:
+    """Autocast on the model's device, if the configuration has one."""
+    dtype = AUTOCAST_DTYPES.get(config.mixed_precision)
+    return torch.autocast(next(model.parameters()).device.type, dtype, enabled=dtype is not None)
 
 
 def _log_then_max(logits: Tensor, attention_mask: Tensor, mask_dtype: torch.dtype) -> Tensor:

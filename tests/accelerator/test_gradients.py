@@ -17,6 +17,7 @@ from on_device import (
     MEMORIES,
     NEEDS_FP64,
     ON_ACCELERATOR,
+    ON_CUDA,
     STANDARD,
     WITHOUT_CHECKPOINTING,
     distance,
@@ -128,10 +129,21 @@ def test_gradients_of_every_architecture_equal_those_of_the_standard_mode(
         assert_gradients_are_near(ours, plain, bounds)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize(
+    "precision",
+    [
+        pytest.param({"mixed_precision": "bf16"}, id="bf16"),
+        pytest.param({"mixed_precision": "fp16"}, id="fp16"),
+        pytest.param({"tf32": True}, id="tf32", marks=ON_CUDA),
+    ],
+)
 @NEEDS_FP64
-def test_the_gradients_error_under_autocast_is_no_larger_than_that_of_the_standard_mode(
-    tokenizer: Tokenizer, triples: Sequence[Triple], device: torch.device, precision: Any, record_property: Any
+def test_the_gradients_error_in_low_precision_is_no_larger_than_that_of_the_standard_mode(
+    tokenizer: Tokenizer,
+    triples: Sequence[Triple],
+    device: torch.device,
+    precision: dict[str, Any],
+    record_property: Any,
 ) -> None:
     errors = dict.fromkeys(MEMORIES, 0.0)
     for seed in range(6):
@@ -139,7 +151,7 @@ def test_the_gradients_error_under_autocast_is_no_larger_than_that_of_the_standa
         config = make_config(memory=STANDARD, max_grad_norm=0.0, seed=seed)
         exact = trained_gradients(encoder, triples, config, torch.float64)
         for name, memory in MEMORIES.items():
-            low = replace(config, memory=memory, mixed_precision=precision)
+            low = replace(config, memory=memory, **precision)
             errors[name] += relative_error(trained_gradients(encoder, triples, low, torch.float32), exact)
 
     record_property("errors", json.dumps(errors))

@@ -50,9 +50,42 @@ def test_a_probe_that_reads_something_else_is_an_exit_code(
 
 
 def test_devices_that_were_never_measured_are_said_to_be_so(findings: dict[str, object]) -> None:
-    assert findings["untested_on_hardware"] == ["mps"]
+    untested = findings["untested_on_hardware"]
+    assert isinstance(untested, dict)
+    assert untested["mps"] == "everything"
+    assert "--tf32" in untested["cuda"]
     if findings["devices"] == ["cpu"]:
         assert "device_peak_allocated_bytes" in str(findings["not_available"])
+
+
+def test_a_machine_without_a_gpu_says_what_never_ran_on_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("splade_bench.cli.doctor.calibrate", list)
+    monkeypatch.setattr("splade_bench.cli.doctor.available_devices", lambda: ["cpu"])
+
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert "cuda untested  the head's gradients without counting entries" in shown
+    assert "mps untested   everything (never run on such a device)" in shown
+    assert "mps memory" not in shown
+
+
+def test_on_a_mac_it_shows_the_limits_of_the_allocator_and_torchs_defects(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("splade_bench.cli.doctor.calibrate", list)
+    monkeypatch.setattr("splade_bench.cli.doctor.available_devices", lambda: ["mps", "cpu"])
+    monkeypatch.setattr("torch.mps.recommended_max_memory", lambda: 10 * 2**30)
+    monkeypatch.setattr("torch.__version__", "2.12.0")
+    monkeypatch.setenv("PYTORCH_MPS_HIGH_WATERMARK_RATIO", "1.0")
+    monkeypatch.delenv("PYTORCH_MPS_LOW_WATERMARK_RATIO", raising=False)
+
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert "mps memory     recommended 10.0 GiB, high watermark 10.0 GiB, low watermark 14.0 GiB" in shown
+    assert "set PYTORCH_MPS_LOW_WATERMARK_RATIO too" in shown
+    assert "torch #184180  fused attention of up to 8 tokens reads a mask wrongly. Here:" in shown
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from splade_bench.cli import main, memory_settings
-from splade_bench.config import TrainConfig
+from splade_bench.config import MemoryConfig, TrainConfig
 from splade_bench.data.records import Triple
 from splade_bench.data.wordpiece import train_tokenizer
+from splade_bench.device.settings import SETTINGS
 from splade_bench.errors import TrainingError
 from splade_bench.model.presets import build_preset
 from splade_bench.planner import free_memory
@@ -20,10 +22,13 @@ from splade_bench.planner.fit import SearchEnded
 from splade_bench.planner.fitting import TimeLimit
 from splade_bench.planner.free_memory import optimizer_steps, why_not_to_fit
 from splade_bench.planner.process import Fitted
-from splade_bench.planner.requests import PlanRequest
+from splade_bench.planner.rehearsal import Lengths
+from splade_bench.planner.requests import PlanRequest, sized
 from splade_bench.training.trainer import Trainer
+from splade_bench.units import format_bytes
 
 TRIPLE = Triple(query="how to read a file", positive="open reads a file", negatives=("sorted sorts a list",))
+GIB = 2**30
 CHOSEN = {"mini_batch_tokens": 48, "activation_memory": "all"}
 
 
@@ -143,10 +148,98 @@ def test_only_a_long_training_is_worth_a_search(steps: int, fits: bool) -> None:
         assert "too short for a search of 12 s" in reason
 
 
-def test_an_accelerator_is_left_to_who_asks() -> None:
-    encoder = SimpleNamespace(device=SimpleNamespace(type="cuda"))
+@pytest.mark.parametrize(
+    ("free_bytes", "memory", "tokens"),
+    [
+        (8 * GIB, MemoryConfig(), int(0.2 * 8 * GIB) // (44 * 1536)),
+        (80 * GIB, MemoryConfig(), 65536),
+        (GIB // 64, MemoryConfig(), 1024),
+        (8 * GIB, MemoryConfig(mini_batch_tokens=7), None),
+        (8 * GIB, MemoryConfig(mini_batch_size=3), None),
+        (8 * GIB, MemoryConfig(gradient_caching=False), None),
+        (None, MemoryConfig(), None),
+    ],
+)
+def test_on_an_accelerator_mini_batches_suit_the_free_memory(
+    free_bytes: int | None, memory: MemoryConfig, tokens: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = SimpleNamespace(device=torch.device("cuda"), body_size=1536)
+    monkeypatch.setattr(free_memory, "_available_bytes", lambda device: free_bytes)
+    config = TrainConfig(memory=memory)
 
-    assert why_not_to_fit(TrainConfig(), [TRIPLE], encoder) == "on cuda, --auto-fit looks for faster ones"  # type: ignore[arg-type]
+    fitted = free_memory.sized_for_free_memory(config, encoder)  # type: ignore[arg-type]
+
+    if tokens is None:
+        assert fitted is None
+    else:
+        assert fitted is not None and free_bytes is not None
+        assert fitted.config == replace(config, memory=replace(memory, mini_batch_tokens=tokens))
+        assert fitted.settings == f"mini-batches of {tokens} tokens for the {format_bytes(free_bytes)} that are free"
+
+
+@pytest.mark.parametrize("more", [[], ["--no-attention-dropout"]])
+def test_a_run_that_goes_on_on_an_accelerator_keeps_its_mini_batches(
+    more: list[str],
+    train_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    requests: list[PlanRequest],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # The CPU takes the part of an accelerator.
+    monkeypatch.setattr(memory_settings, "_is_accelerator", lambda device_type: True)
+    monkeypatch.setattr("splade_bench.device.settings.SETTINGS", {"cpu": SETTINGS["cuda"]})
+    monkeypatch.setattr(free_memory, "_available_bytes", lambda device: 2**24)
+    out = tmp_path / "out"
+    assert main(arguments(train_file, out, "--save-steps", "1", *more)) == 0
+    tokens = memory_of(out)["mini_batch_tokens"]
+    assert isinstance(tokens, int) and 1024 < tokens < 65536
+    assert f"settings: mini-batches of {tokens} tokens for the 16 MiB that are free" in caplog.text
+
+    monkeypatch.setattr(free_memory, "_available_bytes", lambda device: 2**25)
+    again = arguments(train_file, out, "--save-steps", "1", "--resume-from-checkpoint", *more)
+    again[again.index("--max-steps") + 1] = "3"
+    assert main(again) == 0
+
+    assert memory_of(out)["mini_batch_tokens"] == tokens
+    assert requests == [], "no search is made"
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_plan_has_the_mini_batches_of_a_training_whose_budget_is_free(device: str) -> None:
+    def planned(budget_bytes: int | None, memory: MemoryConfig) -> PlanRequest:
+        config = TrainConfig(memory=memory)
+        lengths = Lengths.full(config)
+        request = PlanRequest(
+            model_name="toy",
+            config=config,
+            device_type=device,
+            budget_bytes=budget_bytes,
+            lengths=lengths,
+            active_share=0.01,
+        )
+        return sized(request)
+
+    tokens = [planned(size, MemoryConfig()).config.memory.mini_batch_tokens for size in (None, GIB // 16, GIB)]
+    named = MemoryConfig(mini_batch_tokens=7)
+
+    assert tokens[0] is None
+    assert 1024 <= tokens[1] < tokens[2] <= 65536
+    assert planned(GIB, named).config.memory == named
+
+
+def test_on_a_cpu_a_plan_has_the_default_mini_batches() -> None:
+    config = TrainConfig()
+    request = PlanRequest(
+        model_name="toy",
+        config=config,
+        device_type="cpu",
+        budget_bytes=GIB,
+        lengths=Lengths.full(config),
+        active_share=0.01,
+    )
+
+    assert sized(request) == request
 
 
 def test_steps_are_counted_as_the_trainer_counts_them() -> None:

@@ -40,6 +40,24 @@ def test_a_forced_missing_device_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
+    ("recommended_bytes", "high", "expected_bytes"),
+    [(10, None, 17), (100, None, 100), (10, "1.0", 10), (10, "0.0", 100)],
+)
+def test_the_limit_of_mps_is_torchs_but_at_most_the_machines_memory(
+    recommended_bytes: int, high: str | None, expected_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "available_devices", lambda: ["mps", "cpu"])
+    monkeypatch.setattr(devices, "total_memory_bytes", lambda: 100)
+    monkeypatch.setattr("torch.mps.recommended_max_memory", lambda: recommended_bytes)
+    if high is None:
+        monkeypatch.delenv("PYTORCH_MPS_HIGH_WATERMARK_RATIO", raising=False)
+    else:
+        monkeypatch.setenv("PYTORCH_MPS_HIGH_WATERMARK_RATIO", high)
+
+    assert devices.memory_limit_bytes("mps") == expected_bytes
+
+
+@pytest.mark.parametrize(
     ("device", "configured", "expected"), [("mps", None, 32), ("mps", 8, 8), ("cpu", None, None), ("cpu", 8, 8)]
 )
 def test_widths_are_rounded_up_where_the_allocator_caches_by_size(
