@@ -23,8 +23,9 @@ from splade_bench.results.records import CellResult
 
 pytestmark = [pytest.mark.takes_long, pytest.mark.accelerator]
 GIB = 2**30
-# Two numbers of 8 bits differ by this share at most once they are rounded; sums over a model add some.
-LARGEST_ERRORS = {"fp32": 1e-5, "no": 1e-4, "bf16": 0.1}
+LARGEST_ERRORS = {"no": 1e-4, "bf16": 0.1}
+# Of float32 where no rounding decides which of two tokens wins an entry.
+SMALLEST_ERROR = 1e-6
 MOST_OPERATORS = 1.3
 SLACK = 1.05
 TIMED_STEPS = 3
@@ -50,8 +51,7 @@ def part(measuring: MeasuringSession, device: str) -> Part:
 
 def test_the_heads_error_is_no_larger_than_eagers(part: Part) -> None:
     for row in part("heads", "head_errors").rows:
-        assert row["relative_error"] <= max(SLACK * row["eager_error"], LARGEST_ERRORS["fp32"]), row
-        assert row["relative_error"] <= LARGEST_ERRORS[row["precision"]], row
+        assert row["relative_error"] <= max(SLACK * row["eager_error"], SMALLEST_ERROR), row
 
 
 def test_a_steps_gradients_are_those_of_float64(part: Part) -> None:
@@ -127,6 +127,6 @@ def step_cell(device: str, batch_size: int, **changes: Any) -> Cell:
         gradient_accumulation_steps=1,
         memory_mode="memory-efficient" if changes.get("trainer", OWN_TRAINER) == OWN_TRAINER else PEER_MODE,
         max_steps=2 + TIMED_STEPS,
-        mixed_precision="bf16",
+        mixed_precision="no" if small else "bf16",  # few CPUs multiply bfloat16 in hardware
     )
     return replace(cell, **changes)

@@ -38,7 +38,7 @@ class Run:
 
     @classmethod
     def of(cls, *, shrunk: bool, batch_size: int | None = None) -> Run:
-        return cls("bert-tiny", batch_size or 4, 32) if shrunk else cls("base", batch_size or 32, 256)
+        return cls("tiny", batch_size or 4, 32) if shrunk else cls("base", batch_size or 32, 256)
 
     def config(self, mode: str, **changes: Any) -> TrainConfig:
         fields: dict[str, Any] = {

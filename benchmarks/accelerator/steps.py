@@ -79,7 +79,7 @@ def largest_batches(device_name: str, *, shrunk: bool) -> dict[str, Any]:
     A first step on a few tokens makes AdamW's moments.
     """
     device, run = device_of(device_name), Run.of(shrunk=shrunk)
-    largest_tried = 16 if shrunk else _LARGEST_TRIED
+    largest_tried = 8 if shrunk else _LARGEST_TRIED
     if device.type != "cpu" and not shrunk:
         device_memory(device.type).limit(_LIMIT_BYTES)
 

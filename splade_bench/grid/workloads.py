@@ -139,6 +139,6 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
         "bert-tiny-128": replace(_PEERS, model_name="bert-tiny", max_length=128),
         # The full step of the accelerator suite, and its small one for a CPU.
         "accelerator": _ACCELERATOR,
-        "accelerator-small": replace(_ACCELERATOR, model_name="bert-tiny", max_length=32),
+        "accelerator-small": replace(_ACCELERATOR, model_name="tiny", max_length=32),
     }
 )

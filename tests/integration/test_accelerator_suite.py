@@ -33,7 +33,7 @@ def test_the_suite_runs_in_small_on_a_cpu(tmp_path: Path) -> None:
     assert sorted(parts) == sorted(PARTS)
     cells = [result for result in results if isinstance(result, CellResult)]
     assert {cell.trainer for cell in cells} >= {"splade-bench", "article-trainer"}
-    assert all(cell.status == "ok" and cell.mixed_precision == "bf16" for cell in cells)
+    assert [cell.error for cell in cells if cell.status != "ok"] == []
     assert all(cell.planned_live_peak_bytes for cell in cells if cell.trainer == "splade-bench")
     page = (tmp_path / "ACCELERATORS.md").read_text(encoding="utf-8")
     assert page.count("not measured") == 7, "a CPU decides only the count of operators"
