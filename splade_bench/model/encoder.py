@@ -26,6 +26,7 @@ from splade_bench.model.loading import load_model
 from splade_bench.model.precision import AUTOCAST_DTYPES
 from splade_bench.model.rng import RngState, capture_rng, restored_rng
 from splade_bench.model.saving import get_limits, save_model_folder
+from splade_bench.model.triton_head import require_triton
 
 _DEFAULT_MAX_LENGTH = 512
 _POSITION_TABLES = ("position_embeddings", "embed_positions")
@@ -133,8 +134,11 @@ class SpladeEncoder(nn.Module):
         Move the encoder to its device first.
 
         Raises:
-            ConfigError: transformers has no activation checkpointing for this architecture.
+            ConfigError: transformers has no activation checkpointing for this architecture, or the head cannot run on
+                this device.
         """
+        if memory.head == "triton":
+            require_triton(self.device)
         if memory.activation_checkpointing and not self.body.supports_gradient_checkpointing:
             raise ConfigError(
                 f"--activation-checkpointing: {type(self.body).__name__} does not support it; "
@@ -174,6 +178,7 @@ class SpladeEncoder(nn.Module):
                 in_place_gradients=self.memory.in_place_gradients and takes_gradient_in_place(weight, bias),
                 planned_active_share=active_share,
                 pooled=pooled,
+                fused=self.memory.head == "triton",
             )
 
     @torch.no_grad()
@@ -182,7 +187,11 @@ class SpladeEncoder(nn.Module):
         if self.memory.head == "eager":
             return Pooled(self(batch), None)
         with self._computing():
-            return pool(*self._head_inputs(batch), keep_winners=keeps_winners(self.device, active_share))
+            return pool(
+                *self._head_inputs(batch),
+                keep_winners=keeps_winners(self.device, active_share),
+                fused=self.memory.head == "triton",
+            )
 
     def _head_inputs(self, batch: TextBatch) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Hidden states [N, L, H], the decoder's weight and bias, the attention mask."""

@@ -24,6 +24,7 @@ from splade_bench.device.planned import once_in_plan
 from splade_bench.device.settings import settings_of
 from splade_bench.model.gradients import existing_grad
 from splade_bench.model.precision import product_dtype, wide_dtype
+from splade_bench.model.triton_head import fused_max, gradients_by_segments
 from splade_bench.model.winner_gradients import fill_masked, gradients_by_entries, gradients_without_waiting
 
 # Widths of tiles are multiples of this, so that rows of logits are aligned.
@@ -64,6 +65,7 @@ def splade_max(
     planned_active_share: float = 1.0,
     pooled: Pooled | None = None,
     vocab_tile: int | None = None,
+    fused: bool = False,
 ) -> Tensor:
     """SPLADE max pooling without the logits: [B, L, H] -> [B, V]; equals :func:`splade_max_eager`.
 
@@ -82,6 +84,7 @@ def splade_max(
         planned_active_share: in a plan, the assumed share of entries that are active and have a gradient.
         pooled: the result of :func:`pool` for the same inputs, which is then not computed again.
         vocab_tile: vocabulary entries whose logits exist at a time. None: as many as suit the device.
+        fused: compute in the kernels of :mod:`splade_bench.model.triton_head`, on CUDA.
 
     Memory: a tile of logits (4 MiB on a CPU, 64 MiB on an accelerator, or one text's) and a copy of ``hidden`` while
     running; the result, and its winners if they are kept, are kept for backward. Backward adds O(N) indices and the
@@ -90,11 +93,11 @@ def splade_max(
     """
     if pooled is None:
         keep_winners = keep_winners or (torch.is_grad_enabled() and keeps_winners(hidden.device))
-        pooled = pool(hidden, weight, bias, attention_mask, keep_winners=keep_winners, vocab_tile=vocab_tile)
-    return cast(
-        Tensor,
-        _SpladeMax.apply(hidden, weight, bias, attention_mask, pooled, in_place_gradients, planned_active_share),  # type: ignore[no-untyped-call]
-    )
+        pooled = pool(
+            hidden, weight, bias, attention_mask, keep_winners=keep_winners, vocab_tile=vocab_tile, fused=fused
+        )
+    inputs = hidden, weight, bias, attention_mask, pooled, in_place_gradients, planned_active_share, fused
+    return cast(Tensor, _SpladeMax.apply(*inputs))  # type: ignore[no-untyped-call]
 
 
 def keeps_winners(device: torch.device, active_share: float = 0.0) -> bool:
@@ -111,9 +114,13 @@ def pool(
     *,
     keep_winners: bool = False,
     vocab_tile: int | None = None,
+    fused: bool = False,
 ) -> Pooled:
     """The forward pass of :func:`splade_max` alone, without a graph."""
-    max_logits, winners = _search(hidden, weight, bias, attention_mask, keep_winners, vocab_tile)
+    inputs = hidden, weight, bias, attention_mask
+    max_logits, winners = (
+        fused_max(*inputs, compute_dtype=product_dtype(hidden)) if fused else _search(*inputs, keep_winners, vocab_tile)
+    )
     max_logits.masked_fill_(~attention_mask.bool().any(1, keepdim=True), 0.0)
     return Pooled(max_logits.relu_().log1p_(), winners)
 
@@ -131,6 +138,7 @@ class _SpladeMax(torch.autograd.Function):
         pooled: Pooled,
         in_place_gradients: bool,
         planned_active_share: float,
+        fused: bool,
     ) -> Tensor:
         reps = pooled.reps.view_as(pooled.reps)  # a new tensor, so that the caller's does not get this graph
         ctx.save_for_backward(hidden, weight, attention_mask, reps, pooled.winners)
@@ -138,6 +146,7 @@ class _SpladeMax(torch.autograd.Function):
         ctx.parameters = (weight, bias) if in_place_gradients else None
         ctx.compute_dtype = product_dtype(hidden)
         ctx.planned_active_share = planned_active_share
+        ctx.fused = fused
         return reps
 
     @staticmethod
@@ -155,15 +164,16 @@ class _SpladeMax(torch.autograd.Function):
                 existing_grad(bias_leaf).add_(grad_logits.sum(0))
         elif needs_bias:
             grad_bias = grad_logits.sum(0)
-        if settings_of(hidden.device).head_backward == "entries":
+        if not ctx.fused and settings_of(hidden.device).head_backward == "entries":
             inputs = grad_logits, hidden, weight, attention_mask, winners, ctx.compute_dtype, ctx.planned_active_share
             grad_hidden, grad_weight = gradients_by_entries(*inputs, target=target, needs_weight=needs_weight)
         else:
             grad_weight = torch.zeros_like(weight) if needs_weight and target is None else None
             target = grad_weight if target is None else target
-            grad_hidden = gradients_without_waiting(grad_logits, hidden, weight, winners, target)
+            sum_gradients = gradients_by_segments if ctx.fused else gradients_without_waiting
+            grad_hidden = sum_gradients(grad_logits, hidden, weight, winners, target)
         grad_hidden = grad_hidden.view(hidden.shape).to(hidden.dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None, None
 
 
 def _search(

@@ -1,4 +1,4 @@
-"""The streaming head on a device equals its definition, and never holds the logits."""
+"""The streaming head on a device equals its definition, and never holds the logits; on CUDA so does the triton head."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ from splade_bench.model.head import splade_max, splade_max_eager
 
 pytestmark = ON_ACCELERATOR
 MIB = 2**20
+WAYS = [
+    pytest.param({"keep_winners": True}, id="winners kept"),
+    pytest.param({"keep_winners": False}, id="winners found late"),
+    pytest.param({"fused": True}, id="triton", marks=ON_CUDA),
+]
 SHAPES = {
     # texts, length, hidden, vocabulary
     "one": (1, 1, 4, 8),
@@ -93,6 +98,24 @@ def test_the_streaming_head_equals_its_definition(
             assert float((ours - plain).norm()) <= 0.02 * float(plain.norm())
 
 
+@ON_CUDA
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("padding", ["none", "right", "left", "scattered", "one text empty"])
+@pytest.mark.parametrize("bias", [-1000.0, -1.0, 1000.0, None])
+def test_the_triton_head_equals_the_streaming_one(
+    shape: tuple[int, int, int, int], device: torch.device, padding: str, bias: float | None
+) -> None:
+    inputs = head_inputs(shape, device, torch.float32, padding=padding, bias=bias)
+
+    expected, actual = run_head(splade_max, inputs), run_head(splade_max, inputs, fused=True)
+
+    assert relative_difference(actual[0], expected[0]) <= 2e-5
+    for ours, plain in zip(actual[1:], expected[1:], strict=True):  # rounding may decide which token wins an entry
+        assert float((ours - plain).norm()) <= 0.02 * float(plain.norm())
+    for ours, again in zip(actual, run_head(splade_max, inputs, fused=True), strict=True):
+        assert torch.equal(ours, again)
+
+
 @pytest.mark.parametrize("keep_winners", [True, False])
 @pytest.mark.parametrize("bias", [-1000.0, 1000.0], ids=["none active", "all active"])
 @NEEDS_FP64
@@ -109,26 +132,26 @@ def test_the_head_where_no_entry_or_every_entry_is_active(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("keep_winners", [True, False])
+@pytest.mark.parametrize("way", WAYS)
 def test_weights_in_low_precision_get_gradients_in_it(
-    device: torch.device, dtype: torch.dtype, keep_winners: bool
+    device: torch.device, dtype: torch.dtype, way: dict[str, bool]
 ) -> None:
     inputs = head_inputs((3, 9, 8, 40), device, dtype, padding="right", bias=0.0)
     wide = tuple(None if tensor is None else tensor.float() for tensor in inputs)
     expected = run_head(splade_max_eager, wide)  # type: ignore[arg-type]
 
-    actual = run_head(splade_max, inputs, keep_winners=keep_winners)
+    actual = run_head(splade_max, inputs, **way)
 
     assert [tensor.dtype for tensor in actual] == [torch.float32, dtype, dtype, dtype]
     for ours, exact in zip(actual, expected, strict=True):
         assert float((ours.float() - exact).norm() / exact.norm()) < 0.1
 
 
-@pytest.mark.parametrize("keep_winners", [True, False])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16], ids=str)
 @NEEDS_FP64
 def test_the_heads_error_under_autocast_is_no_larger_than_eagers(
-    device: torch.device, precision: torch.dtype, keep_winners: bool
+    device: torch.device, precision: torch.dtype, way: dict[str, bool]
 ) -> None:
     errors = {"ours": 0.0, "eager": 0.0}
     for seed in range(6):
@@ -149,29 +172,29 @@ def test_the_heads_error_under_autocast_is_no_larger_than_eagers(
                 return dict(zip(("reps", "hidden", "weight", "bias"), run_head(head, inputs, **options), strict=True))
 
         exact = results(splade_max_eager, torch.float64, False)
-        errors["ours"] += relative_error(results(splade_max, torch.float32, True, keep_winners=keep_winners), exact)
+        errors["ours"] += relative_error(results(splade_max, torch.float32, True, **way), exact)
         errors["eager"] += relative_error(results(splade_max_eager, torch.float32, True), exact)
 
     assert 1e-6 < errors["ours"] <= 1.05 * errors["eager"]
 
 
 @ON_CUDA
-@pytest.mark.parametrize("keep_winners", [True, False])
+@pytest.mark.parametrize("way", WAYS)
 def test_the_streaming_head_never_holds_the_logits(
-    device: torch.device, keep_winners: bool, record_property: Any
+    device: torch.device, way: dict[str, bool], record_property: Any
 ) -> None:
     hidden, weight, bias, mask = head_inputs((16, 128, 128, 30522), device, torch.float32, padding="none", bias=-25.0)
     assert bias is not None
     for leaf in (hidden, weight, bias):
         leaf.requires_grad_()
-    splade_max(hidden[:1, :4], weight, bias, mask[:1, :4], keep_winners=keep_winners).sum().backward()
+    splade_max(hidden[:1, :4], weight, bias, mask[:1, :4], **way).sum().backward()
     hidden.grad = weight.grad = bias.grad = None
     gc.collect()
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
 
-    reps = splade_max(hidden, weight, bias, mask, keep_winners=keep_winners)
+    reps = splade_max(hidden, weight, bias, mask, **way)
     forward = torch.cuda.max_memory_allocated() - before
     reps.sum().backward()
 

@@ -1,0 +1,215 @@
+"""The triton head without a GPU: right in Triton's interpreter, compiled for NVIDIA's cards, planned, and refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from splade_bench.cli import main
+from splade_bench.config import MemoryConfig
+from splade_bench.errors import ConfigError
+from splade_bench.model import SpladeEncoder, triton_head
+from splade_bench.model.triton_head import fused_max, gradients_by_segments, require_triton
+
+ROOT = Path(__file__).parents[2]
+NEEDS_TRITON = pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="the test extra has triton for Linux on x86-64"
+)
+KERNELS = {"maxima", "weight_gradient", "chunk_sums", "hidden_gradient"}
+POINTERS = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+    torch.uint8: "*u8",
+}
+# Most shared memory of a program, in KiB, by compute capability.
+SHARED_KIB = {80: 163, 90: 227}
+
+
+@NEEDS_TRITON
+@pytest.mark.slow
+def test_it_is_right_in_tritons_interpreter() -> None:
+    command = [sys.executable, "-m", "pytest", "--noconftest", "-q", "-p", "no:cacheprovider"]
+    finished = subprocess.run(
+        [*command, str(ROOT / "tests" / "support" / "interpreted_head.py")],
+        cwd=ROOT,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+    assert finished.returncode == 0, finished.stdout[-8000:] + finished.stderr[-2000:]
+    assert "skipped" not in finished.stdout
+
+
+@dataclass
+class Launch:
+    """A kernel with its arguments, as a run would launch it."""
+
+    kernel: str
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
+    """What is launched, which does nothing."""
+    seen: list[Launch] = []
+
+    def record(kernel: str, grid: object, *arguments: Any, like: object = None, **options: Any) -> None:
+        seen.append(Launch(kernel, arguments, options))
+
+    monkeypatch.setattr(triton_head, "_launch", record)
+    return seen
+
+
+def launch_all(dtype: torch.dtype, *, length: int = 128, hidden_size: int = 768, bias: bool = True) -> None:
+    """Forward and backward pass of BERT-base's sizes, but for the vocabulary."""
+    hidden = torch.zeros(2, length, hidden_size, dtype=dtype)
+    weight = torch.zeros(1000, hidden_size, dtype=dtype)
+    mask = torch.ones(2, length, dtype=torch.int64)
+    fused_max(hidden, weight, weight[:, 0].clone() if bias else None, mask, compute_dtype=dtype)
+    winners = torch.zeros(2, 1000, dtype=torch.int32)
+    gradients_by_segments(torch.ones(2, 1000), hidden, weight, winners, torch.zeros_like(weight))
+
+
+def compile_launch(launch: Launch, capability: int) -> Any:
+    """As Triton does when a kernel is launched: 1 and None become constants, multiples of 16 are known as such."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from splade_bench.model import triton_kernels
+
+    kernel = getattr(triton_kernels, launch.kernel)
+    constants = {name: value for name, value in launch.options.items() if name in kernel.arg_names}
+    types, attributes = {}, {}
+    for parameter, value in zip(kernel.params, launch.arguments, strict=False):
+        if isinstance(value, Tensor):
+            types[parameter.name] = POINTERS[value.dtype]
+        elif value is None or (value == 1 and not parameter.do_not_specialize):
+            constants[parameter.name] = value
+        else:
+            types[parameter.name] = "i32"
+        is_multiple = isinstance(value, Tensor) or (not parameter.do_not_specialize and value and value % 16 == 0)
+        if is_multiple:
+            attributes[(parameter.num,)] = [["tt.divisibility", 16]]
+    signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
+    options = {name: value for name, value in launch.options.items() if name.startswith("num_")}
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+@pytest.fixture
+def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Launch, int], Any]:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    return compile_launch
+
+
+@NEEDS_TRITON
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", SHARED_KIB)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_every_kernel_compiles_for_cards_of_two_generations(
+    dtype: torch.dtype, capability: int, launches: list[Launch], compiler: Callable[[Launch, int], Any]
+) -> None:
+    launch_all(dtype)
+
+    assert {launch.kernel for launch in launches} == KERNELS
+    for launch in launches:
+        made = compiler(launch, capability)
+        assert len(made.asm["cubin"]) > 0
+        assert made.metadata.shared <= SHARED_KIB[capability] * 1024
+        assert not re.search(r"(?<![a-z])(atom|red)\.", made.asm["ptx"]), "sums have a fixed order"
+        if launch.kernel == "maxima":
+            tensor_cores = {80: "mma.sync", 90: "wgmma.mma_async"}[capability]
+            assert (tensor_cores in made.asm["ptx"]) == (dtype != torch.float32)
+
+
+@NEEDS_TRITON
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", SHARED_KIB)
+def test_the_smallest_sizes_and_tf32_compile_too(
+    capability: int,
+    launches: list[Launch],
+    compiler: Callable[[Launch, int], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    launch_all(torch.bfloat16, length=1, hidden_size=4, bias=False)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32")
+    launch_all(torch.float32)
+    maxima = [launch for launch in launches if launch.kernel == "maxima"]
+
+    assert [launch.options["precision"] for launch in maxima] == ["ieee", "tf32"]
+    smallest, tf32 = (compiler(launch, capability) for launch in maxima)
+    assert len(smallest.asm["cubin"]) > 0
+    assert "tf32" in tf32.asm["ptx"]
+
+
+def test_only_the_module_of_the_kernels_imports_triton() -> None:
+    importing = [
+        path.name
+        for path in (ROOT / "splade_bench").rglob("*.py")
+        if any(line.split()[:2] in (["import", "triton"], ["from", "triton"]) for line in path.read_text().splitlines())
+    ]
+
+    assert importing == ["triton_kernels.py"]
+
+
+def test_without_cuda_it_is_refused_in_one_line(encoder: SpladeEncoder) -> None:
+    with pytest.raises(ConfigError, match=r"^--head triton needs CUDA; use --head streaming$"):
+        encoder.configure(MemoryConfig(head="triton"))
+
+
+def test_without_the_package_it_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+
+    with pytest.raises(ConfigError, match=r"^--head triton: the package triton is missing; .*splade-bench\[triton\]"):
+        require_triton(torch.device("cuda"))
+
+
+def test_a_type_that_the_kernels_do_not_know_is_refused_in_one_line() -> None:
+    inputs = torch.zeros(1, 2, 16).double(), torch.zeros(3, 16).double(), None, torch.ones(1, 2)
+
+    with pytest.raises(ConfigError, match=r"^--head triton cannot compute in torch.float64; use --head streaming$"):
+        fused_max(*inputs, compute_dtype=torch.float64)
+
+
+def planned_on(capsys: pytest.CaptureFixture[str], device: str, head: str, code: int = 0) -> str:
+    # The text is long enough for a tile of logits to be larger than the rest.
+    sizes = ["--max-length", "128", "--batch-size", "64", "--no-gradient-caching"]
+    command = ["plan", "--model-name", "toy", "--device", device, "--head", head, *sizes, "--json"]
+    assert main(command) == code
+    printed = capsys.readouterr()
+    return printed.err if code else printed.out
+
+
+def test_a_plan_needs_neither_the_card_nor_the_package(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+
+    triton, streaming = (json.loads(planned_on(capsys, "cuda", head)) for head in ("triton", "streaming"))
+
+    assert triton["config"]["memory"]["head"] == "triton"
+    assert 0 < triton["live_peak_bytes"] < streaming["live_peak_bytes"]
+    assert triton["by_category"].get("logits", 0) == 0
+
+
+def test_a_plan_for_another_device_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for device in ("cpu", "mps"):
+        assert planned_on(capsys, device, "triton", code=2) == "splade-bench plan: --head triton needs CUDA; use --head streaming\n"
