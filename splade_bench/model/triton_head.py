@@ -141,7 +141,8 @@ def gradients_by_segments(
         winners: int32 [B, V], each a token of its text.
         target: the weight's gradient so far, [V, H].
 
-    Memory: the result; for 2 million entries at a time, about 60 MiB to sort them and a row of float32 [H] for each 128.
+    Memory: the result; for 2 million entries at a time, about 60 MiB to sort them, and a row [H] of float32 for each
+    128 of them.
     """
     grad_logits, winners = grad_logits.contiguous(), winners.contiguous()
     (texts, length, hidden_size), vocab_size = hidden.shape, len(weight)
@@ -185,7 +186,7 @@ def _sum_by_token(grad_logits: Tensor, winners: Tensor, weight: Tensor, result: 
     partial = torch.empty(len(chunks), hidden_size, dtype=torch.float32, device=device)
     tile_hidden = _tile_side(hidden_size, _COLUMNS)
     tiles = -(-hidden_size // tile_hidden)
-    sizes: dict[str, Any] = {"hidden_size": hidden_size, "chunk": _CHUNK, "tile_terms": _ROWS, "tile_hidden": tile_hidden}
+    sizes: dict[str, Any] = dict(hidden_size=hidden_size, chunk=_CHUNK, tile_terms=_ROWS, tile_hidden=tile_hidden)
     terms, strides = (order, grad_logits, weight, starts, chunk_ends), (vocab_size, *weight.stride())
     _launch("chunk_sums", (len(chunks), tiles), *terms, chunk_tokens, partial, tokens, *strides, **sizes)
     like = torch.ops.aten._embedding_bag.default, (weight, order)

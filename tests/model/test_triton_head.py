@@ -212,4 +212,5 @@ def test_a_plan_needs_neither_the_card_nor_the_package(
 
 def test_a_plan_for_another_device_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for device in ("cpu", "mps"):
-        assert planned_on(capsys, device, "triton", code=2) == "splade-bench plan: --head triton needs CUDA; use --head streaming\n"
+        message = planned_on(capsys, device, "triton", code=2)
+        assert message == "splade-bench plan: --head triton needs CUDA; use --head streaming\n"
