@@ -204,7 +204,8 @@ def _launch(
     planned = planned_device()
     if planned is None:
         kernels = import_module("splade_bench.model.triton_kernels")
-        getattr(kernels, kernel)[grid](*arguments, **options)
+        # Said here, because Triton 3.9 announces another default: products without tensor cores need it.
+        getattr(kernels, kernel)[grid](*arguments, **options, enable_fp_fusion=True)
     elif like:
         planned.work.on_operator(*like, {}, ())
 

@@ -111,7 +111,8 @@ def compile_launch(launch: Launch, capability: int) -> Any:
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
     options = {name: value for name, value in launch.options.items() if name.startswith("num_")}
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    target = GPUTarget("cuda", capability, 32)
+    return triton.compile(source, target=target, options={**options, "enable_fp_fusion": True})
 
 
 @pytest.fixture
@@ -147,11 +148,12 @@ def test_the_smallest_sizes_and_tf32_compile_too(
     capability: int,
     launches: list[Launch],
     compiler: Callable[[Launch, int], Any],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     launch_all(torch.bfloat16, length=1, hidden_size=4, bias=False)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32")
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
     launch_all(torch.float32)
+    torch.set_float32_matmul_precision(before)
     maxima = [launch for launch in launches if launch.kernel == "maxima"]
 
     assert [launch.options["precision"] for launch in maxima] == ["ieee", "tf32"]

@@ -165,9 +165,7 @@ def random_gradients(texts: int, length: int, vocab_size: int, *, active: float)
 def test_gradients(shape: tuple[int, int, int, int], active: float, dtype: torch.dtype) -> None:
     texts, length, hidden_size, vocab_size = shape
     grad_logits, winners = random_gradients(texts, length, vocab_size, active=active)
-    hidden, weight, _, _ = make_inputs(
-        texts, length, hidden_size, vocab_size, padding="none", bias=False, dtype=dtype
-    )
+    hidden, weight, _, _ = make_inputs(texts, length, hidden_size, vocab_size, padding="none", bias=False, dtype=dtype)
 
     check_gradients(grad_logits, hidden, weight, winners)
 
