@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ SHARED_KIB = {80: 163, 90: 227}
 @NEEDS_TRITON
 @pytest.mark.slow
 def test_it_is_right_in_tritons_interpreter() -> None:
+    if tuple(map(int, version("triton").split(".")[:2])) < (3, 7):
+        pytest.skip("before Triton 3.7 the interpreter does not know numpy 2.4")
     command = [sys.executable, "-m", "pytest", "--noconftest", "-q", "-p", "no:cacheprovider"]
     finished = subprocess.run(
         [*command, str(ROOT / "tests" / "support" / "interpreted_head.py")],
@@ -122,7 +125,6 @@ def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Launc
 
 
 @NEEDS_TRITON
-@pytest.mark.slow
 @pytest.mark.parametrize("capability", SHARED_KIB)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_every_kernel_compiles_for_cards_of_two_generations(
@@ -142,7 +144,6 @@ def test_every_kernel_compiles_for_cards_of_two_generations(
 
 
 @NEEDS_TRITON
-@pytest.mark.slow
 @pytest.mark.parametrize("capability", SHARED_KIB)
 def test_the_smallest_sizes_and_tf32_compile_too(
     capability: int,
