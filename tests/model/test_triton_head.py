@@ -163,6 +163,33 @@ def test_the_smallest_sizes_and_tf32_compile_too(
     assert "tf32" in tf32.asm["ptx"]
 
 
+def test_tiles_without_tokens_are_skipped(launches: list[Launch]) -> None:
+    mask = torch.zeros(3, 300, dtype=torch.int64)
+    mask[0, 290:] = 1
+    mask[1, ::150] = 1
+
+    fused_max(torch.zeros(3, 300, 16).half(), torch.zeros(9, 16).half(), None, mask, compute_dtype=torch.float16)
+
+    (launch,) = launches
+    used, used_tiles = launch.arguments[3:5]
+    assert used.sum(1).tolist() == [10, 2, 1]
+    assert used_tiles.tolist() == [[0, 0, 1], [1, 1, 0], [1, 0, 0]]
+
+
+def test_entries_without_a_gradient_are_no_terms(launches: list[Launch]) -> None:
+    grad_logits = torch.zeros(2, 700)
+    grad_logits[1, 300:600] = 1.0
+    winners = torch.full((2, 700), 3, dtype=torch.int32)
+
+    gradients_by_segments(grad_logits, torch.zeros(2, 5, 16), torch.zeros(700, 16), winners, None)
+
+    chunk_sums, hidden_gradient = launches
+    assert hidden_gradient.arguments[3].tolist() == [0] * 9 + [300] * 2  # token 3 of the second text has all
+    assert hidden_gradient.arguments[4].tolist() == [0] * 8 + [2] * 2
+    assert chunk_sums.arguments[5].tolist() == [8, 8] + [10] * 8
+    assert chunk_sums.arguments[6].shape == (10, 16)
+
+
 def test_only_the_module_of_the_kernels_imports_triton() -> None:
     importing = [
         path.name

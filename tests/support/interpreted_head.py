@@ -71,6 +71,13 @@ def test_maxima_and_winners_are_those_of_the_plain_path(padding: str) -> None:
     assert torch.equal(winners, expected_winners)
 
 
+@pytest.mark.parametrize("tokens_in_group", [1, 14, 30])
+def test_maxima_of_texts_in_groups(tokens_in_group: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_head, "_TOKENS_IN_GROUP", tokens_in_group)
+
+    check_maxima(make_inputs(5, 7, 16, 200, padding="scattered", bias=True, dtype=torch.float32))
+
+
 @by_dtype
 def test_inputs_may_have_gaps_and_another_order_of_dimensions(dtype: torch.dtype) -> None:
     hidden, weight, bias, mask = make_inputs(2, 21, 24, 130, padding="scattered", bias=True, dtype=dtype)
