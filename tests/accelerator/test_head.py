@@ -175,7 +175,9 @@ def test_the_heads_error_under_autocast_is_no_larger_than_eagers(
         errors["ours"] += relative_error(results(splade_max, torch.float32, True, **way), exact)
         errors["eager"] += relative_error(results(splade_max_eager, torch.float32, True), exact)
 
-    assert 1e-6 < errors["ours"] <= 1.05 * errors["eager"]
+    # The triton head does not round its logits, so here it has next to no error.
+    assert errors["ours"] > (0 if way.get("fused") else 1e-6)
+    assert errors["ours"] <= 1.05 * errors["eager"]
 
 
 @ON_CUDA
