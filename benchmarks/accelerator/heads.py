@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from itertools import product
 from typing import Any
 
@@ -53,44 +54,60 @@ def head_errors(device_name: str, *, shrunk: bool) -> dict[str, Any]:
         exact = _results(splade_max_eager, [part.double() for part in inputs], mask, None)
         autocast = None if precision == "fp32" else DTYPES[precision]
         on_device = [part.to(device) for part in inputs]
-        ours, eager = (_results(head, on_device, mask.to(device), autocast) for head in (splade_max, splade_max_eager))
-        errors = {"relative_error": relative_error(ours, exact), "eager_error": relative_error(eager, exact)}
-        rows.append({"shape": shape.name, "precision": precision, **errors})
+        heads: dict[str, Any] = {"relative_error": splade_max, "eager_error": splade_max_eager}
+        if has_triton_head(device):
+            heads["triton_error"] = partial(splade_max, fused=True)
+        row: Row = {"shape": shape.name, "precision": precision}
+        for name, head in heads.items():
+            row[name] = relative_error(_results(head, on_device, mask.to(device), autocast), exact)
+        rows.append(row)
     return fields_of("head errors", device_name, rows, shrunk=shrunk)
 
 
 def head_forward(device_name: str, *, shrunk: bool) -> dict[str, Any]:
     """The forward pass with winners, for each size of tiles, beside the bare product."""
     device, rows = device_of(device_name), []
-    for shape, tiles in product(SHRUNK if shrunk else SHAPES, (None, *(SHRUNK_TILES if shrunk else TILES))):
+    for shape, tiles in product(_shapes(shrunk), (None, *(SHRUNK_TILES if shrunk else TILES))):
         changes = {} if tiles is None else {"tile_bytes": tiles[0] * _MIB, "tile_tokens": tiles[1]}
         row = {"shape": shape.name, "tile": "default" if tiles is None else f"{tiles[0]} MiB, {tiles[1]} tokens"}
         with with_settings(device.type, **changes):
             rows.append(row_or_error(row, partial(_forward, shape, device)))
+    for shape in _shapes(shrunk) if has_triton_head(device) else ():
+        row = {"shape": shape.name, "tile": "--head triton"}
+        rows.append(row_or_error(row, partial(_forward, shape, device, fused=True)))
     return fields_of("head forward", device_name, rows, shrunk=shrunk)
 
 
 def head_backward(device_name: str, *, shrunk: bool) -> dict[str, Any]:
     """The backward pass in each way, by the share of active entries, evenly spread or most of them from one token."""
     device, rows = device_of(device_name), []
-    shapes = SHRUNK[:1] if shrunk else SHAPES[:2]
+    shapes = _shapes(shrunk)[: 1 if shrunk else 2]
+    ways: dict[str, dict[str, Any]] = {way: {"head_backward": way} for way in ("bags", "products", "entries")}
+    ways["entries"]["may_read"] = True
+    if has_triton_head(device):
+        ways["--head triton"] = {}
     for shape, active_share, hot in product(shapes, (1.0, 0.1, 0.01), (False, True)):
-        for way in ("bags", "products", "entries"):
-            changes: dict[str, Any] = {"head_backward": way} | ({"may_read": True} if way == "entries" else {})
+        for way, changes in ways.items():
             row = {"shape": shape.name, "active_share": active_share, "one token wins": "most" if hot else "few"}
             with with_settings(device.type, winners_pay_from=0.0, **changes):
-                rows.append(
-                    row_or_error(
-                        row | {"way": way}, partial(_backward, shape, device, active_share=active_share, hot=hot)
-                    )
-                )
+                inputs: dict[str, Any] = {"active_share": active_share, "hot": hot, "fused": not changes}
+                rows.append(row_or_error(row | {"way": way}, partial(_backward, shape, device, **inputs)))
     return fields_of("head backward", device_name, rows, shrunk=shrunk)
 
 
-def _forward(shape: Shape, device: torch.device) -> Row:
+def has_triton_head(device: torch.device) -> bool:
+    """Whether ``--head triton`` can run, whose figures decide whether it is kept."""
+    return device.type == "cuda" and find_spec("triton") is not None
+
+
+def _shapes(shrunk: bool) -> tuple[Shape, ...]:
+    return SHRUNK if shrunk else SHAPES
+
+
+def _forward(shape: Shape, device: torch.device, *, fused: bool = False) -> Row:
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     hidden, weight, bias, mask = _inputs(shape, device, dtype, active_share=None)
-    run = partial(pool, hidden, weight, bias, mask, keep_winners=True)
+    run = partial(pool, hidden, weight, bias, mask, keep_winners=True, fused=fused)
     product_s, time_s = seconds(_bare_product(hidden, weight), device), seconds(run, device)
     return {
         "product_s": product_s,
@@ -100,19 +117,20 @@ def _forward(shape: Shape, device: torch.device) -> Row:
     }
 
 
-def _backward(shape: Shape, device: torch.device, *, active_share: float, hot: bool) -> Row:
+def _backward(shape: Shape, device: torch.device, *, active_share: float, hot: bool, fused: bool) -> Row:
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     hidden, weight, bias, mask = _inputs(shape, device, dtype, active_share=active_share, hot=hot)
     weight, bias = weight.float(), bias.float()  # parameters are float32 under autocast
     for leaf in (hidden, weight, bias):
         leaf.requires_grad_()
     weight.grad, bias.grad = torch.zeros_like(weight), torch.zeros_like(bias)
-    pooled = pool(hidden, weight, bias, mask, keep_winners=True)
+    pooled = pool(hidden, weight, bias, mask, keep_winners=True, fused=fused)
     upstream = torch.randn(pooled.reps.shape, device=device)
 
     def run() -> None:
         hidden.grad = None
-        splade_max(hidden, weight, bias, mask, pooled=pooled, in_place_gradients=True).backward(upstream)
+        reps = splade_max(hidden, weight, bias, mask, pooled=pooled, in_place_gradients=True, fused=fused)
+        reps.backward(upstream)
 
     return {"time_s": seconds(run, device), "added_bytes": added_peak_bytes(run, device)}
 

@@ -20,7 +20,7 @@ EVERYTHING = "everything"
 UNTESTED_ON_HARDWARE: Mapping[str, str] = MappingProxyType(
     {
         "cuda": "the head's gradients without counting entries, sizes of tiles and mini-batches, batches prepared "
-        "ahead, --tf32",
+        "ahead, --tf32, --head triton",
         "mps": EVERYTHING,
     }
 )

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerator import heads
 from equality import gradients_of, make_config, relative_error
 from heads import make_inputs, relative_difference, run_head, upstream_of
 from torch import Tensor
@@ -261,6 +262,17 @@ def test_the_error_under_autocast_is_no_larger_than_that_of_the_plain_path() -> 
 
     for ours, plain in zip(errors[True], errors[False], strict=True):
         assert ours <= 1.05 * plain + 1e-6
+
+
+def test_the_accelerator_suite_measures_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "has_triton_head", lambda device: True)
+    monkeypatch.setattr(heads, "SHRUNK", (heads.Shape(2, 5, 16, 40),))
+
+    forward = heads.head_forward("cpu", shrunk=True)["rows"]
+    backward = heads.head_backward("cpu", shrunk=True)["rows"]
+
+    assert [row["time_s"] > 0 for row in forward if row["tile"] == "--head triton"] == [True]
+    assert [row["time_s"] > 0 for row in backward if row["way"] == "--head triton"] == [True] * 6
 
 
 @pytest.mark.parametrize("gradient_caching", [True, False])
