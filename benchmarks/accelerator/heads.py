@@ -12,8 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accelerator.on_device import Row, added_peak_bytes, device_of, fields_of, relative_error, row_or_error, seconds
-from accelerator.on_device import settings_with as with_settings
+from accelerator.on_device import (
+    Row,
+    added_peak_bytes,
+    changed_settings,
+    device_of,
+    fields_of,
+    relative_error,
+    row_or_error,
+    seconds,
+)
 from splade_bench.model.head import pool, splade_max, splade_max_eager
 from splade_bench.model.presets import ALL_ACTIVE_BIAS, bias_for_active_share
 
@@ -70,7 +78,7 @@ def head_forward(device_name: str, *, shrunk: bool) -> dict[str, Any]:
     for shape, tiles in product(_shapes(shrunk), (None, *(SHRUNK_TILES if shrunk else TILES))):
         changes = {} if tiles is None else {"tile_bytes": tiles[0] * _MIB, "tile_tokens": tiles[1]}
         row = {"shape": shape.name, "tile": "default" if tiles is None else f"{tiles[0]} MiB, {tiles[1]} tokens"}
-        with with_settings(device.type, **changes):
+        with changed_settings(device.type, **changes):
             rows.append(row_or_error(row, partial(_forward, shape, device)))
     for shape in _shapes(shrunk) if has_triton_head(device) else ():
         row = {"shape": shape.name, "tile": "--head triton"}
@@ -89,7 +97,7 @@ def head_backward(device_name: str, *, shrunk: bool) -> dict[str, Any]:
     for shape, active_share, hot in product(shapes, (1.0, 0.1, 0.01), (False, True)):
         for way, changes in ways.items():
             row = {"shape": shape.name, "active_share": active_share, "one token wins": "most" if hot else "few"}
-            with with_settings(device.type, winners_pay_from=0.0, **changes):
+            with changed_settings(device.type, winners_pay_from=0.0, **changes):
                 inputs: dict[str, Any] = {"active_share": active_share, "hot": hot, "fused": not changes}
                 rows.append(row_or_error(row | {"way": way}, partial(_backward, shape, device, **inputs)))
     return fields_of("head backward", device_name, rows, shrunk=shrunk)

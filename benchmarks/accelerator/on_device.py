@@ -123,7 +123,7 @@ def row_or_error(row: Row, measure: Callable[[], Row]) -> Row:
 
 
 @contextmanager
-def settings_with(kind: str, **changes: Any) -> Iterator[None]:
+def changed_settings(kind: str, **changes: Any) -> Iterator[None]:
     """Inside the block, the settings of this kind of device are changed."""
     before = settings.SETTINGS
     settings.SETTINGS = {**before, kind: replace(before[kind], **changes)}
