@@ -131,13 +131,11 @@ def gradcache_step(encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss,
     dtype = wide_dtype(encoder.decoder.weight.dtype)
     reps = torch.empty(texts, encoder.vocab_size, dtype=dtype, device=encoder.device)  # [N, V]
     cached = _first_passes(encoder, mini_batches, context, into=reps)
-    reps.requires_grad_()
     context.on_phase("loss")
-    # split: its backward makes one gradient of all vectors; that of two slices would make one for each, and their sum.
-    query_reps, document_reps = reps.split((len(batch), texts - len(batch)))
-    terms = loss(query_reps, document_reps, regularizer_scale=context.regularizer_scale)
+    terms, grad_reps = loss.with_gradient(
+        reps, len(batch), regularizer_scale=context.regularizer_scale, gradient_scale=context.gradient_scale
+    )
     context.on_phase("backward")
-    (grad_reps,) = torch.autograd.grad(terms.total * context.gradient_scale, reps)
     for entry in once_in_plan(_take_all(cached), key=lambda entry: entry.key):
         context.check_stop()
         vectors = entry.first_pass.reps
@@ -145,7 +143,7 @@ def gradcache_step(encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss,
             vectors = _second_pass(encoder, entry, reps, context)
         vectors.backward(grad_reps[entry.mini_batch.rows])
         del vectors
-    return terms.detach()
+    return terms
 
 
 def _first_passes(
@@ -203,7 +201,7 @@ def _second_pass(encoder: SpladeEncoder, cached: _CachedMiniBatch, reps: Tensor,
     """The vectors of a mini-batch again, with their graph."""
     context.on_phase("forward")
     texts, rows = cached.mini_batch.texts, cached.mini_batch.rows
-    pooled = Pooled(reps.detach()[rows], cached.first_pass.winners)
+    pooled = Pooled(reps[rows], cached.first_pass.winners)
     with restored_rng(cached.rng):
         again: Tensor = encoder(texts, pooled=pooled, active_share=context.active_share)
     context.on_phase("backward")

@@ -89,12 +89,12 @@ cell.memory_mode = lambda name: replace(memory_mode(name), head="eager")
         mode="memory-efficient",
         patch="""
 from splade_bench.training.losses import SpladeLoss
-call = SpladeLoss.__call__
+with_gradient = SpladeLoss.with_gradient
 kept = []
 def planted(self, *arguments, **kwargs):
     kept.append(torch.ones(2**18))
-    return call(self, *arguments, **kwargs)
-SpladeLoss.__call__ = planted
+    return with_gradient(self, *arguments, **kwargs)
+SpladeLoss.with_gradient = planted
 """,
         expected=("live_peak_bytes", "category temporaries"),
     ),
@@ -102,8 +102,8 @@ SpladeLoss.__call__ = planted
         mode="standard",
         patch="""
 import splade_bench.training.losses as losses
-contrastive = losses.contrastive_loss
-losses.contrastive_loss = lambda q, d: contrastive(q, d) * (float("nan") if q.shape[1] > 1000 else 1)
+scores = losses.scores
+losses.scores = lambda q, d: scores(q, d) * (float("nan") if q.shape[1] > 1000 else 1)
 """,
         expected=("status", "ok → nan"),
     ),

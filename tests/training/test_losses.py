@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from splade_bench.config import TrainConfig
 from splade_bench.training.losses import (
+    LossTerms,
     SpladeLoss,
     contrastive_loss,
     flops_regularizer,
@@ -24,7 +27,7 @@ def test_contrastive_loss_is_the_cross_entropy_of_each_positive() -> None:
 
     expected = sum(torch.logsumexp(documents @ query, 0) - documents[row] @ query for row, query in enumerate(queries))
 
-    assert contrastive_loss(queries, documents).item() == pytest.approx(float(expected) / 3)
+    assert contrastive_loss(queries @ documents.t()).item() == pytest.approx(float(expected) / 3)
 
 
 def test_margin_loss_is_the_mean_hinge_over_each_querys_own_negatives() -> None:
@@ -36,7 +39,7 @@ def test_margin_loss_is_the_mean_hinge_over_each_querys_own_negatives() -> None:
         for row in (0, 1)
     ]
 
-    assert margin_loss(queries, documents, margin=0.2).item() == pytest.approx(sum(hinges) / 4)
+    assert margin_loss(queries @ documents.t(), margin=0.2).item() == pytest.approx(sum(hinges) / 4)
 
 
 def test_flops_is_the_sum_of_squared_mean_weights_and_l1_the_sum_of_weights() -> None:
@@ -76,3 +79,36 @@ def test_negatives_are_regularized_when_all_documents_are_to_be() -> None:
     assert positives.document_regularizer.item() == pytest.approx(0.5 * flops_regularizer(documents[:2]).item())
     assert everything.document_regularizer.item() == pytest.approx(0.5 * flops_regularizer(documents).item())
     assert everything.ranking == positives.ranking
+
+
+@pytest.mark.parametrize("loss", ["contrastive", "margin"])
+@pytest.mark.parametrize("regularizer", ["flops", "l1"])
+@pytest.mark.parametrize("documents", ["positives", "all"])
+@pytest.mark.parametrize("negatives", [0, 1, 3])
+def test_the_gradient_without_a_graph_is_autograds(
+    loss: Any, regularizer: Any, documents: Any, negatives: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("splade_bench.training.losses._COLUMNS", 5)  # of 12
+    config = TrainConfig(
+        loss=loss,
+        negatives_per_query=max(1, negatives),
+        regularizer=regularizer,
+        regularized_documents=documents,
+        query_regularizer_weight=0.3,
+        document_regularizer_weight=0.7,
+    )
+    if loss == "margin" and not negatives:
+        pytest.skip("a hinge needs negatives")
+    objective, queries = SpladeLoss(config), 3
+    reps = random_reps(queries * (2 + negatives)).requires_grad_()
+    expected = objective(reps[:queries], reps[queries:], regularizer_scale=0.5)
+    (plain,) = torch.autograd.grad(4.0 * expected.total, reps)
+
+    terms, gradient = objective.with_gradient(reps.detach(), queries, regularizer_scale=0.5, gradient_scale=4.0)
+
+    torch.testing.assert_close(gradient, plain, rtol=1e-12, atol=1e-12)
+    assert not gradient.requires_grad
+    for name in LossTerms.__dataclass_fields__:
+        term = getattr(terms, name)
+        assert not term.requires_grad
+        assert term.item() == pytest.approx(getattr(expected, name).item(), rel=1e-12)
