@@ -24,8 +24,8 @@ from splade_bench.results.records import CellResult
 pytestmark = [pytest.mark.takes_long, pytest.mark.accelerator]
 GIB = 2**30
 LARGEST_ERRORS = {"no": 1e-4, "bf16": 0.1}
-# Of float32 where no rounding decides which of two tokens wins an entry.
-SMALLEST_ERROR = 1e-6
+# Of the head alone. If rounding decides which of two tokens wins an entry, the gradient goes to another one.
+DECIDED_BY_ROUNDING = 0.05
 MOST_OPERATORS = 1.3
 SLACK = 1.05
 TIMED_STEPS = 3
@@ -51,7 +51,9 @@ def part(measuring: MeasuringSession, device: str) -> Part:
 
 def test_the_heads_error_is_no_larger_than_eagers(part: Part) -> None:
     for row in part("heads", "head_errors").rows:
-        assert row["relative_error"] <= max(SLACK * row["eager_error"], SMALLEST_ERROR), row
+        bound = max(SLACK * row["eager_error"], DECIDED_BY_ROUNDING)
+        assert row["relative_error"] <= bound, row
+        assert row.get("triton_error", 0.0) <= bound, row
 
 
 def test_a_steps_gradients_are_those_of_float64(part: Part) -> None:
@@ -73,6 +75,18 @@ def test_the_head_alone(function: str, part: Part) -> None:
     rows = part("heads", function).rows
 
     assert any(row.get("time_s") for row in rows), rows
+
+
+def test_the_largest_batch_within_a_limit(part: Part) -> None:
+    rows = part("steps", "largest_batches").rows
+
+    assert all(row["queries"] or row.get("error") for row in rows), rows
+
+
+def test_where_the_device_waits(part: Part, device: str) -> None:
+    (row,) = part("steps", "gaps").rows
+    if device == "cuda":
+        assert row["kernels_per_step"], "the profiler saw no kernel"
 
 
 # The article's algorithm comes last: at the larger batch it may not fit.
@@ -103,18 +117,6 @@ def test_a_fit_stays_within_its_budget(budget_gib: int, device: str, record_cell
     result = record_cell(cell)
 
     assert result.status == "ok", result.error
-
-
-def test_the_largest_batch_within_a_limit(part: Part) -> None:
-    rows = part("steps", "largest_batches").rows
-
-    assert all(row["queries"] or row.get("error") for row in rows), rows
-
-
-def test_where_the_device_waits(part: Part, device: str) -> None:
-    (row,) = part("steps", "gaps").rows
-    if device == "cuda":
-        assert row["kernels_per_step"], "the profiler saw no kernel"
 
 
 def step_cell(device: str, batch_size: int, **changes: Any) -> Cell:

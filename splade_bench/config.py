@@ -60,9 +60,11 @@ class MemoryConfig:
     gradient_caching: bool = True
     """Compute a batch in mini-batches of texts of similar length, and still get the gradient of the whole batch."""
     mini_batch_tokens: int | None = None
-    """Largest number of tokens in a mini-batch, padding included. None: chosen by the size of the model."""
+    """Largest number of tokens in a mini-batch, padding included.
+    None: chosen by the size of the model, and on an accelerator by its free memory."""
     mini_batch_size: int | None = None
-    """Largest number of texts in a mini-batch. None: as many as the tokens allow."""
+    """Largest number of texts in a mini-batch.
+    None: as many as the tokens allow, and on an accelerator the memory for their vectors."""
     activation_memory: str = "none"
     """Memory for the activations that mini-batches keep until backward: none, all, or a size such as 2GiB. Those that
     keep them are computed once, the others twice. The largest mini-batch always keeps its own."""

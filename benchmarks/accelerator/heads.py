@@ -27,6 +27,8 @@ from splade_bench.model.presets import ALL_ACTIVE_BIAS, bias_for_active_share
 
 _MIB = 2**20
 _PRODUCT_BYTES = 2**30
+# Elements. Products with other row lengths are slower on tensor cores.
+_ALIGNED_TO = 256
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -146,12 +148,13 @@ def _backward(shape: Shape, device: torch.device, *, active_share: float, hot: b
 def _bare_product(hidden: Tensor, weight: Tensor) -> Callable[[], object]:
     """The product that every head needs, into an output that exists: of slices of the vocabulary if it is large."""
     tokens = hidden.reshape(-1, hidden.shape[-1])
-    entries = max(1, min(len(weight), _PRODUCT_BYTES // (len(tokens) * hidden.element_size())))
-    out = tokens.new_empty(len(tokens) * entries)
+    most = _PRODUCT_BYTES // (len(tokens) * hidden.element_size())
+    entries = max(_ALIGNED_TO, min(len(weight), most) // _ALIGNED_TO * _ALIGNED_TO)
+    out = tokens.new_empty(len(tokens), entries)  # aligned rows, also for the last slice
 
     def run() -> None:
         for rows in weight.split(entries):
-            torch.mm(tokens, rows.t(), out=out[: len(tokens) * len(rows)].view(len(tokens), len(rows)))
+            torch.mm(tokens, rows.t(), out=out[:, : len(rows)])
 
     return run
 

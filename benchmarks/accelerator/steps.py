@@ -18,7 +18,7 @@ from torch._C._autograd import DeviceType
 
 from accelerator.on_device import Row, Run, device_of, fields_of, relative_error
 from splade_bench.config import MEMORY_MODES, TrainConfig
-from splade_bench.device.devices import empty_cache, synchronize
+from splade_bench.device.devices import empty_cache
 from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.grid.cell import OWN_TRAINER, PEER_MODE
 from splade_bench.measure.device import device_memory
@@ -35,6 +35,7 @@ _LARGEST_TRIED = 2048
 MODE, PLAIN_MODE = "memory-efficient", "standard"
 PEER = "SpladeLoss"
 _NO_PEER = {"trainer": PEER, "queries": None, "error": "sentence-transformers is not installed"}
+_COPIES = ("Memcpy", "Memset")
 _WAITING_CALLS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 
 
@@ -68,8 +69,7 @@ def gaps(device_name: str, *, shrunk: bool) -> dict[str, Any]:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     trainer = Trainer(encoder, run.batches(encoder, MODE), replace(config, max_steps=2))
     with torch.profiler.profile(activities=activities, acc_events=True) as profile:
-        trainer.train()
-        synchronize(device)
+        trainer.train()  # it reads its losses at last, and so waits for the device
     return fields_of("gaps", device_name, [_gaps(profile, steps=2)], shrunk=shrunk)
 
 
@@ -90,7 +90,7 @@ def largest_batches(device_name: str, *, shrunk: bool) -> dict[str, Any]:
         batches = sized.batches(encoder, MODE, warm_up=True)
         return _fits(Trainer(encoder, batches, sized.config(MODE, max_steps=2)), encoder)
 
-    rows = [{"trainer": OWN_TRAINER, "queries": _largest(own, largest_tried)}]
+    rows = [_batch_row(OWN_TRAINER, _largest(own, largest_tried), largest_tried)]
     if find_spec("sentence_transformers") is None:
         return fields_of("largest batches", device_name, [*rows, _NO_PEER], shrunk=shrunk)
     with TemporaryDirectory() as name:
@@ -104,8 +104,12 @@ def largest_batches(device_name: str, *, shrunk: bool) -> dict[str, Any]:
             batches, config = sized.batches(encoder, PEER_MODE, warm_up=True), sized.config(PEER_MODE, max_steps=2)
             return _fits(PeerTrainer(peer, batches, config), peer.model)
 
-        rows.append({"trainer": PEER, "queries": _largest(other, largest_tried)})
+        rows.append(_batch_row(PEER, _largest(other, largest_tried), largest_tried))
     return fields_of("largest batches", device_name, rows, shrunk=shrunk)
+
+
+def _batch_row(trainer: str, queries: int, most: int) -> Row:
+    return {"trainer": trainer, "queries": queries, "more were tried": "no" if 2 * queries > most else "yes"}
 
 
 def _gradients(encoder: SpladeEncoder, run: Run, config: TrainConfig) -> list[Tensor]:
@@ -135,7 +139,7 @@ def _fits(trainer: Trainer | PeerTrainer, model: nn.Module) -> bool:
 
 
 def _largest(fits: Callable[[int], bool], most: int) -> int:
-    """The largest number that fits, at most ``most``: doubled until one does not, then between the two."""
+    """The largest number that fits, or the largest tried: doubled until one does not fit, then between the two."""
     good, bad = 0, 1
     while bad <= most and fits(bad):
         good, bad = bad, 2 * bad
@@ -153,7 +157,10 @@ def _gaps(profile: torch.profiler.profile, *, steps: int) -> Row:
     kernels = sorted(
         (event.time_range.start, event.time_range.end)
         for event in events
-        if event.device_type == DeviceType.CUDA and event.time_range.end > event.time_range.start
+        if event.device_type == DeviceType.CUDA
+        and not event.is_user_annotation
+        and not event.name.startswith(_COPIES)
+        and event.time_range.end > event.time_range.start
     )
     waits = sum(event.name.startswith(_WAITING_CALLS) for event in events)
     row: Row = {"kernels_per_step": len(kernels) / steps, "waits_per_step": waits / steps}

@@ -75,10 +75,12 @@ def tf32_products(enabled: bool) -> Iterator[None]:
 
     TF32 has float32's range and 10 bits after the point; sums are in float32. Convolutions are not changed.
     """
+    if not enabled:
+        yield
+        return
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision
-    if enabled:
-        matmul.fp32_precision = "tf32"
+    matmul.fp32_precision = "tf32"
     try:
         yield
     finally:

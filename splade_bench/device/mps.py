@@ -68,7 +68,7 @@ DEFECTS: tuple[Defect, ...] = (
         issue=194082,
         seen="argmax over more than 2^32 elements is 0",
         fixed_in=(2, 14),
-        avoided="a tile of the streaming head has at most 2^24 elements, or one text's",
+        avoided="a tile of the streaming head has at most 2^25 elements, or one text's",
     ),
     Defect(
         issue=190060,

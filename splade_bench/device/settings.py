@@ -43,6 +43,9 @@ class DeviceSettings:
     kept_share: float
     """The share of a known free memory that a mini-batch keeps, where a command line decides its size once and saves it
     with the run. 0: it does not, as on a CPU, where small mini-batches are as fast."""
+    vector_bytes: int | None
+    """Most memory for the vectors of a mini-batch, which short texts have many of. None: any, as on a CPU, whose
+    default mini-batches have few tokens."""
     least_tokens: int
     """Of a mini-batch of the default size: with fewer, products would be too small to run at full speed."""
     most_tokens: int | None = None
@@ -76,6 +79,7 @@ SETTINGS: Mapping[str, DeviceSettings] = MappingProxyType(
             may_read=True,
             kept_bytes=48 * _MIB,
             kept_share=0.0,
+            vector_bytes=None,
             least_tokens=320,
         ),
         # Not measured yet; the sizes follow from the speed of an H100's products and of Python.
@@ -88,6 +92,7 @@ SETTINGS: Mapping[str, DeviceSettings] = MappingProxyType(
             may_read=False,
             kept_bytes=1536 * _MIB,
             kept_share=0.2,
+            vector_bytes=2048 * _MIB,
             least_tokens=1024,
             most_tokens=65536,
         ),
@@ -101,6 +106,7 @@ SETTINGS: Mapping[str, DeviceSettings] = MappingProxyType(
             may_read=False,
             kept_bytes=384 * _MIB,
             kept_share=0.1,  # the rest of the machine uses the same memory
+            vector_bytes=512 * _MIB,
             least_tokens=1024,
             most_tokens=16384,
             longest_sum=16384,

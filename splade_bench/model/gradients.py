@@ -70,7 +70,15 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, *, recipe: Recip
     """
     function = recipe.function if recipe else None
     kept = recipe.inputs if recipe else (inputs,)
-    return cast(Tensor, _Linear.apply(inputs, weight, bias, in_place, function, *kept))  # type: ignore[no-untyped-call]
+    flat = cast(Tensor, _Linear.apply(inputs, weight, bias, in_place, function, *kept))  # type: ignore[no-untyped-call]
+    # Not inside: autograd forbids changes in place of a view that a function has made, and some models make them.
+    return flat.view(*inputs.shape[:-1], len(weight))
+
+
+def plain_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``F.linear`` as :func:`linear` computes it, bitwise: of inputs in rows, whatever their layout."""
+    flat = F.linear(inputs.reshape(-1, inputs.shape[-1]), weight, bias)
+    return flat.view(*inputs.shape[:-1], len(weight))
 
 
 def embedding(token_ids: Tensor, weight: Tensor, padding_idx: int | None) -> Tensor:
@@ -95,8 +103,8 @@ class _Linear(torch.autograd.Function):
         # The leaves themselves: backward may unpack another tensor with the same content.
         ctx.parameters = (weight, bias) if in_place else None
         ctx.recompute = recompute
-        ctx.input_dtype = inputs.dtype
-        return F.linear(inputs, weight, bias)
+        ctx.input_dtype, ctx.input_shape = inputs.dtype, inputs.shape
+        return F.linear(inputs.reshape(-1, inputs.shape[-1]), weight, bias)  # [N, O]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -104,7 +112,6 @@ class _Linear(torch.autograd.Function):
         weight, *kept = ctx.saved_tensors
         needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         # Under autocast the product ran in grad's type, and so do its gradients.
-        flat_grad = grad.reshape(-1, grad.shape[-1])  # [N, O]
         inputs = ctx.recompute(*kept) if ctx.recompute else kept[0]
         flat_inputs = inputs.reshape(-1, inputs.shape[-1]).to(grad.dtype)  # [N, H]
         grad_weight = grad_bias = None
@@ -112,16 +119,18 @@ class _Linear(torch.autograd.Function):
             weight_leaf, bias_leaf = ctx.parameters
             total = existing_grad(weight_leaf)
             if grad.dtype == total.dtype:
-                total.addmm_(flat_grad.t(), flat_inputs)
+                total.addmm_(grad.t(), flat_inputs)
             else:
-                total.add_(flat_grad.t() @ flat_inputs)
+                total.add_(grad.t() @ flat_inputs)
             if bias_leaf is not None:
-                existing_grad(bias_leaf).add_(flat_grad.sum(0))
+                existing_grad(bias_leaf).add_(grad.sum(0))
         else:
-            grad_weight = (flat_grad.t() @ flat_inputs).to(weight.dtype) if needs_weight else None
-            grad_bias = flat_grad.sum(0).to(weight.dtype) if needs_bias else None
+            grad_weight = (grad.t() @ flat_inputs).to(weight.dtype) if needs_weight else None
+            grad_bias = grad.sum(0).to(weight.dtype) if needs_bias else None
         del inputs, flat_inputs  # free a recomputed tensor before the next one of its size is made
-        grad_inputs = (grad @ weight.to(grad.dtype)).to(ctx.input_dtype) if needs_input else None
+        grad_inputs = None
+        if needs_input:
+            grad_inputs = (grad @ weight.to(grad.dtype)).to(ctx.input_dtype).view(ctx.input_shape)
         return grad_inputs, grad_weight, grad_bias, None, None, *(None for _ in kept)
 
 

@@ -26,7 +26,7 @@ from splade_bench.device.heap import HeapTrimmer
 from splade_bench.device.reads import HAS_PADDING, is_padding_mask
 from splade_bench.model.attention import streaming_attention
 from splade_bench.model.dropout import compact_dropout
-from splade_bench.model.gradients import Recipe, embedding, linear, takes_gradient_in_place
+from splade_bench.model.gradients import Recipe, embedding, linear, plain_linear, takes_gradient_in_place
 
 _Call = Callable[..., Any]
 # Cheap to compute again from their inputs, which their own backward keeps anyway.
@@ -90,7 +90,7 @@ class _LeanOperators(TorchFunctionMode):
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if not torch.is_grad_enabled():
-            return F.linear(input, weight, bias)
+            return plain_linear(input, weight, bias)
         if self._trimmer:
             self._trimmer.keep(input.nbytes)
         recipe, versions = _recipes.get().get(input, (None, None))

@@ -50,7 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--profile",
         default="default",
         choices=[*PROFILES, ACCELERATOR],
-        help="smoke, gate: a minute; default: 3; full: hours; accelerator: benchmarks/test_accelerator.py alone, six "
+        help="smoke, gate: a minute; default: 3; full: hours; accelerator: benchmarks/test_accelerator.py alone, some "
         "minutes on a GPU",
     )
     group.addoption(

@@ -21,8 +21,8 @@ _INTRODUCTION = """\
 # Accelerators
 
 `splade-bench report` writes this page from recorded results; do not edit it. They are those of
-`pytest benchmarks --device cuda --profile accelerator`, which takes about six minutes on an NVIDIA H100. Each part is a
-fresh process. On a CPU, where CI runs them, the parts have small sizes: their times say nothing about an accelerator
+`pytest benchmarks --device cuda --profile accelerator`, which should take some minutes on an NVIDIA H100. Each part is
+a fresh process. On a CPU, where CI runs them, the parts have small sizes: their times say nothing about an accelerator
 and decide no limit. Shapes are texts x length x hidden size x vocabulary. *Ratio* is a time divided by that of the bare
 matrix product of hidden states and vocabulary.
 """
@@ -124,7 +124,7 @@ LIMITS: Sequence[Limit] = (
 def accelerators_page(results: Sequence[AcceleratorResult | CellResult]) -> Page:
     """The limits, then each part, then the full steps."""
     results = sorted(results, key=lambda result: result.started_at or "")
-    cells = [result for result in results if isinstance(result, CellResult)]
+    cells = [*{result.cell_id: result for result in results if isinstance(result, CellResult)}.values()]  # the newest
     newest = {result.part: result for result in results if isinstance(result, AcceleratorResult)}
     blocks: list[Block] = [Text(_INTRODUCTION), *measured_on(results), _limits(_Measured(newest, cells))]
     for part, heading in PARTS.items():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from splade_bench.batching.batches import TripleBatch
 from splade_bench.errors import NotFiniteError
 from splade_bench.model.encoder import SpladeEncoder
-from splade_bench.training.gradcache import mini_batch_limit
+from splade_bench.training.gradcache import most_tokens
 
 if TYPE_CHECKING:
     from splade_bench.training.trainer import Trainer
@@ -24,11 +24,12 @@ def half_mini_batch(encoder: SpladeEncoder, batches: Sequence[TripleBatch]) -> i
     All its tokens, if other mini-batches keep their graphs: without these it may fit.
     """
     largest = max(batch.tokens for batch in batches)
+    longest = max(length for batch in batches for group in batch.lengths for length in group)
     if encoder.memory.gradient_caching:
-        largest = min(largest, mini_batch_limit(encoder))
+        largest = min(largest, most_tokens(encoder, longest))
         if encoder.memory.activation_memory != "none":
             return largest
-        if largest <= max(length for batch in batches for group in batch.lengths for length in group):
+        if largest <= longest:
             return None
     return max(1, largest // 2)
 
@@ -61,5 +62,5 @@ def describe_step(encoder: SpladeEncoder, batches: Sequence[TripleBatch]) -> str
     texts, longest = sum(map(len, batch.lengths)), max(max(group) for group in batch.lengths)
     parts = f"batch of {len(batch)} queries, {texts} texts of at most {longest} tokens"
     if encoder.memory.gradient_caching:
-        parts += f", mini-batches of {max(longest, min(batch.tokens, mini_batch_limit(encoder)))} tokens"
+        parts += f", mini-batches of {max(longest, min(batch.tokens, most_tokens(encoder, longest)))} tokens"
     return parts

@@ -38,6 +38,8 @@ from splade_bench.training.step import StepContext
 
 # A layer keeps about 11 tensors [tokens, hidden size] of 4 bytes per element for backward.
 _KEPT_BYTES_PER_BODY_ELEMENT = 11 * 4
+# Of a vector: itself, its winners, its gradient, and that of its logits.
+_BYTES_PER_ENTRY = 16
 # If all graphs are kept, a large mini-batch takes little more memory than small ones. It reads the weights less often.
 _TOKENS_IF_ALL_KEPT = 2048
 
@@ -80,6 +82,20 @@ def mini_batch_limit(encoder: SpladeEncoder) -> int:
     return max(tokens, _TOKENS_IF_ALL_KEPT) if encoder.memory.activation_memory == "all" else tokens
 
 
+def mini_batch_texts(encoder: SpladeEncoder) -> int | None:
+    """Texts of a mini-batch: as configured, or as many as have room for their vectors on the device. None: any."""
+    vector_bytes = settings_of(encoder.device).vector_bytes
+    if encoder.memory.mini_batch_size or vector_bytes is None:
+        return encoder.memory.mini_batch_size
+    return max(1, vector_bytes // (_BYTES_PER_ENTRY * encoder.vocab_size))
+
+
+def most_tokens(encoder: SpladeEncoder, longest: int) -> int:
+    """Tokens of the largest mini-batch that texts of at most ``longest`` tokens can make."""
+    limit, texts = mini_batch_limit(encoder), mini_batch_texts(encoder)
+    return limit if texts is None else min(limit, texts * longest)
+
+
 def sized_for(memory: MemoryConfig, encoder: SpladeEncoder, free_bytes: int) -> MemoryConfig:
     """``memory`` with mini-batches of a size that suits the free memory of the encoder's device.
 
@@ -102,7 +118,7 @@ def _tokens_that_keep(kept_bytes: int, encoder: SpladeEncoder) -> int:
 def largest_mini_batch(encoder: SpladeEncoder, config: TrainConfig) -> tuple[int, int]:
     """Texts and tokens of the largest mini-batch that a run can have."""
     texts = config.batch_size * (2 + config.negatives_per_query)
-    texts = min(texts, encoder.memory.mini_batch_size or texts)
+    texts = min(texts, mini_batch_texts(encoder) or texts)
     tokens = min(max(mini_batch_limit(encoder), config.max_length), texts * config.max_length)
     return -(-tokens // config.max_length), tokens
 
@@ -122,7 +138,7 @@ def gradcache_step(encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss,
     mini_batches = cut_into_mini_batches(
         batch.groups,
         max_tokens=mini_batch_limit(encoder),
-        max_texts=memory.mini_batch_size,
+        max_texts=mini_batch_texts(encoder),
         pad_to_multiple_of=memory.pad_to_multiple_of,
         computed_twice=memory.activation_memory != "all",
     )

@@ -57,14 +57,14 @@ def test_a_loss_that_is_not_finite_names_its_records_and_keeps_the_last_good_ste
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    forward, calls = SpladeLoss.__call__, []
+    with_gradient, calls = SpladeLoss.with_gradient, []
 
-    def poisoned(loss: SpladeLoss, queries: torch.Tensor, documents: torch.Tensor, **keywords: Any) -> Any:
+    def poisoned(loss: SpladeLoss, reps: torch.Tensor, queries: int, **keywords: Any) -> Any:
         calls.append(1)
         factor = float("nan") if len(calls) == 6 else 1.0
-        return forward(loss, queries * factor, documents, **keywords)
+        return with_gradient(loss, reps * factor, queries, **keywords)
 
-    monkeypatch.setattr(SpladeLoss, "__call__", poisoned)
+    monkeypatch.setattr(SpladeLoss, "with_gradient", poisoned)
 
     assert main(arguments("--save-steps", "0")) == 1
 

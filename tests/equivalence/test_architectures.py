@@ -22,7 +22,7 @@ from splade_bench.training.step import StepContext, direct_step
 
 WITHOUT_CHECKPOINTING = {"mpnet", "albert"}
 # Multiply attention's parts themselves, dropout between them: there is no one function to stream.
-OWN_ATTENTION = {"mpnet", "deberta-v2"}
+OWN_ATTENTION = {"mpnet", "deberta", "deberta-v2"}
 # Drops nothing, but takes the paths of dropout.
 NEGLIGIBLE = 1e-9
 QUERY_LENGTHS, DOCUMENT_LENGTHS = (3, 5, 2, 7), (9, 4, 12, 6)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from splade_bench.config import MEMORY_MODES, MemoryConfig
 from splade_bench.data.records import Triple
 from splade_bench.model import SpladeEncoder
-from splade_bench.model.gradients import embedding, existing_grad, linear, release_gradients
+from splade_bench.model.gradients import embedding, existing_grad, linear, plain_linear, release_gradients
 from splade_bench.model.lean import lean_operators
 from splade_bench.training import Trainer
 
@@ -236,3 +236,45 @@ def test_no_gradient_is_written_where_none_is_asked_for() -> None:
 
     assert not outputs.requires_grad
     assert layer.weight.grad is None
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("layout", ["3-D", "2-D", "1-D", "transposed"])
+def test_a_linear_layer_is_torchs_for_inputs_of_any_layout(layout: str, bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 3, bias=bias).double()
+    inputs = torch.randn(2, 5, 4, dtype=torch.float64)
+    inputs = {"3-D": inputs, "2-D": inputs[0], "1-D": inputs[0, 0], "transposed": inputs.transpose(0, 1)}[layout]
+    expected = layer(inputs)
+    upstream = torch.randn_like(expected)
+    leaf, other = (inputs.clone(memory_format=torch.preserve_format).requires_grad_() for _ in range(2))
+
+    ours = linear(leaf, layer.weight, layer.bias, recipe=None, in_place=False)
+
+    assert torch.equal(ours, plain_linear(inputs, layer.weight, layer.bias))
+    torch.testing.assert_close(ours, expected)
+    wanted = [other, *layer.parameters()]
+    plain = torch.autograd.grad(layer(other), wanted, upstream)
+    for gradient, right in zip(torch.autograd.grad(ours, [leaf, *wanted[1:]], upstream), plain, strict=True):
+        torch.testing.assert_close(gradient, right)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_the_result_of_a_linear_layer_may_be_changed_in_place(in_place: bool) -> None:
+    """As DeBERTa v1 does with views of it, and RoCBert with the result itself."""
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 6).double()
+    inputs = torch.randn(2, 5, 4, dtype=torch.float64, requires_grad=True)
+
+    def changed(result: Tensor) -> Tensor:
+        result += 1
+        part = result.view(2, 5, 3, 2).permute(0, 2, 1, 3)
+        part /= 2
+        return part.square().sum()
+
+    expected = torch.autograd.grad(changed(F.linear(inputs, layer.weight, layer.bias)), [inputs, layer.weight])
+    changed(linear(inputs, layer.weight, layer.bias, recipe=None, in_place=in_place)).backward()
+
+    assert layer.weight.grad is not None and inputs.grad is not None
+    torch.testing.assert_close(inputs.grad, expected[0])
+    torch.testing.assert_close(layer.weight.grad, expected[1])

@@ -66,7 +66,8 @@ def test_a_plan_for_cuda_reserves_what_was_measured_on_an_h100(
 
     assert made.peak_bytes == pytest.approx(measured.device_peak_reserved_bytes, rel=0.01)
     if measured.live_peak_bytes is not None:
-        assert made.live_peak_bytes == pytest.approx(measured.live_peak_bytes, rel=0.005)
+        # Since then the step has become smaller by a part of the vectors' gradient.
+        assert made.live_peak_bytes == pytest.approx(measured.live_peak_bytes, rel=0.01)
 
 
 def test_the_h100s_configurations_are_there() -> None:

@@ -14,6 +14,7 @@ from splade_bench.config import MemoryConfig, TrainConfig, memory_mode
 from splade_bench.errors import ConfigError
 from splade_bench.planner.candidates import SEARCHED_FIELDS, SETTINGS_TO_TRY, Candidate, Candidates, Change
 from splade_bench.planner.fit import Fit, SearchEnded, Trial, fit
+from splade_bench.planner.fitting import PlannedTraining
 from splade_bench.planner.plan import MemoryPlan
 
 ASKED = TrainConfig(batch_size=8, max_length=32, negatives_per_query=1)
@@ -320,3 +321,25 @@ def test_sizes_of_mini_batches_double_up_to_the_batch(batch_size: int, sizes: li
     asked = TrainConfig(batch_size=batch_size, max_length=32, negatives_per_query=0)
 
     assert Candidates(asked, given=(), device="cpu", allow_inexact=False).sizes == sizes
+
+
+@pytest.mark.parametrize(
+    ("device", "memory", "usable_bytes"),
+    [
+        ("cpu", MemoryConfig(), 1100),
+        ("cpu", MemoryConfig(trim_heap=False), 900),
+        ("cpu", MemoryConfig(trim_heap=False, gradient_caching=False), 1100),
+        ("cuda", MemoryConfig(trim_heap=False), 1100),
+    ],
+)
+def test_without_heap_trimming_a_plan_may_take_less_than_its_budget(
+    device: str, memory: MemoryConfig, usable_bytes: int
+) -> None:
+    training = PlannedTraining(
+        make_encoder=lambda: pytest.fail("nothing is planned"),
+        device_type=device,
+        baseline_bytes=100,
+        budget_bytes=None,
+    )
+
+    assert training.usable_bytes(TrainConfig(memory=memory), 1100) == usable_bytes

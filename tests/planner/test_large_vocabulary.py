@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,6 +23,9 @@ from splade_bench.planner.device_models import device_model
 from splade_bench.planner.plan import MemoryPlan, plan
 from splade_bench.planner.rehearsal import Lengths
 from splade_bench.training import Trainer
+from splade_bench.training.gradcache import gradcache_step, largest_mini_batch, mini_batch_texts
+from splade_bench.training.losses import SpladeLoss
+from splade_bench.training.step import StepContext
 
 VOCAB_SIZE = 250_002
 LENGTH = 12
@@ -86,6 +90,41 @@ def test_a_batch_of_more_than_two_to_the_31_entries_is_planned(device: str, toke
 
     # Vectors, their gradient, and the winners, at least.
     assert 12 * entries <= made.live_peak_bytes <= 24 * entries
+
+
+def test_short_texts_of_a_large_vocabulary_do_not_fill_an_accelerator_with_their_vectors(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = make_encoder(tokenizer)
+    config = make_config(max_length=4, batch_size=4096, memory=memory_mode("memory-efficient"))
+    encoder.configure(config.memory)
+    assert mini_batch_texts(encoder) is None, "on a CPU"
+
+    monkeypatch.setattr("splade_bench.device.settings.SETTINGS", {"cpu": SETTINGS["cuda"]})
+    texts, tokens = largest_mini_batch(encoder, config)
+
+    assert texts == 2**31 // (16 * VOCAB_SIZE)
+    assert tokens == 4 * texts
+    source = SyntheticBatches(
+        batch_size=9,
+        max_length=4,
+        vocab_size=500,
+        negatives_per_query=1,
+        batches_per_epoch=1,
+        seed=0,
+        lengths="full",
+    )
+    sizes: list[int] = []
+    settings = replace(SETTINGS["cuda"], vector_bytes=10 * 16 * VOCAB_SIZE)
+    monkeypatch.setattr("splade_bench.device.settings.SETTINGS", {"cpu": settings})
+    encoder.body.register_forward_pre_hook(
+        lambda body, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    gradcache_step(encoder, next(source.batches(0)), SpladeLoss(config), StepContext())
+    assert max(sizes) <= 10
+    assert sum(sizes) >= 27
+    encoder.configure(replace(config.memory, mini_batch_size=7))
+    assert mini_batch_texts(encoder) == 7, "as configured"
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])

@@ -28,6 +28,15 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "modernbert": SIZES | {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3},
     "albert": SIZES | {"embedding_size": 16},
     "deberta-v2": SIZES | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    # These change the result of a linear layer in place.
+    "deberta": SIZES | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    "roc_bert": SIZES
+    | {
+        "pronunciation_vocab_size": 120,
+        "pronunciation_embed_dim": 8,
+        "shape_vocab_size": 120,
+        "shape_embed_dim": 8,
+    },
     "distilbert": {
         "vocab_size": 120,
         "dim": 32,

@@ -40,6 +40,8 @@ MEMORIES: Mapping[str, MemoryConfig] = {
     "in_place_gradients": replace(STANDARD, in_place_gradients=True),
     "empty_cache": replace(CUT, empty_cache_interval=1),
 }
+# Its LayerNorm computes in float32 whatever the model's type.
+FLOAT32_INSIDE = {"deberta"}
 WITHOUT_CHECKPOINTING = {"mpnet", "albert"}
 
 

@@ -204,6 +204,6 @@ def test_without_memory_a_step_first_drops_the_other_graphs_and_then_halves(
     encoder = make_encoder(tokenizer, memory)
     batch = make_batch(encoder, triples)
 
-    assert half_mini_batch(encoder, [batch]) == 64
+    assert half_mini_batch(encoder, [batch]) == 32, "four texts of eight tokens"
     encoder.configure(replace(memory, activation_memory="none"))
-    assert half_mini_batch(encoder, [batch]) == 32
+    assert half_mini_batch(encoder, [batch]) == 16

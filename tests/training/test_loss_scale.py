@@ -29,10 +29,13 @@ class SmallLoss:
     loss: SpladeLoss
     share: float = 1e-5
 
-    def __call__(self, query_reps: Tensor, document_reps: Tensor, *, regularizer_scale: float) -> LossTerms:
-        terms = self.loss(query_reps, document_reps, regularizer_scale=regularizer_scale)
+    def with_gradient(
+        self, reps: Tensor, queries: int, *, regularizer_scale: float, gradient_scale: float
+    ) -> tuple[LossTerms, Tensor]:
+        scales = {"regularizer_scale": regularizer_scale, "gradient_scale": self.share * gradient_scale}
+        terms, gradient = self.loss.with_gradient(reps, queries, **scales)
         names = ("ranking", "query_regularizer", "document_regularizer")
-        return replace(terms, **{name: getattr(terms, name) * self.share for name in names})
+        return replace(terms, **{name: getattr(terms, name) * self.share for name in names}), gradient
 
 
 class Watcher:
