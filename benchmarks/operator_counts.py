@@ -5,10 +5,11 @@ The CPU runs CUDA's paths, so a machine without an accelerator can count them.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
+from accelerator.on_device import changed_settings
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from splade_bench.batching.batches import TextBatch
@@ -16,7 +17,7 @@ from splade_bench.batching.mini_batches import cut_into_mini_batches
 from splade_bench.batching.sources import SyntheticBatches
 from splade_bench.config import MEMORY_MODES, MemoryConfig, TrainConfig
 from splade_bench.data.wordpiece import train_tokenizer
-from splade_bench.device import settings
+from splade_bench.device.settings import SETTINGS
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.presets import build_preset
 from splade_bench.training.gradcache import gradcache_step
@@ -54,17 +55,13 @@ def count_operators() -> list[dict[str, Any]]:
 
     The batch fits into one mini-batch, as on a GPU: 24 texts of 64 tokens, BERT's shape with 6 layers.
     """
-    before = settings.SETTINGS
-    settings.SETTINGS = {**before, "cpu": before["cuda"]}
-    try:
+    with changed_settings("cpu", **asdict(SETTINGS["cuda"])):
         plain = _operators_of(None)
         rows = [{"step": PLAIN, "operators": plain, "ratio": 1.0}]
         for name, memory in STEPS.items():
             operators = _operators_of(memory)
             rows.append({"step": name, "operators": operators, "ratio": operators / plain})
-        return rows
-    finally:
-        settings.SETTINGS = before
+    return rows
 
 
 def _operators_of(memory: MemoryConfig | None) -> int:

@@ -111,7 +111,7 @@ def test_a_full_step(
 @pytest.mark.parametrize("budget_gib", [8, 16, 24])
 def test_a_fit_stays_within_its_budget(budget_gib: int, device: str, record_cell: Callable[[Cell], CellResult]) -> None:
     if device == "cpu":
-        pytest.skip("on a CPU, tests/slow and test_fit.py hold this")
+        pytest.skip("on a CPU, test_fit.py holds this")
     budget_bytes = budget_gib * GIB
     cell = step_cell(device, 32, memory_budget_bytes=budget_bytes, memory_limit_bytes=budget_bytes)
     result = record_cell(cell)

@@ -37,8 +37,8 @@ class Run:
     max_length: int
 
     @classmethod
-    def of(cls, *, shrunk: bool, batch_size: int | None = None) -> Run:
-        return cls("tiny", batch_size or 4, 32) if shrunk else cls("base", batch_size or 32, 256)
+    def of(cls, *, shrunk: bool) -> Run:
+        return cls("tiny", 4, 32) if shrunk else cls("base", 32, 256)
 
     def config(self, mode: str, **changes: Any) -> TrainConfig:
         fields: dict[str, Any] = {

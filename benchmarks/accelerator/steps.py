@@ -116,7 +116,7 @@ def _gradients(encoder: SpladeEncoder, run: Run, config: TrainConfig) -> list[Te
     encoder.configure(config.memory, mixed_precision=config.mixed_precision)
     encoder.train()
     step = gradcache_step if config.memory.gradient_caching else direct_step
-    batch = next(replace(run, batch_size=config.batch_size).batches(encoder, MODE).batches(0))
+    batch = next(run.batches(encoder, MODE).batches(0))
     step(encoder, batch, SpladeLoss(config), StepContext(active_share=0.01))
     return [parameter.grad for parameter in encoder.parameters() if parameter.grad is not None]
 

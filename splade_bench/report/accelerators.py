@@ -8,13 +8,12 @@ from typing import Any
 
 from splade_bench.grid.cell import OWN_TRAINER
 from splade_bench.report.cells import GridPoint
-from splade_bench.report.formatting import MISSING, number
+from splade_bench.report.formatting import MISSING, mib
 from splade_bench.report.page import Block, Page, Table, Text, table_of
 from splade_bench.report.provenance import counts, failures, measured_on
-from splade_bench.report.readers import group_by, in_mib, over_runs, recorded
+from splade_bench.report.readers import group_by, in_mib, median_of, over_runs, recorded
 from splade_bench.results.accelerator import AcceleratorResult
 from splade_bench.results.records import CellResult
-from splade_bench.units import as_mib
 
 PAGE_NAME = "ACCELERATORS"
 _INTRODUCTION = """\
@@ -74,7 +73,7 @@ class _Measured:
 
     def over_splade_loss(self, name: str) -> float | None:
         """A figure of this package's step divided by that of SpladeLoss, at batch 32."""
-        own, peer = (_median(self._of(trainer), name) for trainer in (OWN_TRAINER, "SpladeLoss"))
+        own, peer = (median_of(self._of(trainer), recorded(name)) for trainer in (OWN_TRAINER, "SpladeLoss"))
         return own / peer if own and peer else None
 
     def largest_batch_ratio(self) -> float | None:
@@ -175,7 +174,7 @@ def _shown(name: str, value: Any) -> str:
     if name.endswith("_s"):
         return f"{1000 * value:.3g}"
     if name.endswith("_bytes"):
-        return f"{as_mib(value):.0f}"
+        return mib(value)
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
@@ -189,7 +188,7 @@ def _steps_table(cells: Sequence[CellResult]) -> Table:
             ("workload", lambda point: point.first.workload),
             ("batch", lambda point: str(point.first.batch_size)),
             ("trainer", lambda point: point.first.trainer),
-            ("budget, MiB", lambda point: _mib(point.first.memory_budget_bytes)),
+            ("budget, MiB", lambda point: mib(point.first.memory_budget_bytes)),
             ("status", lambda point: counts(run.status for run in point.runs)),
             ("s per optimizer step", lambda point: over_runs(point.runs, recorded("step_time_s"), ".3f")),
             ("peak allocated, MiB", lambda point: _peak(point.runs, "device_peak_allocated_bytes")),
@@ -204,14 +203,5 @@ def _peak(runs: Sequence[CellResult], name: str) -> str:
     return over_runs(runs, in_mib(recorded(name)), ".0f")
 
 
-def _mib(size_bytes: int | None) -> str:
-    return number(None if size_bytes is None else as_mib(size_bytes), ".0f")
-
-
 def _first(rows: Iterable[Mapping[str, Any]], name: str) -> float | None:
     return next((row[name] for row in rows if row.get(name) is not None), None)
-
-
-def _median(cells: Sequence[CellResult], name: str) -> float | None:
-    values = sorted(value for cell in cells if (value := cell.figure(name)) is not None)
-    return values[len(values) // 2] if values else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from splade_bench.batching.batches import TripleBatch
 from splade_bench.errors import NotFiniteError
 from splade_bench.model.encoder import SpladeEncoder
-from splade_bench.training.gradcache import most_tokens
+from splade_bench.training.gradcache import mini_batch_limit_of
 
 if TYPE_CHECKING:
     from splade_bench.training.trainer import Trainer
@@ -26,7 +26,7 @@ def half_mini_batch(encoder: SpladeEncoder, batches: Sequence[TripleBatch]) -> i
     largest = max(batch.tokens for batch in batches)
     longest = max(length for batch in batches for group in batch.lengths for length in group)
     if encoder.memory.gradient_caching:
-        largest = min(largest, most_tokens(encoder, longest))
+        largest = min(largest, mini_batch_limit_of(encoder, longest))
         if encoder.memory.activation_memory != "none":
             return largest
         if largest <= longest:
@@ -62,5 +62,5 @@ def describe_step(encoder: SpladeEncoder, batches: Sequence[TripleBatch]) -> str
     texts, longest = sum(map(len, batch.lengths)), max(max(group) for group in batch.lengths)
     parts = f"batch of {len(batch)} queries, {texts} texts of at most {longest} tokens"
     if encoder.memory.gradient_caching:
-        parts += f", mini-batches of {max(longest, min(batch.tokens, most_tokens(encoder, longest)))} tokens"
+        parts += f", mini-batches of {max(longest, min(batch.tokens, mini_batch_limit_of(encoder, longest)))} tokens"
     return parts

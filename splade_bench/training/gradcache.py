@@ -90,8 +90,8 @@ def mini_batch_texts(encoder: SpladeEncoder) -> int | None:
     return max(1, vector_bytes // (_BYTES_PER_ENTRY * encoder.vocab_size))
 
 
-def most_tokens(encoder: SpladeEncoder, longest: int) -> int:
-    """Tokens of the largest mini-batch that texts of at most ``longest`` tokens can make."""
+def mini_batch_limit_of(encoder: SpladeEncoder, longest: int) -> int:
+    """:func:`mini_batch_limit` for texts of at most ``longest`` tokens: the limit of texts counts too."""
     limit, texts = mini_batch_limit(encoder), mini_batch_texts(encoder)
     return limit if texts is None else min(limit, texts * longest)
 
@@ -117,10 +117,9 @@ def _tokens_that_keep(kept_bytes: int, encoder: SpladeEncoder) -> int:
 
 def largest_mini_batch(encoder: SpladeEncoder, config: TrainConfig) -> tuple[int, int]:
     """Texts and tokens of the largest mini-batch that a run can have."""
-    texts = config.batch_size * (2 + config.negatives_per_query)
-    texts = min(texts, mini_batch_texts(encoder) or texts)
-    tokens = min(max(mini_batch_limit(encoder), config.max_length), texts * config.max_length)
-    return -(-tokens // config.max_length), tokens
+    texts, longest = config.batch_size * (2 + config.negatives_per_query), config.max_length
+    tokens = min(max(mini_batch_limit_of(encoder, longest), longest), texts * longest)
+    return -(-tokens // longest), tokens
 
 
 def gradcache_step(encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss, context: StepContext) -> LossTerms:
