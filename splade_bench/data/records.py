@@ -20,11 +20,20 @@ Qrels = Mapping[str, Mapping[str, int]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Triple:
-    """One training example: a query, a document that answers it, and documents that do not."""
+    """One training example: a query, the documents that answer it, and documents that do not."""
 
     query: str
     positive: str
     negatives: tuple[str, ...] = ()
+    other_positives: tuple[str, ...] = ()
+    teacher_scores: tuple[float, ...] = ()
+    """A teacher's score of each document: of the positive, the other positives, the negatives. Empty if there is
+    none."""
+
+    @property
+    def positives(self) -> tuple[str, ...]:
+        """All documents that answer the query."""
+        return self.positive, *self.other_positives
 
 
 class IndexedTriples(Sequence[Triple]):
