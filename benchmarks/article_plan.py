@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from transformers import BertForMaskedLM
 
-from splade_bench.config import MEMORY_MODES, MODEL_PRESETS, TrainConfig
+from splade_bench.config import MODEL_PRESETS, TrainConfig
 from splade_bench.data.wordpiece import train_tokenizer
 from splade_bench.device.planned import PlannedDevice
 from splade_bench.device.storages import LivePeak, LiveStorages, StorageListener
 from splade_bench.measure.machine import machine_info
+from splade_bench.memory_modes import MEMORY_MODES
 from splade_bench.model.presets import bert_config, build_preset
 from splade_bench.planner.device_models import device_model
 from splade_bench.planner.plan import MemoryPlan, plan, plan_rehearsal

@@ -14,9 +14,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from splade_bench.batching.sources import SyntheticBatches
-from splade_bench.config import MEMORY_MODES, MODEL_PRESETS, TrainConfig
+from splade_bench.config import MODEL_PRESETS, TrainConfig
 from splade_bench.data.wordpiece import train_tokenizer
 from splade_bench.grid.cell import OWN_TRAINER, Cell
+from splade_bench.memory_modes import MEMORY_MODES
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.loading import load_masked_lm, load_tokenizer
 from splade_bench.model.presets import build_preset

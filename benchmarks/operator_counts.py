@@ -15,9 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from splade_bench.batching.batches import TextBatch
 from splade_bench.batching.mini_batches import cut_into_mini_batches
 from splade_bench.batching.sources import SyntheticBatches
-from splade_bench.config import MEMORY_MODES, MemoryConfig, TrainConfig
+from splade_bench.config import TrainConfig
 from splade_bench.data.wordpiece import train_tokenizer
 from splade_bench.device.settings import SETTINGS
+from splade_bench.memory_modes import MEMORY_MODES, MemoryConfig
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.presets import build_preset
 from splade_bench.training.gradcache import gradcache_step

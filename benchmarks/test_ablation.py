@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from splade_bench.config import MEMORY_MODES, MEMORY_TECHNIQUES, MemoryConfig
 from splade_bench.grid.cell import Cell
+from splade_bench.memory_modes import MEMORY_MODES, MEMORY_TECHNIQUES, MemoryConfig
 from splade_bench.pytest_plugin.sweep import ROUNDS
 from splade_bench.report.intervals import interval_90
 from splade_bench.results.records import CellResult

@@ -15,7 +15,7 @@ from faults import CALLS, build_shim
 
 from splade_bench.bench.protocol import CallRequest
 from splade_bench.bench.session import MeasuringSession
-from splade_bench.config import MEMORY_MODES
+from splade_bench.memory_modes import MEMORY_MODES
 from splade_bench.results.reliability import ReliabilityResult
 from splade_bench.runtime import runtime_environment
 

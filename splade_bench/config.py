@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
 from splade_bench.errors import ConfigError
-from splade_bench.fields import require_range, size_bytes
+from splade_bench.fields import require_range
+from splade_bench.memory_modes import DEFAULT_MEMORY_MODE, MEMORY_MODES, MemoryConfig
+from splade_bench.objective import MAX_COUNT, Objective
 
 MIN_MAX_LENGTH = 3  # [CLS], one token, [SEP]
-MAX_SEED = _MAX_COUNT = 2**32 - 1  # every random generator takes this much; more of anything is a mistake
-_MAX_C_INT = 2**31 - 1  # of mallopt's argument; glibc would see the low 32 bits of a larger number
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 MixedPrecision = Literal["no", "bf16", "fp16"]
+ActivationName = Literal["log1p", "double-log1p"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,204 +44,7 @@ MODEL_PRESETS: Mapping[str, ModelPreset] = MappingProxyType(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MemoryConfig:
-    """How a batch is computed. Each setting can be changed alone.
-
-    Only settings marked inexact change the gradient of a batch. The defaults are the exact settings that save memory
-    at little cost in time.
-    """
-
-    head: Literal["eager", "streaming", "triton"] = "streaming"
-    """eager keeps the logits [batch, length, vocabulary] for backward; streaming never makes them.
-    triton (CUDA, with the package triton): streaming in kernels of its own, which are not measured yet."""
-    padding: Literal["max_length", "longest"] = "longest"
-    """Pad each group of texts to max_length, or to its own longest text."""
-    pad_to_multiple_of: int | None = None
-    """Round padded lengths up to a multiple of this: some allocators reuse memory by size. None: 32 on MPS, else 1."""
-    gradient_caching: bool = True
-    """Compute a batch in mini-batches of texts of similar length, and still get the gradient of the whole batch."""
-    mini_batch_tokens: int | None = None
-    """Largest number of tokens in a mini-batch, padding included.
-    None: chosen by the size of the model, and on an accelerator by its free memory."""
-    mini_batch_size: int | None = None
-    """Largest number of texts in a mini-batch.
-    None: as many as the tokens allow, and on an accelerator the memory for their vectors."""
-    activation_memory: str = "none"
-    """Memory for the activations that mini-batches keep until backward: none, all, or a size such as 2GiB. Those that
-    keep them are computed once, the others twice. The largest mini-batch always keeps its own."""
-    activation_checkpointing: bool = False
-    """Keep only each layer's input and compute the layer again in backward."""
-    selective_recomputation: bool = True
-    """Compute GELU and LayerNorm again in backward instead of keeping their results."""
-    in_place_gradients: bool = True
-    """Add weight gradients to their sum without a temporary tensor."""
-    compact_dropout: bool = True
-    """CPU: dropout keeps only one byte per element for backward; its probability is rounded to 16 bits."""
-    streaming_attention: bool = True
-    """CPU and MPS: compute attention with dropout a few heads at a time, and keep no [length, length] tensors."""
-    attention_dropout: bool = True
-    """Use the model's dropout on attention probabilities.
-    With --no-attention-dropout, fused attention can run, but the gradient changes (inexact)."""
-    optimizer_states: Literal["float32", "bfloat16", "disk"] = "float32"
-    """Where AdamW keeps its moments. float32: in memory; bfloat16: in half the memory (inexact); disk: in a file."""
-    optimizer_states_dir: str | None = None
-    """Folder for the file of --optimizer-states disk: 8 bytes per parameter. None: /var/tmp, or a temporary folder."""
-    fused_optimizer: bool = True
-    """AdamW without temporary copies of the parameters."""
-    garbage_collection_interval: int = 0
-    """Call gc.collect() after this many batches; 0: never."""
-    empty_cache_interval: int = 0
-    """CUDA and MPS: return unused cached memory to the system after this many batches; 0: never."""
-    trim_heap: bool = True
-    """Linux: return free heap pages to the system between mini-batches.
-    During the forward pass, return them also each time another 64 MiB have been kept for backward."""
-    mmap_threshold_bytes: int | None = 4 * 2**20
-    """Linux: return tensors of at least this size to the system when they are freed. None: glibc decides."""
-
-    def __post_init__(self) -> None:
-        require_range(self, "pad_to_multiple_of", "mini_batch_tokens", "mini_batch_size", at_least=1)
-        require_range(self, "garbage_collection_interval", "empty_cache_interval", at_least=0)
-        require_range(self, "mmap_threshold_bytes", at_least=1, at_most=_MAX_C_INT)
-        if self.activation_memory_bytes and not self.gradient_caching:
-            raise ConfigError(
-                f"--activation-memory {self.activation_memory}: with --no-gradient-caching all activations are kept; "
-                "leave out one of the two"
-            )
-
-    @property
-    def activation_memory_bytes(self) -> float:
-        """0 for none, infinity for all."""
-        named = {"none": 0.0, "all": math.inf}.get(self.activation_memory)
-        return size_bytes("activation_memory", self.activation_memory, "none", "all") if named is None else named
-
-
-_STANDARD = MemoryConfig(
-    head="eager",
-    padding="max_length",
-    gradient_caching=False,
-    selective_recomputation=False,
-    in_place_gradients=False,
-    compact_dropout=False,
-    streaming_attention=False,
-    fused_optimizer=False,
-    trim_heap=False,
-    mmap_threshold_bytes=None,
-)
-MEMORY_MODES: Mapping[str, MemoryConfig] = MappingProxyType(
-    {
-        # The source article's unified trainer: the plain definition, always padded to max_length.
-        "standard": _STANDARD,
-        # Its "memory-efficient" trainer: the same, with del and gc.collect() every five batches.
-        "article": replace(_STANDARD, garbage_collection_interval=5),
-        "memory-efficient": MemoryConfig(),
-        # Also the techniques that cost time, for the smallest machines.
-        "minimal-memory": MemoryConfig(
-            mini_batch_tokens=1,
-            activation_checkpointing=True,
-            attention_dropout=False,
-            optimizer_states="disk",
-            mmap_threshold_bytes=2**20,
-        ),
-    }
-)
-DEFAULT_MEMORY_MODE = "memory-efficient"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Technique:
-    """One memory setting that a mode's name can add or leave out."""
-
-    name: str
-    settings: Mapping[str, Any]
-    """Fields of :class:`MemoryConfig` that switch it on."""
-    summary: str
-    exact: bool = True
-    """Whether the gradient of a batch stays the same."""
-
-    @property
-    def settings_off(self) -> Mapping[str, Any]:
-        """The same fields as in the standard mode, which switch it off."""
-        return {name: getattr(_STANDARD, name) for name in self.settings}
-
-    def is_on(self, memory: MemoryConfig) -> bool:
-        """Whether ``memory`` has it."""
-        return all(getattr(memory, name) == value for name, value in self.settings.items())
-
-
-_TECHNIQUES = (
-    Technique("streaming-head", {"head": "streaming"}, "Compute the head tile by tile; never make all logits."),
-    Technique("dynamic-padding", {"padding": "longest"}, "Pad each group of texts to its own longest text."),
-    Technique("length-buckets", {"pad_to_multiple_of": 16}, "Round padded lengths up to a multiple of 16."),
-    Technique("gradient-caching", {"gradient_caching": True}, "Mini-batches; the gradient is that of the whole batch."),
-    Technique("smallest-mini-batches", {"mini_batch_tokens": 1}, "One text per mini-batch."),
-    Technique("activation-checkpointing", {"activation_checkpointing": True}, "Compute each layer again in backward."),
-    Technique(
-        "selective-recomputation", {"selective_recomputation": True}, "Compute GELU and LayerNorm again in backward."
-    ),
-    Technique("in-place-gradients", {"in_place_gradients": True}, "Sum weight gradients without a temporary tensor."),
-    Technique("compact-dropout", {"compact_dropout": True}, "CPU: store the dropout mask in one byte per element."),
-    Technique("streaming-attention", {"streaming_attention": True}, "CPU and MPS: attention, a few heads at a time."),
-    Technique(
-        "no-attention-dropout", {"attention_dropout": False}, "No dropout on attention probabilities.", exact=False
-    ),
-    Technique("fused-optimizer", {"fused_optimizer": True}, "AdamW without temporary copies of the parameters."),
-    Technique(
-        "optimizer-states-bfloat16", {"optimizer_states": "bfloat16"}, "AdamW's moments in bfloat16.", exact=False
-    ),
-    Technique("optimizer-states-disk", {"optimizer_states": "disk"}, "AdamW's moments in a file."),
-    Technique("garbage-collection", {"garbage_collection_interval": 5}, "Call gc.collect() every five batches."),
-    Technique("heap-trimming", {"trim_heap": True}, "Linux: return free heap pages between mini-batches."),
-    Technique(
-        "mmap-threshold",
-        {"mmap_threshold_bytes": 4 * 2**20},
-        "Linux: give the memory of freed tensors of 4 MiB and more back to the system.",
-    ),
-)
-MEMORY_TECHNIQUES: Mapping[str, Technique] = MappingProxyType({technique.name: technique for technique in _TECHNIQUES})
-
-
-def split_mode(name: str) -> tuple[str, str | None, bool]:
-    """``name`` as mode, technique, and whether the technique is added (``+``) or left out (``-without-``).
-
-    The technique is None where the name is that of a mode alone, or does not begin with a mode. Whether there is such a
-    technique is not checked.
-    """
-    for separator, added in (("+", True), ("-without-", False)):
-        mode, separated, technique = name.partition(separator)
-        if separated and mode in MEMORY_MODES:
-            return mode, technique, added
-    return name, None, False
-
-
-def memory_mode(name: str, *, option: str = "--memory-mode") -> MemoryConfig:
-    """The memory settings of the mode ``name``, the value of the flag ``option``.
-
-    A row of :data:`MEMORY_MODES`, or such a row with one of :data:`MEMORY_TECHNIQUES` added or left out:
-    ``standard+streaming-head``, ``memory-efficient-without-streaming-head``.
-
-    Raises:
-        ConfigError: the mode or the technique does not exist.
-    """
-    mode, technique, added = split_mode(name)
-    if mode not in MEMORY_MODES or technique not in (None, *MEMORY_TECHNIQUES):
-        raise ConfigError(
-            f"{option} {name}: no such mode; choose from {', '.join(MEMORY_MODES)}; to change one, add +TECHNIQUE "
-            f"or -without-TECHNIQUE, with one of {', '.join(MEMORY_TECHNIQUES)}"
-        )
-    if technique is None:
-        return MEMORY_MODES[mode]
-    found = MEMORY_TECHNIQUES[technique]
-    return replace(MEMORY_MODES[mode], **(found.settings if added else found.settings_off))
-
-
-def fields_of_technique(name: str) -> frozenset[str]:
-    """The memory settings that the technique in a mode's name decides; none for a mode alone."""
-    _, technique, _ = split_mode(name)
-    return frozenset(MEMORY_TECHNIQUES[technique].settings if technique else ())
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
+class TrainConfig(Objective):
     """The settings of a training run. Warm-ups and other schedules count optimizer steps, not batches."""
 
     max_length: int = 256
@@ -259,24 +63,23 @@ class TrainConfig:
     """Learning rate at the end of the warm-up. Random weights need a larger learning rate than a pretrained model."""
     warmup_ratio: float = 0.1
     """Share of the optimizer steps in which the learning rate rises; it falls linearly afterwards."""
+    warmup_steps: int | None = None
+    """Optimizer steps in which the learning rate rises. None: by --warmup-ratio."""
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay."""
     max_grad_norm: float = 1.0
     """If the norm of the gradients is larger than this, scale them down to it. 0: no limit."""
-    loss: Literal["contrastive", "margin"] = "contrastive"
-    """Softmax over in-batch and hard negatives, or the article's hinge on each hard negative."""
-    margin: float = 0.2
-    """Margin of the hinge."""
-    regularizer: Literal["flops", "l1"] = "flops"
-    """FLOPS of the SPLADE papers, or the article's L1 norm."""
-    query_regularizer_weight: float = 1e-3
-    """Weight of the queries' regularizer (lambda_q)."""
-    document_regularizer_weight: float = 1e-3
-    """Weight of the documents' regularizer (lambda_d)."""
-    regularized_documents: Literal["positives", "all"] = "positives"
-    """Documents that are regularized: the positives, as in the article, or the negatives too."""
-    regularizer_warmup_ratio: float = 1 / 3
-    """Share of optimizer steps in which the regularizers' weights rise from almost 0, with the square of the step."""
+    query_prompt: str | None = None
+    """Text before each query, such as "query: ". None: as the model has it."""
+    document_prompt: str | None = None
+    """Text before each document. None: as the model has it."""
+    query_encoder: Literal["model", "static"] | None = None
+    """What makes vectors of queries: the model, or a learned weight for each token, which starts as its inverse
+    document frequency and needs no model in a search (inference-free). None: as the model has it."""
+    query_learning_rate: float = 1e-3
+    """Learning rate of static query weights, where --learning-rate is that of the model."""
+    activation: ActivationName | None = None
+    """From a logit above 0 to a weight: log(1 + x) or log(1 + log(1 + x)). None: as the model has it."""
     mixed_precision: MixedPrecision = "no"
     """Number type of matrix products (torch autocast). Weights, sums and the loss stay in float32."""
     tf32: bool = False
@@ -288,17 +91,17 @@ class TrainConfig:
     """How each batch is computed."""
 
     def __post_init__(self) -> None:
+        Objective.__post_init__(self)
         counts = "batch_size", "gradient_accumulation_steps", "epochs", "max_steps"
-        require_range(self, *counts, at_least=1, at_most=_MAX_COUNT)
+        require_range(self, *counts, at_least=1, at_most=MAX_COUNT)
         require_range(self, "max_length", at_least=MIN_MAX_LENGTH)
-        require_range(self, "negatives_per_query", "weight_decay", "margin", at_least=0, at_most=_MAX_COUNT)
+        amounts = "negatives_per_query", "weight_decay", "warmup_steps", "seed"
+        require_range(self, *amounts, at_least=0, at_most=MAX_COUNT)
         require_range(self, "max_grad_norm", at_least=0, at_most=math.inf)
-        require_range(self, "query_regularizer_weight", "document_regularizer_weight", at_least=0)
-        require_range(self, "warmup_ratio", "regularizer_warmup_ratio", at_least=0, at_most=1)
-        require_range(self, "seed", at_least=0, at_most=MAX_SEED)
-        require_range(self, "learning_rate", at_least=1e-30)
-        if self.loss == "margin" and self.negatives_per_query == 0:
-            raise ConfigError("--loss margin needs --negatives-per-query of at least 1")
+        require_range(self, "warmup_ratio", at_least=0, at_most=1)
+        require_range(self, "learning_rate", "query_learning_rate", at_least=1e-30)
+        if self.needs_negatives and self.negatives_per_query == 0:
+            raise ConfigError(f"--loss {self.loss} needs --negatives-per-query of at least 1")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, in the order of the fields."""

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from splade_bench.config import MEMORY_MODES, MEMORY_TECHNIQUES, MemoryConfig, TrainConfig, memory_mode, split_mode
+from splade_bench.config import TrainConfig
 from splade_bench.errors import ConfigError
+from splade_bench.memory_modes import MEMORY_MODES, MEMORY_TECHNIQUES, MemoryConfig, memory_mode, split_mode
 
 
 @pytest.mark.parametrize(

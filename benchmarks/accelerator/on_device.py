@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from splade_bench.batching.sources import SyntheticBatches
-from splade_bench.config import MODEL_PRESETS, TrainConfig, memory_mode
+from splade_bench.config import MODEL_PRESETS, TrainConfig
 from splade_bench.data.wordpiece import train_tokenizer
 from splade_bench.device import settings
 from splade_bench.device.devices import resolve_device, synchronize
@@ -21,6 +21,7 @@ from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.errors import error_line
 from splade_bench.measure.device import device_memory
 from splade_bench.measure.machine import machine_info
+from splade_bench.memory_modes import memory_mode
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.presets import TRAINED_ACTIVE_SHARE, build_preset, set_active_share
 

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch._C._autograd import DeviceType
 
 from accelerator.on_device import Row, Run, device_of, fields_of, relative_error
-from splade_bench.config import MEMORY_MODES, TrainConfig
+from splade_bench.config import TrainConfig
 from splade_bench.device.devices import empty_cache
 from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.grid.cell import OWN_TRAINER, PEER_MODE
 from splade_bench.measure.device import device_memory
+from splade_bench.memory_modes import MEMORY_MODES
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.training.gradcache import gradcache_step
 from splade_bench.training.losses import SpladeLoss

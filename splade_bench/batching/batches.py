@@ -6,7 +6,7 @@ Lengths travel beside the tensors as Python integers. So a step can trim and sor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -16,6 +16,7 @@ from typing_extensions import Self
 
 from splade_bench.batching.cutting import first_token_ids
 from splade_bench.batching.transfer import on_device
+from splade_bench.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,34 @@ class TextBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Targets:
+    """What the data says about the scores of a batch, beside that each query's positive is right."""
+
+    false_negatives: Tensor | None = None
+    """bool [B, B * (1 + K)]: documents that answer a query though they are there for another. None: there are none."""
+    teacher_scores: Tensor | None = None
+    """A teacher's scores of each query's own documents, [B, 1 + K]. None: there is no teacher."""
+
+    @property
+    def required_teacher_scores(self) -> Tensor:
+        """The teacher scores.
+
+        Raises:
+            DataError: there are none.
+        """
+        if self.teacher_scores is None:
+            raise DataError("--loss: the training data has no teacher scores; add them, or take --loss contrastive")
+        return self.teacher_scores
+
+    def to(self, device: torch.device) -> Self:
+        moved = (
+            None if tensor is None else on_device([tensor], device)[0]
+            for tensor in (self.false_negatives, self.teacher_scores)
+        )
+        return type(self)(*moved)
+
+
+@dataclass(frozen=True, slots=True)
 class TripleBatch:
     """B queries and 1 + K groups of B documents: first the positives, then each query's k-th negative."""
 
@@ -40,6 +69,7 @@ class TripleBatch:
     documents: tuple[TextBatch, ...]
     rows: tuple[int, ...] = ()
     """The row of each query in the training data, counted from 0; empty for texts that come from no file."""
+    targets: Targets = field(default_factory=Targets)
 
     def __len__(self) -> int:
         return len(self.queries.lengths)
@@ -63,7 +93,7 @@ class TripleBatch:
         tensors = [tensor for texts in self.groups for tensor in (texts.input_ids, texts.attention_mask)]
         moved = iter(on_device(tensors, device))
         queries, *documents = (TextBatch(next(moved), next(moved), texts.lengths) for texts in self.groups)
-        return replace(self, queries=queries, documents=tuple(documents))
+        return replace(self, queries=queries, documents=tuple(documents), targets=self.targets.to(device))
 
 
 def pad(sequences: Sequence[Sequence[int]], *, pad_token_id: int, width: int | None = None) -> TextBatch:

@@ -35,12 +35,14 @@ def cut_into_mini_batches(
     max_texts: int | None,
     pad_to_multiple_of: int | None = None,
     computed_twice: bool = True,
+    first_row: int = 0,
 ) -> list[MiniBatch]:
     """All texts of ``groups`` in mini-batches of at most ``max_tokens`` tokens, padding included; the largest is first.
 
     A longer text is a mini-batch by itself. Groups mix: a query can be with documents of its length. The cuts weigh
     padding against the cost of one more mini-batch, and against that of computing all but the largest twice, if
-    ``computed_twice``. Reads no tensor: ``groups`` are padded on the right, so their lengths are enough.
+    ``computed_twice``. Reads no tensor: ``groups`` are padded on the right, so their lengths are enough. The first text
+    has the row ``first_row``.
     """
     lengths = [length for group in groups for length in group.lengths]
     longest_first = sorted(range(len(lengths)), key=lambda row: lengths[row], reverse=True)
@@ -56,7 +58,7 @@ def cut_into_mini_batches(
         chosen, width = longest_first[start:end], widths[start]
         rows = torch.tensor(chosen, device=input_ids.device)
         texts = TextBatch(input_ids[rows, :width], attention_mask[rows, :width], tuple(lengths[row] for row in chosen))
-        mini_batches.append(MiniBatch(texts, rows))
+        mini_batches.append(MiniBatch(texts, rows + first_row))
     return sorted(mini_batches, key=lambda mini_batch: mini_batch.texts.input_ids.numel(), reverse=True)
 
 

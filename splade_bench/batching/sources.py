@@ -6,7 +6,7 @@ import math
 import random
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Literal, Protocol
 
@@ -15,9 +15,12 @@ from transformers import PreTrainedTokenizerBase
 from typing_extensions import Self
 
 from splade_bench.batching.batches import TextBatch, TripleBatch, pad, tokenize
+from splade_bench.batching.drawing import draw, targets_of
+from splade_bench.batching.prompts import Prompts
 from splade_bench.config import TrainConfig
 from splade_bench.data.records import IndexedTriples, Triple
 from splade_bench.device.devices import memory_on
+from splade_bench.errors import DataError
 
 # Tokens of synthetic texts with real lengths: queries between these, documents around a median of 75.
 _QUERY_LENGTHS = (4, 20)
@@ -67,13 +70,23 @@ class TripleBatches:
     triples: Sequence[Triple]
     tokenizer: PreTrainedTokenizerBase
     config: TrainConfig
+    prompts: Prompts = field(default_factory=Prompts)
 
     @classmethod
     def for_config(
-        cls, triples: Sequence[Triple], tokenizer: PreTrainedTokenizerBase, config: TrainConfig, device: torch.device
+        cls,
+        triples: Sequence[Triple],
+        tokenizer: PreTrainedTokenizerBase,
+        config: TrainConfig,
+        device: torch.device,
+        prompts: Prompts | None = None,
     ) -> Self:
-        """The batches of a run with this configuration on this device."""
-        return cls(triples, tokenizer, replace(config, memory=memory_on(device, config.memory)))
+        """The batches of a run with this configuration on this device.
+
+        Without ``prompts``, those of the configuration are before the texts.
+        """
+        prompts = prompts or Prompts(config.query_prompt or "", config.document_prompt or "")
+        return cls(triples, tokenizer, replace(config, memory=memory_on(device, config.memory)), prompts)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -91,10 +104,16 @@ class TripleBatches:
 
     def _batch(self, epoch: int, rows: Sequence[int]) -> TripleBatch:
         config, memory = self.config, self.config.memory
-        texts = []
-        for row in rows:
-            triple, rng = self.triples[row], random.Random(f"{config.seed}/{epoch}/{row}")
-            texts.append((triple.query, triple.positive, *_draw(triple.negatives, config.negatives_per_query, rng)))
+        triples = [self.triples[row] for row in rows]
+        drawn = [
+            draw(triple, config.negatives_per_query, random.Random(f"{config.seed}/{epoch}/{row}"))
+            for triple, row in zip(triples, rows, strict=True)
+        ]
+        if config.needs_teacher:
+            self._require_teacher_scores(triples, rows)
+        groups = [self.prompts.before([triple.query for triple in triples], "queries")]
+        for texts in zip(*(own.documents for own in drawn), strict=True):
+            groups.append(self.prompts.before(texts, "documents"))
         queries, *documents = (
             tokenize(
                 self.tokenizer,
@@ -103,9 +122,17 @@ class TripleBatches:
                 padding=memory.padding,
                 pad_to_multiple_of=memory.pad_to_multiple_of,
             )
-            for group in zip(*texts, strict=True)
+            for group in groups
         )
-        return TripleBatch(queries, tuple(documents), tuple(rows))
+        return TripleBatch(queries, tuple(documents), tuple(rows), targets_of(triples, drawn))
+
+    def _require_teacher_scores(self, triples: Sequence[Triple], rows: Sequence[int]) -> None:
+        for triple, row in zip(triples, rows, strict=True):
+            if not triple.teacher_scores:
+                raise DataError(
+                    f"{self.record_name(row)}: has no teacher scores, which --loss {self.config.loss} needs; add them, "
+                    "or take --loss contrastive"
+                )
 
 
 def batches_per_epoch(triples: Sequence[Triple], config: TrainConfig) -> int:
@@ -116,11 +143,6 @@ def batches_per_epoch(triples: Sequence[Triple], config: TrainConfig) -> int:
 def order_bytes(triples: Sequence[Triple]) -> int:
     """Memory of the order in which an epoch of :class:`TripleBatches` takes its triples."""
     return array(_ROW).itemsize * len(triples)
-
-
-def _draw(negatives: Sequence[str], count: int, rng: random.Random) -> list[str]:
-    """``count`` different negatives; if there are fewer, some repeat, so that all queries have as many."""
-    return rng.sample(negatives, count) if len(negatives) >= count else rng.choices(negatives, k=count)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

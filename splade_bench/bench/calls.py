@@ -6,8 +6,10 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from splade_bench.bench.fresh_folder import FreshFolder
 from splade_bench.bench.isolate import WorkerError, WorkerProcess, figures_of_passes, result_of
 from splade_bench.bench.protocol import CallRequest, MemoryPass
 from splade_bench.errors import ConfigError
@@ -24,17 +26,31 @@ class CallRunner:
     """Each runs the call once more, in a process of its own, if the timed call returned."""
     memory_timeline: bool = False
 
-    def measure(self, name: str, request: CallRequest, *, memory_limit_bytes: int | None = None) -> CallResult:
-        """Make the call in a fresh process. A failure of the call is part of the result, not an exception."""
+    def measure(
+        self,
+        name: str,
+        request: CallRequest,
+        *,
+        memory_limit_bytes: int | None = None,
+        folder: Path | None = None,
+    ) -> CallResult:
+        """Make the call in a fresh process. A failure of the call is part of the result, not an exception.
+
+        Each memory pass finds ``folder`` as it was before the timed call.
+
+        Raises:
+            DataError: the files of ``folder`` cannot be copied.
+        """
         request = replace(request, memory_limit_bytes=memory_limit_bytes, memory_timeline=self.memory_timeline)
         started_at = utc_now()
-        try:
-            measured = self._timed(request) | {"status": "ok"}
-        except WorkerError as failure:
-            measured = failure.values
-        else:
-            passes = [replace(request, measure=name) for name in self.memory_passes if name != "plan"]
-            measured |= figures_of_passes(passes, timeout_s=self.timeout_s)
+        with FreshFolder(folder if self.memory_passes else None) as fresh:
+            try:
+                measured = self._timed(request) | {"status": "ok"}
+            except WorkerError as failure:
+                measured = failure.values
+            else:
+                passes = [replace(request, measure=name) for name in self.memory_passes if name != "plan"]
+                measured |= figures_of_passes(passes, timeout_s=self.timeout_s, on_pass=lambda _: fresh.renew())
         return CallResult(
             **(taken_on() | measured), name=name, memory_limit_bytes=memory_limit_bytes, started_at=started_at
         )

@@ -87,15 +87,19 @@ class MeasuringSession:
         self._elapsed_s += time.perf_counter() - start_s
         return self._record(replace(result, test_id=test_id))
 
-    def measure_call(self, name: str, request: CallRequest, *, test_id: str | None = None) -> CallResult:
+    def measure_call(
+        self, name: str, request: CallRequest, *, test_id: str | None = None, folder: Path | None = None
+    ) -> CallResult:
         """Make a call in a fresh process and record the measurement.
+
+        Each memory pass finds ``folder`` as it was before the call.
 
         Raises:
             ConfigError: the session's memory limit leaves no room for the call.
             DataError: the result cannot be written; it is still one of the finished results.
         """
         self.require_room_for_call(request)
-        result = self._calls.measure(name, request, memory_limit_bytes=self.memory_limit_bytes)
+        result = self._calls.measure(name, request, memory_limit_bytes=self.memory_limit_bytes, folder=folder)
         return self._record(replace(result, test_id=test_id))
 
     def measure_as(self, record_type: type[Recorded], request: CallRequest) -> Recorded:

@@ -17,8 +17,9 @@ from splade_bench.cli.flags import searched_fields_given, train_arguments
 from splade_bench.cli.planning import resolve_budget
 from splade_bench.cli.resuming import fitted_as_saved
 from splade_bench.cli.sources import load_tokenizer
-from splade_bench.config import MemoryConfig, TrainConfig
+from splade_bench.config import TrainConfig
 from splade_bench.data.records import Corpus
+from splade_bench.memory_modes import MemoryConfig
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.presets import TRAINED_ACTIVE_SHARE
 from splade_bench.planner.candidates import EXACT_FIELDS, MINI_BATCHES

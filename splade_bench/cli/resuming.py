@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 
 from splade_bench.cli.output import OutputFolder
-from splade_bench.config import MemoryConfig, TrainConfig
+from splade_bench.config import TrainConfig
 from splade_bench.errors import ConfigError, DataError
+from splade_bench.memory_modes import MemoryConfig
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.planner.candidates import EXACT_FIELDS, SEARCHED_FIELDS
 from splade_bench.training.checkpoints import Checkpoint, Checkpoints

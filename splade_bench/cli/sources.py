@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -71,6 +73,21 @@ def load_encoder(model_name: str, corpus: Corpus | None, *, seed: int) -> Splade
     tokenizer = train_tokenizer(corpus.training_texts, vocab_size=vocab_size)
     idf = inverse_document_frequencies(tokenizer, corpus.training_documents, vocab_size=vocab_size)
     return build_preset(model_name, tokenizer, seed=seed, inverse_document_frequencies=idf)
+
+
+def give_static_queries(encoder: SpladeEncoder, corpus: Corpus) -> None:
+    """Let queries have a weight for each token, which starts as its inverse document frequency in the training data.
+
+    Raises:
+        ConfigError: the model's tokenizer is one that counts tokens too slowly for that.
+    """
+    if not encoder.tokenizer.is_fast:
+        raise ConfigError("--query-encoder static needs a model with a fast tokenizer; choose another model")
+    counting = copy.deepcopy(encoder.tokenizer.backend_tokenizer)  # whole documents, whatever was cut before
+    counting.no_truncation()
+    counting.no_padding()
+    frequencies = inverse_document_frequencies(counting, corpus.training_documents, vocab_size=encoder.vocab_size)
+    encoder.use_static_queries(torch.tensor(frequencies))
 
 
 def load_tokenizer(model_name: str, corpus: Corpus) -> PreTrainedTokenizerBase:

@@ -15,7 +15,7 @@ from splade_bench.cli.output import OutputFolder
 from splade_bench.cli.progress import memory_line
 from splade_bench.cli.resuming import find_checkpoint, goes_on_in
 from splade_bench.cli.signals import StopSignals
-from splade_bench.cli.sources import load_corpus, load_encoder
+from splade_bench.cli.sources import give_static_queries, load_corpus, load_encoder
 from splade_bench.cli.training_run import TrainingRun
 from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.errors import ConfigError, DataError, TrainingError, error_line
@@ -83,6 +83,8 @@ def run(arguments: Sequence[str]) -> int:
     encoder = load_encoder(command.model_name, corpus, seed=command.config.seed).to(device)
     if not checkpoint and command.auto_fit and not asks_for_a_fit(arguments):
         command = replace(command, config=config_for_free_memory(command, arguments, corpus, encoder))
+    if command.config.query_encoder == "static" and not checkpoint and encoder.static_queries is None:
+        give_static_queries(encoder, corpus)
     encoder.tokenizer.model_max_length = command.config.max_length
     training = TrainingRun(command, corpus, encoder, output, checkpoint)
     with closing(training):

@@ -8,6 +8,8 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from splade_bench.errors import DataError
+
 # A vocabulary and the frequencies of its tokens hardly change with more texts than these.
 MAX_SAMPLED_TRIPLES = 50_000
 MAX_SAMPLED_BYTES = 32 * 2**20
@@ -29,6 +31,11 @@ class Triple:
     teacher_scores: tuple[float, ...] = ()
     """A teacher's score of each document: of the positive, the other positives, the negatives. Empty if there is
     none."""
+
+    def __post_init__(self) -> None:
+        documents = 1 + len(self.other_positives) + len(self.negatives)
+        if self.teacher_scores and len(self.teacher_scores) != documents:
+            raise DataError(f"there are {len(self.teacher_scores)} teacher scores for {documents} documents")
 
     @property
     def positives(self) -> tuple[str, ...]:

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import torch
 
-from splade_bench.config import DeviceName, MemoryConfig
+from splade_bench.config import DeviceName
 from splade_bench.device.mps import watermarks
 from splade_bench.device.planned import planned_device
 from splade_bench.errors import ConfigError
 from splade_bench.measure.machine import total_memory_bytes
+from splade_bench.memory_modes import MemoryConfig
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,9 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from splade_bench.config import DeviceName, MixedPrecision, TrainConfig, memory_mode
+from splade_bench.config import DeviceName, MixedPrecision, TrainConfig
 from splade_bench.grid.workloads import WORKLOADS
+from splade_bench.memory_modes import memory_mode
 from splade_bench.units import exact_size
 
 _REFERENCE_BATCH_SIZE = 8

@@ -10,11 +10,12 @@ from typing import Any
 
 from typing_extensions import Self
 
-from splade_bench.config import MEMORY_MODES, DeviceName, memory_mode
+from splade_bench.config import DeviceName
 from splade_bench.errors import ConfigError
 from splade_bench.fields import require_range
 from splade_bench.grid.cell import Cell
 from splade_bench.grid.workloads import WORKLOADS
+from splade_bench.memory_modes import MEMORY_MODES, memory_mode
 
 _AXES = frozenset({"batch_sizes", "gradient_accumulation_steps", "memory_modes"})
 

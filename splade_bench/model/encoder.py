@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,19 +12,24 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
 from splade_bench.batching.batches import TextBatch, tokenize
-from splade_bench.config import MemoryConfig, MixedPrecision
+from splade_bench.batching.prompts import Prompts
+from splade_bench.config import ActivationName, MixedPrecision
 from splade_bench.device.devices import memory_on
 from splade_bench.device.heap import HeapTrimmer
 from splade_bench.device.reads import mask_of
 from splade_bench.errors import ConfigError
+from splade_bench.memory_modes import MemoryConfig
+from splade_bench.model.activations import saved_activation, set_saved_activation
+from splade_bench.model.checkpointing import set_checkpointing
 from splade_bench.model.gradients import takes_gradient_in_place
 from splade_bench.model.head import Pooled, keeps_winners, pool, splade_max, splade_max_eager
-from splade_bench.model.lean import lean_operators, recipe_scope
+from splade_bench.model.lean import lean_operators
 from splade_bench.model.loading import load_model
-from splade_bench.model.precision import AUTOCAST_DTYPES
+from splade_bench.model.precision import AUTOCAST_DTYPES, wide_dtype
 from splade_bench.model.proving import proved
-from splade_bench.model.rng import RngState, capture_rng, restored_rng
+from splade_bench.model.saved_prompts import save_prompts, saved_prompts
 from splade_bench.model.saving import get_limits, save_model_folder
+from splade_bench.model.static_queries import StaticQueries, save_query_weights
 from splade_bench.model.triton_head import require_triton
 
 _DEFAULT_MAX_LENGTH = 512
@@ -45,6 +49,8 @@ class SpladeEncoder(nn.Module):
 
     Attributes:
         memory: how forward and backward are computed, as :meth:`configure` set it for this device.
+        prompts: texts before queries and documents, for those who tokenize them.
+        activation: from the largest logit of an entry to its weight. :meth:`configure` changes it.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -61,6 +67,9 @@ class SpladeEncoder(nn.Module):
         self.decoder = decoder
         self.body = model
         self.tokenizer = tokenizer
+        self.activation = saved_activation(model.config)
+        self.static_queries: StaticQueries | None = None
+        self.prompts = Prompts()
         # Each call of a tokenizer changes them; they are saved as they were.
         self._tokenizer_limits = get_limits(tokenizer)
         # Outside a Trainer, backward leaves gradients where autograd's callers expect them.
@@ -76,11 +85,19 @@ class SpladeEncoder(nn.Module):
                 taken out, or it gives a text another vector beside others.
         """
         model, tokenizer = load_model(model_name)
-        return proved(cls, model, tokenizer, model_name=model_name)
+        encoder = proved(cls, model, tokenizer, model_name=model_name)
+        encoder.load_static_queries(model_name)
+        encoder.prompts = saved_prompts(model_name)
+        return encoder
 
     @property
     def device(self) -> torch.device:
         return self.decoder.weight.device
+
+    @property
+    def query_weights(self) -> Tensor | None:
+        """The learned weights of queries [V] that need no model."""
+        return self.static_queries.weight if self.static_queries else None
 
     @property
     def vocab_size(self) -> int:
@@ -112,8 +129,16 @@ class SpladeEncoder(nn.Module):
         """Layers x hidden size: the activations of a token grow with it."""
         return int(getattr(self.body.config, "num_hidden_layers", 1)) * self.decoder.in_features
 
-    def configure(self, memory: MemoryConfig, *, mixed_precision: MixedPrecision = "no") -> None:
-        """Choose how forward and backward are computed from now on. Weights and results stay the same.
+    def configure(
+        self,
+        memory: MemoryConfig,
+        *,
+        mixed_precision: MixedPrecision = "no",
+        activation: ActivationName | None = None,
+    ) -> None:
+        """Choose how forward and backward are computed from now on. The model's weights stay the same.
+
+        Only ``activation`` changes the vectors; it is saved with the model. None: as it is.
 
         Move the encoder to its device first.
 
@@ -128,18 +153,13 @@ class SpladeEncoder(nn.Module):
                 f"--activation-checkpointing: {type(self.body).__name__} does not support it; "
                 "use --no-activation-checkpointing"
             )
+        if activation:
+            self.activation = activation
+            set_saved_activation(self.body.config, activation)
         self.memory = memory = memory_on(self.device, memory)
         self._trimmer = trimmer = HeapTrimmer(_TRIM_INTERVAL_BYTES) if memory.trim_heap else None
         self._autocast_dtype = AUTOCAST_DTYPES.get(mixed_precision)
-        if memory.activation_checkpointing:
-            device = self.device  # torch keeps only CUDA's generator for the second computation of a layer
-            options = {
-                "use_reentrant": False,
-                "context_fn": lambda: (recipe_scope(), _recomputing(memory, trimmer, capture_rng(device))),
-            }
-            _checkpointing(self.body, "{}_checkpointing_enable")(options)
-        elif _checkpointing(self.body, "is_{}_checkpointing"):
-            _checkpointing(self.body, "{}_checkpointing_disable")()
+        set_checkpointing(self.body, memory, trimmer, self.device)
 
     def forward(self, batch: TextBatch, *, pooled: Pooled | None = None, active_share: float = 0.0) -> Tensor:
         """Sparse vectors [N, V], non-negative, of a batch on the encoder's device.
@@ -154,7 +174,7 @@ class SpladeEncoder(nn.Module):
             head_inputs = self._head_inputs(batch)
             # In an evaluation the streaming head takes less memory than training, whatever the configuration.
             if self.memory.head == "eager" and (self.training or torch.is_grad_enabled()):
-                return splade_max_eager(*head_inputs)
+                return splade_max_eager(*head_inputs, activation=self.activation)
             _, weight, bias, _ = head_inputs
             return splade_max(
                 *head_inputs,
@@ -163,7 +183,30 @@ class SpladeEncoder(nn.Module):
                 planned_active_share=active_share,
                 pooled=pooled,
                 fused=self.memory.head == "triton",
+                activation=self.activation,
             )
+
+    def query_vectors(self, batch: TextBatch, *, active_share: float = 0.0) -> Tensor:
+        """Sparse vectors [N, V] of queries, by the model or by static weights."""
+        if self.static_queries is not None:
+            return self.static_queries(batch)  # type: ignore[no-any-return]
+        vectors: Tensor = self(batch, active_share=active_share)
+        return vectors
+
+    def use_static_queries(self, weight: Tensor | None = None) -> None:
+        """From now on, make queries' vectors of a weight for each token [V]. None: 1 for each."""
+        weight = torch.ones(self.vocab_size) if weight is None else weight
+        queries = StaticQueries(weight, self.tokenizer.all_special_ids)
+        self.static_queries = queries.to(self.device, wide_dtype(self.decoder.weight.dtype))
+
+    def load_static_queries(self, model_name: str) -> None:
+        """Take the static weights of queries that a saved model has, if any.
+
+        Raises:
+            DataError: they are damaged, or of another model.
+        """
+        found = StaticQueries.load(model_name, self.tokenizer.all_special_ids, self.vocab_size)
+        self.static_queries = found.to(self.device, wide_dtype(self.decoder.weight.dtype)) if found else None
 
     @torch.no_grad()
     def pool(self, batch: TextBatch, *, active_share: float = 0.0) -> Pooled:
@@ -175,6 +218,7 @@ class SpladeEncoder(nn.Module):
                 *self._head_inputs(batch),
                 keep_winners=keeps_winners(self.device, active_share),
                 fused=self.memory.head == "triton",
+                activation=self.activation,
             )
 
     def _head_inputs(self, batch: TextBatch) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
@@ -219,7 +263,11 @@ class SpladeEncoder(nn.Module):
             OSError: it cannot be written, or has a symbolic link.
         """
         with self.whole_model() as model:
-            save_model_folder(folder, model, self.tokenizer, self._tokenizer_limits)
+            save_model_folder(folder, model, self.tokenizer, self._tokenizer_limits, more=self._save_more)
+
+    def _save_more(self, folder: Path) -> None:
+        save_prompts(folder, self.prompts)
+        save_query_weights(folder, self.static_queries)
 
     @contextmanager
     def whole_model(self) -> Iterator[PreTrainedModel]:
@@ -229,18 +277,3 @@ class SpladeEncoder(nn.Module):
             yield self.body
         finally:
             self.body.set_submodule(self._decoder_name, nn.Identity())
-
-
-@contextmanager
-def _recomputing(memory: MemoryConfig, trimmer: HeapTrimmer | None, rng: RngState) -> Iterator[None]:
-    """A layer inside the block takes the same paths and random numbers as the first time."""
-    with restored_rng(rng), lean_operators(memory, trimmer):
-        yield
-
-
-def _checkpointing(body: PreTrainedModel, name: str) -> Any:
-    """An attribute of transformers' activation checkpointing, which has another name up to transformers 5.20."""
-    try:
-        return getattr(body, name.format("activation"))
-    except AttributeError:
-        return getattr(body, name.format("gradient"))

@@ -17,7 +17,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class Recomputation:
     """How to recompute a tensor, bitwise, from tensors that are kept anyway."""
 
     function: Callable[..., Tensor]
@@ -62,14 +62,16 @@ def release_gradients(parameters: Iterable[Tensor]) -> None:
         _buffers.pop(parameter, None)
 
 
-def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, *, recipe: Recipe | None, in_place: bool) -> Tensor:
+def linear(
+    inputs: Tensor, weight: Tensor, bias: Tensor | None, *, recomputation: Recomputation | None, in_place: bool
+) -> Tensor:
     """``F.linear``: [..., H] -> [..., O], with a lighter backward.
 
-    With a ``recipe``, ``inputs`` are not kept but recomputed for the gradient of ``weight``. ``in_place`` adds to the
-    ``.grad`` of ``weight`` and ``bias``, which must be leaves, and returns no gradient for them.
+    With a ``recomputation``, ``inputs`` are not kept but recomputed for the gradient of ``weight``. ``in_place`` adds
+    to the ``.grad`` of ``weight`` and ``bias``, which must be leaves, and returns no gradient for them.
     """
-    function = recipe.function if recipe else None
-    kept = recipe.inputs if recipe else (inputs,)
+    function = recomputation.function if recomputation else None
+    kept = recomputation.inputs if recomputation else (inputs,)
     flat = cast(Tensor, _Linear.apply(inputs, weight, bias, in_place, function, *kept))  # type: ignore[no-untyped-call]
     # Not inside: autograd forbids changes in place of a view that a function has made, and some models make them.
     return flat.view(*inputs.shape[:-1], len(weight))

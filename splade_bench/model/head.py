@@ -1,9 +1,9 @@
 """The SPLADE head: hidden states in, one sparse vector over the vocabulary out, without the logits between.
 
 Two functions with one contract: :func:`splade_max_eager` is the definition, :func:`splade_max` gives the same values
-and gradients in a fraction of the memory. Two facts make that possible. ``log1p(relu(.))`` is monotone, so the max over
-the tokens may come first, one slice of the vocabulary at a time. Only the token that won an active entry gets a
-gradient, so backward needs each winner's position, but no logits.
+and gradients in a fraction of the memory. Two facts make that possible. The activation of a logit is monotone, so the
+max over the tokens may come first, one slice of the vocabulary at a time. Only the token that won an active entry gets
+a gradient, so backward needs each winner's position, but no logits.
 
 :func:`pool` and the ``pooled`` argument separate the two passes: a cached step pools all texts first, drops their
 hidden states, and goes through backward later, when it has computed them again.
@@ -20,8 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from splade_bench.config import ActivationName
 from splade_bench.device.planned import once_in_plan
 from splade_bench.device.settings import settings_of
+from splade_bench.model.activations import ACTIVATIONS
 from splade_bench.model.gradients import existing_grad
 from splade_bench.model.precision import product_dtype, wide_dtype
 from splade_bench.model.triton_head import fused_max, gradients_by_segments
@@ -41,7 +43,14 @@ class Pooled:
     """Position of the token that won each entry, int32 [B, V]. None: backward finds it, for entries with a gradient."""
 
 
-def splade_max_eager(hidden: Tensor, weight: Tensor, bias: Tensor | None, attention_mask: Tensor) -> Tensor:
+def splade_max_eager(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    attention_mask: Tensor,
+    *,
+    activation: ActivationName = "log1p",
+) -> Tensor:
     """SPLADE max pooling as the papers write it: [B, L, H] -> [B, V].
 
     ``max over unmasked tokens of log(1 + relu(hidden @ weight.T + bias))`` (Formal et al., SPLADE v2, 2021).
@@ -49,7 +58,10 @@ def splade_max_eager(hidden: Tensor, weight: Tensor, bias: Tensor | None, attent
     Memory: several [B, L, V] tensors while running; one or more are kept for backward.
     """
     logits = F.linear(hidden, weight, bias)  # [B, L, V]
-    activated = torch.log1p(torch.relu(logits)) * attention_mask.unsqueeze(-1).to(logits.dtype)
+    weights = torch.log1p(torch.relu(logits))
+    if activation == "double-log1p":
+        weights = torch.log1p(weights)
+    activated = weights * attention_mask.unsqueeze(-1).to(logits.dtype)
     reps = activated.max(dim=1).values  # [B, V]
     return reps.to(wide_dtype(reps.dtype))  # on the CPU, autocast leaves them in its own type
 
@@ -66,6 +78,7 @@ def splade_max(
     pooled: Pooled | None = None,
     vocab_tile: int | None = None,
     fused: bool = False,
+    activation: ActivationName = "log1p",
 ) -> Tensor:
     """SPLADE max pooling without the logits: [B, L, H] -> [B, V]; equals :func:`splade_max_eager`.
 
@@ -85,6 +98,7 @@ def splade_max(
         pooled: the result of :func:`pool` for the same inputs, which is then not computed again.
         vocab_tile: vocabulary entries whose logits exist at a time. None: as many as suit the device.
         fused: compute in the kernels of :mod:`splade_bench.model.triton_head`, on CUDA.
+        activation: from the largest logit to the weight.
 
     Memory: a tile of logits (4 MiB on a CPU, 64 MiB on an accelerator, or one text's) and a copy of ``hidden`` while
     running; the result, and its winners if they are kept, are kept for backward. Backward adds O(N) indices and the
@@ -94,9 +108,13 @@ def splade_max(
     if pooled is None:
         keep_winners = keep_winners or (torch.is_grad_enabled() and keeps_winners(hidden.device))
         pooled = pool(
-            hidden, weight, bias, attention_mask, keep_winners=keep_winners, vocab_tile=vocab_tile, fused=fused
+            *(hidden, weight, bias, attention_mask),
+            keep_winners=keep_winners,
+            vocab_tile=vocab_tile,
+            fused=fused,
+            activation=activation,
         )
-    inputs = hidden, weight, bias, attention_mask, pooled, in_place_gradients, planned_active_share, fused
+    inputs = hidden, weight, bias, attention_mask, pooled, in_place_gradients, planned_active_share, fused, activation
     return cast(Tensor, _SpladeMax.apply(*inputs))  # type: ignore[no-untyped-call]
 
 
@@ -115,6 +133,7 @@ def pool(
     keep_winners: bool = False,
     vocab_tile: int | None = None,
     fused: bool = False,
+    activation: ActivationName = "log1p",
 ) -> Pooled:
     """The forward pass of :func:`splade_max` alone, without a graph."""
     inputs = hidden, weight, bias, attention_mask
@@ -122,7 +141,7 @@ def pool(
         fused_max(*inputs, compute_dtype=product_dtype(hidden)) if fused else _search(*inputs, keep_winners, vocab_tile)
     )
     max_logits.masked_fill_(~attention_mask.bool().any(1, keepdim=True), 0.0)
-    return Pooled(max_logits.relu_().log1p_(), winners)
+    return Pooled(ACTIVATIONS[activation].weights(max_logits.relu_()), winners)
 
 
 class _SpladeMax(torch.autograd.Function):
@@ -139,6 +158,7 @@ class _SpladeMax(torch.autograd.Function):
         in_place_gradients: bool,
         planned_active_share: float,
         fused: bool,
+        activation: ActivationName,
     ) -> Tensor:
         reps = pooled.reps.view_as(pooled.reps)  # a new tensor, so that the caller's does not get this graph
         ctx.save_for_backward(hidden, weight, attention_mask, reps, pooled.winners)
@@ -147,14 +167,15 @@ class _SpladeMax(torch.autograd.Function):
         ctx.compute_dtype = product_dtype(hidden)
         ctx.planned_active_share = planned_active_share
         ctx.fused = fused
+        ctx.slope = ACTIVATIONS[activation].slope
         return reps
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_reps: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, attention_mask, reps, winners = ctx.saved_tensors
-        # d log1p(z)/dz = 1 / (1 + z) = exp(-reps), and relu passes nothing where reps is 0.
-        grad_logits = torch.where(reps > 0, grad_reps * torch.exp(-reps), 0.0)  # [B, V]
+        # relu passes nothing where reps is 0.
+        grad_logits = torch.where(reps > 0, grad_reps * ctx.slope(reps), 0.0)  # [B, V]
         _, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         target = grad_bias = None
         if ctx.parameters:
@@ -173,7 +194,7 @@ class _SpladeMax(torch.autograd.Function):
             sum_gradients = gradients_by_segments if ctx.fused else gradients_without_waiting
             grad_hidden = sum_gradients(grad_logits, hidden, weight, winners, target)
         grad_hidden = grad_hidden.view(hidden.shape).to(hidden.dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None, None, None, None
+        return grad_hidden, grad_weight, grad_bias, *[None] * 6
 
 
 def _search(

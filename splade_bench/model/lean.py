@@ -19,41 +19,41 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.weak import WeakIdKeyDictionary
 
-from splade_bench.config import MemoryConfig
 from splade_bench.device import cuda
 from splade_bench.device.devices import device_type
 from splade_bench.device.heap import HeapTrimmer
 from splade_bench.device.reads import HAS_PADDING, is_padding_mask
+from splade_bench.memory_modes import MemoryConfig
 from splade_bench.model.attention import streaming_attention
 from splade_bench.model.dropout import compact_dropout
-from splade_bench.model.gradients import Recipe, embedding, linear, plain_linear, takes_gradient_in_place
+from splade_bench.model.gradients import Recomputation, embedding, linear, plain_linear, takes_gradient_in_place
 
 _Call = Callable[..., Any]
 # Cheap to compute again from their inputs, which their own backward keeps anyway.
 _RECOMPUTED = frozenset({F.gelu, F.silu, F.layer_norm})
-# Recipes of the tensors in the current scope, each with the versions of tensors for which it holds.
-_recipes: ContextVar[WeakIdKeyDictionary] = ContextVar("recipes")
+# Recomputations of the tensors in the current scope, each with the versions of tensors for which it holds.
+_recomputations: ContextVar[WeakIdKeyDictionary] = ContextVar("recomputations")
 
 
 @contextmanager
 def lean_operators(memory: MemoryConfig, trimmer: HeapTrimmer | None = None) -> Iterator[None]:
     """Inside the block, in this thread, operators run as ``memory`` says; ``trimmer`` counts what they keep."""
-    with recipe_scope(), _LeanOperators(memory, trimmer):
+    with recomputation_scope(), _LeanOperators(memory, trimmer):
         yield
 
 
 @contextmanager
-def recipe_scope() -> Iterator[None]:
-    """Inside the block, tensors from outside it have no recipe: they are kept.
+def recomputation_scope() -> Iterator[None]:
+    """Inside the block, tensors from outside it have no recomputation: they are kept.
 
-    A checkpointed layer needs its own scope. In backward it must do the same as in forward, but then the recipe of its
-    input is unknown.
+    A checkpointed layer needs its own scope. In backward it must do the same as in forward, but then the recomputation
+    of its input is unknown.
     """
-    token = _recipes.set(WeakIdKeyDictionary())
+    token = _recomputations.set(WeakIdKeyDictionary())
     try:
         yield
     finally:
-        _recipes.reset(token)
+        _recomputations.reset(token)
 
 
 class _LeanOperators(TorchFunctionMode):
@@ -74,18 +74,18 @@ class _LeanOperators(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func in _RECOMPUTED and self._memory.selective_recomputation and torch.is_grad_enabled():
-            return self._with_recipe(func, args, kwargs)
+            return self._with_recomputation(func, args, kwargs)
         if func in self._paths:
             return self._paths[func](*args, **kwargs)
         return cuda.call(func, args, kwargs)
 
-    def _with_recipe(self, func: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _with_recomputation(self, func: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = cuda.call(func, args, kwargs)
         input = args[0] if args else kwargs["input"]
         # Not for a call in place, nor if autocast has raised the type: outside autocast the result would be another.
         if result is not input and result.dtype == input.dtype:
-            recipe = _recipe(func, args, kwargs)
-            _recipes.get()[result] = recipe, _versions(result, recipe)
+            recomputation = _recomputation(func, args, kwargs)
+            _recomputations.get()[result] = recomputation, _versions(result, recomputation)
         return result
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -93,13 +93,13 @@ class _LeanOperators(TorchFunctionMode):
             return plain_linear(input, weight, bias)
         if self._trimmer:
             self._trimmer.keep(input.nbytes)
-        recipe, versions = _recipes.get().get(input, (None, None))
-        # A frozen weight needs no inputs in backward; inputs that were changed in place are no longer the recipe's.
-        if recipe and not (weight.requires_grad and versions == _versions(input, recipe)):
-            recipe = None
+        recomputation, versions = _recomputations.get().get(input, (None, None))
+        # A frozen weight needs no inputs in backward; inputs that were changed in place would be made again as before.
+        if recomputation and not (weight.requires_grad and versions == _versions(input, recomputation)):
+            recomputation = None
         in_place = self._memory.in_place_gradients and takes_gradient_in_place(weight, bias)
-        if recipe or in_place:
-            return linear(input, weight, bias, recipe=recipe, in_place=in_place)
+        if recomputation or in_place:
+            return linear(input, weight, bias, recomputation=recomputation, in_place=in_place)
         return F.linear(input, weight, bias)
 
     def _embedding(
@@ -156,12 +156,12 @@ class _LeanOperators(TorchFunctionMode):
             )
 
 
-def _versions(result: Tensor, recipe: Recipe) -> tuple[int, ...]:
+def _versions(result: Tensor, recomputation: Recomputation) -> tuple[int, ...]:
     """How often each tensor of a call has been changed in place."""
-    return tuple(tensor._version for tensor in (result, *recipe.inputs) if tensor is not None)
+    return tuple(tensor._version for tensor in (result, *recomputation.inputs) if tensor is not None)
 
 
-def _recipe(func: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recipe:
+def _recomputation(func: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recomputation:
     """The call to repeat, with its tensors apart: autograd must know them as kept for backward."""
     values, structure = tree_flatten((args, kwargs))
     is_tensor = [isinstance(value, Tensor) for value in values]
@@ -173,4 +173,4 @@ def _recipe(func: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recip
         again_args, again_kwargs = tree_unflatten(filled, structure)
         return func(*again_args, **again_kwargs)
 
-    return Recipe(recompute, tuple(value.detach() for value in values if isinstance(value, Tensor)))
+    return Recomputation(recompute, tuple(value.detach() for value in values if isinstance(value, Tensor)))

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from splade_bench.batching.batches import TextBatch, pad
 from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.errors import ConfigError, error_line
+from splade_bench.model.activations import ACTIVATIONS, saved_activation
 
 _Encoder = TypeVar("_Encoder", bound=nn.Module)
 _LONGEST_REASON = 200
@@ -82,5 +83,6 @@ def _one_by_one(texts: TextBatch) -> Iterator[TextBatch]:
 def _vectors(model: PreTrainedModel, texts: TextBatch) -> Tensor:
     """Vectors [N, V] from the model's own logits."""
     logits = model(input_ids=texts.input_ids, attention_mask=texts.attention_mask).logits
-    weights: Tensor = torch.log1p(torch.relu(logits)) * texts.attention_mask.unsqueeze(-1)
+    activation = ACTIVATIONS[saved_activation(model.config)]
+    weights: Tensor = activation.weights(torch.relu(logits)) * texts.attention_mask.unsqueeze(-1)
     return weights.amax(1)

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,10 +23,18 @@ _NEW_CLASS, _COMMON_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
-def save_model_folder(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, limits: Limits) -> None:
+def save_model_folder(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    limits: Limits,
+    *,
+    more: Callable[[Path], None] = lambda folder: None,
+) -> None:
     """Write a model and its tokenizer to a new or an empty folder; files that it has are overwritten.
 
-    The tokenizer is written with ``limits``, which :func:`get_limits` returned when it was loaded.
+    The tokenizer is written with ``limits``, which :func:`get_limits` returned when it was loaded. ``more`` writes
+    other files into the folder.
 
     Raises:
         OSError: the folder cannot be written, or has a symbolic link.
@@ -41,6 +49,7 @@ def save_model_folder(folder: Path, model: PreTrainedModel, tokenizer: PreTraine
             tokenizer.save_pretrained(folder)
         finally:
             _set_limits(tokenizer, run_limits)
+        more(folder)
     path = folder / _TOKENIZER_CONFIG
     settings = json.loads(path.read_text(encoding="utf-8"))
     if settings.get("tokenizer_class") == _NEW_CLASS:  # transformers 4 does not know it

@@ -8,8 +8,9 @@ from dataclasses import replace
 import torch
 
 from splade_bench.batching.sources import SyntheticBatches
-from splade_bench.config import MemoryConfig, TrainConfig
+from splade_bench.config import TrainConfig
 from splade_bench.device.storages import LiveStorages
+from splade_bench.memory_modes import MemoryConfig
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.planner.rates import Rates
 from splade_bench.planner.work import CountedWork

@@ -11,7 +11,8 @@ from itertools import combinations
 from types import MappingProxyType
 from typing import Any
 
-from splade_bench.config import MEMORY_TECHNIQUES, TrainConfig
+from splade_bench.config import TrainConfig
+from splade_bench.memory_modes import MEMORY_TECHNIQUES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -10,7 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from splade_bench.batching.batches import TextBatch, TripleBatch, round_up
+from splade_bench.batching.batches import Targets, TextBatch, TripleBatch, round_up
 from splade_bench.batching.sources import TripleSource, usual_batch, widest_batch
 from splade_bench.config import TrainConfig
 from splade_bench.device.devices import memory_on
@@ -124,7 +124,8 @@ class FakeBatches:
 
     def _batch(self, groups: Sequence[Sequence[int]]) -> TripleBatch:
         queries, *documents = map(self._texts, groups)
-        return TripleBatch(queries, tuple(documents))
+        teacher_scores = torch.empty(len(groups[0]), len(documents)) if self._config.needs_teacher else None
+        return TripleBatch(queries, tuple(documents), targets=Targets(teacher_scores=teacher_scores))
 
     def _texts(self, lengths: Sequence[int]) -> TextBatch:
         memory, width = self._config.memory, self._config.max_length

@@ -173,7 +173,9 @@ def measure_memory(request: pytest.FixtureRequest) -> Callable[..., CallResult]:
         def measured() -> CallResult:
             call = call_request(function, *arguments, **keywords)
             test_id = request.node.nodeid
-            return session.measure_call(f"{test_id}: {_call_text(call, request)}", call, test_id=test_id)
+            folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
+            name = f"{test_id}: {_call_text(call, request)}"
+            return session.measure_call(name, call, test_id=test_id, folder=folder)
 
         result = _recorded(request, session, measured)
         if result.status != "ok":

@@ -17,12 +17,12 @@ import pytest
 
 from splade_bench.bench.cells import CellRun
 from splade_bench.bench.session import MeasuringSession
-from splade_bench.config import MEMORY_MODES
 from splade_bench.errors import SpladeBenchError
 from splade_bench.grid.cell import Cell
 from splade_bench.grid.sweep import PROFILES, Sweep
 from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.measure.machine import PACKAGE_FOLDER
+from splade_bench.memory_modes import MEMORY_MODES
 from splade_bench.pytest_plugin.hooks import open_session, shown_path
 from splade_bench.pytest_plugin.options import memory_options, require_one_process
 from splade_bench.pytest_plugin.terminal import show_line

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from splade_bench.config import MEMORY_MODES, split_mode
 from splade_bench.grid.workloads import WORKLOADS
+from splade_bench.memory_modes import MEMORY_MODES, split_mode
 from splade_bench.report.drawing import picture
 from splade_bench.report.formatting import MRR_EQUAL_WITHIN, median_and_range
 from splade_bench.report.intervals import interval_90

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from splade_bench.config import MEMORY_MODES
 from splade_bench.grid.workloads import WORKLOADS
+from splade_bench.memory_modes import MEMORY_MODES
 from splade_bench.report.modes import (
     REFERENCE_MODE,
     Pair,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
-from splade_bench.config import MEMORY_TECHNIQUES
+from splade_bench.memory_modes import MEMORY_TECHNIQUES
 from splade_bench.report.claim_statistics import (
     Statistic,
     accumulated,

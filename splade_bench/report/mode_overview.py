@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from splade_bench.config import MEMORY_MODES, MEMORY_TECHNIQUES, memory_mode
+from splade_bench.memory_modes import MEMORY_MODES, MEMORY_TECHNIQUES, memory_mode
 from splade_bench.report.formatting import MRR_EQUAL_WITHIN, median_and_range, number
 from splade_bench.report.markdown import code
 from splade_bench.report.modes import (

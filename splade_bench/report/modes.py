@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from splade_bench.config import MEMORY_MODES
+from splade_bench.memory_modes import MEMORY_MODES
 from splade_bench.report.formatting import MISSING, median_and_range
 from splade_bench.report.markdown import escape
 from splade_bench.report.page import Table, table_of

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 
-from splade_bench.config import memory_mode
 from splade_bench.fields import option
+from splade_bench.memory_modes import memory_mode
 from splade_bench.report.bounds import (
     BOUNDS,
     FIT,

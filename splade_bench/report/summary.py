@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from splade_bench.config import MEMORY_MODES
+from splade_bench.memory_modes import MEMORY_MODES
 from splade_bench.report.formatting import mib, number
 from splade_bench.report.markdown import markdown
 from splade_bench.report.modes import REFERENCE_MODE, compare_modes

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, pairwise
 
-from splade_bench.config import MEMORY_MODES
+from splade_bench.memory_modes import MEMORY_MODES
 from splade_bench.report.drawing import COLOURS, INK, Target, drawing, label
 from splade_bench.report.readers import mrr_before
 from splade_bench.results.figures import mrr_at_10

@@ -34,7 +34,7 @@ def source_of(
     if config.negatives_per_query and not fewest_negatives(training_data):
         raise ConfigError("--negatives-per-query: some queries have no negatives; add some, or set it to 0")
     encoder.require_positions(config.max_length)
-    source = TripleBatches.for_config(training_data, encoder.tokenizer, config, encoder.device)
+    source = TripleBatches.for_config(training_data, encoder.tokenizer, config, encoder.device, encoder.prompts)
     if encoder.device.type == "cpu" or isinstance(training_data, IndexedTriples):
         return source  # a CPU computes meanwhile, and the file of an index has one reader
     # A tokenizer can be used by one thread at a time, and an evaluation may run while a batch is prepared.

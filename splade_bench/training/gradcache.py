@@ -25,9 +25,10 @@ from torch import Tensor
 
 from splade_bench.batching.batches import TripleBatch
 from splade_bench.batching.mini_batches import MiniBatch, cut_into_mini_batches, moved_to
-from splade_bench.config import MemoryConfig, TrainConfig
+from splade_bench.config import TrainConfig
 from splade_bench.device.planned import memoized_in_plan, once_in_plan, planned_device
 from splade_bench.device.settings import settings_of
+from splade_bench.memory_modes import MemoryConfig
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.head import Pooled, keeps_winners
 from splade_bench.model.precision import wide_dtype
@@ -134,23 +135,35 @@ def gradcache_step(encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss,
     """
     context.on_phase("forward")
     memory = encoder.memory
+    static = encoder.static_queries
     mini_batches = cut_into_mini_batches(
-        batch.groups,
+        batch.groups if static is None else batch.documents,
         max_tokens=mini_batch_limit(encoder),
         max_texts=mini_batch_texts(encoder),
         pad_to_multiple_of=memory.pad_to_multiple_of,
         computed_twice=memory.activation_memory != "all",
+        first_row=0 if static is None else len(batch),
     )
     mini_batches = moved_to(mini_batches, encoder.device)
     texts = sum(map(len, batch.lengths))
     dtype = wide_dtype(encoder.decoder.weight.dtype)
     reps = torch.empty(texts, encoder.vocab_size, dtype=dtype, device=encoder.device)  # [N, V]
+    queries = batch.queries.to(encoder.device)
+    if static is not None:
+        with torch.no_grad():
+            reps[: len(batch)] = static(queries)
     cached = _first_passes(encoder, mini_batches, context, into=reps)
     context.on_phase("loss")
     terms, grad_reps = loss.with_gradient(
-        reps, len(batch), regularizer_scale=context.regularizer_scale, gradient_scale=context.gradient_scale
+        reps,
+        len(batch),
+        targets=batch.targets.to(encoder.device),
+        regularizer_scale=context.regularizer_scale,
+        gradient_scale=context.gradient_scale,
     )
     context.on_phase("backward")
+    if static is not None:
+        static(queries).backward(grad_reps[: len(batch)])
     for entry in once_in_plan(_take_all(cached), key=lambda entry: entry.key):
         context.check_stop()
         vectors = entry.first_pass.reps

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from splade_bench.batching.mini_batches import MiniBatch
-from splade_bench.config import MemoryConfig
 from splade_bench.errors import ConfigError
+from splade_bench.memory_modes import MemoryConfig
 from splade_bench.units import format_bytes
 
 

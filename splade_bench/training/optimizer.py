@@ -18,24 +18,33 @@ MOMENT_NAMES = ("exp_avg", "exp_avg_sq")
 """The first and the second moment, as torch calls them."""
 
 
-def make_optimizer(parameters: Iterable[Tensor], config: TrainConfig) -> Optimizer:
+def make_optimizer(
+    parameters: Iterable[Tensor], config: TrainConfig, *, query_weights: Tensor | None = None
+) -> Optimizer:
     """The optimizer that ``config`` describes, for those of ``parameters`` that are trained.
+
+    Each of its groups has its largest learning rate as ``initial_lr``. ``query_weights``, which are one of
+    ``parameters``, have a group of their own, without weight decay.
 
     Raises:
         ConfigError: there is no room for its states.
     """
     memory = config.memory
     trained = [parameter for parameter in parameters if parameter.requires_grad]
+    of_model = [parameter for parameter in trained if parameter is not query_weights]
+    groups: list[dict[str, Any]] = [{"params": of_model, "initial_lr": config.learning_rate}]
+    if query_weights is not None:
+        groups.append({"params": [query_weights], "initial_lr": config.query_learning_rate, "weight_decay": 0.0})
     options: dict[str, Any] = {
         "lr": config.learning_rate,
         "weight_decay": config.weight_decay,
         "fused": memory.fused_optimizer,
     }
     if memory.optimizer_states == "disk":
-        return WindowedAdamW(trained, DiskMoments(trained, folder=memory.optimizer_states_dir), **options)
+        return WindowedAdamW(groups, DiskMoments(trained, folder=memory.optimizer_states_dir), **options)
     if memory.optimizer_states == "bfloat16":
-        return WindowedAdamW(trained, Bfloat16Moments(seed=config.seed), **options)
-    return AdamW(trained, **options)
+        return WindowedAdamW(groups, Bfloat16Moments(seed=config.seed), **options)
+    return AdamW(groups, **options)
 
 
 class WindowedAdamW(Optimizer):
@@ -47,7 +56,7 @@ class WindowedAdamW(Optimizer):
     """
 
     def __init__(
-        self, parameters: Iterable[Tensor], moments: Moments, *, lr: float, weight_decay: float, fused: bool
+        self, parameters: Iterable[dict[str, Any]], moments: Moments, *, lr: float, weight_decay: float, fused: bool
     ) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
         self.moments = moments

@@ -118,6 +118,7 @@ def load_weights(encoder: SpladeEncoder, folder: Path) -> None:
         ConfigError: the folder has no such model.
     """
     saved = SpladeEncoder(load_masked_lm(str(folder)), encoder.tokenizer)
+    saved.load_static_queries(str(folder))
     encoder.load_state_dict(saved.state_dict())
 
 

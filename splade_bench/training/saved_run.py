@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from splade_bench.config import MemoryConfig
+from splade_bench.config import TrainConfig
 from splade_bench.errors import ConfigError, DataError
 from splade_bench.fields import option
 from splade_bench.files import finite_or_none, parse_record
+from splade_bench.memory_modes import MemoryConfig
 from splade_bench.training.state import TrainState
 from splade_bench.training.trainer import Trainer
 
@@ -71,7 +72,9 @@ def require_same_run(trainer: Trainer, folder: Path, inputs: Mapping[str, str | 
     """
     saved, config, max_steps = read_saved_run(folder), trainer.config, trainer.state.max_steps
     where = f"--resume-from-checkpoint {folder}"
-    before, now = _flat(saved.config), _flat(finite_or_none(config.to_dict()))  # as JSON has it
+    now = _flat(finite_or_none(config.to_dict()))  # as JSON has it
+    # A setting that an earlier version did not have was what its default is now.
+    before = _flat(finite_or_none(TrainConfig().to_dict())) | _flat(saved.config)
     changed = [
         f"{option(name)} was {before.get(name)} and is {now[name]}"
         for name in now

@@ -59,11 +59,12 @@ def direct_step(encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss, co
         reps: Tensor = encoder(texts, active_share=context.active_share)
         return reps
 
-    query_reps = encode(batch.queries)  # [B, V]
+    context.check_stop()
+    query_reps = encoder.query_vectors(batch.queries, active_share=context.active_share)  # [B, V]
     document_reps = torch.cat([encode(texts) for texts in batch.documents])  # [B * (1 + K), V]
     context.check_stop()
     context.on_phase("loss")
-    terms = loss(query_reps, document_reps, regularizer_scale=context.regularizer_scale)
+    terms = loss(query_reps, document_reps, targets=batch.targets, regularizer_scale=context.regularizer_scale)
     context.on_phase("backward")
     (terms.total * context.gradient_scale).backward()
     return terms.detach()

@@ -1,7 +1,7 @@
 """The training loop: one for every memory mode, device and loss.
 
-Modes differ in data only (:class:`splade_bench.config.MemoryConfig`). Measuring, progress, logs and checkpoints all use
-:class:`TrainObserver`.
+Modes differ in data only (:class:`splade_bench.memory_modes.MemoryConfig`). Measuring, progress, logs and checkpoints
+all use :class:`TrainObserver`.
 
 Weights change in one place only, the optimizer's step. Whatever ends an optimizer step before that (a signal, no memory
 left, a loss that is not finite) leaves the run as it was after the step before.
@@ -35,13 +35,13 @@ from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.gradients import release_gradients
 from splade_bench.model.rng import RngState, capture_rng, restore_rng
 from splade_bench.training.clipping import clip_gradients, gradient_norm
-from splade_bench.training.device_checks import check_device
 from splade_bench.training.faults import half_mini_batch, not_finite
 from splade_bench.training.feeding import source_of
 from splade_bench.training.gradcache import gradcache_step, largest_mini_batch
 from splade_bench.training.loss_scale import LossScale
 from splade_bench.training.losses import LossTerms, SpladeLoss
 from splade_bench.training.optimizer import make_optimizer
+from splade_bench.training.preparing import prepare_model
 from splade_bench.training.schedules import learning_rate_scale, regularizer_scale, steps_of_run, steps_per_epoch
 from splade_bench.training.state import STOP_FIELDS, StepLoss, TrainObserver, TrainResult, TrainState
 from splade_bench.training.step import BackwardStep, Phase, StepContext, StopRequested, direct_step
@@ -74,17 +74,16 @@ class Trainer:
         self.encoder = encoder
         self.config = config
         self.observers = [*observers]
+        prepare_model(encoder, config)
         self.source = source_of(training_data, encoder, config)
         self.loss = SpladeLoss(config)
         self.state = TrainState(steps_of_run(config, self.source.batches_per_epoch), active_share=active_share)
         self.losses: list[float] = []
-        encoder.configure(config.memory, mixed_precision=config.mixed_precision)
-        check_device(encoder, config)
         self.backward_step: BackwardStep = gradcache_step if encoder.memory.gradient_caching else direct_step
         if encoder.memory.mmap_threshold_bytes:
             fix_mmap_threshold(encoder.memory.mmap_threshold_bytes)
         self.loss_scale = LossScale.for_precision(config.mixed_precision)
-        self.optimizer = make_optimizer(encoder.parameters(), config)
+        self.optimizer = make_optimizer(encoder.parameters(), config, query_weights=encoder.query_weights)
         self.random_state: RngState | None = None
         """Of torch, after the last complete optimizer step; None before a run that does not resume."""
         self.step_batches: Sequence[TripleBatch] = ()
@@ -264,9 +263,10 @@ class Trainer:
             self.encoder.parameters(), norm=norm, max_norm=config.max_grad_norm, loss_scale=self.loss_scale.factor
         )
         state.gradient_norm = norm
-        state.learning_rate = config.learning_rate * learning_rate_scale(config, state.global_step, state.max_steps)
+        scale = learning_rate_scale(config, state.global_step, state.max_steps)
+        state.learning_rate = config.learning_rate * scale
         for group in self.optimizer.param_groups:
-            group["lr"] = state.learning_rate
+            group["lr"] = group.get("initial_lr", config.learning_rate) * scale
         self._on_phase("optimizer_step")
         self._updating_weights = True
         self.optimizer.step()

@@ -34,23 +34,31 @@ def validation_loss(
     The batch is part of an in-batch loss, so its size is fixed here and is not the run's.
     ``on_batch`` is called before each batch; what it raises ends the validation.
     """
-    fixed = replace(config, batch_size=BATCH_SIZE, negatives_per_query=1, seed=0)
+    # Held-out data has no teacher.
+    loss = "contrastive" if config.needs_teacher else config.loss
+    fixed = replace(config, batch_size=BATCH_SIZE, negatives_per_query=1, seed=0, loss=loss)
     whole_batches = min(len(triples) // BATCH_SIZE, MAX_BATCHES)
     if not whole_batches:
         return None
-    loss = SpladeLoss(fixed)
-    source = TripleBatches.for_config(triples[: whole_batches * BATCH_SIZE], encoder.tokenizer, fixed, encoder.device)
+    objective = SpladeLoss(fixed)
+    held_out = triples[: whole_batches * BATCH_SIZE]
+    source = TripleBatches.for_config(held_out, encoder.tokenizer, fixed, encoder.device, encoder.prompts)
     totals = []
     with encoder.evaluating():
         for batch in source.batches(epoch=0):
             on_batch()
-            reps = _encode(encoder, batch.to(encoder.device))
-            totals.append(loss(reps[: len(batch)], reps[len(batch) :]).total.item())
+            moved = batch.to(encoder.device)
+            reps = _encode(encoder, moved)
+            terms = objective(reps[: len(batch)], reps[len(batch) :], targets=moved.targets)
+            totals.append(terms.total.item())
     return sum(totals) / len(totals)
 
 
 def _encode(encoder: SpladeEncoder, batch: TripleBatch) -> Tensor:
     """The vectors of all texts [N, V], in the order of their groups, computed a few at a time."""
-    mini_batches = cut_into_mini_batches(batch.groups, max_tokens=_TOKENS_AT_A_TIME, max_texts=BATCH_SIZE)
+    static = encoder.static_queries
+    groups = batch.groups if static is None else batch.documents
+    mini_batches = cut_into_mini_batches(groups, max_tokens=_TOKENS_AT_A_TIME, max_texts=BATCH_SIZE)
     rows = torch.cat([mini_batch.rows for mini_batch in mini_batches])
-    return torch.cat([encoder(mini_batch.texts) for mini_batch in mini_batches])[rows.argsort()]
+    reps = torch.cat([encoder(mini_batch.texts) for mini_batch in mini_batches])[rows.argsort()]
+    return reps if static is None else torch.cat([static(batch.queries), reps])

@@ -21,6 +21,7 @@ from typing import Any
 from splade_bench.bench.protocol import CallRequest
 from splade_bench.measure.device import device_memory
 from splade_bench.measure.rss import current_rss_bytes
+from splade_bench.worker.completion import run_to_end
 from splade_bench.worker.probes import Fields, TimePassProbes, heap_fields, live_fields, pinned_fields
 from splade_bench.worker.serving import Worker, claim_standard_output, limit_process, serve, wait_for_go
 
@@ -43,7 +44,7 @@ class CallWorker(Worker[CallRequest]):
             "pinned": pinned_fields,
             "live": _live_pass,
         }
-        call = partial(function, *self.request.arguments, **self.request.keywords)
+        call = partial(run_to_end, partial(function, *self.request.arguments, **self.request.keywords))
         self.measured |= passes[self.request.measure](call)
         self.send("result", self.measured)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from splade_bench.batching.batches import TripleBatch
 from splade_bench.batching.sources import SyntheticBatches, TripleBatches, TripleSource, widest_batch
-from splade_bench.config import MODEL_PRESETS, MemoryConfig, TrainConfig
+from splade_bench.config import MODEL_PRESETS, TrainConfig
 from splade_bench.data.embedded import PreparedCorpus
 from splade_bench.data.records import Corpus, sha256_of_texts
 from splade_bench.data.wordpiece import train_tokenizer
@@ -22,6 +22,7 @@ from splade_bench.files import whole_folder, write_whole_file
 from splade_bench.grid.cell import OWN_TRAINER, Cell
 from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.measure.machine import source_tree, versions
+from splade_bench.memory_modes import MemoryConfig
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.loading import load_masked_lm
 from splade_bench.model.presets import TRAINED_ACTIVE_SHARE, build_preset, set_active_share
@@ -101,7 +102,7 @@ class CellBuilder:
             return self._timed_source()
         count = min(self.workload.queries, len(self.corpus.triples))
         triples = random.Random(self.cell.seed).sample(list(self.corpus.triples), count)
-        return TripleBatches.for_config(triples, encoder.tokenizer, self.config, encoder.device)
+        return TripleBatches.for_config(triples, encoder.tokenizer, self.config, encoder.device, encoder.prompts)
 
     def toy(self) -> tuple[SpladeEncoder, TripleSource, TrainConfig]:
         """A tiny run on the cell's path through the code: it loads the kernels and starts the threads."""

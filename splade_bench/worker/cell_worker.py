@@ -16,12 +16,12 @@ import torch
 import transformers
 
 from splade_bench.bench.protocol import PINNED_MMAP_THRESHOLD_BYTES, CellRequest
-from splade_bench.config import MemoryConfig
 from splade_bench.device.heap import trim_heap
 from splade_bench.device.storages import LiveStorages
 from splade_bench.grid.cell import ARTICLE_TRAINER, OWN_TRAINER
 from splade_bench.measure.device import device_memory
 from splade_bench.measure.rss import current_rss_bytes
+from splade_bench.memory_modes import MemoryConfig
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.planner.candidates import Candidates
 from splade_bench.planner.fitting import PlannedTraining, why_nothing_fits

@@ -29,8 +29,8 @@ from tokenizers import Tokenizer
 
 from splade_bench.batching.batches import TextBatch, TripleBatch, pad
 from splade_bench.batching.sources import SyntheticBatches
-from splade_bench.config import MEMORY_MODES, MemoryConfig
 from splade_bench.data.records import Triple
+from splade_bench.memory_modes import MEMORY_MODES, MemoryConfig
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.presets import build_preset
 

@@ -12,11 +12,12 @@ from results import MIB
 from tokenizers import Tokenizer
 
 from splade_bench.batching.sources import SyntheticBatches
-from splade_bench.config import MEMORY_MODES, TrainConfig, memory_mode
+from splade_bench.config import TrainConfig
 from splade_bench.device.devices import empty_cache, memory_limit_bytes
 from splade_bench.device.out_of_memory import failed_allocation_bytes, is_out_of_memory
 from splade_bench.device.storages import LiveStorages
 from splade_bench.measure.device import device_memory
+from splade_bench.memory_modes import MEMORY_MODES, memory_mode
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.presets import build_preset
 from splade_bench.planner.device_models import device_model

@@ -25,8 +25,8 @@ from tokenizers import Tokenizer
 
 from splade_bench.batching.batches import TripleBatch
 from splade_bench.batching.mini_batches import cut_into_mini_batches
-from splade_bench.config import MemoryConfig
 from splade_bench.data.records import Triple
+from splade_bench.memory_modes import MemoryConfig
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.rng import capture_rng, restored_rng
 from splade_bench.training.losses import SpladeLoss

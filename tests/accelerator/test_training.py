@@ -18,9 +18,9 @@ from equality import make_config
 from on_device import CUT, DEVICE, NEEDS_FP64, ON_ACCELERATOR, ON_CUDA, STANDARD, dropping_encoder
 from tokenizers import Tokenizer
 
-from splade_bench.config import MEMORY_MODES, memory_mode
 from splade_bench.data.records import Triple
 from splade_bench.device import reads
+from splade_bench.memory_modes import MEMORY_MODES, memory_mode
 from splade_bench.model import SpladeEncoder
 from splade_bench.training import Trainer
 
@@ -76,7 +76,7 @@ import torch
 torch.use_deterministic_algorithms(True)
 from dataclasses import replace
 from equality import make_config
-from splade_bench.config import MEMORY_MODES
+from splade_bench.memory_modes import MEMORY_MODES
 from splade_bench.batching.sources import SyntheticBatches
 from splade_bench.data.wordpiece import train_tokenizer
 from splade_bench.model.presets import build_preset

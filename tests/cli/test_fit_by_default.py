@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from splade_bench.cli import main, memory_settings
-from splade_bench.config import MemoryConfig, TrainConfig
+from splade_bench.config import TrainConfig
 from splade_bench.data.records import Triple
 from splade_bench.data.wordpiece import train_tokenizer
 from splade_bench.device.settings import SETTINGS
 from splade_bench.errors import TrainingError
+from splade_bench.memory_modes import MemoryConfig
 from splade_bench.model.presets import build_preset
 from splade_bench.planner import free_memory
 from splade_bench.planner.fit import SearchEnded

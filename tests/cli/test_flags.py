@@ -21,9 +21,10 @@ from splade_bench.cli.flags import (
 )
 from splade_bench.cli.plan import PlanCommand
 from splade_bench.cli.train import TrainCommand
-from splade_bench.config import MEMORY_MODES, TrainConfig, memory_mode
+from splade_bench.config import TrainConfig
 from splade_bench.data.records import RetrievalDataset
 from splade_bench.evaluation.evaluator import evaluate
+from splade_bench.memory_modes import MEMORY_MODES, memory_mode
 from splade_bench.model import SpladeEncoder
 
 PRESET = TrainConfig(max_length=64, batch_size=32, learning_rate=5e-4)

@@ -7,10 +7,10 @@ import logging
 import pytest
 import torch
 
-from splade_bench.config import MemoryConfig
 from splade_bench.device import devices
 from splade_bench.device.devices import memory_on, resolve_device
 from splade_bench.errors import ConfigError
+from splade_bench.memory_modes import MemoryConfig
 
 
 @pytest.fixture

@@ -12,14 +12,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from splade_bench.batching.sources import SyntheticBatches
-from splade_bench.config import TrainConfig, memory_mode
+from splade_bench.config import TrainConfig
 from splade_bench.data.wordpiece import train_tokenizer
 from splade_bench.device import mps
 from splade_bench.device.products import scores
 from splade_bench.device.settings import SETTINGS
+from splade_bench.memory_modes import memory_mode
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.presets import build_preset
-from splade_bench.training.device_checks import check_device
+from splade_bench.training.preparing import prepare_model
 from splade_bench.training.trainer import Trainer
 
 VOCAB_SIZE = 50_265  # RoBERTa's: more than M1 and M2 sum rightly
@@ -213,11 +214,10 @@ def test_a_run_on_mps_warns_before_it_begins(
     mode: str, cached: bool, encoder: SpladeEncoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = TrainConfig(batch_size=1024, max_length=LENGTH, memory=memory_mode(mode))
-    encoder.configure(config.memory)
-    monkeypatch.setattr("splade_bench.training.device_checks.device_type", lambda device: "mps")
+    monkeypatch.setattr("splade_bench.training.preparing.device_type", lambda device: "mps")
     monkeypatch.setattr("splade_bench.device.settings.SETTINGS", {"cpu": SETTINGS["mps"]})
 
-    check_device(encoder, config)
+    prepare_model(encoder, config)
 
     assert ("mini-batches of up to 40960 tokens" in caplog.text) is not cached
 

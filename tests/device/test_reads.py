@@ -12,9 +12,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from splade_bench.config import MEMORY_MODES, TrainConfig
+from splade_bench.config import TrainConfig
 from splade_bench.device.planned import PlannedDevice, planning_for
 from splade_bench.device.reads import nonzero, read_numbers, unique_counts
+from splade_bench.memory_modes import MEMORY_MODES
 from splade_bench.model import lean
 from splade_bench.model.presets import build_preset
 from splade_bench.planner.allocators import LiveAllocator

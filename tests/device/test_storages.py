@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from splade_bench.config import MEMORY_MODES, TrainConfig
+from splade_bench.config import TrainConfig
 from splade_bench.data.records import Triple
 from splade_bench.device.storages import LivePeak, LiveStorages
+from splade_bench.memory_modes import MEMORY_MODES
 from splade_bench.model import SpladeEncoder
 from splade_bench.training import Trainer
 from splade_bench.training.moments import WINDOW_ELEMENTS

@@ -53,6 +53,17 @@ def test_the_head_equals_its_definition_in_fp64(
         assert relative_difference(ours, plain) <= 1e-9
 
 
+def test_the_double_logarithm_has_its_values_and_gradients(accelerator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = make_inputs(5, 33, 16, 257, padding="right", bias=True, dtype=torch.float64)
+
+    expected = run_head(splade_max_eager, inputs, activation="double-log1p")
+    with reading_forbidden(monkeypatch):
+        actual = run_head(splade_max, inputs, activation="double-log1p")
+
+    for ours, plain in zip(actual, expected, strict=True):
+        assert relative_difference(ours, plain) <= 1e-9
+
+
 def test_inputs_may_have_gaps_between_their_rows(accelerator: str) -> None:
     hidden, weight, bias, mask = make_inputs(4, 9, 6, 130, padding="right", bias=True, dtype=torch.float64)
     spread = torch.empty(4, 9, 12, dtype=torch.float64)[:, :, ::2].copy_(hidden)

@@ -13,8 +13,8 @@ from equality import FP64, Gradients, assert_gradients_are_near, gradients_of, m
 from tokenizers import Tokenizer
 
 from splade_bench.batching.batches import TextBatch, TripleBatch, pad
-from splade_bench.config import MEMORY_MODES, MemoryConfig
 from splade_bench.errors import ConfigError
+from splade_bench.memory_modes import MEMORY_MODES, MemoryConfig
 from splade_bench.model import SpladeEncoder, lean
 from splade_bench.training.gradcache import gradcache_step
 from splade_bench.training.losses import SpladeLoss

@@ -6,6 +6,8 @@ import pytest
 import torch
 from heads import Head, make_inputs, relative_difference, run_head, upstream_of
 
+from splade_bench.config import ActivationName
+from splade_bench.model.activations import ACTIVATIONS
 from splade_bench.model.head import pool, splade_max, splade_max_eager
 from splade_bench.model.row_sums import sum_rows_by_bag, sum_rows_by_index_add
 
@@ -103,12 +105,27 @@ def test_gradients_in_place_are_added_to_those_that_are_there_after_two_passes(
         assert relative_difference(tensor.grad - 1, plain) <= 1e-9
 
 
-def test_gradcheck_passes() -> None:
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gradcheck_passes(activation: ActivationName) -> None:
     hidden, weight, bias, mask = make_inputs(2, 4, 3, 9, padding="right", bias=True, dtype=torch.float64)
     assert bias is not None
     leaves = [tensor.requires_grad_() for tensor in (hidden, weight, bias)]
 
-    assert torch.autograd.gradcheck(lambda *parts: splade_max(*parts, mask, vocab_tile=4), leaves)
+    assert torch.autograd.gradcheck(
+        lambda *parts: splade_max(*parts, mask, vocab_tile=4, activation=activation), leaves
+    )
+
+
+@pytest.mark.parametrize("keep_winners", [True, False])
+def test_the_double_logarithm_has_its_values_and_gradients(keep_winners: bool) -> None:
+    inputs = make_inputs(3, 7, 5, 129, padding="right", bias=True, dtype=torch.float64)
+
+    expected = run_head(splade_max_eager, inputs, activation="double-log1p")
+    actual = run_head(splade_max, inputs, vocab_tile=64, keep_winners=keep_winners, activation="double-log1p")
+
+    torch.testing.assert_close(expected[0], torch.log1p(run_head(splade_max_eager, inputs)[0]))
+    for ours, plain in zip(actual, expected, strict=True):
+        assert relative_difference(ours, plain) <= 1e-9
 
 
 def test_a_text_without_tokens_gives_zeros_and_no_gradient() -> None:

@@ -12,8 +12,8 @@ import torch
 from equality import Gradients, make_config, relative_error, trained_gradients
 from tokenizers import Tokenizer
 
-from splade_bench.config import MEMORY_MODES, MemoryConfig
 from splade_bench.data.records import Triple
+from splade_bench.memory_modes import MEMORY_MODES, MemoryConfig
 from splade_bench.model.head import splade_max, splade_max_eager
 from splade_bench.model.presets import build_preset
 

@@ -28,8 +28,9 @@ from equality import (
 )
 from tokenizers import Tokenizer
 
-from splade_bench.config import MEMORY_MODES, MemoryConfig, TrainConfig
+from splade_bench.config import TrainConfig
 from splade_bench.data.records import Triple
+from splade_bench.memory_modes import MEMORY_MODES, MemoryConfig
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.presets import build_preset
 

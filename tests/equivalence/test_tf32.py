@@ -14,11 +14,11 @@ from equality import make_config, relative_error, trained_gradients
 from tf32 import Tf32Products
 from tokenizers import Tokenizer
 
-from splade_bench.config import MEMORY_MODES, MemoryConfig
 from splade_bench.data.records import Triple
 from splade_bench.device import cuda
 from splade_bench.device.settings import SETTINGS
 from splade_bench.errors import ConfigError
+from splade_bench.memory_modes import MEMORY_MODES, MemoryConfig
 from splade_bench.model.presets import build_preset
 from splade_bench.training.trainer import Trainer
 
@@ -108,7 +108,7 @@ def test_a_training_turns_it_on(
         def on_step_end(self, state: object, loss: object) -> None:
             pass
 
-    monkeypatch.setattr("splade_bench.training.device_checks.device_type", lambda device: "cuda")
+    monkeypatch.setattr("splade_bench.training.preparing.device_type", lambda device: "cuda")
     encoder = build_preset("toy", tokenizer, seed=0)
     Trainer(encoder, triples, make_config(tf32=True), observers=[Watcher()]).train()
 

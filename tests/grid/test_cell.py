@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from splade_bench.config import MEMORY_MODES, MODEL_PRESETS, memory_mode
+from splade_bench.config import MODEL_PRESETS
 from splade_bench.errors import ConfigError
 from splade_bench.grid.cell import ARTICLE_TRAINER, PEER_MODE, TRAINERS, Cell
 from splade_bench.grid.sweep import PROFILES, Sweep
 from splade_bench.grid.workloads import WORKLOADS
+from splade_bench.memory_modes import MEMORY_MODES, memory_mode
 
 CELL = Cell(workload="mini-256", device="cpu", batch_size=8, gradient_accumulation_steps=1, memory_mode="standard")
 

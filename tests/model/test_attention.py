@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from splade_bench.config import MemoryConfig
+from splade_bench.memory_modes import MemoryConfig
 from splade_bench.model import attention
 from splade_bench.model.attention import streaming_attention
 from splade_bench.model.dropout import keep_mask, keep_scale

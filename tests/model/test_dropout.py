@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from splade_bench.config import MemoryConfig
+from splade_bench.memory_modes import MemoryConfig
 from splade_bench.model.dropout import compact_dropout, keep_mask, keep_scale
 from splade_bench.model.lean import lean_operators
 

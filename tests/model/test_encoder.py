@@ -16,8 +16,8 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertModel, PreTrainedModel
 
 from splade_bench.batching.batches import TextBatch, pad
-from splade_bench.config import MEMORY_MODES, MemoryConfig
 from splade_bench.errors import ConfigError
+from splade_bench.memory_modes import MEMORY_MODES, MemoryConfig
 from splade_bench.model import SpladeEncoder, splade_max_eager
 from splade_bench.model.presets import build_preset
 
@@ -203,7 +203,7 @@ def test_an_evaluation_makes_no_logits_in_any_mode(encoder: SpladeEncoder, monke
     plain = encoder(texts)
     assert "Log1PBackward0" in node_names(plain)
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise AssertionError("logits")
 
     monkeypatch.setattr("splade_bench.model.encoder.splade_max_eager", refuse)

@@ -22,8 +22,8 @@ from equality import (
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from splade_bench.config import MEMORY_MODES, MemoryConfig
 from splade_bench.data.records import Triple
+from splade_bench.memory_modes import MEMORY_MODES, MemoryConfig
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.gradients import embedding, existing_grad, linear, plain_linear, release_gradients
 from splade_bench.model.lean import lean_operators
@@ -54,7 +54,7 @@ def test_a_linear_layer_adds_to_the_gradient_that_is_there(bias: bool) -> None:
     before = layer.weight.grad.data_ptr()
 
     total = summed_in_place(
-        layer.weight, lambda: linear(inputs, layer.weight, layer.bias, recipe=None, in_place=True), 3
+        layer.weight, lambda: linear(inputs, layer.weight, layer.bias, recomputation=None, in_place=True), 3
     )
 
     expected = torch.autograd.grad(layer(inputs).square().sum(), list(layer.parameters()))
@@ -249,7 +249,7 @@ def test_a_linear_layer_is_torchs_for_inputs_of_any_layout(layout: str, bias: bo
     upstream = torch.randn_like(expected)
     leaf, other = (inputs.clone(memory_format=torch.preserve_format).requires_grad_() for _ in range(2))
 
-    ours = linear(leaf, layer.weight, layer.bias, recipe=None, in_place=False)
+    ours = linear(leaf, layer.weight, layer.bias, recomputation=None, in_place=False)
 
     assert torch.equal(ours, plain_linear(inputs, layer.weight, layer.bias))
     torch.testing.assert_close(ours, expected)
@@ -273,7 +273,7 @@ def test_the_result_of_a_linear_layer_may_be_changed_in_place(in_place: bool) ->
         return part.square().sum()
 
     expected = torch.autograd.grad(changed(F.linear(inputs, layer.weight, layer.bias)), [inputs, layer.weight])
-    changed(linear(inputs, layer.weight, layer.bias, recipe=None, in_place=in_place)).backward()
+    changed(linear(inputs, layer.weight, layer.bias, recomputation=None, in_place=in_place)).backward()
 
     assert layer.weight.grad is not None and inputs.grad is not None
     torch.testing.assert_close(inputs.grad, expected[0])

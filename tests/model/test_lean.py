@@ -1,4 +1,4 @@
-"""The intercepted operators by themselves: what they keep, where they end, and that no recipe outlives its truth."""
+"""The intercepted operators alone: what they keep, where they end, and that no recomputation outlives its truth."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from splade_bench.config import MemoryConfig
 from splade_bench.device.planned import PlannedAllocator, PlannedDevice, planning_for
 from splade_bench.device.storages import LiveStorages
+from splade_bench.memory_modes import MemoryConfig
 from splade_bench.model.lean import lean_operators
 
 MEMORY = MemoryConfig(in_place_gradients=False)
@@ -47,7 +47,7 @@ def activated_in_place(inputs: Tensor, weight: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("layers", [changed_result, dropped_in_place, activated_in_place])
-def test_a_result_that_was_changed_in_place_is_not_made_again_from_its_old_recipe(layers: Layers) -> None:
+def test_a_result_that_was_changed_in_place_is_not_made_again_from_its_old_recomputation(layers: Layers) -> None:
     for ours, plain in zip(gradients(layers, lean=True), gradients(layers, lean=False), strict=True):
         torch.testing.assert_close(ours, plain)
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from splade_bench.cli import main
-from splade_bench.config import MemoryConfig
 from splade_bench.errors import ConfigError
+from splade_bench.memory_modes import MemoryConfig
 from splade_bench.model import SpladeEncoder, triton_head
 from splade_bench.model.triton_head import fused_max, gradients_by_segments, require_triton
 

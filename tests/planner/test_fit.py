@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from splade_bench.config import MemoryConfig, TrainConfig, memory_mode
+from splade_bench.config import TrainConfig
 from splade_bench.errors import ConfigError
+from splade_bench.memory_modes import MemoryConfig, memory_mode
 from splade_bench.planner.candidates import SEARCHED_FIELDS, SETTINGS_TO_TRY, Candidate, Candidates, Change
 from splade_bench.planner.fit import Fit, SearchEnded, Trial, fit
 from splade_bench.planner.fitting import PlannedTraining

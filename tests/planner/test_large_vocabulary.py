@@ -13,9 +13,10 @@ from heads import make_inputs, relative_difference, run_head
 from tokenizers import Tokenizer
 
 from splade_bench.batching.sources import SyntheticBatches
-from splade_bench.config import MEMORY_MODES, TrainConfig, memory_mode
+from splade_bench.config import TrainConfig
 from splade_bench.device.settings import SETTINGS
 from splade_bench.device.storages import LiveStorages
+from splade_bench.memory_modes import MEMORY_MODES, memory_mode
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.head import splade_max, splade_max_eager
 from splade_bench.model.presets import TRAINED_ACTIVE_SHARE, set_active_share

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -16,11 +16,12 @@ from architectures import ARCHITECTURES, make_model, wrap
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from splade_bench.batching.batches import TextBatch, TripleBatch, pad, round_up
-from splade_bench.config import MEMORY_MODES, MEMORY_TECHNIQUES, TrainConfig, memory_mode
+from splade_bench.batching.batches import Targets, TextBatch, TripleBatch, pad, round_up
+from splade_bench.config import TrainConfig
 from splade_bench.device.planned import PlannedDevice, planned_device, planning_for
 from splade_bench.device.settings import SETTINGS
 from splade_bench.device.storages import LivePeak, LiveStorages
+from splade_bench.memory_modes import MEMORY_MODES, MEMORY_TECHNIQUES, memory_mode
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.loading import untrained_model
 from splade_bench.model.presets import build_preset
@@ -65,7 +66,8 @@ class Batches:
             longest = [round_up(max(lengths), memory.pad_to_multiple_of or 1, at_most=16) for lengths in groups]
             widths = [16] * len(groups) if memory.padding == "max_length" else longest
             queries, *documents = map(texts, groups, widths)
-            yield TripleBatch(queries, tuple(documents))
+            teacher = torch.ones(len(groups[0]), len(documents)) if self.config.needs_teacher else None
+            yield TripleBatch(queries, tuple(documents), targets=Targets(teacher_scores=teacher))
 
 
 def measure(make_encoder: MakeEncoder, config: TrainConfig, lengths: Lengths = LENGTHS) -> tuple[LivePeak, float]:
@@ -149,7 +151,18 @@ def test_live_bytes_with_every_technique(pair_of: PairOf, change: str, technique
     assert_plan_is_true(pair.plan, pair.true)
 
 
-@pytest.mark.parametrize("changes", [{"mixed_precision": "bf16"}, {"loss": "margin"}, {"regularizer": "l1"}])
+OTHER_TRAININGS: Sequence[dict[str, Any]] = (
+    {"mixed_precision": "bf16"},
+    {"loss": "margin"},
+    {"loss": "contrastive+kl+0.05*margin-mse"},
+    {"regularizer": "l1"},
+    {"query_regularizer_type": "mean-l1", "regularizer_threshold": 20},
+    {"activation": "double-log1p"},
+    {"query_encoder": "static"},
+)
+
+
+@pytest.mark.parametrize("changes", OTHER_TRAININGS, ids=str)
 @pytest.mark.parametrize("mode", ["standard", "memory-efficient"])
 def test_live_bytes_with_autocast_and_other_losses(pair_of: PairOf, mode: str, changes: dict[str, Any]) -> None:
     pair = pair_of(make_config(mode, **changes))

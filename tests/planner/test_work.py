@@ -12,8 +12,9 @@ from tokenizers import Tokenizer
 from torch.utils.flop_counter import FlopCounterMode
 
 from splade_bench.batching.batches import TextBatch, TripleBatch
-from splade_bench.config import TrainConfig, memory_mode
+from splade_bench.config import TrainConfig
 from splade_bench.device.planned import PlannedDevice, memoized_in_plan, once_in_plan, planning_for
+from splade_bench.memory_modes import memory_mode
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.presets import build_preset
 from splade_bench.planner.allocators import LiveAllocator

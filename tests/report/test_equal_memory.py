@@ -9,8 +9,8 @@ import pytest
 from report_results import MACHINE, row_of, rows_of, text_of
 from results import MIB, make_cell_result
 
-from splade_bench.config import memory_mode
 from splade_bench.grid.cell import PEER_MODE
+from splade_bench.memory_modes import memory_mode
 from splade_bench.report.bounds import BOUNDS, FIT, Bound, direct_gemm_share, over_budget
 from splade_bench.report.peers import peers_page
 from splade_bench.results.figures import step_time_s

@@ -17,9 +17,9 @@ from report_results import HOSTILE, make_result, make_sweep
 from results import make_call_result
 
 from splade_bench.cli import main
-from splade_bench.config import MEMORY_MODES, MEMORY_TECHNIQUES
 from splade_bench.errors import DataError
 from splade_bench.measure.timeline import Sample
+from splade_bench.memory_modes import MEMORY_MODES, MEMORY_TECHNIQUES
 from splade_bench.report.document import make_pages, write_report
 from splade_bench.report.export import write_tables
 from splade_bench.report.insertions import update_document

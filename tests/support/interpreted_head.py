@@ -16,8 +16,8 @@ from heads import make_inputs, relative_difference, run_head, upstream_of
 from torch import Tensor
 
 from splade_bench.batching.sources import SyntheticBatches
-from splade_bench.config import MemoryConfig
 from splade_bench.data.wordpiece import train_tokenizer
+from splade_bench.memory_modes import MemoryConfig
 from splade_bench.model import triton_head
 from splade_bench.model.head import _search, pool, splade_max, splade_max_eager
 from splade_bench.model.presets import build_preset

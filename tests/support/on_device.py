@@ -13,8 +13,8 @@ from equality import Bounds, Gradients, gradients_of, make_config
 from tokenizers import Tokenizer
 
 from splade_bench.batching.batches import TripleBatch
-from splade_bench.config import MEMORY_MODES, MemoryConfig
 from splade_bench.device.devices import available_devices
+from splade_bench.memory_modes import MEMORY_MODES, MemoryConfig
 from splade_bench.model import SpladeEncoder
 from splade_bench.training.gradcache import gradcache_step
 from splade_bench.training.losses import SpladeLoss

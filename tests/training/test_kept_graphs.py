@@ -14,9 +14,9 @@ from equality import gradients_of, make_config, text_batches
 from tokenizers import Tokenizer
 
 from splade_bench.batching.batches import TripleBatch
-from splade_bench.config import MEMORY_MODES, MemoryConfig
 from splade_bench.data.records import Triple
 from splade_bench.errors import ConfigError
+from splade_bench.memory_modes import MEMORY_MODES, MemoryConfig
 from splade_bench.model import SpladeEncoder
 from splade_bench.training.faults import half_mini_batch
 from splade_bench.training.gradcache import gradcache_step

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -30,10 +31,9 @@ class SmallLoss:
     share: float = 1e-5
 
     def with_gradient(
-        self, reps: Tensor, queries: int, *, regularizer_scale: float, gradient_scale: float
+        self, reps: Tensor, queries: int, *, gradient_scale: float, **options: Any
     ) -> tuple[LossTerms, Tensor]:
-        scales = {"regularizer_scale": regularizer_scale, "gradient_scale": self.share * gradient_scale}
-        terms, gradient = self.loss.with_gradient(reps, queries, **scales)
+        terms, gradient = self.loss.with_gradient(reps, queries, gradient_scale=self.share * gradient_scale, **options)
         names = ("ranking", "query_regularizer", "document_regularizer")
         return replace(terms, **{name: getattr(terms, name) * self.share for name in names}), gradient
 

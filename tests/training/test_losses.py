@@ -1,4 +1,4 @@
-"""The losses and regularizers against their formulas."""
+"""The terms of a loss, and their gradient without a graph over vectors."""
 
 from __future__ import annotations
 
@@ -7,46 +7,14 @@ from typing import Any
 import pytest
 import torch
 
+from splade_bench.batching.batches import Targets
 from splade_bench.config import TrainConfig
-from splade_bench.training.losses import (
-    LossTerms,
-    SpladeLoss,
-    contrastive_loss,
-    flops_regularizer,
-    l1_regularizer,
-    margin_loss,
-)
+from splade_bench.training.losses import LossTerms, SpladeLoss
+from splade_bench.training.regularizers import Regularizer
 
 
 def random_reps(rows: int, *, seed: int = 0) -> torch.Tensor:
     return torch.rand(rows, 12, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def test_contrastive_loss_is_the_cross_entropy_of_each_positive() -> None:
-    queries, documents = random_reps(3), random_reps(6, seed=1)
-
-    expected = sum(torch.logsumexp(documents @ query, 0) - documents[row] @ query for row, query in enumerate(queries))
-
-    assert contrastive_loss(queries @ documents.t()).item() == pytest.approx(float(expected) / 3)
-
-
-def test_margin_loss_is_the_mean_hinge_over_each_querys_own_negatives() -> None:
-    queries, documents = random_reps(2), random_reps(6, seed=1)  # positives 0-1, first negatives 2-3, second 4-5
-
-    hinges = [
-        max(0.0, 0.2 - float(queries[row] @ documents[row]) + float(queries[row] @ documents[row + 2 * negative]))
-        for negative in (1, 2)
-        for row in (0, 1)
-    ]
-
-    assert margin_loss(queries @ documents.t(), margin=0.2).item() == pytest.approx(sum(hinges) / 4)
-
-
-def test_flops_is_the_sum_of_squared_mean_weights_and_l1_the_sum_of_weights() -> None:
-    reps = torch.tensor([[1.0, 0.0], [3.0, 2.0]])
-
-    assert flops_regularizer(reps).item() == 2.0**2 + 1.0**2
-    assert l1_regularizer(reps).item() == 6.0
 
 
 def test_regularizers_carry_their_weights_and_the_ramp_and_leave_negatives_out() -> None:
@@ -76,37 +44,75 @@ def test_negatives_are_regularized_when_all_documents_are_to_be() -> None:
         for which in ("positives", "all")
     )
 
-    assert positives.document_regularizer.item() == pytest.approx(0.5 * flops_regularizer(documents[:2]).item())
-    assert everything.document_regularizer.item() == pytest.approx(0.5 * flops_regularizer(documents).item())
+    assert positives.document_regularizer.item() == pytest.approx(Regularizer("flops", 0.5).value(documents[:2]).item())
+    assert everything.document_regularizer.item() == pytest.approx(Regularizer("flops", 0.5).value(documents).item())
     assert everything.ranking == positives.ranking
 
 
-@pytest.mark.parametrize("loss", ["contrastive", "margin"])
-@pytest.mark.parametrize("regularizer", ["flops", "l1"])
+def test_queries_may_have_another_regularizer_than_documents() -> None:
+    config = TrainConfig(query_regularizer_type="mean-l1", query_regularizer_weight=1.0)
+    queries, documents = random_reps(2), random_reps(4, seed=1)
+
+    terms = SpladeLoss(config)(queries, documents)
+
+    assert terms.query_regularizer.item() == pytest.approx(queries.sum().item() / 2)
+    assert terms.document_regularizer.item() == pytest.approx(1e-3 * documents[:2].mean(0).square().sum().item())
+
+
+def random_targets(queries: int, negatives: int) -> Targets:
+    """Some documents that are left out, and a teacher."""
+    generator = torch.Generator().manual_seed(5)
+    left_out = torch.rand(queries, queries * (1 + negatives), generator=generator) < 0.3
+    left_out[range(queries), range(queries)] = False
+    return Targets(left_out, torch.rand(queries, 1 + negatives, generator=generator))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        {},
+        {"temperature": 0.3},
+        {"loss": "margin"},
+        {"loss": "margin-mse"},
+        {"loss": "kl", "temperature": 0.5, "teacher_temperature": 2.0},
+        {"loss": "contrastive+0.3*kl+2*margin-mse"},
+        {"regularizer": "l1"},
+        {"regularizer": "mean-l1"},
+        {"query_regularizer_type": "l1", "regularizer_threshold": 9},
+        {"regularizer": "l1", "regularizer_threshold": 9},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("documents", ["positives", "all"])
 @pytest.mark.parametrize("negatives", [0, 1, 3])
 def test_the_gradient_without_a_graph_is_autograds(
-    loss: Any, regularizer: Any, documents: Any, negatives: int, monkeypatch: pytest.MonkeyPatch
+    objective: dict[str, Any], documents: Any, negatives: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("splade_bench.training.losses._COLUMNS", 5)  # of 12
     config = TrainConfig(
-        loss=loss,
+        **objective,
         negatives_per_query=max(1, negatives),
-        regularizer=regularizer,
         regularized_documents=documents,
         query_regularizer_weight=0.3,
         document_regularizer_weight=0.7,
     )
-    if loss == "margin" and not negatives:
-        pytest.skip("a hinge needs negatives")
-    objective, queries = SpladeLoss(config), 3
-    reps = random_reps(queries * (2 + negatives)).requires_grad_()
-    expected = objective(reps[:queries], reps[queries:], regularizer_scale=0.5)
+    if config.needs_negatives and not negatives:
+        pytest.skip("the loss needs negatives")
+    loss, queries = SpladeLoss(config), 3
+    targets = random_targets(queries, negatives)
+    # Some vectors have more active entries than the threshold, others fewer. No gradient is compared at 0.
+    reps = random_reps(queries * (2 + negatives))
+    reps[::2, :4] = 0.0
+    reps.requires_grad_()
+    expected = loss(reps[:queries], reps[queries:], targets=targets, regularizer_scale=0.5)
     (plain,) = torch.autograd.grad(4.0 * expected.total, reps)
 
-    terms, gradient = objective.with_gradient(reps.detach(), queries, regularizer_scale=0.5, gradient_scale=4.0)
+    terms, gradient = loss.with_gradient(
+        reps.detach(), queries, targets=targets, regularizer_scale=0.5, gradient_scale=4.0
+    )
 
-    torch.testing.assert_close(gradient, plain, rtol=1e-12, atol=1e-12)
+    active = reps > 0
+    torch.testing.assert_close(gradient[active], plain[active], rtol=1e-12, atol=1e-12)
     assert not gradient.requires_grad
     for name in LossTerms.__dataclass_fields__:
         term = getattr(terms, name)

@@ -12,11 +12,12 @@ from torch import Tensor
 from waiting import Waits
 
 from splade_bench.batching.sources import SyntheticBatches, TripleBatches
-from splade_bench.config import TrainConfig, memory_mode
+from splade_bench.config import TrainConfig
 from splade_bench.data.records import Triple
 from splade_bench.data.wordpiece import train_tokenizer
 from splade_bench.device.reads import HAS_PADDING
 from splade_bench.device.settings import SETTINGS
+from splade_bench.memory_modes import memory_mode
 from splade_bench.model.presets import build_preset
 from splade_bench.training.feeding import PreparedAhead, prepared_ahead, source_of
 from splade_bench.training.trainer import Trainer

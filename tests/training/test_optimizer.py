@@ -13,9 +13,10 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from splade_bench.config import MemoryConfig, TrainConfig
+from splade_bench.config import TrainConfig
 from splade_bench.device.reads import reserved_file
 from splade_bench.errors import ConfigError
+from splade_bench.memory_modes import MemoryConfig
 from splade_bench.training import moments
 from splade_bench.training.moments import Bfloat16Moments, require_room, round_at_random, windows
 from splade_bench.training.optimizer import WindowedAdamW, make_optimizer

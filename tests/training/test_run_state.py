@@ -15,9 +15,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from splade_bench.config import MEMORY_MODES, TrainConfig, memory_mode
+from splade_bench.config import TrainConfig
 from splade_bench.data.records import Triple
 from splade_bench.errors import ConfigError, DataError, NotFiniteError
+from splade_bench.memory_modes import MEMORY_MODES, memory_mode
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.presets import build_preset
 from splade_bench.training.collapse import CollapseGuard
@@ -127,6 +128,20 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     again.train()
 
     assert_same_run(again, whole)
+
+
+def test_what_a_model_has_beside_its_weights_goes_on(
+    make_encoder: Callable[[], SpladeEncoder], triples: Sequence[Triple], tmp_path: Path
+) -> None:
+    config = replace(CONFIG, query_encoder="static", activation="double-log1p", query_prompt="who ")
+    whole = run_to_the_end(make_encoder(), triples, config)
+    stopped_and_saved(make_encoder(), triples, config, tmp_path / "checkpoint", step=3)
+
+    again = resumed(make_encoder(), triples, config, tmp_path / "checkpoint")
+    again.train()
+
+    assert_same_run(again, whole)
+    assert again.encoder.query_weights is not None
 
 
 @pytest.mark.parametrize("step", range(1, STEPS))
@@ -245,6 +260,20 @@ def test_a_changed_setting_that_matters_is_refused_by_name(
 
     with pytest.raises(ConfigError, match=message):
         resumed(make_encoder(), triples, replace(CONFIG, **changes), tmp_path / "saved")
+
+
+def test_a_setting_that_an_earlier_version_did_not_have_was_its_default(
+    make_encoder: Callable[[], SpladeEncoder], triples: Sequence[Triple], tmp_path: Path
+) -> None:
+    stopped_and_saved(make_encoder(), triples, CONFIG, tmp_path / "checkpoint", step=2)
+    path = tmp_path / "checkpoint" / STATE_NAME
+    state = json.loads(path.read_text())
+    del state["config"]["temperature"]
+    path.write_text(json.dumps(state))
+
+    assert resumed(make_encoder(), triples, CONFIG, tmp_path / "checkpoint").state.global_step == 2
+    with pytest.raises(ConfigError, match=r"--temperature was 1\.0 and is 2\.0"):
+        resumed(make_encoder(), triples, replace(CONFIG, temperature=2.0), tmp_path / "checkpoint")
 
 
 def test_other_data_is_refused(

@@ -14,9 +14,10 @@ import torch
 from equality import GradientsSeen, text_batches
 
 from splade_bench.batching.batches import TextBatch, TripleBatch
-from splade_bench.config import MEMORY_MODES, TrainConfig
+from splade_bench.config import TrainConfig
 from splade_bench.data.records import Triple
 from splade_bench.errors import ConfigError, NotFiniteError
+from splade_bench.memory_modes import MEMORY_MODES
 from splade_bench.model import SpladeEncoder
 from splade_bench.training import Trainer
 from splade_bench.training.schedules import learning_rate_scale, regularizer_scale

@@ -15,8 +15,8 @@ from splade_bench.bench.isolate import WorkerError, result_of
 from splade_bench.bench.progress import Progress
 from splade_bench.bench.protocol import MEMORY_PASSES, CellRequest
 from splade_bench.bench.session import MeasuringSession
-from splade_bench.config import MemoryConfig
 from splade_bench.grid.cell import Cell
+from splade_bench.memory_modes import MemoryConfig
 from splade_bench.results.records import read_results
 
 
