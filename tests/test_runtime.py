@@ -51,7 +51,7 @@ def test_other_values_are_left_to_openmp(threads: str, monkeypatch: pytest.Monke
     prepare_runtime()
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "plan", "fit"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "encode", "search", "plan", "fit"])
 def test_a_verb_that_computes_is_prepared_before_torch_is_imported(verb: str) -> None:
     script = (
         "import os, sys\n"

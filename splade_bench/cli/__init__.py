@@ -18,6 +18,8 @@ from splade_bench.runtime import prepare_runtime
 VERBS = {
     "train": "train a SPLADE model on your data or the embedded corpus",
     "evaluate": "evaluate a trained model on held-out queries",
+    "encode": "write the sparse vectors of texts, for a search or for a search engine",
+    "search": "find the best documents among encoded ones, exactly",
     "plan": "predict the peak memory of a training without running it",
     "fit": "choose the fastest settings of a training that fit a memory budget",
     "report": "write pages with tables and pictures from recorded results",
@@ -33,7 +35,7 @@ _INTERRUPTED = 130
 # 128 + SIGPIPE, as in shells.
 _OUTPUT_CLOSED = 141
 # Of these verbs, 1 means that the run failed. Of others it is a result: a regression, a training that does not fit.
-_RUNS = ("train", "evaluate")
+_RUNS = ("train", "evaluate", "encode", "search")
 # These compute with torch.
 _COMPUTE = (*_RUNS, "plan", "fit")
 _TRACEBACK = "SPLADE_BENCH_TRACEBACK"
@@ -44,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code. Whatever happens ends in one line on standard error, without a traceback.
 
     The codes of every verb: 0 for done, 2 for usage or a bad file, 70 for an error of this program, 128 plus the number
-    of a signal, 141 if nobody reads standard output any more. Of train and evaluate, 1 means that the run failed.
-    The environment variable ``SPLADE_BENCH_TRACEBACK`` adds the traceback.
+    of a signal, 141 if nobody reads standard output any more. Of train, evaluate, encode and search, 1 means that the
+    run failed. The environment variable ``SPLADE_BENCH_TRACEBACK`` adds the traceback.
     """
     _escape_what_a_console_cannot_show()
     verb, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +14,38 @@ from tabulate import tabulate
 from splade_bench.cli.arguments import parse, show
 from splade_bench.cli.flags import Placement
 from splade_bench.cli.progress import memory_line
-from splade_bench.cli.sources import load_corpus, load_encoder
+from splade_bench.cli.sources import load_corpus, placed_encoder
 from splade_bench.config import MIN_MAX_LENGTH
+from splade_bench.data.beir import read_beir
 from splade_bench.data.formats import read_triples, retrieval_dataset
 from splade_bench.data.records import RetrievalDataset
 from splade_bench.errors import ConfigError
-from splade_bench.evaluation.evaluator import evaluate, evaluate_bm25
+from splade_bench.evaluation.evaluator import Retrieval, evaluate, evaluate_bm25
+from splade_bench.evaluation.metrics import RUN_DEPTH, Ranking, RetrievalMetric, parse_measures
+from splade_bench.evaluation.own_texts import own_documents
+from splade_bench.evaluation.run_file import run_file
 from splade_bench.fields import require_range
 from splade_bench.measure.rss import PeakRss
+from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.known_words import require_known_words
 from splade_bench.report.formatting import MISSING
 
 logger = logging.getLogger(__name__)
 
 _DEFAULT_MODEL = "splade-output/final_model"
+_DEFAULT_SPLIT = "test"
+
+
+def _ignore(_: Ranking) -> None:
+    """Where no run is written."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateCommand:
     """Evaluate a trained model on held-out queries.
 
-    Each query is ranked twice: against all documents and, as in the article, against its own positives and negatives.
+    Each query is ranked against all documents and, if --val-file has triples, also as in the article, against its own
+    positives and negatives.
 
     Exit codes:
       0  done
@@ -44,7 +56,19 @@ class EvaluateCommand:
     model_name: str = _DEFAULT_MODEL
     """A local model folder, or a Hugging Face Hub id."""
     val_file: Path | None = None
-    """Validation data in the format of train's --train-file. None: the test queries of the embedded corpus."""
+    """A BEIR folder, or validation data in the format of train's --train-file. None: the test queries of the embedded
+    corpus."""
+    split: str | None = None
+    """The queries of a BEIR folder that are judged in qrels/SPLIT.tsv. None: test."""
+    measures: tuple[str, ...] = ()
+    """Further metrics by their names in ir_measures: nDCG, RR and AP, alone or with a cutoff such as nDCG@20, and P@K,
+    R@K and Success@K."""
+    top_k: int = 1000
+    """Documents that a query returns, at most."""
+    exclude_own_text: bool = False
+    """Leave a query's own text out of its ranking, where the query is a document too, as in ArguAna and Quora."""
+    run_file: Path | None = None
+    """Write the rankings as a TREC run."""
     batch_size: int | None = None
     """Texts to encode at once. None: 32, or fewer if --max-length is above 128."""
     max_length: int | None = None
@@ -60,46 +84,79 @@ class EvaluateCommand:
 def run(arguments: Sequence[str]) -> int:
     """Evaluate and print; the exit code."""
     command = parse(EvaluateCommand, arguments, verb="evaluate")
-    require_range(command, "batch_size", at_least=1)
-    require_range(command, "max_length", at_least=MIN_MAX_LENGTH)
-    dataset, corpus_name = _dataset(command.val_file)
-    if command.model_name == _DEFAULT_MODEL and not Path(_DEFAULT_MODEL).is_dir():  # it is not an id of the Hub
-        raise ConfigError(f"--model-name {_DEFAULT_MODEL}: there is no such folder; train a model, or name another one")
-    device = command.placement.resolve()
-    encoder = load_encoder(command.model_name, None, seed=0).to(device)
-    for texts in (dataset.queries, dataset.corpus):
-        require_known_words(encoder.tokenizer, texts.values(), model_name=command.model_name)
-    encoder.configure(command.placement.memory)
-    max_length = command.max_length or encoder.max_length
-    encoder.require_positions(max_length)
-    peak_rss = PeakRss()
-    peak_rss.start()
-    metrics = evaluate(encoder, dataset, max_length=max_length, batch_size=command.batch_size)
-    peak = peak_rss.read()
+    measures = _checked(command)
+    with run_file(command.run_file) if command.run_file else nullcontext(_ignore) as write_ranking:
+        dataset, corpus_name = _dataset(command)
+        own = _own_documents(command, dataset)
+        encoder, max_length = _encoder(command, dataset)
+        peak_rss = PeakRss()
+        peak_rss.start()
+        left_out = own if command.exclude_own_text else None
+        how = Retrieval(top_k=command.top_k, left_out=left_out, measures=measures, on_ranking=write_ranking)
+        metrics = evaluate(encoder, dataset, max_length=max_length, batch_size=command.batch_size, retrieval=how)
+        peak = peak_rss.read()
+    bm25 = evaluate_bm25(dataset, retrieval=replace(how, on_ranking=_ignore))
     record: dict[str, Any] = {
         "model_name": command.model_name,
         "corpus": corpus_name,
         "queries": len(dataset.queries),
         "documents": len(dataset.corpus),
-        "device": device.type,
+        "queries_that_are_documents": len(own),
+        "exclude_own_text": command.exclude_own_text,
+        "device": encoder.device.type,
         "max_length": max_length,
         "peak_rss_bytes": peak.peak_bytes,
         "peak_rss_source": peak.source,
         "metrics": metrics,
-        "bm25": evaluate_bm25(dataset),
+        "bm25": bm25,
     }
     if command.memory_tracking:
         logger.info("%s", memory_line(peak_rss))
-    rows = [[name, value, record["bm25"].get(name)] for name, value in metrics.items()]
+    rows = [[name, value, (bm25 or {}).get(name)] for name, value in metrics.items()]
     table = tabulate(rows, headers=["metric", "model", "BM25"], floatfmt=".3f", missingval=MISSING)
     text = f"{corpus_name}: {len(dataset.queries)} queries, {len(dataset.corpus)} documents\n{table}"
     show(record, text, as_json=command.json)
     return 0
 
 
-def _dataset(val_file: Path | None) -> tuple[RetrievalDataset, str]:
-    if val_file is not None:
-        return retrieval_dataset(read_triples(val_file)), str(val_file)
-    test = load_corpus(None, None, need_negatives=False).test
-    assert test is not None  # the embedded corpus always has a test split
-    return test, "embedded docstrings, test split"
+def _checked(command: EvaluateCommand) -> Mapping[str, RetrievalMetric]:
+    """The measures of a command whose flags can be used together."""
+    require_range(command, "batch_size", at_least=1)
+    require_range(command, "max_length", at_least=MIN_MAX_LENGTH)
+    require_range(command, "top_k", at_least=RUN_DEPTH)
+    if command.split is not None and not (command.val_file and command.val_file.is_dir()):
+        raise ConfigError(f"--split {command.split}: only a BEIR folder has splits; give its folder as --val-file")
+    return parse_measures(command.measures)
+
+
+def _dataset(command: EvaluateCommand) -> tuple[RetrievalDataset, str]:
+    if command.val_file is None:
+        test = load_corpus(None, None, need_negatives=False).test
+        assert test is not None  # the embedded corpus always has a test split
+        return test, "embedded docstrings, test split"
+    if command.val_file.is_dir():
+        split = command.split or _DEFAULT_SPLIT
+        return read_beir(command.val_file, split), f"{command.val_file}, {split} split"
+    return retrieval_dataset(read_triples(command.val_file)), str(command.val_file)
+
+
+def _own_documents(command: EvaluateCommand, dataset: RetrievalDataset) -> Mapping[str, Sequence[str]]:
+    own = own_documents(dataset)
+    if own and not command.exclude_own_text:
+        logger.info(
+            "%d of %d queries are documents too, and each may find itself first; --exclude-own-text leaves it out, as "
+            "published figures for such collections do",
+            len(own),
+            len(dataset.queries),
+        )
+    return own
+
+
+def _encoder(command: EvaluateCommand, dataset: RetrievalDataset) -> tuple[SpladeEncoder, int]:
+    """The model on its device, and the tokens after which it cuts a text."""
+    if command.model_name == _DEFAULT_MODEL and not Path(_DEFAULT_MODEL).is_dir():  # it is not an id of the Hub
+        raise ConfigError(f"--model-name {_DEFAULT_MODEL}: there is no such folder; train a model, or name another one")
+    encoder, max_length = placed_encoder(command.model_name, command.placement, command.max_length)
+    for texts in (dataset.queries, dataset.corpus):
+        require_known_words(encoder.tokenizer, texts.values(), model_name=command.model_name)
+    return encoder, max_length

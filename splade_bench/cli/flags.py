@@ -13,6 +13,7 @@ import tyro
 from splade_bench.cli.arguments import given_flags, parse, to_flags
 from splade_bench.cli.source_flags import source_flags_help, translate_source_flags
 from splade_bench.config import MODEL_PRESETS, DeviceName, TrainConfig
+from splade_bench.data.training_formats import TrainFormat
 from splade_bench.device.devices import resolve_device
 from splade_bench.errors import ConfigError
 from splade_bench.evaluation.metrics import RETRIEVAL_METRICS
@@ -60,6 +61,7 @@ VALIDATION_METRICS = (
     *RETRIEVAL_METRICS,
     *(f"candidate_{name}" for name in RETRIEVAL_METRICS),
     *("query_active_dims", "document_active_dims", "query_expansion_ratio", "document_expansion_ratio"),
+    "retrieval_flops",
 )
 
 
@@ -143,7 +145,7 @@ class Validating:
     metric_for_best_model: str = "mrr@10"
     """The figure of an evaluation that decides which one is best, such as mrr@10 or validation_loss."""
     greater_is_better: bool | None = None
-    """Whether a larger figure is better. None: no for validation_loss and *_active_dims, yes for all others."""
+    """Whether a larger figure is better. None: no for validation_loss, *_active_dims and *_flops, else yes."""
     early_stopping_patience: int | None = None
     """Stop the training after this many evaluations in a row without an improvement."""
     early_stopping_min_delta: float = 0.0
@@ -196,10 +198,14 @@ class TrainFlags:
     model_name: str = _DEFAULT_MODEL
     """A preset with random weights (tiny, mini, base), a local model folder, or a Hugging Face Hub id."""
     train_file: Path | None = None
-    """JSON list or JSON Lines of {"query", "positive_document", "negative_documents"}. None: the embedded corpus.
-    With --negatives-per-query 0, negative_documents may be missing."""
+    """A file or folder of queries with their documents (docs/data.md): JSON such as {"query", "positive_document",
+    "negative_documents"}, CSV, TSV, Parquet, a BEIR folder. None: the embedded corpus. With --negatives-per-query 0,
+    negatives may be missing."""
+    train_format: TrainFormat = "auto"
+    """The format of --train-file. auto recognizes it. hub: --train-file names a data set on the Hugging Face Hub."""
     val_file: Path | None = None
-    """A file in the same format. The trained model is evaluated on it."""
+    """A file in one of these formats, or a BEIR folder: its split dev, or else test. The trained model is evaluated
+    on it."""
     json: bool = False
     """Print one JSON object to standard output. Messages go to standard error."""
     placement: Placement = field(default_factory=Placement)

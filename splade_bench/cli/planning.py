@@ -69,6 +69,7 @@ def _named_corpus(command: PlannedFlags) -> Corpus | None:
         command.val_file,
         need_negatives=command.config.negatives_per_query > 0,
         skip_bad_records=command.faults.skip_bad_records,
+        train_format=command.train_format,
     )
 
 

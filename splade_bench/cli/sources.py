@@ -10,10 +10,12 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from splade_bench.cli.flags import Placement
 from splade_bench.config import MODEL_PRESETS
 from splade_bench.data.embedded import PreparedCorpus
 from splade_bench.data.file_corpus import file_corpus
 from splade_bench.data.records import Corpus
+from splade_bench.data.training_formats import TrainFormat
 from splade_bench.data.wordpiece import inverse_document_frequencies, train_tokenizer
 from splade_bench.errors import ConfigError
 from splade_bench.model import loading
@@ -24,7 +26,12 @@ from splade_bench.training.checkpoints import MANIFEST, Checkpoint
 
 
 def load_corpus(
-    train_file: Path | None, val_file: Path | None, *, need_negatives: bool, skip_bad_records: bool = False
+    train_file: Path | None,
+    val_file: Path | None,
+    *,
+    need_negatives: bool,
+    skip_bad_records: bool = False,
+    train_format: TrainFormat = "auto",
 ) -> Corpus:
     """The corpus of the given files, or the embedded one.
 
@@ -39,8 +46,15 @@ def load_corpus(
         except RuntimeError:  # there is no home folder
             cache = None
         return file_corpus(
-            train_file, val_file, need_negatives=need_negatives, skip_bad_records=skip_bad_records, cache=cache
+            train_file,
+            val_file,
+            need_negatives=need_negatives,
+            skip_bad_records=skip_bad_records,
+            train_format=train_format,
+            cache=cache,
         )
+    if train_format != "auto":
+        raise ConfigError(f"--train-format {train_format} has no effect without --train-file; name a file or folder")
     if val_file is not None:
         raise ConfigError("--val-file needs --train-file; without both, the embedded corpus is used")
     try:
@@ -88,6 +102,21 @@ def give_static_queries(encoder: SpladeEncoder, corpus: Corpus) -> None:
     counting.no_padding()
     frequencies = inverse_document_frequencies(counting, corpus.training_documents, vocab_size=encoder.vocab_size)
     encoder.use_static_queries(torch.tensor(frequencies))
+
+
+def placed_encoder(model_name: str, placement: Placement, max_length: int | None) -> tuple[SpladeEncoder, int]:
+    """A trained model on its device, to encode with, and the tokens after which it cuts a text.
+
+    Raises:
+        ConfigError: the model cannot be loaded, or has not so many positions.
+        DataError: the folder of the model is a checkpoint that is damaged.
+    """
+    device = placement.resolve()
+    encoder = load_encoder(model_name, None, seed=0).to(device)
+    encoder.configure(placement.memory)
+    max_length = max_length or encoder.max_length
+    encoder.require_positions(max_length)
+    return encoder, max_length
 
 
 def load_tokenizer(model_name: str, corpus: Corpus) -> PreTrainedTokenizerBase:

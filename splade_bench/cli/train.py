@@ -22,6 +22,7 @@ from splade_bench.errors import ConfigError, DataError, TrainingError, error_lin
 from splade_bench.evaluation.evaluator import evaluate_bm25
 from splade_bench.measure.machine import taken_on
 from splade_bench.measure.timeline import MemorySampler
+from splade_bench.report.formatting import MISSING
 from splade_bench.training.faults import describe_step
 from splade_bench.units import format_seconds
 
@@ -77,6 +78,7 @@ def run(arguments: Sequence[str]) -> int:
         command.val_file,
         need_negatives=command.config.negatives_per_query > 0,
         skip_bad_records=command.faults.skip_bad_records,
+        train_format=command.train_format,
     )
     if checkpoint or asks_for_a_fit(arguments):
         command = replace(command, config=settled_config(command, arguments, checkpoint, corpus, device.type))
@@ -228,7 +230,8 @@ def _summary(record: Mapping[str, Any], output: OutputFolder) -> str:
     if record["final_loss"] is not None:
         line += f", final loss {record['final_loss']:.3f}"
     if "metrics" in record:
-        line += f"\nMRR@10 {record['metrics']['mrr@10']:.3f} (BM25 {record['bm25']['mrr@10']:.3f})"
+        bm25 = f"{record['bm25']['mrr@10']:.3f}" if record["bm25"] else MISSING
+        line += f"\nMRR@10 {record['metrics']['mrr@10']:.3f} (BM25 {bm25})"
     if record["model_folder"]:
         line += f"\nmodel: {record['model_folder']}"
     if record["status"] == "interrupted" and record["checkpoint"]:

@@ -44,7 +44,9 @@ def embedded_corpus(pairs: Sequence[DocstringPair] | None = None, split: Split =
 
 
 def _sha256(triples: Sequence[Triple], dataset: RetrievalDataset) -> str:
-    return sha256_of_texts([asdict(triple) for triple in triples], asdict(dataset))
+    # Fields that Triple got later are left out: they are empty here, and the hash stays the same.
+    texts = [{"query": one.query, "positive": one.positive, "negatives": one.negatives} for one in triples]
+    return sha256_of_texts(texts, asdict(dataset))
 
 
 class PreparedCorpus:

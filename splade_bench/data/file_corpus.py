@@ -6,13 +6,17 @@ import logging
 from dataclasses import fields
 from pathlib import Path
 
+from splade_bench.data.beir import QRELS, is_beir_folder, read_beir
 from splade_bench.data.formats import Demands, read_triples, retrieval_dataset
-from splade_bench.data.records import Corpus, held_out_triples
+from splade_bench.data.records import Corpus, RetrievalDataset, held_out_triples
+from splade_bench.data.training_formats import COLUMN_FORMATS, TrainFormat
 from splade_bench.data.triple_file import TripleFile
 
 logger = logging.getLogger(__name__)
 
 _REASONS_SHOWN = 3
+# What the split of a BEIR folder is called that settings are tuned on. If there is none, it is the test split.
+_TUNING_SPLITS = ("dev", "validation", "val")
 
 
 def file_corpus(
@@ -21,19 +25,23 @@ def file_corpus(
     *,
     need_negatives: bool = False,
     skip_bad_records: bool = False,
+    train_format: TrainFormat = "auto",
     cache: Path | None = None,
 ) -> Corpus:
     """Training triples from one file, evaluated on another if it is given, whose texts are in memory.
 
-    What is skipped is logged as a warning. ``cache`` is the folder that keeps what a check of a training file found.
+    What is skipped is logged as a warning, and the format of the training file as a message. ``cache`` is the folder
+    that keeps what a check of a training file found, and its conversion.
 
     Raises:
         DataError: a file cannot be used; or a record of ``train_file``, unless ``skip_bad_records``.
     """
-    test = retrieval_dataset(read_triples(val_file)) if val_file else None
+    test = _held_out(val_file) if val_file else None
     hashed_after = test and {one.name: getattr(test, one.name) for one in fields(test)}
-    demands = Demands(need_negatives=need_negatives, skip_bad_records=skip_bad_records)
-    triples = TripleFile.open(train_file, demands, hashed_after=hashed_after, cache=cache)
+    columns = train_format if train_format in COLUMN_FORMATS else None
+    demands = Demands(need_negatives=need_negatives, skip_bad_records=skip_bad_records, columns=columns)
+    triples = TripleFile.open(train_file, demands, wanted=train_format, hashed_after=hashed_after, cache=cache)
+    logger.info("%s: %d training examples; %s", train_file, len(triples), triples.what)
     facts = triples.facts
     if facts.skipped_reasons:
         shown = "; ".join(facts.skipped_reasons[:_REASONS_SHOWN])
@@ -49,3 +57,13 @@ def file_corpus(
         skipped_negatives=facts.skipped_negatives,
         skipped_reasons=tuple(facts.skipped_reasons),
     )
+
+
+def _held_out(val_file: Path) -> RetrievalDataset:
+    """The validation data: of a BEIR folder, the judgements of one split and all documents."""
+    if not is_beir_folder(val_file):
+        return retrieval_dataset(read_triples(val_file))
+    tuning = (name for name in _TUNING_SPLITS if any((val_file / QRELS).glob(f"{name}.tsv*")))
+    split = next(tuning, "test")
+    logger.info("%s: its split %s is evaluated", val_file, split)
+    return read_beir(val_file, split)

@@ -1,46 +1,52 @@
-"""Recognizes files that are not JSON records, to say what they are and what to change."""
+"""Recognizes how a file of JSON records is laid out; refuses other files by saying what they are and what to change."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-from splade_bench.errors import DataError, one_line
+from splade_bench.data.columns import is_column
+from splade_bench.errors import DataError
 
-RECORD_FORM = '{"query": "...", "positive_document": "...", "negative_documents": ["..."]}'
-
+# A pickle can run code when it is read.
+PICKLE_ADVICE = (
+    "is a pickle, which can run code and is never read; if you trust it, write it as JSON Lines: "
+    "python -c \"import gzip, json, pickle; out = open('scores.jsonl', 'w'); [print(json.dumps({'qid': q, "
+    "'scores': s}, default=float), file=out) for q, s in pickle.load(gzip.open('FILE')).items()]\""
+)
 _BEGINNINGS = (
-    (b"\x1f\x8b", "is compressed with gzip; unpack it with gunzip"),
-    (b"BZh", "is compressed with bzip2; unpack it with bunzip2"),
-    (b"\xfd7zXZ", "is compressed with xz; unpack it with unxz"),
     (b"\x28\xb5\x2f\xfd", "is compressed with zstd; unpack it with unzstd"),
     (b"PK\x03\x04", "is a zip archive; unpack it"),
-    (b"PAR1", "is a Parquet file; write its rows as JSON Lines"),
-    (b"ARROW1", "is an Arrow file; write its rows as JSON Lines"),
+    *((b"\x80" + bytes([protocol]), PICKLE_ADVICE) for protocol in range(2, 6)),
     (b"version https://git-lfs", "is a Git LFS pointer, not the data; fetch the data with git lfs pull"),
     (b"\xff\xfe", "is UTF-16; save the file as UTF-8"),
     (b"\xfe\xff", "is UTF-16; save the file as UTF-8"),
 )
-_MOST_KEYS = 8
-_LONGEST_KEY = 40
+# A record with such a key is itself one of the records.
+_KEYS_OF_TEXTS = frozenset(("_id", "id", "qid", "doc_id", "text", "title"))
 
 
-def require_json(path: Path, head: bytes) -> None:
-    """Refuse a file of another format, by its first bytes.
+def require_text(path: Path, head: bytes) -> None:
+    """Refuse a file that is not text in UTF-8, by its first bytes.
 
     Raises:
-        DataError: it is one; the message says which.
+        DataError: it is not; the message says what it is.
     """
     for beginning, what in _BEGINNINGS:
         if head.startswith(beginning):
             raise DataError(f"{path}: {what}")
-    first, _, rest = head.removeprefix(b"\xef\xbb\xbf").strip().partition(b"\n")
-    first, second = first.strip(), rest.lstrip()[:1]
-    if b"\0" in first[:4]:
+    if b"\0" in head.lstrip()[:4]:
         raise DataError(f"{path}: has NUL bytes, as UTF-16 and binary files have; save the file as text in UTF-8")
-    if first.startswith(b"[") and second == b"[" and _is_json(first):
-        raise DataError(f"{path}:1: is a list, as are other lines; write each line as {RECORD_FORM}")
+
+
+def require_json(path: Path, head: bytes) -> None:
+    """Refuse a file that is not laid out as JSON records are, by its first bytes.
+
+    Raises:
+        DataError: it is not; the message says what it is.
+    """
+    require_text(path, head)
+    first, second = _first_lines(head.removeprefix(b"\xef\xbb\xbf"))
     # Where the next line begins a record of its own, the first one is only a bad record.
     if first.startswith(b"{") and first[-1:] in b"{[,:" and second not in (b"{", b""):
         raise DataError(
@@ -48,22 +54,56 @@ def require_json(path: Path, head: bytes) -> None:
         )
 
 
-def complaint_about(record: Any, error: ValueError) -> str:
-    """Why parsed JSON cannot be used as a record, and what to write instead."""
-    if not isinstance(record, dict):
-        return f"{error}; write each record as {RECORD_FORM}"
-    if "Object missing required field" in str(error) and not str(error).startswith("negative_documents"):
-        keys = [one_line(key)[:_LONGEST_KEY] for key in record]
-        shown = ", ".join(keys[:_MOST_KEYS]) + (", ..." if len(keys) > _MOST_KEYS else "")
-        return f"{error}; its keys are: {shown or 'none'}; write it as {RECORD_FORM}"
-    if "Expected str" in str(error) and "got int" in str(error):
-        return f"{error}; write the text itself, not an id"
-    return str(error)
-
-
-def _is_json(line: bytes) -> bool:
+def is_line_of_lists(head: bytes) -> bool:
+    """Whether each line is a list, by the first bytes of a file."""
+    first, second = _first_lines(head)
+    if not first.startswith(b"[") or second not in (b"[", b""):
+        return False
     try:
-        json.loads(line)
+        record = json.loads(first)
     except (ValueError, RecursionError):
         return False
-    return True
+    # Of a single line, a list of texts is one record, and a list of objects or lists is all records.
+    return bool(second) or (len(record) > 1 and all(isinstance(text, str) for text in record))
+
+
+def wrapped_list_at(head: bytes) -> int | None:
+    """Where the bracket of the records' list is, if an object wraps it, by the first bytes of a file.
+
+    The list's key and those before it are not the names of columns, and its items are objects or lists.
+    """
+    first, second = _first_lines(head)
+    is_lines = second and (first.endswith(b"}") or (second == b"{" and not first.endswith(b"[")))
+    if is_lines or not first.startswith(b"{"):
+        return None
+    text = head.decode("latin-1")  # a character for each byte; JSON's own marks are ASCII
+    decoder = json.JSONDecoder(strict=False)
+    at = _skip_space(text, 0) + 1
+    try:
+        while True:
+            key, at = decoder.raw_decode(text, _skip_space(text, at))
+            at = _skip_space(text, at)
+            if not isinstance(key, str) or is_column(key) or key in _KEYS_OF_TEXTS or text[at] != ":":
+                return None
+            at = _skip_space(text, at + 1)
+            if text[at] == "[" and text[_skip_space(text, at + 1)] in "{[":
+                return at
+            _, at = decoder.raw_decode(text, at)
+            at = _skip_space(text, at)
+            if text[at] != ",":
+                return None
+            at += 1
+    except (ValueError, IndexError, RecursionError):
+        return None
+
+
+def _first_lines(head: bytes) -> tuple[bytes, bytes]:
+    """The first line of a file that is not blank, and the first byte of what follows it."""
+    first, _, rest = head.strip().partition(b"\n")
+    return first.strip(), rest.lstrip()[:1]
+
+
+def _skip_space(text: str, at: int) -> int:
+    while text[at] in " \t\r\n":
+        at += 1
+    return at

@@ -1,8 +1,8 @@
-"""Training files in, triples out. Every error names the file and the line or record.
+"""Records in, triples out. Every error names the file and the line or record.
 
-A file is a JSON list of records, as the article's files are, or JSON Lines. A record is ``{"query": str,
-"positive_document": str, "negative_documents": [str | {"document": str}, ...]}``. Training with in-batch negatives
-alone needs no ``negative_documents``.
+A file is a JSON list of records, as the article's files are, or JSON Lines. Its columns are those of
+:mod:`splade_bench.data.columns`. Files in other formats are written as JSON Lines first
+(:mod:`splade_bench.data.training_source`). Training with in-batch negatives alone needs no negatives.
 """
 
 from __future__ import annotations
@@ -11,28 +11,15 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
-from splade_bench.data.foreign_files import complaint_about
-from splade_bench.data.raw_records import RawRecord, RawRecords, open_data, record_name
+from splade_bench.data.columns import BROKEN_ESCAPE, Draft, draft_of
+from splade_bench.data.raw_records import RawRecord, RawRecords, record_name
 from splade_bench.data.records import RetrievalDataset, Triple
+from splade_bench.data.training_source import open_source
 from splade_bench.errors import DataError, error_line
-from splade_bench.files import parse_record
-
-_BROKEN_ESCAPE = "has a broken \\u escape (half a pair); write the character itself"
-
-
-@dataclass(frozen=True, slots=True)
-class _Document:
-    document: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Record:
-    query: str
-    positive_document: str
-    negative_documents: Sequence[str | _Document] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,57 +29,88 @@ class Demands:
     need_negatives: bool = False
     skip_bad_records: bool = False
     """A negative with an empty or broken text is left out, and the others stay. Other faults leave the record out."""
+    columns: str | None = None
+    """The name of its columns (:data:`splade_bench.data.columns.COLUMNS`). None: they are recognized."""
 
 
 def read_triples(path: Path, *, need_negatives: bool = False) -> Iterator[Triple]:
-    """The records of a JSON or JSON Lines file, one by one.
+    """The records of a file in any format that ``--train-file`` takes, one by one.
 
     Raises:
         DataError: the file is missing, not UTF-8, not JSON, or empty, or a record has no query, no positive document
             or, if ``need_negatives``, no negative documents.
     """
-    file, _ = open_data(path)
-    with file:
-        records = RawRecords(path, file)
+    source = open_source(path)
+    with source.file:
+        records = RawRecords(path, source.file, has_places=source.has_places)
         empty = True
         for raw in records:
-            triple, _ = parse_triple(path, raw, Demands(need_negatives=need_negatives), is_list=records.is_list)
-            yield triple
+            demands = Demands(need_negatives=need_negatives)
+            yield parse_triple(path, raw, demands, is_list=records.is_list, has_places=source.has_places)[0]
             empty = False
     if empty:
         raise DataError(f"{path}: holds no records")
 
 
-def parse_triple(path: Path, raw: RawRecord, demands: Demands, *, is_list: bool) -> tuple[Triple, list[str]]:
+def parse_triple(
+    path: Path, raw: RawRecord, demands: Demands, *, is_list: bool, has_places: bool = False
+) -> tuple[Triple, list[str]]:
     """The triple of a record, and why negatives were left out of it, one line for each.
+
+    Args:
+        path: the file, as errors name it.
+        raw: the record.
+        demands: what it must have.
+        is_list: whether the file is a JSON list.
+        has_places: whether each record says where it is from, as those of a converted file do.
 
     Raises:
         DataError: the record cannot be used.
     """
-    where = record_name(path, raw.number, is_list=is_list)
-    record = _parse_json(path, raw)
+    where, record = record_and_place(path, raw, is_list=is_list, has_places=has_places)
     try:
-        parsed = parse_record(record, _Record)
-    except UnicodeEncodeError as error:
-        raise DataError(f"{where}: a key {_BROKEN_ESCAPE}") from error
+        draft = draft_of(record, demands.columns)
     except ValueError as error:
-        raise DataError(f"{where}: {complaint_about(record, error)}") from error
-    for name, text in (("query", parsed.query), ("positive_document", parsed.positive_document)):
+        raise DataError(f"{where}: {error}") from error
+    for name, text in (draft.query, *draft.positives):
         if fault := _fault(text):
             raise DataError(f"{where}: {name} {fault}")
-    negatives, left_out = [], []
-    for number, item in enumerate(parsed.negative_documents or ()):
-        text = item if isinstance(item, str) else item.document
-        fault = _fault(text)
-        if not fault:
-            negatives.append(text)
-        elif demands.skip_bad_records:
-            left_out.append(f"{where}: negative_documents[{number}] {fault}")
-        else:
-            raise DataError(f"{where}: negative_documents[{number}] {fault}")
-    if demands.need_negatives and not negatives:
-        raise DataError(f"{where}: has no negative_documents; add at least one, or give --negatives-per-query 0")
-    return Triple(query=parsed.query, positive=parsed.positive_document, negatives=tuple(negatives)), left_out
+    faults = [_fault(text) for _, text in draft.negatives]
+    left_out = [f"{where}: {name} {fault}" for (name, _), fault in zip(draft.negatives, faults, strict=True) if fault]
+    if left_out and not demands.skip_bad_records:
+        raise DataError(left_out[0])
+    if demands.need_negatives and all(faults):
+        advice = "add at least one, or give --negatives-per-query 0"
+        raise DataError(f"{where}: has no {draft.negatives_name}; {advice}")
+    return _triple(draft, [not fault for fault in faults]), left_out
+
+
+def record_and_place(path: Path, raw: RawRecord, *, is_list: bool, has_places: bool) -> tuple[str, Any]:
+    """A record as a user finds it, and its parsed JSON.
+
+    Raises:
+        DataError: it is not JSON; or there is none, because what it was made from has a fault.
+    """
+    record = _parse_json(path, raw)
+    if not has_places:
+        return record_name(path, raw.number, is_list=is_list), record
+    where = f"{path}{record['place']}"
+    if fault := record.get("fault"):
+        raise DataError(f"{where}: {fault}")
+    return where, record["record"]
+
+
+def _triple(draft: Draft, are_kept: Sequence[bool]) -> Triple:
+    """The triple of a checked draft, with those of its negatives that are kept, and their scores."""
+    positive, *others = (text for _, text in draft.positives)
+    all_kept = [*(True for _ in draft.positives), *are_kept]
+    return Triple(
+        query=draft.query[1] or "",
+        positive=positive,
+        negatives=tuple(text for (_, text), kept in zip(draft.negatives, are_kept, strict=True) if kept),
+        other_positives=tuple(others),
+        teacher_scores=tuple(compress(draft.teacher_scores, all_kept)),
+    )
 
 
 def retrieval_dataset(triples: Iterable[Triple]) -> RetrievalDataset:
@@ -108,9 +126,9 @@ def retrieval_dataset(triples: Iterable[Triple]) -> RetrievalDataset:
     with_negatives: set[str] = set()
     for triple in triples:
         query_id = query_ids.setdefault(triple.query, f"q{len(query_ids)}")
-        for text in (triple.positive, *triple.negatives):
+        for text in (*triple.positives, *triple.negatives):
             candidates[query_id][document_ids.setdefault(text, f"d{len(document_ids)}")] = None
-        qrels[query_id][document_ids[triple.positive]] = 1
+        qrels[query_id] |= {document_ids[text]: 1 for text in triple.positives}
         if triple.negatives:
             with_negatives.add(query_id)
     return RetrievalDataset(
@@ -133,12 +151,12 @@ def _parse_json(path: Path, raw: RawRecord) -> Any:
         raise DataError(f"{path}:{raw.line}: is not JSON: {error_line(error)}") from error
 
 
-def _fault(text: str) -> str | None:
+def _fault(text: str | None) -> str | None:
     """Why a text cannot be used."""
     if not text or text.isspace():
         return "is empty"
     try:
         text.encode()
     except UnicodeEncodeError:
-        return _BROKEN_ESCAPE
+        return BROKEN_ESCAPE
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import stat
@@ -12,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from splade_bench.data.foreign_files import require_json
-from splade_bench.errors import DataError
+from splade_bench.data.foreign_files import is_line_of_lists, require_json, wrapped_list_at
+from splade_bench.errors import DataError, one_line
 from splade_bench.units import format_bytes
 
 MAX_RECORD_BYTES = 64 * 2**20
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_HEAD_BYTES = 2**16
+HEAD_BYTES = 2**18
 _CHUNK_BYTES = 2**18
 _IN_STRING = re.compile(rb'["\\]')
 _OUTSIDE = re.compile(rb'["\[\]{},]')
@@ -70,26 +71,47 @@ def cannot_be_read(path: Path, error: Exception) -> DataError:
 class RawRecords:
     """The records of an open file, each time from its beginning. Blank lines are skipped.
 
+    The file is JSON Lines, a JSON list, or an object that has the list of the records in it.
+
+    Args:
+        path: the file, as errors name it.
+        file: the open file.
+        has_places: whether it was made by :mod:`splade_bench.data.training_source`, and each record says where it is
+            from.
+
     Raises:
         DataError: the file cannot be read, or is in another format.
     """
 
-    def __init__(self, path: Path, file: IO[bytes]) -> None:
+    def __init__(self, path: Path, file: IO[bytes], *, has_places: bool = False) -> None:
         self.path = path
+        self.has_places = has_places
         self._file = file
         try:
             file.seek(0)
-            head = file.read(_HEAD_BYTES)
+            head = file.read(HEAD_BYTES)
         except OSError as error:
             raise cannot_be_read(path, error) from error
-        require_json(path, head)
-        self._start = len(_BYTE_ORDER_MARK) if head.startswith(_BYTE_ORDER_MARK) else 0
-        before, bracket, _ = head[self._start :].partition(b"[")
-        self.is_list = bool(bracket) and not before.strip()
-        self._first_line = 1
-        if self.is_list:
-            self._start += len(before) + 1
-            self._first_line += before.count(b"\n")
+        self._start, self._first_line, self.is_list = 0, 1, False
+        self._before_list = b""
+        """What a list is wrapped in, up to its bracket."""
+        if not has_places:
+            self._find_start(head)
+
+    def _find_start(self, head: bytes) -> None:
+        begin = len(_BYTE_ORDER_MARK) if head.startswith(_BYTE_ORDER_MARK) else 0
+        self._start = begin
+        bracket = wrapped_list_at(head[begin:])
+        if bracket is not None:
+            self._before_list = head[begin : begin + bracket]
+        else:
+            require_json(self.path, head)
+            before, _, _ = head[begin:].partition(b"[")
+            bracket = len(before) if not before.strip() and not is_line_of_lists(head[begin:]) else len(head)
+        if begin + bracket < len(head):
+            self.is_list = True
+            self._start = begin + bracket + 1
+            self._first_line += head[: self._start].count(b"\n")
 
     def __iter__(self) -> Iterator[RawRecord]:
         """One after another.
@@ -117,6 +139,9 @@ class RawRecords:
         offset, line, number, item, mark = self._start, self._first_line, 1, bytearray(), b""
         for piece, next_mark in self._pieces():
             if mark == b"]":
+                if self._before_list:
+                    self._require_end_of_object(offset, line)
+                    return
                 if piece.strip() or next_mark:
                     raise DataError(f"{self.path}:{line}: is not JSON: text follows the end of the list")
                 continue
@@ -133,6 +158,19 @@ class RawRecords:
             item.clear()
         if mark != b"]":
             raise DataError(f"{self.path}:{line}: is not JSON: the list does not end; the file may be cut off")
+
+    def _require_end_of_object(self, offset: int, line: int) -> None:
+        """Check that what follows the list ends the object around it, and that the object has no second list."""
+        self._file.seek(offset)
+        rest = self._file.read(HEAD_BYTES)
+        try:
+            wrapping = json.loads(self._before_list + b"null" + rest)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{self.path}:{line}: is not JSON: the object around the list does not end well") from error
+        if others := [key for key, value in wrapping.items() if isinstance(value, list) and value]:
+            raise DataError(
+                f"{self.path}: has a second list, {one_line(others[0])!r}; write the records as JSON Lines, one a line"
+            )
 
     def _pieces(self) -> Iterator[tuple[bytes, bytes]]:
         """Text up to the mark that ends an item of the list, and the mark; b"" where a chunk ends first."""

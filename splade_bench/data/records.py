@@ -99,13 +99,14 @@ class Corpus:
 
         Of a long text it is the beginning: :data:`MAX_SAMPLED_CHARACTERS`.
         """
-        texts = (text for triple in self._sample() for text in (triple.query, triple.positive, *triple.negatives))
+        texts = (text for triple in self._sample() for text in (triple.query, *triple.positives, *triple.negatives))
         return iter(dict.fromkeys(text[:MAX_SAMPLED_CHARACTERS] for text in texts))
 
     @property
     def training_documents(self) -> Iterator[str]:
         """The unique positives of the same triples, cut alike, to count in how many of them each token is."""
-        return iter(dict.fromkeys(triple.positive[:MAX_SAMPLED_CHARACTERS] for triple in self._sample()))
+        texts = (text for triple in self._sample() for text in triple.positives)
+        return iter(dict.fromkeys(text[:MAX_SAMPLED_CHARACTERS] for text in texts))
 
     def _sample(self) -> Iterator[Triple]:
         """All triples; of a large training file, as many as memory allows, at equal distances."""

@@ -15,7 +15,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -24,13 +24,14 @@ import msgspec
 
 from splade_bench.data.formats import Demands, parse_triple
 from splade_bench.data.raw_records import RawRecord, RawRecords
-from splade_bench.data.records import update_digest
+from splade_bench.data.records import Triple, update_digest
+from splade_bench.data.stamps import UNFINISHED, FileStamp, remove_left_behind
 from splade_bench.errors import DataError, one_line
 
 logger = logging.getLogger(__name__)
 
 # Raise it if what is checked or written changes: then older indexes are made again.
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 ENTRY = struct.Struct("<QII")
 """Offset of a record in the file, its length in bytes, and the number that names it (``RawRecord.number``)."""
 
@@ -40,29 +41,6 @@ _MAX_REASONS = 20
 _LONGEST_REASON = 300
 _BLOCK_BYTES = 2**20
 _PROGRESS_INTERVAL_S = 5.0
-_UNFINISHED = ".unfinished-"
-# A killed check leaves such a file. A check writes more often than this.
-_LEFT_BEHIND_S = 24 * 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class FileStamp:
-    """What tells whether a file is the one that was checked."""
-
-    size_bytes: int
-    mtime_ns: int
-    inode: int
-    """Another file under the same name has another one, even if its size and its times were copied."""
-    ctime_ns: int
-    """When content, permissions or name changed last; on Windows, when the file was made. No program can set it."""
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> FileStamp:
-        return cls(status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
-
-    def has_same_content_as(self, other: FileStamp) -> bool:
-        """Whether size and time are the same: a file may get other permissions while it is read."""
-        return (self.size_bytes, self.mtime_ns) == (other.size_bytes, other.mtime_ns)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -143,7 +121,10 @@ class IndexWriter:
     def _checked(self, raw: RawRecord, facts: IndexFacts) -> bytes | None:
         """A usable record as it is hashed, counted in ``facts``; None for a skipped one."""
         try:
-            triple, left_out = parse_triple(self._records.path, raw, self._demands, is_list=self._records.is_list)
+            records = self._records
+            triple, left_out = parse_triple(
+                records.path, raw, self._demands, is_list=records.is_list, has_places=records.has_places
+            )
         except DataError as error:
             if not self._demands.skip_bad_records:
                 raise DataError(f"{error}; --skip-bad-records leaves such records out") from error
@@ -157,7 +138,15 @@ class IndexWriter:
         facts.fewest_negatives = min(count, facts.fewest_negatives) if facts.records else count
         facts.largest_record_bytes = max(facts.largest_record_bytes, len(raw.text))
         facts.records += 1
-        return json.dumps([triple.query, triple.positive, triple.negatives], ensure_ascii=False).encode()
+        return _hashed(triple)
+
+
+def _hashed(triple: Triple) -> bytes:
+    """A triple as it is hashed. One without further positives and scores has the hash that it always had."""
+    parts: list[object] = [triple.query, triple.positive, triple.negatives]
+    if triple.other_positives or triple.teacher_scores:
+        parts += [triple.other_positives, triple.teacher_scores]
+    return json.dumps(parts, ensure_ascii=False).encode()
 
 
 def load_index(path: Path, stamp: FileStamp) -> tuple[IO[bytes], IndexFacts] | None:
@@ -199,8 +188,8 @@ def keep_index(path: Path | None, write: Callable[[IO[bytes]], IndexFacts]) -> t
 
 def _keep_at(path: Path, write: Callable[[IO[bytes]], IndexFacts]) -> tuple[IO[bytes], IndexFacts]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_left_behind(path.parent)
-    descriptor, name = tempfile.mkstemp(prefix=_UNFINISHED, dir=path.parent)
+    remove_left_behind(path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=UNFINISHED, dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as target:
             facts = write(target)
@@ -213,14 +202,6 @@ def _keep_at(path: Path, write: Callable[[IO[bytes]], IndexFacts]) -> tuple[IO[b
     if kept is None or kept[1] != facts:
         raise OSError(errno.EBUSY, "another process replaced it")
     return kept
-
-
-def _remove_left_behind(folder: Path) -> None:
-    oldest_s = time.time() - _LEFT_BEHIND_S
-    for path in folder.glob(f"{_UNFINISHED}*"):
-        with suppress(OSError):
-            if path.stat().st_mtime < oldest_s:
-                path.unlink()
 
 
 def _read_facts(file: IO[bytes]) -> IndexFacts | None:

@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
-import torch
-from torch import Tensor
-
-from splade_bench.data.bm25 import BM25
+from splade_bench.data.bm25 import BM25, has_spaced_words
 from splade_bench.data.records import RetrievalDataset
-from splade_bench.errors import NotFiniteError
-from splade_bench.evaluation.metrics import RUN_DEPTH, Ranking, evaluate_run
-from splade_bench.evaluation.search import SparseReps, top_documents
+from splade_bench.evaluation.encoding import Kind, encode_windows
+from splade_bench.evaluation.metrics import RETRIEVAL_METRICS, RUN_DEPTH, Ranking, RetrievalMetric, evaluate_run
+from splade_bench.evaluation.own_texts import without
+from splade_bench.evaluation.search import top_documents
+from splade_bench.evaluation.vectors import SparseReps, SparseRows
 from splade_bench.model.encoder import SpladeEncoder
 
 logger = logging.getLogger(__name__)
 
-_MAX_BATCH_SIZE = 32
-_MAX_BATCH_TOKENS = 4096
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Retrieval:
+    """How queries are ranked against the whole corpus, and who sees the rankings."""
+
+    top_k: int = RUN_DEPTH
+    """Documents that a query returns, at most."""
+    left_out: Mapping[str, Sequence[str]] | None = None
+    """Of a query's id, the ids of documents that it does not return."""
+    measures: Mapping[str, RetrievalMetric] = field(default_factory=dict)
+    """Further metrics, by name."""
+    on_ranking: Callable[[Ranking], None] = lambda _: None
+    """Gets each ranking, as :func:`evaluate_run` judges it."""
+
+    @property
+    def metrics(self) -> Mapping[str, RetrievalMetric]:
+        return {**RETRIEVAL_METRICS, **self.measures}
+
+    def not_returned(self, query_id: str) -> Sequence[str]:
+        return (self.left_out or {}).get(query_id, ())
 
 
 def evaluate(
@@ -28,6 +46,7 @@ def evaluate(
     *,
     max_length: int,
     batch_size: int | None = None,
+    retrieval: Retrieval | None = None,
     on_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Figures of ``encoder`` on ``dataset``, by name; ``batch_size`` texts at a time, by default 32 or fewer long ones.
@@ -39,54 +58,70 @@ def evaluate(
     * ``candidate_mrr@10``, ``candidate_p@1``, ...: the article's protocol, which is much easier: each query that has
       negatives ranked against its own positives and negatives only;
     * ``query_active_dims``, ``document_active_dims``: mean number of entries above zero;
-    * ``query_expansion_ratio``, ``document_expansion_ratio``: share of those that are not tokens of the text itself.
+    * ``query_expansion_ratio``, ``document_expansion_ratio``: share of those that are not tokens of the text itself;
+    * ``retrieval_flops``: entries that a query and a document have in common, in the mean (Paria et al. 2020).
 
-    Memory: a batch and the sparse vectors of all texts, 8 bytes for each active entry, and up to 16 while a buffer that
-    is full doubles.
+    Memory: a batch, the sparse vectors of a window of texts, and those of all texts, 8 bytes for each active entry, and
+    up to 16 while a buffer that is full doubles.
 
     Raises:
         NotFiniteError: a vector has an entry that is NaN or infinite.
     """
-    # A batch of BERT-base takes less than its training took: gradients and moments are freed by now.
-    batch_size = batch_size or max(1, min(_MAX_BATCH_SIZE, _MAX_BATCH_TOKENS // max_length))
-    with encoder.evaluating():
-        queries = _encode(encoder, dataset.queries, max_length, batch_size, on_batch)
-        documents = _encode(encoder, dataset.corpus, max_length, batch_size, on_batch)
+    retrieval = retrieval or Retrieval()
+    encode = partial(_encode, encoder, max_length=max_length, batch_size=batch_size, on_batch=on_batch)
+    queries, documents = encode(dataset.queries, "queries"), encode(dataset.corpus, "documents")
     for name, texts in (("queries", queries), ("documents", documents)):
         if len(texts.ids) and not len(texts.reps.entries):
             logger.warning("the vectors of all %s are zero, so nothing is found: the model has collapsed", name)
-    figures = evaluate_run(_full_ranking(queries, documents, on_batch), dataset.qrels)
+    rankings = _full_ranking(queries, documents, retrieval, on_batch)
+    figures = evaluate_run(rankings, dataset.qrels, metrics=retrieval.metrics, on_ranking=retrieval.on_ranking)
     if dataset.candidates:
         judged = {query_id: qrels for query_id, qrels in dataset.qrels.items() if query_id in dataset.candidates}
-        rankings = _candidate_ranking(queries, documents, dataset.candidates, on_batch)
-        candidate_figures = evaluate_run(rankings, judged)
+        candidate_rankings = _candidate_ranking(queries, documents, dataset.candidates, on_batch)
+        candidate_figures = evaluate_run(
+            ((name, without(scores, retrieval.not_returned(name))) for name, scores in candidate_rankings), judged
+        )
         figures |= {f"candidate_{name}": value for name, value in candidate_figures.items()}
     return figures | {
         "query_active_dims": queries.reps.active_dims().double().mean().item(),
         "document_active_dims": documents.reps.active_dims().double().mean().item(),
         "query_expansion_ratio": queries.expansion_ratio,
         "document_expansion_ratio": documents.expansion_ratio,
+        "retrieval_flops": float(queries.reps.activation_shares() @ documents.reps.activation_shares()),
     }
 
 
-def evaluate_bm25(dataset: RetrievalDataset, *, on_query: Callable[[], None] = lambda: None) -> dict[str, float]:
+def evaluate_bm25(
+    dataset: RetrievalDataset,
+    *,
+    retrieval: Retrieval | None = None,
+    on_query: Callable[[], None] = lambda: None,
+) -> dict[str, float] | None:
     """The retrieval metrics of BM25 on the same queries and corpus, for reference.
+
+    None if the texts are in a language that is written without spaces: BM25 here counts words, and would find none.
 
     ``on_query`` is called before each search; what it raises ends the evaluation.
     """
+    if not has_spaced_words(dataset.corpus.values()):
+        logger.info("BM25 has no figures: the documents are in a language without spaces, so they have no words for it")
+        return None
+    how = retrieval or Retrieval()
     index = BM25(dataset.corpus)
 
     def rankings() -> Iterator[Ranking]:
         for query_id, query in dataset.queries.items():
             on_query()
-            yield query_id, index.search(query, top_k=RUN_DEPTH)
+            not_returned = how.not_returned(query_id)
+            found = without(index.search(query, top_k=how.top_k + len(not_returned)), not_returned)
+            yield query_id, dict(list(found.items())[: how.top_k])
 
-    return evaluate_run(rankings(), dataset.qrels)
+    return evaluate_run(rankings(), dataset.qrels, metrics=how.metrics, on_ranking=how.on_ranking)
 
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """Texts, shortest first: their ids and vectors, and the share of active entries that are not their own tokens."""
+    """Texts in their order: ids and vectors, and the share of active entries that are not their own tokens."""
 
     ids: Sequence[str]
     reps: SparseReps
@@ -96,42 +131,46 @@ class _Encoded:
 def _encode(
     encoder: SpladeEncoder,
     texts: Mapping[str, str],
+    kind: Kind,
+    *,
     max_length: int,
-    batch_size: int,
+    batch_size: int | None,
     on_batch: Callable[[], None],
 ) -> _Encoded:
-    ids = sorted(texts, key=lambda text_id: len(texts[text_id]))
-    own_entries = 0
-
-    def dense_blocks() -> Iterator[Tensor]:
-        nonlocal own_entries
-        for start in range(0, len(ids), batch_size):
-            on_batch()
-            batch = encoder.tokenize(
-                [texts[text_id] for text_id in ids[start : start + batch_size]], max_length=max_length
-            )
-            vectors = encoder(batch)
-            if not vectors.isfinite().all():
-                raise NotFiniteError(
-                    "the model's vectors are not finite (NaN or infinity), so there is nothing to rank: "
-                    "its training diverged, or its weights are too large; choose another model"
-                )
-            # Scattered, the entry of a token that a text repeats counts once.
-            own_weights = vectors.gather(1, batch.input_ids)
-            own_entries += int(torch.zeros_like(vectors).scatter(1, batch.input_ids, own_weights).count_nonzero())
-            yield vectors
-
-    with torch.no_grad():
-        reps = SparseReps.from_dense(dense_blocks())
+    ids, rows, own_entries = list(texts), SparseRows(encoder.vocab_size), 0
+    for window in encode_windows(
+        encoder, texts.items(), kind, max_length=max_length, batch_size=batch_size, on_batch=on_batch
+    ):
+        rows.extend(window.reps)
+        own_entries += window.own_entries
+    reps = rows.reps()
     expansion_ratio = 1 - own_entries / len(reps.entries) if len(reps.entries) else 0.0
     return _Encoded(ids, reps, expansion_ratio)
 
 
-def _full_ranking(queries: _Encoded, documents: _Encoded, on_batch: Callable[[], None]) -> Iterator[Ranking]:
-    best = top_documents(queries.reps, documents.reps, top_k=RUN_DEPTH, on_block=on_batch)
+def _full_ranking(
+    queries: _Encoded, documents: _Encoded, retrieval: Retrieval, on_batch: Callable[[], None]
+) -> Iterator[Ranking]:
+    best = top_documents(
+        queries.reps,
+        documents.reps,
+        top_k=retrieval.top_k,
+        left_out=_rows_left_out(queries.ids, documents.ids, retrieval.left_out),
+        on_block=on_batch,
+    )
     for query_id, (scores, rows) in zip(queries.ids, best, strict=True):
-        names = (documents.ids[row] for row in rows.tolist())
-        yield query_id, dict(zip(names, scores.tolist(), strict=True))
+        yield query_id, {documents.ids[row]: score for score, row in zip(scores.tolist(), rows.tolist(), strict=True)}
+
+
+def _rows_left_out(
+    query_ids: Sequence[str], document_ids: Sequence[str], left_out: Mapping[str, Sequence[str]] | None
+) -> dict[int, list[int]]:
+    if not left_out:
+        return {}
+    wanted = {name for names in left_out.values() for name in names}
+    row_of = {name: row for row, name in enumerate(document_ids) if name in wanted}
+    rows = enumerate(query_ids)
+    return {row: [row_of[name] for name in left_out[query_id]] for row, query_id in rows if query_id in left_out}
 
 
 def _candidate_ranking(

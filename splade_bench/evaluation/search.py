@@ -1,109 +1,124 @@
 """Exact ranking by sparse dot product, in bounded memory.
 
-Shapes: Q queries, D documents, V vocabulary.
+Shapes: Q queries, D documents, V vocabulary, K best documents; q and d rows of a block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from typing_extensions import Self
+import numpy as np
+from numpy.typing import NDArray
+
+from splade_bench.evaluation.vectors import SparseReps
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 ROWS_PER_BLOCK = 512
-FIRST_BUFFER_SIZE = 2**20
+# Of one dense block. With a large vocabulary, blocks have fewer rows.
+_BLOCK_BYTES = 64 * 2**20
+# Share of the vocabulary that two vectors have in common by chance, above which a dense product is faster.
+_DENSE_SHARES = 0.01
 
-
-class _GrowingTensor:
-    """Numbers in one buffer, which doubles when it is full.
-
-    A small tensor for each batch, even of 128 bytes, would lie between the activations of two batches, and the heap
-    would keep the holes around it: up to 190 KB a batch.
-    """
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self._buffer = torch.empty(FIRST_BUFFER_SIZE, dtype=dtype)
-        self._size = 0
-
-    @property
-    def filled(self) -> Tensor:
-        return self._buffer[: self._size]
-
-    def extend(self, numbers: Tensor) -> None:
-        size = self._size + len(numbers)
-        if size > len(self._buffer):
-            larger = torch.empty(max(2 * len(self._buffer), size), dtype=self._buffer.dtype)
-            larger[: self._size] = self.filled
-            self._buffer = larger
-        self._buffer[self._size : size] = numbers
-        self._size = size
-
-
-@dataclass(frozen=True, slots=True)
-class SparseReps:
-    """Rows of a sparse matrix [N, V]: ``entries`` and ``values`` of the active dims, ``row_starts`` [N + 1]."""
-
-    row_starts: Tensor
-    entries: Tensor
-    values: Tensor
-    vocab_size: int
-
-    @classmethod
-    def from_dense(cls, blocks: Iterable[Tensor]) -> Self:
-        """Collect dense blocks [n, V], one at a time, on the CPU."""
-        counts, entries, values = (_GrowingTensor(dtype) for dtype in (torch.int64, torch.int32, torch.float32))
-        vocab_size = 0
-        for block in blocks:
-            dense = block.detach().cpu().float()
-            row, entry = dense.nonzero(as_tuple=True)
-            counts.extend(torch.bincount(row, minlength=len(dense)))
-            entries.extend(entry)
-            values.extend(dense[row, entry])
-            vocab_size = dense.shape[1]
-        row_starts = torch.nn.functional.pad(counts.filled.cumsum(0), (1, 0))
-        return cls(row_starts, entries.filled, values.filled, vocab_size)
-
-    def __len__(self) -> int:
-        return len(self.row_starts) - 1
-
-    def active_dims(self) -> Tensor:
-        """Active entries of each row: [N]."""
-        return self.row_starts.diff()
-
-    def dense(self, start: int, end: int) -> Tensor:
-        """Rows ``start`` to ``end`` (not included) as [end - start, V]."""
-        first, last = int(self.row_starts[start]), int(self.row_starts[end])
-        block = torch.zeros(end - start, self.vocab_size)
-        rows = torch.repeat_interleave(torch.arange(end - start), self.row_starts[start : end + 1].diff())
-        block[rows, self.entries[first:last].long()] = self.values[first:last]
-        return block
+Best = tuple[NDArray[np.float32], NDArray[np.int64]]
+"""Scores and rows of a query's best documents, best first."""
+_Found = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]
 
 
 def top_documents(
-    queries: SparseReps, documents: SparseReps, *, top_k: int, on_block: Callable[[], None] = lambda: None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Scores and rows of each query's best documents by dot product: two tensors [top_k] a query, best first.
+    queries: SparseReps,
+    documents: SparseReps,
+    *,
+    top_k: int,
+    left_out: Mapping[int, Sequence[int]] | None = None,
+    on_block: Callable[[], None] = lambda: None,
+) -> Iterator[Best]:
+    """Scores and rows of each query's best documents by dot product: at most ``top_k``, with scores above 0.
 
-    ``on_block`` is called before each pair of blocks, of 512 queries and 512 documents; what it raises ends the search.
+    Equal scores are ordered by row. Scores are added up in float64, so that equal documents have equal scores wherever
+    they are.
 
-    Memory: two dense blocks of 512 rows and the scores between them; never [Q, D], [D, V] or [Q, top_k].
+    Args:
+        queries: [Q, V].
+        documents: [D, V].
+        top_k: at most so many documents of each query.
+        left_out: of a query's row, the rows of documents that it does not return.
+        on_block: is called before each pair of blocks, of at most 512 queries and 512 documents; what it raises ends
+            the search.
+
+    Memory: a block of queries and a block of documents (dense, if many of their entries are active), the scores between
+    them, and K documents of each query of the block; never [Q, D], [D, V] or [Q, K].
     """
-    for query_start, query_end in _blocks(len(queries)):
-        query_block = queries.dense(query_start, query_end)
-        scores = torch.empty(query_end - query_start, 0)
-        rows = torch.empty(query_end - query_start, 0, dtype=torch.int64)
-        for start, end in _blocks(len(documents)):
+    size = max(1, min(ROWS_PER_BLOCK, _BLOCK_BYTES // (8 * max(1, documents.vocab_size))))
+    for query_start, query_end in _blocks(len(queries), size):
+        query_block = _block(queries, query_start, query_end)
+        best = _BestOfBlock(query_end - query_start, top_k)
+        for start, end in _blocks(len(documents), size):
             on_block()
-            block_rows = torch.arange(start, end).expand(len(query_block), -1)
-            scores = torch.cat([scores, query_block @ documents.dense(start, end).t()], 1)
-            rows = torch.cat([rows, block_rows], 1)
-            scores, kept = scores.topk(min(top_k, scores.shape[1]), dim=1)
-            rows = rows.gather(1, kept)
-        yield from zip(scores, rows, strict=True)
+            scores = _products(query_block, _block(documents, start, end))
+            for query in range(query_start, query_end) if left_out else ():
+                for row in (left_out or {}).get(query, ()):
+                    if start <= row < end:
+                        scores[query - query_start, row - start] = 0
+            best.add(scores, start)
+        yield from best.rankings()
 
 
-def _blocks(rows: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, rows, ROWS_PER_BLOCK):
-        yield start, min(start + ROWS_PER_BLOCK, rows)
+class _BestOfBlock:
+    """The best documents of each query of a block so far: columns of query, score and row, best first."""
+
+    def __init__(self, queries: int, top_k: int) -> None:
+        self._queries = np.arange(queries)
+        self._top_k = top_k
+        self._found: _Found = np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)
+        # Of each query, the score that the next document must exceed.
+        self._thresholds = np.zeros(queries, np.float32)
+
+    def add(self, scores: NDArray[np.float32], first_row: int) -> None:
+        """Scores [q, d] of the next documents. They come after those before, so equal scores do not displace them."""
+        line, column = np.nonzero(scores > self._thresholds[:, None])
+        if not len(line):
+            return
+        new: _Found = line, scores[line, column], column + first_row
+        query, row = (np.concatenate((self._found[part], new[part])) for part in (0, 2))
+        score = np.concatenate((self._found[1], new[1]))
+        order = np.lexsort((row, -score, query))
+        starts = np.searchsorted(query[order], self._queries)
+        place = np.arange(len(order)) - starts[query[order]]
+        kept = order[place < self._top_k]
+        last = order[place == self._top_k - 1]
+        self._found = query[kept], score[kept], row[kept]
+        self._thresholds[query[last]] = score[last]
+
+    def rankings(self) -> Iterator[Best]:
+        query, score, row = self._found
+        ends = np.searchsorted(query, self._queries, side="right")
+        for start, end in zip([0, *ends], ends, strict=False):
+            yield score[start:end], row[start:end]
+
+
+def _products(queries: csr_array, documents: csr_array) -> NDArray[np.float32]:
+    """Scores [q, d]. The sparse product costs time only for the entries that a query and a document have in common."""
+    shares = [block.nnz / max(1, block.shape[0] * block.shape[1]) for block in (queries, documents)]
+    if shares[0] * shares[1] > _DENSE_SHARES:
+        scores = queries.toarray() @ documents.toarray().T
+    else:
+        scores = (queries @ documents.T).toarray()
+    return scores.astype(np.float32)  # type: ignore[no-any-return]
+
+
+def _block(reps: SparseReps, start: int, end: int) -> csr_array:
+    """Rows ``start`` to ``end`` (not included) as [end - start, V] in float64."""
+    from scipy.sparse import csr_array  # not in the memory of a training that evaluates nothing
+
+    first, last = int(reps.row_starts[start]), int(reps.row_starts[end])
+    starts = (reps.row_starts[start : end + 1] - first).int()
+    parts = reps.values[first:last].double(), reps.entries[first:last], starts
+    return csr_array(tuple(part.numpy() for part in parts), shape=(end - start, reps.vocab_size))
+
+
+def _blocks(rows: int, size: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, rows, size):
+        yield start, min(start + size, rows)

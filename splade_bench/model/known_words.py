@@ -23,7 +23,7 @@ def require_known_words(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]
     if tokenizer.unk_token_id is None:
         return  # a vocabulary of bytes
     beginnings = [text[:_CHARACTERS] for text in islice(texts, _TEXTS)]
-    sequences = tokenizer(beginnings, add_special_tokens=False)["input_ids"] if beginnings else []
+    sequences = tokenizer(beginnings, add_special_tokens=False, verbose=False)["input_ids"] if beginnings else []
     total = sum(map(len, sequences))
     unknown = sum(sequence.count(tokenizer.unk_token_id) for sequence in sequences)
     if unknown > _MAX_UNKNOWN_SHARE * total:

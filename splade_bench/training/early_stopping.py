@@ -14,8 +14,8 @@ logger = logging.getLogger(__name__)
 
 
 def greater_is_better_by_default(metric: str) -> bool:
-    """False for a loss and for active dims, where less is better; True for all other figures."""
-    return not metric.endswith(("loss", "_active_dims"))
+    """False for a loss, active dims and FLOPS, where less is better; True for all other figures."""
+    return not metric.endswith(("loss", "_active_dims", "_flops"))
 
 
 class BestMetric(TrainObserver):

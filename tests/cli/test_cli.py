@@ -20,7 +20,7 @@ from splade_bench.results.records import append_result
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["frobnicate"], "frobnicate: no such verb; choose from train, evaluate, plan, fit, report"),
+        (["frobnicate"], "frobnicate: no such verb; choose from train, evaluate, encode, search, plan, fit, report"),
         (["train", "--device", "tpu"], "invalid choice 'tpu' for argument '--device'"),
         (["train", "--batch-size", "x"], "--batch-size"),
         (["train", "--batch-size", "0"], "--batch-size 0: must be at least 1"),

@@ -90,25 +90,27 @@ def test_records_of_20_mb_are_fine(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (gzip.compress(LINE.encode()), r"train.json: is compressed with gzip; unpack it with gunzip"),
-        (b"PAR1\x15\x04\x15", r"train.json: is a Parquet file; write its rows as JSON Lines"),
+        (gzip.compress(LINE.encode())[:-9], r"train.json: is compressed and damaged, or cut off"),
+        (b"PAR1\x15\x04\x15", r"train.json: is a Parquet file that cannot be read"),
+        (b"\x80\x04\x95", r"train.json: is a pickle, which can run code and is never read; .* python -c "),
         (b"PK\x03\x04\x14\x00", r"train.json: is a zip archive"),
         (b"version https://git-lfs.github.com/spec/v1\noid", r"train.json: is a Git LFS pointer.*git lfs pull"),
         (LINE.encode("utf-16"), r"train.json: is UTF-16; save the file as UTF-8"),
         (LINE.encode("utf-16-le"), r"train.json: has NUL bytes, as UTF-16 .* UTF-8"),
         (b"\0" * 100, r"train.json: has NUL bytes"),
-        (b'["q", "p"]\n["r", "s"]\n', r'train.json:1: is a list, as are other lines; write each line as \{"query"'),
-        (b'[["q", "p"]]', r'record 1: Expected object, got array; write each record as \{"query"'),
-        (json.dumps({"version": 1, "data": [GOOD]}, indent=2), r"train.json:1: an object is spread over several lines"),
+        (b'["q", "p"]\n["r", 3]\n', r'train.json:2: \[1\]: Expected str, got int; write each record as \["query"'),
+        (b'[["q"]]', r'record 1: Expected object, got array; write each record as \{"query"'),
+        (json.dumps({"a": [GOOD], "b": [GOOD]}, indent=2), r"train.json: has a second list, 'b'; write .* JSON Lines"),
+        (json.dumps({"a": [GOOD], "b": 3}, indent=2)[:-2], r"train.json:\d+: is not JSON: the object around the list"),
         (json.dumps(GOOD, indent=2) + "\n" + json.dumps(GOOD, indent=2), r"train.json:1: an object is spread over"),
         (
-            b'{"anchor": "q", "positive": "p", "\\u001b[31m": 1}',
-            r"train.json:1: Object missing required field query; its keys are: anchor, positive, [^\x1b]*; write it as",
+            b'{"ask": "q", "tell": "p", "\\u001b[31m": 1}',
+            r"train.json:1: Object missing required field query; its keys are: ask, tell, [^\x1b]*; write it as",
         ),
         (b'{"\\ud800": 1}', r"train.json:1: a key has a broken \\u escape"),
         (json.dumps(dict.fromkeys("abcdefghij")), r"its keys are: a, b, c, d, e, f, g, h, \.\.\.; write it as"),
         (b'{"query": 7, "positive_document": 9}', r"query: Expected str, got int; write the text itself, not an id"),
-        (b"query,positive_document\nq,p\n", r"train.json:1: is not JSON"),
+        (b"q,p\n", r"train.json:1: is not JSON"),
         (b'{"query": NaN, "positive_document": "p"}', r"query: Expected str, got float"),
         (b'{"query": "a\0b", "positive_document": "p"}', r"train.json:1: is not JSON: Invalid control character"),
     ],
@@ -143,6 +145,29 @@ def test_a_bad_first_line_may_be_left_out(tmp_path: Path, first: str) -> None:
             file_corpus(path, None, skip_bad_records=True)
     else:
         assert len(file_corpus(path, None, skip_bad_records=True).triples) == 2
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 2**18])
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("after", [{}, {"total": 2, "empty": []}])
+def test_a_list_may_be_wrapped_in_an_object(indent: int | None, after: dict[str, Any], at_once: int) -> None:
+    records = [GOOD, {**GOOD, "query": "\u00e9 ]}"}]
+    content = json.dumps({"version": "\u00e9", "data": records} | after, indent=indent, ensure_ascii=False)
+
+    assert records_of(content.encode(), at_once=at_once) == records
+    assert records_of(b"\xef\xbb\xbf\n" + content.encode(), at_once=at_once) == records
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"query": "q", "positive_document": "p", "negative_documents": [{"document": "n"}]}',
+        '{"_id": "1", "metadata": [{"a": 1}], "text": "t"}',
+        '{"data": [{"a": 1}]}\n{"data": [{"a": 2}]}',
+    ],
+)
+def test_a_record_with_a_list_in_it_is_a_record(content: str) -> None:
+    assert records_of(content.encode()) == [json.loads(line) for line in content.split("\n")]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ import math
 import random
 import tracemalloc
 
-from splade_bench.data.bm25 import BM25, words
+import pytest
+
+from splade_bench.data.bm25 import BM25, has_spaced_words, words
 
 _WORDS = [f"word{number}" for number in range(40)]
 
@@ -61,3 +63,21 @@ def test_the_index_takes_about_eight_bytes_for_each_word_of_a_document() -> None
     different_words = sum(len(set(words(text))) for text in corpus.values())
     assert size_bytes < 12 * different_words + 40 * len(corpus)  # and for each document: norm, name's pointer
     assert index.search("word1", top_k=1)
+
+
+@pytest.mark.parametrize(
+    ("texts", "spaced"),
+    [
+        (["The cat sat.", "Die Tür", "дверь и окно", "고양이가 앉았다", "قطة على السجادة"], True),
+        (["猫坐在垫子上。", "门是开着的。"], False),
+        (["ネコはマットの上に座った。", "ドアは開いている。"], False),
+        (["แมวนั่งบนเสื่อ"], False),
+        (["កញ្ឆា អង្គុយ"], False),
+        (["PyTorch と NumPy を使って学習する方法", "Python の使い方"], False),
+        (["A page on the character 猫, which means cat."] * 3, True),
+        (["12 + 3 = 15", ""], True),
+        ([], True),
+    ],
+)
+def test_languages_without_spaces_are_told_by_their_letters(texts: list[str], spaced: bool) -> None:
+    assert has_spaced_words(texts) is spaced

@@ -16,8 +16,9 @@ from splade_bench.data.formats import retrieval_dataset
 from splade_bench.data.records import RetrievalDataset, Triple
 from splade_bench.errors import NotFiniteError
 from splade_bench.evaluation import search
-from splade_bench.evaluation.evaluator import _candidate_ranking, _Encoded, evaluate, evaluate_bm25
-from splade_bench.evaluation.search import SparseReps
+from splade_bench.evaluation.evaluator import Retrieval, _candidate_ranking, _Encoded, evaluate, evaluate_bm25
+from splade_bench.evaluation.metrics import Ranking
+from splade_bench.evaluation.vectors import SparseReps
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.presets import build_preset
 from splade_bench.training import Trainer
@@ -94,7 +95,7 @@ def test_vectors_that_are_not_finite_are_refused(
     with torch.no_grad():
         encoder.decoder.bias[7] = value
 
-    with pytest.raises(NotFiniteError, match="vectors are not finite"):
+    with pytest.raises(NotFiniteError, match="the vectors of queries are not finite"):
         evaluate(encoder, dataset, max_length=16)
 
 
@@ -190,4 +191,54 @@ def test_texts_become_token_ids_a_batch_at_a_time(
 
 
 def test_bm25_finds_documents_that_repeat_the_query(dataset: RetrievalDataset) -> None:
-    assert evaluate_bm25(dataset)["mrr@10"] > 0.5
+    figures = evaluate_bm25(dataset)
+
+    assert figures is not None
+    assert figures["mrr@10"] > 0.5
+
+
+def test_bm25_has_no_figures_for_a_language_without_spaces(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    dataset = RetrievalDataset(queries={"q": "猫在哪里"}, corpus={"d": "猫坐在垫子上。"}, qrels={"q": {"d": 1}})
+
+    assert evaluate_bm25(dataset) is None
+    assert "BM25 has no figures: the documents are in a language without spaces" in caplog.text
+
+
+@pytest.mark.parametrize("ranker", ["model", "BM25"])
+def test_documents_that_are_left_out_are_not_returned(
+    encoder: SpladeEncoder, dataset: RetrievalDataset, ranker: str
+) -> None:
+    def rankings(left_out: dict[str, list[str]], top_k: int) -> dict[str, list[str]]:
+        noted: list[Ranking] = []
+        how = Retrieval(top_k=top_k, left_out=left_out, on_ranking=noted.append)
+        if ranker == "model":
+            evaluate(encoder, dataset, max_length=16, retrieval=how)
+        else:
+            evaluate_bm25(dataset, retrieval=how)
+        return {query_id: list(documents) for query_id, documents in noted}
+
+    everything = rankings({}, 100)
+    query_id = next(query_id for query_id, documents in everything.items() if len(documents) > 3)
+    first, second, *others = everything[query_id]
+
+    found = rankings({query_id: [first]}, 2)
+
+    assert found.keys() == dataset.queries.keys()
+    assert found[query_id] == [second, others[0]]
+    assert all(len(documents) <= 2 for documents in found.values())
+
+
+def test_retrieval_flops_are_the_entries_that_a_query_and_a_document_share_in_the_mean(
+    encoder: SpladeEncoder, dataset: RetrievalDataset
+) -> None:
+    def is_active(texts: Sequence[str]) -> torch.Tensor:
+        with encoder.evaluating(), torch.no_grad():
+            return (encoder(encoder.tokenize(texts, max_length=16)) > 0).double()
+
+    queries, documents = (is_active(list(texts.values())) for texts in (dataset.queries, dataset.corpus))
+
+    figures = evaluate(encoder, dataset, max_length=16)
+
+    assert figures["retrieval_flops"] == pytest.approx((queries @ documents.t()).mean().item())
+    assert figures["retrieval_flops"] > 0

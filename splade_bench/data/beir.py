@@ -1,0 +1,255 @@
+"""Collections in BEIR's format in, texts and judgements out. Every error names the file and the line.
+
+A folder has ``corpus.jsonl`` (``_id``, ``title``, ``text``), ``queries.jsonl`` (``_id``, ``text``) and, for each split,
+``qrels/SPLIT.tsv``: a header, then a query's id, a document's id and a whole number in each line, separated by tabs.
+A number above 0 means relevant. Each file may be compressed with gzip (``.gz``).
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+import msgspec
+
+from splade_bench.data.raw_records import RawRecords, cannot_be_read, open_data, record_name
+from splade_bench.data.records import RetrievalDataset, Triple
+from splade_bench.errors import DataError, one_line
+
+logger = logging.getLogger(__name__)
+
+CORPUS, QUERIES, QRELS = "corpus.jsonl", "queries.jsonl", "qrels"
+_QRELS_HEADER = ["query-id", "corpus-id", "score"]
+_TEXT_FORM = '{"_id": "...", "title": "...", "text": "..."}'
+_GZIP = b"\x1f\x8b"
+# Beside an OSError, what reading a file raises that is cut off or damaged.
+BROKEN_GZIP = (EOFError, zlib.error)
+
+
+class _Text(msgspec.Struct, frozen=True):
+    """A line of a corpus or of queries; other keys are ignored."""
+
+    text: str
+    id: str | int = msgspec.field(name="_id")
+    title: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Judgement:
+    line: int
+    query_id: str
+    document_id: str
+    relevance: int
+
+
+def is_beir_folder(path: Path) -> bool:
+    """Whether ``path`` is a folder with a corpus and queries in BEIR's format."""
+    return all(_find(path / name) is not None for name in (CORPUS, QUERIES))
+
+
+def read_beir(folder: Path, split: str = "test") -> RetrievalDataset:
+    """The queries that a split judges, their judgements, and all documents of a collection.
+
+    A document's text is its title, a space, and its text.
+
+    Memory: all texts.
+
+    Raises:
+        DataError: a file is missing or has another format; the folder has no such split; an id repeats; or a query or
+            a document that is judged is missing.
+    """
+    qrels_path = _qrels_file(folder, split)
+    judgements = _read_judgements(qrels_path)
+    judged_queries = {judgement.query_id for judgement in judgements}
+    queries = {}
+    for query_id, text in read_texts(find_file(folder / QUERIES)):
+        if query_id in judged_queries:
+            if not text:
+                raise DataError(f"{folder / QUERIES}: the query {_shown(query_id)} is empty")
+            queries[query_id] = text
+    corpus = dict(read_texts(find_file(folder / CORPUS)))
+    qrels: dict[str, dict[str, int]] = {query_id: {} for query_id in queries}
+    for judgement in judgements:
+        for kind, text_id, texts, name in (
+            ("query", judgement.query_id, queries, QUERIES),
+            ("document", judgement.document_id, corpus, CORPUS),
+        ):
+            if text_id not in texts:
+                where = f"{qrels_path}:{judgement.line}"
+                raise DataError(f"{where}: judges the {kind} {_shown(text_id)}, which is not in {name}")
+        qrels[judgement.query_id][judgement.document_id] = judgement.relevance
+    return RetrievalDataset(queries=queries, corpus=corpus, qrels=qrels)
+
+
+def beir_triples(folder: Path, split: str = "train") -> Iterator[Triple]:
+    """A training example for each query of a split that has a relevant document.
+
+    The positive is its most relevant document, the first in the file among equals. All other relevant documents are
+    ``other_positives``. Documents that are judged not to be relevant are the negatives. Empty documents are left out,
+    and how many are is logged.
+
+    Raises:
+        DataError: as :func:`read_beir`, or no query of the split has a relevant document.
+    """
+    dataset = read_beir(folder, split)
+    empty = {name for judged in dataset.qrels.values() for name in judged if not dataset.corpus[name]}
+    if empty:
+        logger.warning("%s: %d documents that %s judges are empty and are left out", folder, len(empty), split)
+    found = False
+    for query_id, judged in dataset.qrels.items():
+        ordered = sorted((name for name in judged if name not in empty), key=lambda name: -judged[name])
+        positives = [dataset.corpus[name] for name in ordered if judged[name] > 0]
+        if positives:
+            yield Triple(
+                query=dataset.queries[query_id],
+                positive=positives[0],
+                other_positives=tuple(positives[1:]),
+                negatives=tuple(dataset.corpus[name] for name in ordered if judged[name] <= 0),
+            )
+            found = True
+    if not found:
+        raise DataError(f"{_qrels_file(folder, split)}: no query has a relevant document")
+
+
+def read_texts(path: Path) -> Iterator[tuple[str, str]]:
+    """Id and text of each line of a corpus or of queries, one by one; a title comes before its text.
+
+    Raises:
+        DataError: the file cannot be read, holds nothing, a line has another format, or an id repeats.
+    """
+    seen: set[str] = set()
+    with opened(path) as file:
+        try:
+            records = RawRecords(path, file)
+            for raw in records:
+                where = record_name(path, raw.number, is_list=records.is_list)
+                text_id, text = _parse_text(where, raw.text)
+                if text_id in seen:
+                    raise DataError(f"{where}: the _id {_shown(text_id)} repeats; give each line its own")
+                seen.add(text_id)
+                yield text_id, text
+        except BROKEN_GZIP as error:
+            raise cannot_be_read(path, error) from error
+    if not seen:
+        raise DataError(f"{path}: holds no records")
+
+
+def _parse_text(where: str, line: bytes) -> tuple[str, str]:
+    try:
+        record = msgspec.json.decode(line, type=_Text)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: is not UTF-8; save the file as UTF-8") from error
+    except msgspec.ValidationError as error:
+        complaint = str(error).replace("`", "").replace(" - at $.", " in ")
+        raise DataError(f"{where}: {complaint}; write each line as {_TEXT_FORM}") from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise DataError(f"{where}: is not JSON: {error}") from error
+    return str(record.id), f"{record.title or ''} {record.text}".strip()
+
+
+def _read_judgements(path: Path) -> list[_Judgement]:
+    judgements = []
+    first_lines: dict[tuple[str, str], _Judgement] = {}
+    for number, line in lines_of(path):
+        fields = [field.strip() for field in line.split("\t")]
+        if number == 1:
+            if fields != _QRELS_HEADER:
+                raise DataError(f"{path}:1: is not BEIR's header; write {', '.join(_QRELS_HEADER)}, separated by tabs")
+            continue
+        judgement = _parse_judgement(f"{path}:{number}", number, fields)
+        first = first_lines.setdefault((judgement.query_id, judgement.document_id), judgement)
+        if first.relevance != judgement.relevance:
+            raise DataError(f"{path}:{number}: contradicts line {first.line}, which judges the same two ids")
+        if first is judgement:
+            judgements.append(judgement)
+    if not judgements:
+        raise DataError(f"{path}: holds no judgements")
+    return judgements
+
+
+def _parse_judgement(where: str, number: int, fields: list[str]) -> _Judgement:
+    if len(fields) != len(_QRELS_HEADER) or not all(fields):
+        raise DataError(f"{where}: must be a query's id, a document's id and a whole number, separated by tabs")
+    try:
+        return _Judgement(number, fields[0], fields[1], int(fields[2]))
+    except ValueError as error:
+        raise DataError(f"{where}: the score {_shown(fields[2])} is not a whole number") from error
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Number and text of each line that is not blank.
+
+    Raises:
+        DataError: the file cannot be read, or is not UTF-8.
+    """
+    with opened(path) as file:
+        try:
+            for number, line in enumerate(file, 1):
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if text.strip():
+                    yield number, text
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}:{number}: is not UTF-8; save the file as UTF-8") from error
+        except (OSError, *BROKEN_GZIP) as error:
+            raise cannot_be_read(path, error) from error
+
+
+def _qrels_file(folder: Path, split: str) -> Path:
+    path = _find(folder / QRELS / f"{split}.tsv")
+    if path is None:
+        find_file(folder / CORPUS)  # a folder that is none of a collection says so first
+        splits = {file.name.partition(".tsv")[0] for file in (folder / QRELS).glob("*.tsv*")}
+        known = f"it has {', '.join(sorted(splits))}" if splits else f"put judgements into {QRELS}/{split}.tsv"
+        raise DataError(f"{folder}: has no split {_shown(split)}; {known}")
+    return path
+
+
+def find_file(path: Path) -> Path:
+    """A file of a collection, or else the same file compressed.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = _find(path)
+    if found is None:
+        raise DataError(
+            f"{path.parent}: has no {path.name}; a BEIR folder has {CORPUS}, {QUERIES} and {QRELS}/SPLIT.tsv"
+        )
+    return found
+
+
+def _find(path: Path) -> Path | None:
+    """The file, or else the same file compressed."""
+    compressed = path.with_name(f"{path.name}.gz")
+    return next((file for file in (path, compressed) if file.is_file()), None)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, unpacked if it is compressed with gzip.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    file, _ = open_data(path)
+    with file:
+        try:
+            is_compressed = file.read(len(_GZIP)) == _GZIP
+            file.seek(0)
+        except OSError as error:
+            raise cannot_be_read(path, error) from error
+        if is_compressed:
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                yield cast(IO[bytes], unpacked)
+        else:
+            yield file
+
+
+def _shown(text: str) -> str:
+    return f"'{one_line(text)[:40]}'"

@@ -1,0 +1,133 @@
+"""CSV and TSV files as records: a column is named in the header, or has its place in a list."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any
+
+from splade_bench.data.columns import columns_of, has_ids, is_column, shown_keys
+from splade_bench.data.placed import Lines, PlacedRecord
+from splade_bench.data.raw_records import MAX_RECORD_BYTES
+from splade_bench.errors import DataError, error_line
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][\w-]*")
+_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
+# A cell of these may hold a list, written as JSON.
+_LIST_COLUMNS = frozenset(
+    {
+        *("negative_documents", "other_positive_documents", "teacher_scores"),
+        *("negatives", "label", "labels", "score", "scores"),
+        *("pos", "neg", "pos_scores", "neg_scores"),
+    }
+)
+
+Row = tuple[int, list[str]]
+"""Its first line, counted from 1, and its cells."""
+
+
+def is_header(line: str, separator: str) -> bool:
+    """Whether the first line of a table names its columns, as far as names tell."""
+    names = [cell.strip().lower() for cell in line.replace('"', "").split(separator)]
+    is_fit = any(map(is_column, names)) and (len(names) > 1 and all(map(_IDENTIFIER.fullmatch, names)))
+    return is_fit or has_ids(names)
+
+
+def table_records(path: Path, file: IO[bytes], separator: str, wanted: str | None = None) -> Iterator[PlacedRecord]:
+    """The rows of a CSV or TSV file.
+
+    With a header, its columns are those of JSON records. Without one, a row is a query, a positive and any number of
+    negatives. A TSV file without a header has no quotes, as those of MS MARCO.
+
+    Args:
+        path: the file, as errors name it.
+        file: its content.
+        separator: what is between two cells.
+        wanted: the name of its columns (:func:`splade_bench.data.columns.columns_of`).
+
+    Raises:
+        DataError: the file cannot be read, or which columns it has cannot be told.
+    """
+    lines = Lines(path, file)
+    first_line = next(lines, "")
+    if not first_line.strip():
+        raise DataError(f"{path}:1: is empty; begin with a header or a row")
+    csv.field_size_limit(MAX_RECORD_BYTES)
+    with_header = is_header(first_line, separator)
+    rows = _rows(path, lines, first_line, separator, is_quoted=with_header or separator != "\t")
+    first = next(rows)
+    if with_header:
+        yield from _named(path, [name.strip().lower() for name in first[1]], rows, wanted)
+    else:
+        _require_texts(path, first[1])
+        yield from (_listed(row) for row in chain([first], rows))
+
+
+def _rows(path: Path, lines: Lines, first_line: str, separator: str, *, is_quoted: bool) -> Iterator[Row]:
+    all_lines = chain([first_line], lines)
+    if not is_quoted:
+        # lines.number is read after the line itself was.
+        yield from ((lines.number, line.rstrip("\r\n").split(separator)) for line in all_lines if line.strip())
+        return
+    reader = csv.reader(all_lines, delimiter=separator, strict=True)
+    line = 1
+    try:
+        for cells in reader:
+            if cells:
+                yield line, cells
+            line = lines.number + 1
+    except csv.Error as error:
+        advice = 'write a quote within quotes as ""'
+        raise DataError(f"{path}:{line}: is not a row that can be read: {error_line(error)}; {advice}") from error
+
+
+def _named(path: Path, header: Sequence[str], rows: Iterator[Row], wanted: str | None) -> Iterator[PlacedRecord]:
+    if twice := [name for name in header if header.count(name) > 1]:
+        raise DataError(f"{path}:1: two columns are called {twice[0]!r}; give each a name of its own")
+    try:
+        columns_of(tuple(header), wanted)
+    except ValueError as error:
+        raise DataError(f"{path}:1: {error}") from error
+    for line, cells in rows:
+        if len(cells) == len(header):
+            record = {name: _cell(name, text) for name, text in zip(header, cells, strict=True)}
+            yield PlacedRecord(f":{line}", record)
+        else:
+            yield PlacedRecord(f":{line}", fault=f"has {len(cells)} columns, and the header {len(header)}")
+
+
+def _cell(name: str, text: str) -> Any:
+    if not text:
+        return None  # such as the third negative of a row with two
+    if name in _LIST_COLUMNS and text.startswith("["):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            pass  # a text that begins with a bracket
+    return text
+
+
+def _listed(row: Row) -> PlacedRecord:
+    line, cells = row
+    if len(cells) < 2:
+        return PlacedRecord(f":{line}", fault="has one column; write a query, a positive and any number of negatives")
+    return PlacedRecord(f":{line}", [*cells[:2], *filter(None, cells[2:])])
+
+
+def _require_texts(path: Path, cells: Sequence[str]) -> None:
+    """Check that the first row of a table without a header has texts."""
+    numbers = [number for number, cell in enumerate(cells, 1) if _NUMBER.fullmatch(cell.strip())]
+    if len(cells) > 1 and len(numbers) == len(cells):
+        raise DataError(
+            f"{path}:1: has ids, not texts; give --train-file the folder that also has the files of texts, such as "
+            "collection.tsv and queries.tsv"
+        )
+    if numbers:
+        raise DataError(
+            f"{path}:1: has {shown_keys(cells)}: column {numbers[0]} is a number; begin with a header that names the "
+            "columns, such as query, positive, negative, label"
+        )

@@ -1,0 +1,43 @@
+"""Files of texts to encode: a BEIR folder, JSON Lines with ``_id`` and ``text``, or a text on each line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from splade_bench.data.beir import BROKEN_GZIP, CORPUS, QUERIES, find_file, lines_of, opened, read_texts
+from splade_bench.data.raw_records import cannot_be_read
+from splade_bench.errors import DataError
+
+_HEAD_BYTES = 2**12
+
+
+def text_file(path: Path, *, queries: bool) -> Path:
+    """The file of a BEIR folder that has its queries or its documents; of anything else, ``path`` itself."""
+    if not path.is_dir():
+        return path
+    return find_file(path / (QUERIES if queries else CORPUS))
+
+
+def read_text_file(path: Path) -> Iterator[tuple[str, str]]:
+    """Id and text, one by one. A text on a line of its own has the number of its line as its id.
+
+    A file whose first character is a brace or a bracket is JSON Lines. Blank lines are skipped.
+
+    Raises:
+        DataError: the file cannot be read, holds no texts, or a line cannot be used.
+    """
+    with opened(path) as file:
+        try:
+            head = file.read(_HEAD_BYTES)
+        except (OSError, *BROKEN_GZIP) as error:
+            raise cannot_be_read(path, error) from error
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
+        yield from read_texts(path)
+        return
+    empty = True
+    for number, text in lines_of(path):
+        yield str(number), text.strip()
+        empty = False
+    if empty:
+        raise DataError(f"{path}: holds no texts")

@@ -1,0 +1,141 @@
+"""``splade-bench evaluate`` on a BEIR folder: metrics, measures, runs, and queries that are documents."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from splade_bench.cli import main
+from splade_bench.data.records import Triple
+from splade_bench.model import SpladeEncoder
+
+ir_measures = pytest.importorskip("ir_measures", reason="the oracle is in the test extra")
+
+
+@pytest.fixture
+def collection(tmp_path: Path, triples: Sequence[Triple]) -> Path:
+    """Graded judgements: 2 for a query's positive, 1 for another document, 0 for a negative."""
+    folder = tmp_path / "collection"
+    (folder / "qrels").mkdir(parents=True)
+    texts = list(dict.fromkeys(text for triple in triples for text in (triple.positive, *triple.negatives)))
+    write_lines(folder / "corpus.jsonl", [{"_id": f"d{row}", "text": text} for row, text in enumerate(texts)])
+    queries = [{"_id": f"q{row}", "text": triple.query} for row, triple in enumerate(triples)]
+    write_lines(folder / "queries.jsonl", queries)
+    rows = ["query-id\tcorpus-id\tscore"]
+    for row, triple in enumerate(triples[:20]):
+        judged = {triple.positive: 2, texts[(7 * row) % len(texts)]: 1} | {triple.negatives[0]: 0}
+        rows += [f"q{row}\td{texts.index(text)}\t{grade}" for text, grade in judged.items()]
+    (folder / "qrels" / "test.tsv").write_text("\n".join(rows) + "\n")
+    (folder / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nq21\td3\t1\n")
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path: Path, encoder: SpladeEncoder) -> Path:
+    encoder.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def write_lines(path: Path, records: Sequence[object]) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+@pytest.fixture
+def evaluated(model: Path, collection: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs the verb on the collection and returns its JSON."""
+
+    def run(*more: str) -> Any:
+        arguments = ["evaluate", "--model-name", str(model), "--val-file", str(collection), "--device", "cpu"]
+        code = main([*arguments, "--max-length", "16", "--json", *more])
+        captured = capsys.readouterr()
+        assert code == 0, captured.err
+        return json.loads(captured.out)
+
+    return run
+
+
+def test_metrics_and_measures_are_those_of_ir_measures_for_the_run_file(
+    evaluated: Any, collection: Path, tmp_path: Path
+) -> None:
+    names = ["nDCG@10", "RR@10", "P@5", "R@100", "AP"]
+
+    record = evaluated("--measures", *names, "--run-file", str(tmp_path / "run.trec"))
+
+    qrels: dict[str, dict[str, int]] = {}
+    for line in (collection / "qrels" / "test.tsv").read_text().splitlines()[1:]:
+        query_id, document_id, grade = line.split("\t")
+        qrels.setdefault(query_id, {})[document_id] = int(grade)
+    run = list(ir_measures.read_trec_run(str(tmp_path / "run.trec")))
+    expected = ir_measures.calc_aggregate([ir_measures.parse_measure(name) for name in names], qrels, run)
+    metrics = record["metrics"]
+    assert {name: metrics[name] for name in names} == pytest.approx(
+        {str(measure): value for measure, value in expected.items()}, abs=1e-9
+    )
+    ours = {"ndcg@10": "nDCG@10", "mrr@10": "RR@10", "p@5": "P@5", "recall@100": "R@100"}
+    assert {name: metrics[name] for name in ours} == pytest.approx(
+        {name: metrics[theirs] for name, theirs in ours.items()}, abs=1e-9
+    )
+    assert record["queries"] == len(qrels) == len({line.query_id for line in run})
+    assert set(names) <= record["bm25"].keys()
+    assert not [name for name in metrics if name.startswith("candidate_")]
+    assert metrics["retrieval_flops"] > 0
+
+
+def test_a_split_is_chosen_by_its_name(evaluated: Any, collection: Path) -> None:
+    record = evaluated("--split", "dev")
+
+    assert record["queries"] == 1
+    assert record["corpus"] == f"{collection}, dev split"
+
+
+def test_a_querys_own_text_is_left_out_on_wish_and_said_otherwise(
+    evaluated: Any, collection: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    queries = [json.loads(line) for line in (collection / "queries.jsonl").read_text().splitlines()]
+    corpus = (collection / "corpus.jsonl").read_text()
+    own = [{"_id": f"own{row}", "text": query["text"].upper()} for row, query in enumerate(queries)]
+    (collection / "corpus.jsonl").write_text(corpus + "".join(json.dumps(one) + "\n" for one in own))
+
+    with_it = evaluated()
+    assert "20 of 20 queries are documents too" in caplog.text
+    caplog.clear()
+    without_it = evaluated("--exclude-own-text")
+
+    assert "are documents too" not in caplog.text
+    assert with_it["queries_that_are_documents"] == without_it["queries_that_are_documents"] == 20
+    assert with_it["bm25"]["p@1"] == 0.0
+    assert without_it["bm25"]["p@1"] > 0.3
+    assert without_it["metrics"]["recall@100"] >= with_it["metrics"]["recall@100"]
+
+
+def test_bm25_is_null_for_a_language_without_spaces(evaluated: Any, collection: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("splade_bench.evaluation.evaluator.has_spaced_words", lambda texts: not list(texts))
+
+    assert evaluated()["bm25"] is None
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        (["--split", "valid"], "has no split 'valid'; it has dev, test"),
+        (["--measures", "nDGC@10"], "--measures nDGC@10: there is no such measure"),
+        (["--top-k", "10"], "--top-k 10: must be at least 100"),
+        (["--run-file", "nowhere/run.trec"], "--run-file nowhere/run.trec: cannot be written"),
+        (["--val-file", "file.json", "--split", "dev"], "--split dev: only a BEIR folder has splits"),
+    ],
+)
+def test_a_fault_is_one_line(
+    more: list[str], complaint: str, model: Path, collection: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["evaluate", "--model-name", str(model), "--val-file", str(collection), "--device", "cpu", *more]
+
+    assert main(arguments) == 2
+
+    captured = capsys.readouterr()
+    assert complaint in captured.err
+    assert captured.err.count("\n") == 1

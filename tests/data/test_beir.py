@@ -1,0 +1,151 @@
+"""Collections in BEIR's format: texts, graded judgements, triples, and one line for each fault."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from splade_bench.data.beir import beir_triples, is_beir_folder, read_beir, read_texts
+from splade_bench.data.records import Triple
+from splade_bench.errors import DataError
+
+DOCUMENTS = [
+    {"_id": "d1", "title": "Cats", "text": "purr"},
+    {"_id": "d2", "text": "dogs bark", "metadata": {}},
+    {"_id": "d3", "title": None, "text": ""},
+    {"_id": "d4", "title": "", "text": "cats climb"},
+    {"_id": 5, "title": "Fish", "text": ""},
+]
+QUERIES = [{"_id": "q1", "text": "cat"}, {"_id": "q2", "text": "dog"}, {"_id": "q3", "text": "never judged"}]
+HEADER = "query-id\tcorpus-id\tscore\n"
+JUDGEMENTS = "q1\td4\t1\nq1\td1\t2\nq1\td2\t0\nq2\td2\t1\nq2\td3\t1\nq1\t5\t-1\n"
+
+Maker = Callable[..., Path]
+
+
+def lines(records: list[dict[str, object]]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Maker:
+    """Writes a folder; a keyword replaces the content of one file, and None leaves the file out."""
+
+    def make_folder(**replaced: str | bytes | None) -> Path:
+        contents: dict[str, str | bytes | None] = {
+            "corpus": lines(DOCUMENTS),
+            "queries": lines(QUERIES),
+            "test": HEADER + JUDGEMENTS,
+        } | replaced
+        (tmp_path / "qrels").mkdir()
+        for name, content in contents.items():
+            path = tmp_path / (f"{name}.jsonl" if name in ("corpus", "queries") else f"qrels/{name}.tsv")
+            if content is not None:
+                path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return tmp_path
+
+    return make_folder
+
+
+def test_a_collection_has_the_judged_queries_and_all_documents(make: Maker) -> None:
+    dataset = read_beir(make())
+
+    assert dataset.queries == {"q1": "cat", "q2": "dog"}
+    assert dataset.corpus == {"d1": "Cats purr", "d2": "dogs bark", "d3": "", "d4": "cats climb", "5": "Fish"}
+    assert dataset.qrels == {"q1": {"d4": 1, "d1": 2, "d2": 0, "5": -1}, "q2": {"d2": 1, "d3": 1}}
+    assert not dataset.candidates
+
+
+def test_compressed_files_are_read_as_the_others(make: Maker) -> None:
+    folder = make()
+    plain = read_beir(folder)
+    for path in (folder / "corpus.jsonl", folder / "queries.jsonl", folder / "qrels" / "test.tsv"):
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+
+    assert is_beir_folder(folder)
+    assert read_beir(folder) == plain
+
+
+def test_windows_line_ends_a_byte_order_mark_blank_lines_and_repeated_judgements_are_read(make: Maker) -> None:
+    text = "\ufeff" + (HEADER + JUDGEMENTS + "q1\td1\t2\n\n").replace("\n", "\r\n")
+
+    assert read_beir(make(test=text)).qrels["q1"] == {"d4": 1, "d1": 2, "d2": 0, "5": -1}
+
+
+def test_triples_have_the_most_relevant_document_first_and_judged_ones_as_negatives(
+    make: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert list(beir_triples(make(), "test")) == [
+        Triple(query="cat", positive="Cats purr", other_positives=("cats climb",), negatives=("dogs bark", "Fish")),
+        Triple(query="dog", positive="dogs bark"),
+    ]
+    assert "1 documents that test judges are empty" in caplog.text
+
+
+def test_another_split_is_read_by_its_name(make: Maker) -> None:
+    folder = make(dev=HEADER + "q3\td1\t1\n")
+
+    assert read_beir(folder, "dev").queries == {"q3": "never judged"}
+    with pytest.raises(DataError, match=r"has no split 'valid'; it has dev, test$"):
+        read_beir(folder, "valid")
+
+
+@pytest.mark.parametrize(
+    ("replaced", "complaint"),
+    [
+        ({"test": HEADER + "q1\td9\t1\n"}, r"test.tsv:2: judges the document 'd9', which is not in corpus.jsonl"),
+        ({"test": HEADER + "q1\td1\t1\nq9\td1\t1\n"}, r"test.tsv:3: judges the query 'q9', which is not in queries"),
+        ({"test": JUDGEMENTS}, r"test.tsv:1: is not BEIR's header"),
+        ({"test": HEADER + "q1 d1 1\n"}, r"test.tsv:2: must be a query's id, a document's id and a whole number"),
+        ({"test": HEADER + "q1\td1\t0.5\n"}, r"test.tsv:2: the score '0.5' is not a whole number"),
+        ({"test": HEADER + "q1\td1\t1\nq1\td1\t2\n"}, r"test.tsv:3: contradicts line 2"),
+        ({"test": HEADER + "\n"}, r"test.tsv: holds no judgements"),
+        ({"test": HEADER.encode() + b"\xff\t1\t1\n"}, r"test.tsv:2: is not UTF-8"),
+        ({"test": None}, r"has no split 'test'; put judgements into qrels/test.tsv"),
+        ({"corpus": None}, r"has no corpus.jsonl; a BEIR folder has"),
+        ({"corpus": lines([*DOCUMENTS, DOCUMENTS[0]])}, r"corpus.jsonl:6: the _id 'd1' repeats"),
+        ({"queries": lines([*QUERIES, QUERIES[0]])}, r"queries.jsonl:4: the _id 'q1' repeats"),
+        ({"queries": lines([{"_id": "q1", "text": " "}])}, r"queries.jsonl: the query 'q1' is empty"),
+        ({"corpus": '{"_id": "d1"}\n'}, r"corpus.jsonl:1: Object missing required field text; write each line as"),
+        ({"corpus": '{"text": "d1"}\n'}, r"corpus.jsonl:1: Object missing required field _id"),
+        ({"corpus": '\n{"_id": "d1", "text": 3}\n'}, r"corpus.jsonl:2: Expected str, got int in text"),
+        ({"corpus": '{"_id": "d1", "te\n'}, r"corpus.jsonl:1: is not JSON"),
+        ({"corpus": b'{"_id": "d1", "text": "\xff"}\n'}, r"corpus.jsonl:1: is not UTF-8"),
+        ({"corpus": '{"_id": "d1", "text": "\\ud83d cut"}\n'}, r"corpus.jsonl:1: is not JSON"),
+        ({"corpus": "\n"}, r"corpus.jsonl: holds no records"),
+    ],
+)
+def test_a_fault_is_one_line_that_names_the_place(
+    make: Maker, replaced: dict[str, str | bytes | None], complaint: str
+) -> None:
+    with pytest.raises(DataError, match=complaint) as raised:
+        read_beir(make(**replaced))
+
+    assert "\n" not in str(raised.value)
+
+
+def test_a_compressed_file_that_is_cut_off_is_an_error(make: Maker) -> None:
+    folder = make(corpus=None)
+    packed = gzip.compress(lines(DOCUMENTS * 50).encode())
+    for size in (len(packed) // 2, len(packed) - 4, 5):
+        (folder / "corpus.jsonl.gz").write_bytes(packed[:size])
+        with pytest.raises(DataError, match=r"corpus.jsonl.gz.*(cannot be read|repeats)"):
+            read_beir(folder)
+
+
+def test_a_split_without_relevant_documents_has_no_triples(make: Maker) -> None:
+    with pytest.raises(DataError, match=r"test.tsv: no query has a relevant document"):
+        list(beir_triples(make(test=HEADER + "q1\td2\t0\n"), "test"))
+
+
+def test_texts_come_one_by_one(make: Maker) -> None:
+    texts = read_texts(make(corpus=lines(DOCUMENTS) + "{") / "corpus.jsonl")
+
+    assert next(texts) == ("d1", "Cats purr")
+    with pytest.raises(DataError, match=r"corpus.jsonl:6"):
+        list(texts)

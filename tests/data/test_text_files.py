@@ -1,0 +1,60 @@
+"""Files of texts to encode."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from splade_bench.data.text_files import read_text_file, text_file
+from splade_bench.errors import DataError
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        ("one text\r\n\n  another \n", [("1", "one text"), ("3", "another")]),
+        ("\ufeffone", [("1", "one")]),
+        ('\n{"_id": "a", "title": "T", "text": "one"}\n', [("a", "T one")]),
+        ('\ufeff[{"_id": 4, "text": "one"}]', [("4", "one")]),
+    ],
+)
+def test_each_kind_of_file_is_recognised(tmp_path: Path, content: str, texts: list[object], pack: type) -> None:
+    path = tmp_path / "texts"
+    path.write_bytes(pack(content.encode()))
+
+    assert list(read_text_file(path)) == texts
+
+
+def test_a_beir_folder_has_a_file_for_each_kind(tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl.gz").write_bytes(b"")
+
+    assert text_file(tmp_path, queries=False) == tmp_path / "corpus.jsonl.gz"
+    assert text_file(tmp_path / "x.txt", queries=True) == tmp_path / "x.txt"
+    with pytest.raises(DataError, match=r"has no queries.jsonl; a BEIR folder has"):
+        text_file(tmp_path, queries=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "texts: holds no texts"),
+        (b" \n\n", "texts: holds no texts"),
+        (b"one\n\xff\n", "texts:2: is not UTF-8"),
+        (b'{"text": "one"}\n', "texts:1: Object missing required field _id"),
+        (gzip.compress(b"one\n" * 5000)[:40], "texts: cannot be read"),
+    ],
+)
+def test_a_fault_names_its_place(tmp_path: Path, content: bytes, complaint: str) -> None:
+    path = tmp_path / "texts"
+    path.write_bytes(content)
+
+    with pytest.raises(DataError, match=complaint):
+        list(read_text_file(path))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere: cannot be read"):
+        list(read_text_file(tmp_path / "nowhere"))
