@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from splade_bench.cli.flags import parse_train_command, train_arguments
 from splade_bench.cli.train import TrainCommand
+from splade_bench.cli.train_command import parse_train_command, train_arguments
 from splade_bench.config import TrainConfig
 from splade_bench.errors import ConfigError
 from splade_bench.recipes import RECIPES

@@ -10,8 +10,9 @@ from typing import Any
 from tabulate import tabulate
 
 from splade_bench.cli.arguments import show
-from splade_bench.cli.flags import PlannedFlags, parse_train_command, searched_fields_given, train_arguments
+from splade_bench.cli.flags import PlannedFlags
 from splade_bench.cli.planning import plan_request
+from splade_bench.cli.train_command import parse_train_command, searched_fields_given, train_arguments
 from splade_bench.planner.fit import Fit, Trial
 from splade_bench.planner.requests import PlanRequest, make_fit, nothing_fits
 from splade_bench.planner.work import product_flops

@@ -13,10 +13,10 @@ from transformers import PreTrainedTokenizerBase
 
 from splade_bench.batching.sources import TripleBatches
 from splade_bench.cli.arguments import given_flags
-from splade_bench.cli.flags import searched_fields_given, train_arguments
 from splade_bench.cli.planning import resolve_budget
 from splade_bench.cli.resuming import fitted_as_saved
 from splade_bench.cli.sources import load_tokenizer
+from splade_bench.cli.train_command import searched_fields_given, train_arguments
 from splade_bench.config import TrainConfig
 from splade_bench.data.records import Corpus
 from splade_bench.memory_modes import MemoryConfig

@@ -9,8 +9,9 @@ from pathlib import Path
 from tabulate import tabulate
 
 from splade_bench.cli.arguments import show
-from splade_bench.cli.flags import PlannedFlags, parse_train_command
+from splade_bench.cli.flags import PlannedFlags
 from splade_bench.cli.planning import plan_request
+from splade_bench.cli.train_command import parse_train_command
 from splade_bench.planner.plan import MemoryPlan
 from splade_bench.planner.requests import make_plan, sized
 from splade_bench.units import format_bytes

@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from splade_bench.cli.arguments import show
-from splade_bench.cli.flags import TrainFlags, parse_train_command
+from splade_bench.cli.flags import TrainFlags
 from splade_bench.cli.memory_settings import asks_for_a_fit, config_for_free_memory, settled_config
 from splade_bench.cli.output import OutputFolder
 from splade_bench.cli.progress import memory_line
 from splade_bench.cli.resuming import find_checkpoint, goes_on_in
 from splade_bench.cli.signals import StopSignals
 from splade_bench.cli.sources import give_static_queries, load_corpus, load_encoder
+from splade_bench.cli.train_command import parse_train_command
 from splade_bench.cli.training_run import TrainingRun
 from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.errors import ConfigError, DataError, TrainingError, error_line

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from splade_bench.cli import main
-from splade_bench.cli.flags import parse_train_command
 from splade_bench.cli.train import TrainCommand
+from splade_bench.cli.train_command import parse_train_command
 from splade_bench.planner.calibration import calibrated_rates
 from splade_bench.planner.rates import Rates
 from splade_bench.planner.requests import planned_encoder

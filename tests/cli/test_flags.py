@@ -10,17 +10,10 @@ import pytest
 
 from splade_bench.cli import main
 from splade_bench.cli.fit import FitCommand
-from splade_bench.cli.flags import (
-    VALIDATION_METRICS,
-    Faults,
-    Saving,
-    Validating,
-    parse_train_command,
-    searched_fields_given,
-    train_arguments,
-)
+from splade_bench.cli.flags import VALIDATION_METRICS, Faults, Saving, Validating
 from splade_bench.cli.plan import PlanCommand
 from splade_bench.cli.train import TrainCommand
+from splade_bench.cli.train_command import parse_train_command, searched_fields_given, train_arguments
 from splade_bench.config import TrainConfig
 from splade_bench.data.records import RetrievalDataset
 from splade_bench.evaluation.evaluator import evaluate

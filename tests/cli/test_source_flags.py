@@ -7,10 +7,11 @@ import logging
 import pytest
 
 from splade_bench.cli import main
-from splade_bench.cli.flags import Faults, Saving, Validating, parse_train_command
+from splade_bench.cli.flags import Faults, Saving, Validating
 from splade_bench.cli.plan import PlanCommand
 from splade_bench.cli.source_flags import SOURCE_FLAGS, source_flags_help, translate_source_flags
 from splade_bench.cli.train import TrainCommand
+from splade_bench.cli.train_command import parse_train_command
 from splade_bench.errors import ConfigError
 from splade_bench.planner.candidates import SEARCHED_FIELDS
 

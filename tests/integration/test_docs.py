@@ -17,8 +17,8 @@ import pytest
 
 from splade_bench.cli import main
 from splade_bench.cli.arguments import parse
-from splade_bench.cli.flags import parse_train_command
 from splade_bench.cli.train import TrainCommand
+from splade_bench.cli.train_command import parse_train_command
 from splade_bench.errors import ConfigError
 from splade_bench.memory_modes import MEMORY_TECHNIQUES, memory_mode
 
