@@ -25,6 +25,12 @@ class DataError(SpladeBenchError):
     exit_code = 2
 
 
+class PlanError(SpladeBenchError):
+    """A training that the planner cannot plan, for a fault of its own: it says nothing about the training's memory."""
+
+    exit_code = 3
+
+
 class TrainingError(SpladeBenchError):
     """A training that cannot start or go on: nothing fits, no memory is left."""
 

@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     The codes of every verb: 0 for done, 2 for usage or a bad file, 70 for an error of this program, 128 plus the number
     of a signal, 141 if nobody reads standard output any more. Of train, evaluate, encode and search, 1 means that the
-    run failed. The environment variable ``SPLADE_BENCH_TRACEBACK`` adds the traceback.
+    run failed. Each verb says what 1, 3 and others mean there.
+    The environment variable ``SPLADE_BENCH_TRACEBACK`` adds the traceback.
     """
     _escape_what_a_console_cannot_show()
     verb, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]

@@ -32,7 +32,8 @@ class FitCommand(PlannedFlags):
     Exit codes:
       0  done
       1  nothing fits
-      2  usage error, bad file, or a budget below the memory that any batch takes
+      2  usage error, bad file, a model that cannot be trained, or a budget below the memory that any batch takes
+      3  the planner itself failed, which says nothing about the training
     """
 
     allow_inexact: bool = False

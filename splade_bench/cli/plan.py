@@ -28,7 +28,8 @@ class PlanCommand(PlannedFlags):
     Exit codes:
       0  the training fits, or it has no budget to compare with
       1  it does not fit
-      2  usage error, bad file, or a budget below the memory that any batch takes
+      2  usage error, bad file, a model that cannot be trained, or a budget below the memory that any batch takes
+      3  the planner itself failed, which says nothing about the training
     """
 
     timeline: Path | None = None

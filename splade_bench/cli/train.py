@@ -47,6 +47,7 @@ class TrainCommand(TrainFlags):
       0  done
       1  the training failed, or nothing fits with --auto-fit, --budget or --allow-inexact
       2  usage error or bad file
+      3  the planner itself failed with --auto-fit, --budget or --allow-inexact
       128 + n  stopped by signal n, such as 130 for Ctrl-C and 143 for SIGTERM
     """
 

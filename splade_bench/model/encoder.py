@@ -57,9 +57,10 @@ class SpladeEncoder(nn.Module):
         super().__init__()
         decoder = model.get_output_embeddings()
         if not isinstance(decoder, nn.Linear):
+            found = "there are none" if decoder is None else f"they are of the class {type(decoder).__name__}"
             raise ConfigError(
-                f"--model-name {model.config.name_or_path}: {type(model).__name__} has no masked-language-model head; "
-                "choose a model that AutoModelForMaskedLM can load completely"
+                f"--model-name {model.config.name_or_path}: {type(model).__name__} cannot be used here, because its "
+                f"output embeddings have to be a linear layer, and {found}; choose another architecture"
             )
         # By name, not by set_output_embeddings: BERT's setter also wants the new module's bias.
         self._decoder_name = next(name for name, module in model.named_modules() if module is decoder)
@@ -113,10 +114,13 @@ class SpladeEncoder(nn.Module):
     def position_limit(self) -> int | None:
         """Tokens for which the model has positions; None if it has no table of them."""
         for name, module in self.body.named_modules():
-            if name.endswith(_POSITION_TABLES) and isinstance(module, nn.Embedding):
+            table = getattr(module, "weight", None)
+            if name.endswith(_POSITION_TABLES) and isinstance(table, Tensor):
                 # RoBERTa and its relatives count positions from behind their padding entry.
-                reserved = 0 if module.padding_idx is None else module.padding_idx + 1
-                return int(module.num_embeddings) - reserved
+                padding_idx = getattr(module, "padding_idx", None)
+                rows = len(table) - (0 if padding_idx is None else padding_idx + 1)
+                # Others leave the first rows out, and their config says how many are left.
+                return min(rows, getattr(self.body.config, "max_position_embeddings", rows))
         return None
 
     def require_positions(self, max_length: int) -> None:

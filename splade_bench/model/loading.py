@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import torch
 from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModelForMaskedLM,
     AutoTokenizer,
@@ -22,6 +25,8 @@ from transformers.initialization import no_init_weights
 from splade_bench.config import MODEL_PRESETS
 from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.errors import ConfigError, SpladeBenchError
+from splade_bench.model.activations import set_saved_activation
+from splade_bench.model.pooling_module import named_activation, transformer_folder
 from splade_bench.model.weights import first_weight_not_finite
 
 # A tokenizer that found no vocabulary has its special tokens only.
@@ -29,7 +34,9 @@ _MIN_TOKENS = 16
 # Real models have embeddings for up to some hundred tokens more than their tokenizer.
 _MIN_TOKENS_PER_EMBEDDING = 0.5
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "*.model", "*.codes", "bpe*", "dict*")
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+# Parts of a body that a masked-language model has no use for.
+_LEFT_OUT = ("pooler", "position_ids", "inv_freq")
+_OWN_CODE = "custom code, which never runs here"
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -46,22 +53,31 @@ def load_model(model_name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
 
 
 def load_masked_lm(model_name: str) -> PreTrainedModel:
-    """A masked-language model with its trained weights, in float32.
+    """A masked-language model with its trained weights, in float32. Of a pickle, tensors are read and nothing else.
 
     Raises:
         ConfigError: there is no such model, it has no trained masked-language-model head, it needs its own code, or its
             weights are incomplete or not finite.
     """
-    with _loading(model_name):
+    config, had_own_code = _config(model_name)
+    # transformers would ask the Hub, in the background, to convert a pickle there.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    with _loading(model_name, config):
         model, loading = AutoModelForMaskedLM.from_pretrained(
-            model_name,
+            transformer_folder(model_name),
+            config=config,
             dtype=torch.float32,  # not the checkpoint's: half precision would lose updates
-            use_safetensors=True,
+            weights_only=True,
             trust_remote_code=False,
             output_loading_info=True,
         )
     if loading["missing_keys"]:
         raise ConfigError(f"--model-name {model_name}: {_what_is_missing(model, loading)}")
+    if had_own_code and (unknown := _unknown_in_body(model, loading)):
+        raise ConfigError(
+            f"--model-name {model_name}: has weights, such as {unknown}, that transformers' {type(model).__name__} "
+            f"does not have: they are for {_OWN_CODE}; choose another model"
+        )
     if not_finite := first_weight_not_finite(model):
         raise ConfigError(
             f"--model-name {model_name}: its weight {not_finite} is not finite (NaN or infinity): "
@@ -76,21 +92,41 @@ def untrained_model(config: PretrainedConfig) -> PreTrainedModel:
     Raises:
         ConfigError: the architecture is unknown or has no masked-language-model head.
     """
-    with _loading(str(config.name_or_path)), no_init_weights():
-        model: PreTrainedModel = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
-    model.tie_weights()
+    with _loading(str(config.name_or_path), config):
+        with no_init_weights():
+            model: PreTrainedModel = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
+        model.tie_weights()
     return model
 
 
 def load_config(model_name: str) -> PretrainedConfig:
-    """The config of a model.
+    """The config of a model, of a class that transformers has masked-language models for.
 
     Raises:
-        ConfigError: there is no such model, or it needs its own code.
+        ConfigError: there is no such model, it needs its own code, or it pools otherwise.
     """
+    return _config(model_name)[0]
+
+
+def _config(model_name: str) -> tuple[PretrainedConfig, bool]:
+    """The config of a model, and whether it names its own code, which transformers' own class replaces."""
     with _loading(model_name):
-        config: PretrainedConfig = AutoConfig.from_pretrained(model_name, trust_remote_code=False)
-    return config
+        activation = named_activation(model_name)
+        config: PretrainedConfig = AutoConfig.from_pretrained(transformer_folder(model_name), trust_remote_code=False)
+    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+        raise ConfigError(
+            f"--model-name {model_name}: cannot be loaded: transformers has no masked-language model of the type "
+            f"{config.model_type}; choose another model"
+        )
+    if getattr(config, "attention_type", None) == "block_sparse":
+        # BigBird's: its first batch of short texts would change it, for good, to the attention that is set here.
+        config.attention_type = "original_full"
+    if activation:
+        set_saved_activation(config, activation)
+    had_own_code = hasattr(config, "auto_map")
+    if had_own_code:
+        del config.auto_map  # what is saved comes without that code
+    return config, had_own_code
 
 
 def load_tokenizer(model_name: str) -> PreTrainedTokenizerBase:
@@ -100,7 +136,7 @@ def load_tokenizer(model_name: str) -> PreTrainedTokenizerBase:
         ConfigError: there is no such tokenizer, or it needs its own code.
     """
     _require_readable_files(model_name)
-    folder = Path(model_name)
+    folder = Path(transformer_folder(model_name))
     # Without them, transformers makes a tokenizer that knows no word.
     if folder.is_dir() and not any(path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)):
         raise ConfigError(
@@ -109,31 +145,50 @@ def load_tokenizer(model_name: str) -> PreTrainedTokenizerBase:
         )
     with _loading(model_name):
         # Without the explicit no, transformers asks on a terminal whether a Hub model's own code may run.
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_name, trust_remote_code=False)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            str(folder) if folder.is_dir() else model_name, trust_remote_code=False
+        )
     return tokenizer
 
 
 @contextmanager
-def _loading(model_name: str) -> Iterator[None]:
-    """Refuse a local model with its own code; turn what transformers raises into one line that names the model."""
+def _loading(model_name: str, config: PretrainedConfig | None = None) -> Iterator[None]:
+    """Refuse a local model that needs its own code; turn what transformers raises into one line with its name.
+
+    With a ``config``, the class of the model is named too.
+    """
     _require_readable_files(model_name)
     try:
-        config_path = Path(model_name) / "config.json"
-        # transformers would refuse it too, but less clearly.
-        if config_path.is_file() and "auto_map" in json.loads(config_path.read_text(encoding="utf-8")):
-            raise ConfigError(f"{config_path}: auto_map names custom code, which never runs here; choose another model")
+        config_path = Path(transformer_folder(model_name)) / "config.json"
+        if config_path.is_file():
+            settings = json.loads(config_path.read_text(encoding="utf-8"))
+            # transformers would refuse it too, but less clearly.
+            if "auto_map" in settings and settings.get("model_type") not in CONFIG_MAPPING:
+                raise ConfigError(f"{config_path}: auto_map names {_OWN_CODE}; choose another model")
         yield
     except SpladeBenchError:
         raise
     except Exception as error:  # transformers, tokenizers and huggingface_hub raise errors of many classes
         if is_out_of_memory(error):
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if "ignore_mismatched_sizes" in str(error):
-            reason = "its weights have other shapes than its config.json says"
-        if "use_safetensors" in str(error):  # advice about a flag that is not ours
-            reason = f"it has no weights in the safetensors format; {_conversion(model_name)}"
-        raise ConfigError(f"--model-name {model_name}: cannot be loaded: {reason}") from error
+        model_class: Any = MODEL_FOR_MASKED_LM_MAPPING[type(config)] if config else None
+        name = f"{model_class.__name__} " if config else ""
+        raise ConfigError(f"--model-name {model_name}: {name}cannot be loaded: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error's text; another one where that is advice about flags that are not ours."""
+    text = str(error)
+    if "ignore_mismatched_sizes" in text:
+        return "its weights have other shapes than its config.json says"
+    if "trust_remote_code" in text:
+        return f"it needs {_OWN_CODE}; choose another model"
+    if "Weights only load failed" in text:
+        return (
+            "its weights are a pickle with more than tensors in it, which could run code, or a damaged one; "
+            "choose another model, or save its weights as model.safetensors"
+        )
+    return (text.strip() or type(error).__name__).splitlines()[0]
 
 
 def _require_readable_files(model_name: str) -> None:
@@ -149,7 +204,8 @@ def _require_readable_files(model_name: str) -> None:
             raise ConfigError(f"--model-name {model_name}: there is no such folder; check the path")
         return  # an id of the Hub
     try:
-        beginnings = {path.name: _beginning(path) for path in sorted(folder.iterdir()) if path.is_file()}
+        files = [path for part in {folder, Path(transformer_folder(model_name))} for path in sorted(part.iterdir())]
+        beginnings = {path.name: _beginning(path) for path in files if path.is_file()}
     except OSError as error:
         raise ConfigError(f"--model-name {model_name}: cannot be read: {error.filename}: {error.strerror}") from error
     for name, beginning in beginnings.items():
@@ -158,28 +214,11 @@ def _require_readable_files(model_name: str) -> None:
                 f"--model-name {model_name}: {name} is a Git LFS pointer, not the file itself; "
                 "run git lfs pull in that folder"
             )
-    pickles = sorted(
-        path.name for pattern in _PICKLES for path in folder.glob(pattern) if path.name != "training_args.bin"
-    )
-    if pickles and not any(folder.glob("*.safetensors")):
-        raise ConfigError(
-            f"--model-name {model_name}: its weights are a pickle ({pickles[0]}), a format that can run code and is "
-            f"never read here; {_conversion(model_name)}"
-        )
 
 
 def _beginning(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(len(_LFS_POINTER))
-
-
-def _conversion(model_name: str) -> str:
-    load = f"AutoModelForMaskedLM.from_pretrained({model_name!r}, use_safetensors=False)"
-    return (
-        "if you trust its author, convert it once: "
-        f"python -c \"from transformers import AutoModelForMaskedLM; {load}.save_pretrained('FOLDER')\", "
-        "and copy the tokenizer's files to FOLDER"
-    )
 
 
 def _what_is_missing(model: PreTrainedModel, loading: Mapping[str, Collection[str]]) -> str:
@@ -194,13 +233,22 @@ def _what_is_missing(model: PreTrainedModel, loading: Mapping[str, Collection[st
     return text
 
 
+def _unknown_in_body(model: PreTrainedModel, loading: Mapping[str, Collection[str]]) -> str | None:
+    """A weight of the file that the model's body does not have, though every layer of it may have been found."""
+    body = f"{model.base_model_prefix}."
+    unknown = (name for name in sorted(loading["unexpected_keys"]) if name.startswith(body))
+    return next((name for name in unknown if not any(part in name for part in _LEFT_OUT)), None)
+
+
 def _require_matching_tokenizer(model_name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse a tokenizer that has more tokens than the model has embeddings, or far fewer.
 
     Raises:
         ConfigError: it names both numbers.
     """
-    weight: Any = model.get_input_embeddings().weight
+    weight: Any = getattr(model.get_input_embeddings(), "weight", None)
+    if weight is None:
+        return  # an architecture that is refused when it is proved
     tokens, embeddings = len(tokenizer), len(weight)
     if tokens > embeddings:
         change = "call resize_token_embeddings and save both together"

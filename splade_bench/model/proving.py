@@ -1,4 +1,7 @@
-"""A loaded model is proved: a text's vector is its own, and the model without its decoder gives the same ones."""
+"""A model is proved: a text's vector is its own, and the model without its decoder gives the same ones.
+
+A loaded model is proved by itself. For a plan, which loads no weights, a small model of the same architecture is.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,13 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from splade_bench.batching.batches import TextBatch, pad
 from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.errors import ConfigError, error_line
 from splade_bench.model.activations import ACTIVATIONS, saved_activation
+from splade_bench.model.miniature import miniature
 
 _Encoder = TypeVar("_Encoder", bound=nn.Module)
 _LONGEST_REASON = 200
@@ -36,13 +40,13 @@ def proved(
     Raises:
         ConfigError: the vectors differ, or the architecture fails.
     """
-    if getattr(model.config, "attention_type", None) == "block_sparse":
-        return make_encoder(model, tokenizer)  # BigBird: a short text would change its attention for good
     texts = _toy_texts(tokenizer)
     refused = f"--model-name {model_name}: {type(model).__name__} cannot be used here, because"
     with _failing_as(f"{refused} it fails on two short texts"):
         together = _vectors(model, texts)
         alone = torch.cat([_vectors(model, text) for text in _one_by_one(texts)])
+    with _failing_as(f"{refused} it fails on two short texts in training"), _training(model):
+        _vectors(model, texts)
     with _failing_as(f"{refused} its output embeddings cannot be taken out of it"), torch.no_grad():
         encoder = make_encoder(model, tokenizer)
         torch.testing.assert_close(encoder(texts), together, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
@@ -52,6 +56,46 @@ def proved(
             "padding; choose another architecture"
         )
     return encoder
+
+
+def prove_architecture(
+    make_encoder: Callable[[PreTrainedModel, PreTrainedTokenizerBase], nn.Module],
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    model_name: str,
+) -> None:
+    """Refuse an architecture whose models :func:`proved` refuses, without their weights.
+
+    The padding token of ``tokenizer`` must be 0.
+
+    Raises:
+        ConfigError: as :func:`proved`, of a small model with this config's choices and random weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            small = AutoModelForMaskedLM.from_config(miniature(config), dtype=torch.float32).eval()
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            return  # an architecture that is not known to have small models: this says nothing about its large ones
+        proved(make_encoder, small, tokenizer, model_name=model_name)
+
+
+@contextmanager
+def _training(model: nn.Module) -> Iterator[None]:
+    """The model in train mode, and afterwards with the random numbers and the buffers that it had."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    was_training = model.training
+    with torch.random.fork_rng(devices=[]):
+        model.train()
+        try:
+            yield
+        finally:
+            model.train(was_training)
+            for name, buffer in buffers.items():
+                model.get_buffer(name).copy_(buffer)
 
 
 @contextmanager

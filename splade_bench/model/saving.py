@@ -50,16 +50,51 @@ def save_model_folder(
         finally:
             _set_limits(tokenizer, run_limits)
         more(folder)
-    path = folder / _TOKENIZER_CONFIG
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    if settings.get("tokenizer_class") == _NEW_CLASS:  # transformers 4 does not know it
-        settings["tokenizer_class"] = _COMMON_CLASS
-        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _change_json(folder / _TOKENIZER_CONFIG, _tokenizer_for_both)
+    _change_json(folder / "config.json", _rotary_for_both)
     # safetensors makes its file readable by its owner only.
     mode = stat.S_IMODE((folder / "config.json").stat().st_mode)
     for path in folder.iterdir():
         if path.is_file():
             path.chmod(mode)
+
+
+def _change_json(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Write the file again if ``change`` changes its object."""
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    changed = change(dict(settings))
+    if changed != settings:
+        path.write_text(json.dumps(changed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _tokenizer_for_both(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a tokenizer in the words of transformers 4, which 5 reads too."""
+    settings.pop("auto_map", None)  # of code that is not in the folder
+    if settings.get("tokenizer_class") == _NEW_CLASS:
+        settings["tokenizer_class"] = _COMMON_CLASS
+    if isinstance(settings.get("extra_special_tokens"), list):
+        settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
+    return settings
+
+
+def _rotary_for_both(settings: dict[str, Any]) -> dict[str, Any]:
+    """ModernBERT's config with its rotary bases and its order of layers as transformers 4 reads them too.
+
+    Of the architectures that 4 knows, only this one has several bases. Without their old names it would use others,
+    and say nothing.
+    """
+    if settings.get("model_type") != "modernbert" or not isinstance(settings.get("rope_parameters"), dict):
+        return settings
+    for old, kind in (("global_rope_theta", "full_attention"), ("local_rope_theta", "sliding_attention")):
+        theta = (settings["rope_parameters"].get(kind) or {}).get("rope_theta")
+        if theta is not None:
+            settings[old] = theta
+    layers = settings.get("layer_types") or []
+    every = next((number for number, kind in enumerate(layers) if number and kind == "full_attention"), len(layers))
+    order = ["sliding_attention" if number % every else "full_attention" for number in range(len(layers))]
+    if layers and layers == order:
+        settings["global_attn_every_n_layers"] = every
+    return settings
 
 
 def get_limits(tokenizer: PreTrainedTokenizerBase) -> Limits:

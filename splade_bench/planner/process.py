@@ -14,13 +14,13 @@ import msgspec
 import transformers
 
 from splade_bench.config import TrainConfig
-from splade_bench.errors import ConfigError, DataError, SpladeBenchError, TrainingError, error_line
+from splade_bench.errors import ConfigError, DataError, PlanError, SpladeBenchError, TrainingError, error_line
 from splade_bench.files import ascii_json
 from splade_bench.planner.fit import SearchEnded
 from splade_bench.planner.requests import PlanRequest, make_fit, nothing_fits
 from splade_bench.units import format_bytes, format_seconds
 
-_ERRORS = {kind.__name__: kind for kind in (ConfigError, DataError, TrainingError)}
+_ERRORS = {kind.__name__: kind for kind in (ConfigError, DataError, PlanError, TrainingError)}
 
 
 class Fitted(msgspec.Struct, tag=True):

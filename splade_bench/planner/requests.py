@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from math import inf
+
+from transformers import PreTrainedTokenizerBase
 
 from splade_bench.batching.sources import order_bytes
 from splade_bench.config import MODEL_PRESETS, TrainConfig
 from splade_bench.data.records import Corpus, IndexedTriples
 from splade_bench.data.wordpiece import train_tokenizer
 from splade_bench.device.planned import PlannedAllocator, PlannedDevice
-from splade_bench.errors import ConfigError
+from splade_bench.errors import ConfigError, PlanError, SpladeBenchError, TrainingError, error_line
 from splade_bench.measure.rss import known_rss_bytes
 from splade_bench.model import loading
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.presets import build_preset, wrap_tokenizer
+from splade_bench.model.proving import prove_architecture
 from splade_bench.planner.candidates import Candidates
-from splade_bench.planner.fit import Fit
+from splade_bench.planner.fit import Fit, SearchEnded
 from splade_bench.planner.fitting import PlannedTraining, TimeLimit, why_nothing_fits
 from splade_bench.planner.plan import MemoryPlan
 from splade_bench.planner.rehearsal import Lengths, on_fake_tensors
@@ -30,6 +34,7 @@ from splade_bench.units import format_bytes
 _COPIES_OF_A_RECORD = 9
 # Vocabulary of a tokenizer that no text is given to.
 _BLANK_VOCAB_SIZE = 512
+_LONGEST_REASON = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +79,7 @@ def sized(request: PlanRequest) -> PlanRequest:
     """The request with the mini-batches that a training on an accelerator has if its budget is free when it starts."""
     if request.device_type == "cpu" or request.budget_bytes is None:
         return request
-    with on_fake_tensors(PlannedDevice(request.device_type, PlannedAllocator())):
+    with _planning(request), on_fake_tensors(PlannedDevice(request.device_type, PlannedAllocator())):
         encoder = planned_encoder(request.model_name)()
         memory = sized_for(request.config.memory, encoder, request.budget_bytes)
     return replace(request, config=replace(request.config, memory=memory))
@@ -84,9 +89,12 @@ def make_plan(request: PlanRequest) -> MemoryPlan:
     """The plan of a training.
 
     Raises:
-        ConfigError: the budget is below the memory that any batch takes.
+        ConfigError: the budget is below the memory that any batch takes, or the architecture cannot be trained.
+        PlanError: the planner fails.
     """
-    made = _planned(request).plan(request.config, request.lengths, within_bytes=request.budget_bytes)
+    planned = _planned(request)
+    with _planning(request):
+        made = planned.plan(request.config, request.lengths, within_bytes=request.budget_bytes)
     made.require_floor(request.budget_bytes)
     return made
 
@@ -97,15 +105,19 @@ def make_fit(request: PlanRequest, *, whole_frontier: bool = True) -> Fit:
     ``whole_frontier`` as in :func:`splade_bench.planner.fit.fit`.
 
     Raises:
-        ConfigError: there is no budget, or it is below the memory that any batch takes.
+        ConfigError: there is no budget, it is below the memory that any batch takes, or the architecture cannot be
+            trained.
+        PlanError: the planner fails.
     """
     candidates = Candidates(
         request.config, given=request.given, device=request.device_type, allow_inexact=request.allow_inexact
     )
     budget_bytes = request.required_budget_bytes
-    found = _planned(request).fit(
-        candidates, request.config, request.lengths, limit=request.limit, whole_frontier=whole_frontier
-    )
+    planned = _planned(request)
+    with _planning(request):
+        found = planned.fit(
+            candidates, request.config, request.lengths, limit=request.limit, whole_frontier=whole_frontier
+        )
     if found.chosen is None:
         found.smallest.plan.require_floor(budget_bytes)
     return found
@@ -127,8 +139,39 @@ def planned_encoder(model_name: str) -> Callable[[], SpladeEncoder]:
     if model_name in MODEL_PRESETS:
         tokenizer = train_tokenizer((), vocab_size=MODEL_PRESETS[model_name].vocab_size)
         return lambda: build_preset(model_name, tokenizer, seed=0)
-    config, blank = loading.load_config(model_name), wrap_tokenizer(train_tokenizer((), vocab_size=_BLANK_VOCAB_SIZE))
+    config, blank = loading.load_config(model_name), _blank_tokenizer()
     return lambda: SpladeEncoder(loading.untrained_model(config), blank)
+
+
+@contextmanager
+def _planning(request: PlanRequest) -> Iterator[None]:
+    """Refuse an architecture that a training refuses. What fails inside the block is a fault of the planner's.
+
+    A verdict must not be made of it: an architecture that was never planned may do what fake tensors cannot.
+    """
+    name = request.model_name
+    if name not in MODEL_PRESETS:
+        prove_architecture(SpladeEncoder, loading.load_config(name), _blank_tokenizer(), model_name=name)
+    try:
+        yield
+    except TrainingError as error:
+        raise _plan_error(name, error) from error
+    except (SpladeBenchError, SearchEnded, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise _plan_error(name, error) from error
+
+
+def _plan_error(model_name: str, error: Exception) -> PlanError:
+    reason = error_line(error)[:_LONGEST_REASON]
+    return PlanError(
+        f"--model-name {model_name}: the planner fails: {type(error).__name__}: {reason}; train without it, with "
+        "--no-auto-fit, and report this with the model's config.json"
+    )
+
+
+def _blank_tokenizer() -> PreTrainedTokenizerBase:
+    return wrap_tokenizer(train_tokenizer((), vocab_size=_BLANK_VOCAB_SIZE))
 
 
 def data_bytes(corpus: Corpus) -> int:

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from splade_bench.errors import ConfigError, NotFiniteError
 from splade_bench.model import SpladeEncoder
-from splade_bench.model.loading import load_config
+from splade_bench.model.miniature import miniature
 from splade_bench.model.presets import build_preset
 from splade_bench.model.weights import first_weight_not_finite, require_finite_weights
 
@@ -105,15 +105,140 @@ def test_a_preset_that_was_trained_on_few_words_loads_again(folder: Path, tokeni
     assert SpladeEncoder.from_pretrained(str(folder / "toy")).vocab_size == encoder.vocab_size
 
 
-def test_a_pickle_is_refused_with_the_command_that_converts_it(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+def test_the_tensors_of_a_pickle_are_read(folder: Path) -> None:
+    """SPLADE's own models have no other weights."""
+    expected = SpladeEncoder.from_pretrained(str(folder)).state_dict()
+    pickle_weights(folder, load_file(folder / "model.safetensors"))
+
+    loaded = SpladeEncoder.from_pretrained(str(folder))
+
+    assert all(torch.equal(weight, expected[name]) for name, weight in loaded.state_dict().items())
+    loaded.save_pretrained(folder / "again")
+    assert (folder / "again" / "model.safetensors").is_file()
+
+
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run_it(folder: Path) -> None:
+    ran = folder / "ran"
+    pickle_weights(folder, load_file(folder / "model.safetensors") | {"bert.canary": Payload(ran)})
+    torch.load(folder / "pytorch_model.bin", weights_only=False)
+    assert ran.exists(), "the canary does not sing"
+    ran.unlink()
 
     text = refusal(folder)
 
-    assert "its weights are a pickle (pytorch_model.bin)" in text
-    assert "use_safetensors=False).save_pretrained('FOLDER')" in text
-    with pytest.raises(ConfigError, match="its weights are a pickle"):
-        load_config(str(folder))  # so that no plan is made for what cannot be trained
+    assert "its weights are a pickle with more than tensors in it" in text
+    assert "weights_only" not in text
+    assert not ran.exists()
+
+
+def test_a_damaged_pickle_is_refused(folder: Path) -> None:
+    pickle_weights(folder, load_file(folder / "model.safetensors"))
+    path = folder / "pytorch_model.bin"
+    path.write_bytes(path.read_bytes()[:5000])
+
+    assert "cannot be loaded" in refusal(folder)
+
+
+def pickle_weights(folder: Path, weights: dict[str, Any]) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+
+
+def test_weights_that_are_tied_the_other_way_round_are_whole(folder: Path) -> None:
+    """As of a model that was converted by hand: the decoder's weight is there, the embeddings' is not."""
+    expected = SpladeEncoder.from_pretrained(str(folder)).decoder.weight
+    embeddings = "bert.embeddings.word_embeddings.weight"
+    change_weights(
+        folder,
+        lambda weights: {
+            "cls.predictions.decoder.weight" if name == embeddings else name: weight for name, weight in weights.items()
+        },
+    )
+
+    encoder = SpladeEncoder.from_pretrained(str(folder))
+
+    assert encoder.body.get_input_embeddings().weight is encoder.decoder.weight
+    assert torch.equal(encoder.decoder.weight, expected)
+
+
+def test_a_second_head_is_left_out(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """BERT's own checkpoints have one for the next sentence."""
+    config = transformers.BertConfig(**SIZES | {"vocab_size": len(wrap(tokenizer))})
+    transformers.BertForPreTraining(config).save_pretrained(tmp_path)
+    wrap(tokenizer).save_pretrained(tmp_path)
+
+    encoder = SpladeEncoder.from_pretrained(str(tmp_path))
+
+    assert type(encoder.body).__name__ == "BertForMaskedLM"
+    assert encoder.decoder.out_features == config.vocab_size
+
+
+def name_own_code(folder: Path, **changes: Any) -> Path:
+    """Let a config and a tokenizer name code of their own; the file that is made if that code runs."""
+    for name, kinds in (("config.json", ("AutoConfig", "AutoModelForMaskedLM")), ("tokenizer_config.json", ())):
+        path = folder / name
+        settings = json.loads(path.read_text()) | (changes if kinds else {})
+        settings["auto_map"] = {kind: "canary.Own" for kind in kinds} or {"AutoTokenizer": [None, "canary.Own"]}
+        path.write_text(json.dumps(settings))
+    ran = folder / "ran"
+    (folder / "canary.py").write_text(f"open({str(ran)!r}, 'w')")
+    return ran
+
+
+@pytest.mark.parametrize("architecture", ["bert", "nomic_bert", "gte", "eurobert", "jina_embeddings_v3"])
+def test_code_of_its_own_is_not_needed_where_transformers_has_the_class(
+    architecture: str, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    if architecture not in transformers.CONFIG_MAPPING:
+        pytest.skip("this version of transformers does not have it")
+    config = miniature(transformers.CONFIG_MAPPING[architecture](), vocab_size=len(wrap(tokenizer)))
+    transformers.AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path)
+    wrap(tokenizer).save_pretrained(tmp_path)
+    ran = name_own_code(tmp_path)
+
+    encoder = SpladeEncoder.from_pretrained(str(tmp_path))
+    encoder.save_pretrained(tmp_path / "saved")
+
+    assert type(encoder.body).__module__.startswith("transformers.models.")
+    assert not ran.exists()
+    for name in ("config.json", "tokenizer_config.json"):
+        assert "auto_map" not in json.loads((tmp_path / "saved" / name).read_text()), name
+
+
+def test_code_of_its_own_is_refused_where_transformers_has_no_class(folder: Path) -> None:
+    ran = name_own_code(folder, model_type="frob")
+
+    with pytest.raises(ConfigError, match="auto_map names custom code, which never runs here"):
+        SpladeEncoder.from_pretrained(str(folder))
+
+    assert not ran.exists()
+
+
+def test_weights_that_only_code_of_its_own_has_a_place_for_are_refused(folder: Path) -> None:
+    """Such as another model that says it is a BERT."""
+    name_own_code(folder)
+    change_weights(folder, lambda weights: weights | {"bert.encoder.layer.0.gate.weight": torch.ones(3)})
+
+    text = refusal(folder)
+
+    assert "bert.encoder.layer.0.gate.weight" in text
+    assert "BertForMaskedLM does not have" in text
+
+
+def test_a_type_without_masked_language_models_is_named(folder: Path) -> None:
+    transformers.GPT2Config().save_pretrained(folder)
+
+    assert "transformers has no masked-language model of the type gpt2" in refusal(folder)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])

@@ -9,8 +9,9 @@ import stat
 from pathlib import Path
 
 import pytest
+from architectures import make_model, wrap
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from splade_bench.model import SpladeEncoder
 
@@ -65,6 +66,48 @@ def test_the_tokenizers_class_has_a_name_that_transformers_4_knows(encoder: Spla
     again = AutoTokenizer.from_pretrained(tmp_path / "model")
     assert isinstance(again, PreTrainedTokenizerFast)
     assert again("who opens the parser")["input_ids"] == encoder.tokenizer("who opens the parser")["input_ids"]
+
+
+def test_further_special_tokens_have_the_name_that_transformers_4_knows(encoder: SpladeEncoder, tmp_path: Path) -> None:
+    """It fails at a list under the new name."""
+    encoder.tokenizer.add_special_tokens({"additional_special_tokens": ["[UNUSED]"]})
+
+    encoder.save_pretrained(tmp_path / "model")
+
+    settings = json.loads((tmp_path / "model/tokenizer_config.json").read_text(encoding="utf-8"))
+    assert settings["additional_special_tokens"] == ["[UNUSED]"]
+    assert "extra_special_tokens" not in settings
+    again = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert again.convert_tokens_to_ids("[UNUSED]") in again.all_special_ids
+    assert again.tokenize("[UNUSED]") == ["[UNUSED]"]
+
+
+@pytest.mark.parametrize("layers", [4, 1])
+def test_a_modernbert_has_its_rotary_bases_under_both_names(layers: int, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    model = make_model("modernbert", num_hidden_layers=layers, global_attn_every_n_layers=2)
+    model.config.rope_parameters["sliding_attention"]["rope_theta"] = 123.0
+
+    SpladeEncoder(model, wrap(tokenizer)).save_pretrained(tmp_path)
+
+    settings = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert (settings["global_rope_theta"], settings["local_rope_theta"]) == (160000.0, 123.0)
+    assert settings["global_attn_every_n_layers"] == min(2, layers)
+    again = AutoConfig.from_pretrained(tmp_path)
+    assert again.rope_parameters == model.config.rope_parameters
+    assert again.layer_types == model.config.layer_types
+
+
+def test_the_config_has_no_word_that_transformers_4_does_not_read(encoder: SpladeEncoder, tmp_path: Path) -> None:
+    """BERT's, as a sample: the words of version 4.57's own config, and those that it passes over."""
+    encoder.save_pretrained(tmp_path)
+
+    settings = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+
+    assert settings["architectures"] == ["BertForMaskedLM"]
+    assert settings["model_type"] == "bert"
+    assert settings["dtype"] == "float32"
+    assert {"vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size"} <= set(settings)
+    assert not {"rope_parameters", "layer_types", "per_layer_config", "auto_map"} & set(settings)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
