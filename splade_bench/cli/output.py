@@ -25,6 +25,8 @@ from splade_bench.files import (
     write_whole_file,
 )
 from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.model.model_card import CARD_NAME
+from splade_bench.model.sparse_encoder_files import write_sparse_encoder_files
 from splade_bench.training.checkpoints import Checkpoints
 from splade_bench.units import format_bytes
 
@@ -115,8 +117,12 @@ class OutputFolder:
                 "name a folder on another disk"
             )
 
-    def save_model(self, encoder: SpladeEncoder) -> None:
+    def save_model(self, encoder: SpladeEncoder, *, card: str = "") -> None:
         """Write the whole model, then put it in the place of an old one, be that a folder, a file or a link.
+
+        Args:
+            encoder: the model.
+            card: text of its README.md; empty: none.
 
         Raises:
             OSError: it cannot be written. The old one is as it was.
@@ -124,6 +130,17 @@ class OutputFolder:
         self.path.mkdir(parents=True, exist_ok=True)  # it may have been deleted in the meantime
         with replaced_folder(self.model) as unfinished:
             encoder.save_pretrained(unfinished)
+            write_sparse_encoder_files(unfinished, encoder)
+            if card:
+                (unfinished / CARD_NAME).write_text(card, encoding="utf-8")
+
+    def write_card(self, card: str) -> None:
+        """Replace the README.md of the saved model.
+
+        Raises:
+            OSError: it cannot be written. The old one is as it was.
+        """
+        write_whole_file(self.model / CARD_NAME, card)
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Write ``run.json``.

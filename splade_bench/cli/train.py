@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from splade_bench.cli.arguments import show
+from splade_bench.cli.cards import add_to_card
 from splade_bench.cli.flags import TrainFlags
 from splade_bench.cli.memory_settings import asks_for_a_fit, config_for_free_memory, settled_config
 from splade_bench.cli.output import OutputFolder
@@ -94,7 +95,8 @@ def run(arguments: Sequence[str]) -> int:
     with closing(training):
         record, code = _train(command, training)
         if not code:
-            record |= _quality_record(training)
+            record |= (quality := _quality_record(training))
+            add_to_card(training, quality)
         _write_record(output, record)
     show(record, _summary(record, output), as_json=command.json)
     return code

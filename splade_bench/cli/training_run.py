@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from splade_bench.cli.cards import card_of
 from splade_bench.cli.flags import TrainFlags
 from splade_bench.cli.output import OutputFolder
 from splade_bench.cli.progress import Progress
@@ -131,7 +132,7 @@ class TrainingRun:
                 self._evaluated_step = None
         require_finite_weights(self.encoder)
         try:
-            self.output.save_model(self.encoder)
+            self.output.save_model(self.encoder, card=card_of(self))
         except OSError as error:
             self.log.event("fault", reason=error_line(error))
             raise TrainingError(

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers.utils.hub import cached_file
-
 from splade_bench.config import ActivationName
 from splade_bench.errors import ConfigError
+from splade_bench.model.model_files import file_of_model
+from splade_bench.model.static_queries import QUERY_WEIGHTS_NAME
 
 _MODULES = "modules.json"
 _POOLING = "SpladePooling"
@@ -48,6 +48,8 @@ def named_activation(model_name: str) -> ActivationName | None:
     """
     modules = _modules(model_name)
     kinds = [_kind(module) for module in modules]
+    if "Router" in kinds and file_of_model(model_name, QUERY_WEIGHTS_NAME):
+        return None  # saved here: its config.json names the activation
     if "Router" in kinds:
         raise ConfigError(
             f"--model-name {model_name}: {_MODULES}: its Router has one model for queries and one for documents; "
@@ -94,16 +96,10 @@ def _kind(module: Mapping[str, Any]) -> str:
 
 def _read(model_name: str, name: str) -> Any:
     """The JSON file of a local model or one of the Hub; None if there is none."""
-    path = cached_file(
-        model_name,
-        name,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
+    path = file_of_model(model_name, name)
     if path is None:
         return None
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"--model-name {model_name}: {name}: is not JSON: {error}; save the model again") from error

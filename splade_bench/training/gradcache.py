@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from splade_bench.batching.batches import TripleBatch
+from splade_bench.batching.batches import TextBatch, TripleBatch
 from splade_bench.batching.mini_batches import MiniBatch, cut_into_mini_batches, moved_to
 from splade_bench.config import TrainConfig
 from splade_bench.device.planned import memoized_in_plan, once_in_plan, planned_device
@@ -57,7 +57,7 @@ class _FirstPass:
 
 
 @dataclass(frozen=True, slots=True)
-class _CachedMiniBatch:
+class CachedMiniBatch:
     """A mini-batch after its first pass."""
 
     mini_batch: MiniBatch
@@ -134,25 +134,13 @@ def gradcache_step(encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss,
         ConfigError: the activation memory is less than that of one mini-batch.
     """
     context.on_phase("forward")
-    memory = encoder.memory
     static = encoder.static_queries
-    mini_batches = cut_into_mini_batches(
-        batch.groups if static is None else batch.documents,
-        max_tokens=mini_batch_limit(encoder),
-        max_texts=mini_batch_texts(encoder),
-        pad_to_multiple_of=memory.pad_to_multiple_of,
-        computed_twice=memory.activation_memory != "all",
-        first_row=0 if static is None else len(batch),
-    )
-    mini_batches = moved_to(mini_batches, encoder.device)
-    texts = sum(map(len, batch.lengths))
-    dtype = wide_dtype(encoder.decoder.weight.dtype)
-    reps = torch.empty(texts, encoder.vocab_size, dtype=dtype, device=encoder.device)  # [N, V]
-    queries = batch.queries.to(encoder.device)
-    if static is not None:
+    if static is None:
+        reps, cached = first_passes(encoder, batch.groups, context)
+    else:
+        reps, cached = first_passes(encoder, batch.documents, context, first_row=len(batch))
         with torch.no_grad():
-            reps[: len(batch)] = static(queries)
-    cached = _first_passes(encoder, mini_batches, context, into=reps)
+            reps[: len(batch)] = static(batch.queries.to(encoder.device))
     context.on_phase("loss")
     terms, grad_reps = loss.with_gradient(
         reps,
@@ -163,7 +151,38 @@ def gradcache_step(encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss,
     )
     context.on_phase("backward")
     if static is not None:
-        static(queries).backward(grad_reps[: len(batch)])
+        static(batch.queries.to(encoder.device)).backward(grad_reps[: len(batch)])
+    take_to_weights(encoder, cached, reps, grad_reps, context)
+    return terms
+
+
+def first_passes(
+    encoder: SpladeEncoder, groups: Sequence[TextBatch], context: StepContext, *, first_row: int = 0
+) -> tuple[Tensor, list[CachedMiniBatch]]:
+    """The vectors [N, V] of all texts of the groups, and what :func:`take_to_weights` needs beside them.
+
+    The rows before ``first_row`` are left for the caller to fill.
+    """
+    memory = encoder.memory
+    mini_batches = cut_into_mini_batches(
+        groups,
+        max_tokens=mini_batch_limit(encoder),
+        max_texts=mini_batch_texts(encoder),
+        pad_to_multiple_of=memory.pad_to_multiple_of,
+        computed_twice=memory.activation_memory != "all",
+        first_row=first_row,
+    )
+    mini_batches = moved_to(mini_batches, encoder.device)
+    texts = first_row + sum(len(group.lengths) for group in groups)
+    dtype = wide_dtype(encoder.decoder.weight.dtype)
+    reps = torch.empty(texts, encoder.vocab_size, dtype=dtype, device=encoder.device)
+    return reps, _first_passes(encoder, mini_batches, context, into=reps)
+
+
+def take_to_weights(
+    encoder: SpladeEncoder, cached: list[CachedMiniBatch], reps: Tensor, grad_reps: Tensor, context: StepContext
+) -> None:
+    """Add the gradient of the vectors, [N, V], to the weights' ``.grad``. ``cached`` is empty afterwards."""
     for entry in once_in_plan(_take_all(cached), key=lambda entry: entry.key):
         context.check_stop()
         vectors = entry.first_pass.reps
@@ -171,12 +190,11 @@ def gradcache_step(encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss,
             vectors = _second_pass(encoder, entry, reps, context)
         vectors.backward(grad_reps[entry.mini_batch.rows])
         del vectors
-    return terms
 
 
 def _first_passes(
     encoder: SpladeEncoder, mini_batches: Sequence[MiniBatch], context: StepContext, *, into: Tensor
-) -> list[_CachedMiniBatch]:
+) -> list[CachedMiniBatch]:
     """Write each mini-batch's vectors to its rows of ``into``; return the rest. The largest comes first."""
     head_keeps = 2 if keeps_winners(encoder.device, context.active_share) else 1  # tensors of the vectors' size
     graphs = ActivationMemory(encoder.memory, head_keeps * into[0].nbytes)
@@ -198,7 +216,7 @@ def _first_passes(
         return _FirstPass(reps=vectors, kept_sizes_bytes=saved.sizes_bytes)
 
     first_pass = memoized_in_plan(run, key=lambda choice: (choice[0].texts.input_ids.shape, choice[1]), copy=_stand_in)
-    cached: list[_CachedMiniBatch] = []
+    cached: list[CachedMiniBatch] = []
     for mini_batch in mini_batches:
         context.check_stop()
         rng, keeps_graph = capture_rng(encoder.device), graphs.keeps(mini_batch)
@@ -207,7 +225,7 @@ def _first_passes(
             graphs.learn(mini_batch, result.kept_sizes_bytes)
             if context.largest_mini_batch:
                 graphs.require(*context.largest_mini_batch)
-        cached.append(_CachedMiniBatch(mini_batch, keeps_graph, result, rng))
+        cached.append(CachedMiniBatch(mini_batch, keeps_graph, result, rng))
     return cached
 
 
@@ -218,14 +236,14 @@ def _stand_in(result: _FirstPass) -> _FirstPass:
     return _FirstPass(winners=winners, kept=kept)
 
 
-def _take_all(cached: list[_CachedMiniBatch]) -> Iterator[_CachedMiniBatch]:
+def _take_all(cached: list[CachedMiniBatch]) -> Iterator[CachedMiniBatch]:
     """The largest first. What the list held is freed one by one."""
     cached.reverse()
     while cached:
         yield cached.pop()
 
 
-def _second_pass(encoder: SpladeEncoder, cached: _CachedMiniBatch, reps: Tensor, context: StepContext) -> Tensor:
+def _second_pass(encoder: SpladeEncoder, cached: CachedMiniBatch, reps: Tensor, context: StepContext) -> Tensor:
     """The vectors of a mini-batch again, with their graph."""
     context.on_phase("forward")
     texts, rows = cached.mini_batch.texts, cached.mini_batch.rows

@@ -265,4 +265,7 @@ def test_others_may_read_a_model_as_the_umask_allows(output: OutputFolder, encod
     finally:
         os.umask(before)
 
-    assert {path.stat().st_mode & 0o777 for path in output.model.iterdir()} == {0o640}
+    assert {(path.is_dir(), path.stat().st_mode & 0o777) for path in output.model.rglob("*")} == {
+        (False, 0o640),
+        (True, 0o750),
+    }

@@ -100,6 +100,10 @@ def test_train_writes_a_model_that_loads_a_record_and_a_timeline(
     assert (output / "memory-timeline.svg").stat().st_size > 1000
     _, loading = AutoModelForMaskedLM.from_pretrained(output / "final_model", output_loading_info=True)
     assert not loading["missing_keys"]
+    card = (output / "final_model" / "README.md").read_text(encoding="utf-8")
+    assert f"| mrr@10 | {record['metrics']['mrr@10']:.3f} | {record['bm25']['mrr@10']:.3f} |" in card
+    assert f"`{record['corpus_sha256']}`" in card
+    assert (output / "final_model" / "modules.json").is_file()
 
 
 def test_a_trained_model_is_evaluated_as_it_was_when_it_was_trained(
