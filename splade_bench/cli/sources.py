@@ -30,6 +30,7 @@ def load_corpus(
     val_file: Path | None,
     *,
     need_negatives: bool,
+    need_teacher: bool = False,
     skip_bad_records: bool = False,
     train_format: TrainFormat = "auto",
 ) -> Corpus:
@@ -49,6 +50,7 @@ def load_corpus(
             train_file,
             val_file,
             need_negatives=need_negatives,
+            need_teacher=need_teacher,
             skip_bad_records=skip_bad_records,
             train_format=train_format,
             cache=cache,
@@ -66,8 +68,10 @@ def load_corpus(
     return PreparedCorpus.prepare(cache, []).load()
 
 
-def load_encoder(model_name: str, corpus: Corpus | None, *, seed: int) -> SpladeEncoder:
+def load_encoder(model_name: str, corpus: Corpus | None, *, seed: int, needs_head: bool = True) -> SpladeEncoder:
     """A preset with random weights and a vocabulary made from ``corpus``, or a pretrained model by path or Hub id.
+
+    Without ``needs_head``, a pretrained model that has no trained head gets a random one.
 
     Raises:
         ConfigError: the model cannot be loaded, does not know the words of ``corpus``, or is a preset without a corpus.
@@ -76,7 +80,7 @@ def load_encoder(model_name: str, corpus: Corpus | None, *, seed: int) -> Splade
     transformers_logging.disable_progress_bar()
     if model_name not in MODEL_PRESETS:
         require_undamaged(model_name)
-        encoder = SpladeEncoder.from_pretrained(model_name)
+        encoder = SpladeEncoder.from_pretrained(model_name, needs_head=needs_head)
         if corpus is not None:
             texts = (triple.positive for triple in corpus.triples)
             require_known_words(encoder.tokenizer, texts, model_name=model_name)

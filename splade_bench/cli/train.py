@@ -16,7 +16,8 @@ from splade_bench.cli.output import OutputFolder
 from splade_bench.cli.progress import memory_line
 from splade_bench.cli.resuming import find_checkpoint, goes_on_in
 from splade_bench.cli.signals import StopSignals
-from splade_bench.cli.sources import give_static_queries, load_corpus, load_encoder
+from splade_bench.cli.sources import give_static_queries, load_corpus
+from splade_bench.cli.starting import started_encoder
 from splade_bench.cli.train_command import parse_train_command
 from splade_bench.cli.training_run import TrainingRun
 from splade_bench.device.out_of_memory import is_out_of_memory
@@ -26,6 +27,7 @@ from splade_bench.measure.machine import taken_on
 from splade_bench.measure.timeline import MemorySampler
 from splade_bench.report.formatting import MISSING
 from splade_bench.training.faults import describe_step
+from splade_bench.training.first_vectors import report_first_vectors
 from splade_bench.units import format_seconds
 
 logger = logging.getLogger(__name__)
@@ -80,12 +82,13 @@ def run(arguments: Sequence[str]) -> int:
         command.train_file,
         command.val_file,
         need_negatives=command.config.negatives_per_query > 0,
+        need_teacher=command.config.needs_teacher,
         skip_bad_records=command.faults.skip_bad_records,
         train_format=command.train_format,
     )
     if checkpoint or asks_for_a_fit(arguments):
         command = replace(command, config=settled_config(command, arguments, checkpoint, corpus, device.type))
-    encoder = load_encoder(command.model_name, corpus, seed=command.config.seed).to(device)
+    encoder = started_encoder(command, corpus, checkpoint, device)
     if not checkpoint and command.auto_fit and not asks_for_a_fit(arguments):
         command = replace(command, config=config_for_free_memory(command, arguments, corpus, encoder))
     if command.config.query_encoder == "static" and not checkpoint and encoder.static_queries is None:
@@ -202,9 +205,15 @@ def _record(training: TrainingRun, setup: Mapping[str, Any]) -> dict[str, Any]:
 
 def _setup(training: TrainingRun) -> dict[str, Any]:
     """The part of the record that a run begins and ends with. It is read once: it asks git and hashes the package."""
-    command = training.command
+    command, encoder, triples = training.command, training.encoder, training.corpus.triples
+    first_vectors = None
+    if training.resumed_from is None:
+        first_vectors = report_first_vectors(encoder, triples, max_length=command.config.max_length)
     return {
         "model_name": command.model_name,
+        "start": command.start,
+        "start_active_dims": None if command.start == "as-is" else command.start_active_dims,
+        "first_vectors": first_vectors,
         "device": training.encoder.device.type,
         "config": command.config.to_dict(),
         "corpus_sha256": training.corpus.sha256,

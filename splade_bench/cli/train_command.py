@@ -11,10 +11,11 @@ from splade_bench.cli.flags import DEFAULT_MODEL, TrainFlags
 from splade_bench.cli.source_flags import source_flags_help, translate_source_flags
 from splade_bench.config import MODEL_PRESETS, TrainConfig
 from splade_bench.errors import ConfigError
-from splade_bench.fields import option
+from splade_bench.fields import option, require_range
 from splade_bench.memory_modes import DEFAULT_MEMORY_MODE, fields_of_technique, memory_mode
 from splade_bench.planner.candidates import SEARCHED_FIELDS
 from splade_bench.recipes import RECIPES
+from splade_bench.starts import PACKAGED_MODELS, default_start
 
 # Random weights on short texts need these; the defaults of TrainConfig suit a pretrained model. Chosen on the
 # development split of the embedded corpus.
@@ -53,6 +54,9 @@ def parse_train_command(command: type[_Command], arguments: Sequence[str], *, ve
     if parsed.saving.keeps_best and not parsed.validating.is_on:
         flag = "--load-best-model-at-end" if parsed.saving.load_best_model_at_end else "--save-best"
         raise ConfigError(f"{flag} has no effect without --eval-steps; add --eval-steps N")
+    require_range(parsed, "start_active_dims", at_least=1)
+    if "start_active_dims" in given and parsed.start == "as-is":
+        raise ConfigError("--start-active-dims has no effect with --start as-is; add --start calibrated or lexical")
     _require_effect(parsed.config, given.keys())
     return parsed
 
@@ -94,10 +98,12 @@ def train_defaults(
     if recipe is not None and recipe not in RECIPES:
         raise ConfigError(f"--recipe {recipe}: there is none of this name; choose from {', '.join(RECIPES)}")
     values = dict(PRESET_DEFAULTS if model_name in MODEL_PRESETS else {})
+    if packaged := PACKAGED_MODELS.get(model_name):
+        values |= packaged.defaults
     if recipe:
         replaced = {steps for steps, other in _STEPS_OR.items() if other in given}
         values |= {name: value for name, value in RECIPES[recipe].settings.items() if name not in replaced}
-    return command(config=TrainConfig(**values, memory=memory_mode(mode)))
+    return command(start=default_start(model_name), config=TrainConfig(**values, memory=memory_mode(mode)))
 
 
 def searched_fields_given(arguments: Sequence[str]) -> frozenset[str]:

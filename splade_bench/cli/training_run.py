@@ -177,7 +177,10 @@ class TrainingRun:
 
     @property
     def _inputs(self) -> dict[str, str | None]:
-        return {"--model-name": self.command.model_name, "data of --train-file and --val-file": self.corpus.sha256[:16]}
+        command = self.command
+        start = None if command.start == "as-is" else f"{command.start} with {command.start_active_dims} active dims"
+        data = {"data of --train-file and --val-file": self.corpus.sha256[:16]}
+        return {"--model-name": command.model_name, **data, "--start": start}
 
     def _observe(self) -> None:
         """What comes first may end the run before what comes after it; what is saved last knows of all before it."""

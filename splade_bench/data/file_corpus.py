@@ -24,6 +24,7 @@ def file_corpus(
     val_file: Path | None,
     *,
     need_negatives: bool = False,
+    need_teacher: bool = False,
     skip_bad_records: bool = False,
     train_format: TrainFormat = "auto",
     cache: Path | None = None,
@@ -39,7 +40,12 @@ def file_corpus(
     test = _held_out(val_file) if val_file else None
     hashed_after = test and {one.name: getattr(test, one.name) for one in fields(test)}
     columns = train_format if train_format in COLUMN_FORMATS else None
-    demands = Demands(need_negatives=need_negatives, skip_bad_records=skip_bad_records, columns=columns)
+    demands = Demands(
+        need_negatives=need_negatives,
+        need_teacher=need_teacher,
+        skip_bad_records=skip_bad_records,
+        columns=columns,
+    )
     triples = TripleFile.open(train_file, demands, wanted=train_format, hashed_after=hashed_after, cache=cache)
     logger.info("%s: %d training examples; %s", train_file, len(triples), triples.what)
     facts = triples.facts

@@ -27,6 +27,7 @@ class Demands:
     """What a record of a training file must have."""
 
     need_negatives: bool = False
+    need_teacher: bool = False
     skip_bad_records: bool = False
     """A negative with an empty or broken text is left out, and the others stay. Other faults leave the record out."""
     columns: str | None = None
@@ -82,6 +83,8 @@ def parse_triple(
     if demands.need_negatives and all(faults):
         advice = "add at least one, or give --negatives-per-query 0"
         raise DataError(f"{where}: has no {draft.negatives_name}; {advice}")
+    if demands.need_teacher and not draft.teacher_scores:
+        raise DataError(f"{where}: has no teacher scores, which --loss needs; add them, or take --loss contrastive")
     return _triple(draft, [not fault for fault in faults]), left_out
 
 

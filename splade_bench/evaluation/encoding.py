@@ -5,15 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
+from splade_bench.batching.prompts import TextKind
 from splade_bench.errors import NotFiniteError
 from splade_bench.evaluation.vectors import SparseReps, SparseRows
 from splade_bench.model.encoder import SpladeEncoder
-
-Kind = Literal["queries", "documents"]
 
 # Texts that are sorted by length together.
 WINDOW = 2048
@@ -33,7 +31,7 @@ class Window:
 def encode_windows(
     encoder: SpladeEncoder,
     texts: Iterable[tuple[str, str]],
-    kind: Kind,
+    kind: TextKind,
     *,
     max_length: int,
     batch_size: int | None = None,
@@ -72,9 +70,11 @@ def encode_windows(
 
 
 @torch.no_grad()
-def _encode_batch(encoder: SpladeEncoder, texts: Sequence[str], kind: Kind, max_length: int, rows: SparseRows) -> int:
+def _encode_batch(
+    encoder: SpladeEncoder, texts: Sequence[str], kind: TextKind, max_length: int, rows: SparseRows
+) -> int:
     """Add the vectors of ``texts`` to ``rows``; how many of their active entries are tokens of the texts."""
-    batch = encoder.tokenize(texts, max_length=max_length)
+    batch = encoder.tokenize(texts, max_length=max_length, kind=kind)
     vectors = encoder.query_vectors(batch) if kind == "queries" else encoder(batch)
     if not vectors.isfinite().all():
         raise NotFiniteError(

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from splade_bench.batching.prompts import TextKind
 from splade_bench.data.bm25 import BM25, has_spaced_words
 from splade_bench.data.records import RetrievalDataset
-from splade_bench.evaluation.encoding import Kind, encode_windows
+from splade_bench.evaluation.encoding import encode_windows
 from splade_bench.evaluation.metrics import RETRIEVAL_METRICS, RUN_DEPTH, Ranking, RetrievalMetric, evaluate_run
 from splade_bench.evaluation.own_texts import without
 from splade_bench.evaluation.search import top_documents
@@ -131,7 +132,7 @@ class _Encoded:
 def _encode(
     encoder: SpladeEncoder,
     texts: Mapping[str, str],
-    kind: Kind,
+    kind: TextKind,
     *,
     max_length: int,
     batch_size: int | None,

@@ -18,8 +18,9 @@ import torch
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from splade_bench.batching.prompts import TextKind
 from splade_bench.errors import DataError, error_line
-from splade_bench.evaluation.encoding import Kind, Window
+from splade_bench.evaluation.encoding import Window
 from splade_bench.evaluation.vectors import SparseReps
 from splade_bench.files import json_text, parse_record, replaced_folder
 
@@ -35,7 +36,7 @@ class VectorManifest:
     """What the vectors of a folder are."""
 
     version: int
-    kind: Kind
+    kind: TextKind
     model_name: str
     max_length: int
     vocab_size: int

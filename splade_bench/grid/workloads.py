@@ -8,6 +8,8 @@ from itertools import product
 from types import MappingProxyType
 from typing import Literal
 
+from splade_bench.starts import StartName
+
 PageName = Literal["TRADEOFFS", "ABLATION", "PEERS", "COMPANY", "PLANNER", "INSTRUMENTS", "ACCELERATORS"]
 """Pages of the report that show cells."""
 
@@ -24,6 +26,8 @@ class Workload:
     """Training queries that each cell sees, unless --max-steps sets the number of optimizer steps."""
     learning_rate: float
     """For 8 queries per optimizer step; cells with more or fewer scale it by the square root of the ratio."""
+    start: StartName = "as-is"
+    """How the vectors of a pretrained model start."""
     page: PageName = "TRADEOFFS"
     """The page of the report that shows its cells."""
     compares_lengths: bool = False
@@ -80,6 +84,16 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
         "mini": Workload(model_name="mini", corpus="docstrings", max_length=128, queries=96, learning_rate=1e-4),
         "base": Workload(
             model_name="base", corpus="docstrings", max_length=256, queries=16, learning_rate=5e-5, ranked=False
+        ),
+        # Trained weights, of the extra [minilm]: its retrieval quality means something.
+        "minilm": Workload(
+            model_name="minilm",
+            corpus="docstrings",
+            max_length=128,
+            queries=4096,
+            learning_rate=5e-5,
+            start="lexical",
+            memory_passes=(),
         ),
         "head": _HEAD,
         # Memory as texts grow.

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
 from splade_bench.batching.batches import TextBatch, tokenize
-from splade_bench.batching.prompts import Prompts
+from splade_bench.batching.prompts import Prompts, TextKind
 from splade_bench.config import ActivationName, MixedPrecision
 from splade_bench.device.devices import memory_on
 from splade_bench.device.heap import HeapTrimmer
@@ -77,15 +77,18 @@ class SpladeEncoder(nn.Module):
         self.configure(MemoryConfig(in_place_gradients=False))
 
     @classmethod
-    def from_pretrained(cls, model_name: str) -> Self:
+    def from_pretrained(cls, model_name: str, *, needs_head: bool = True) -> Self:
         """Load a masked-language model and its tokenizer from a local folder or, if there is none, from the Hub.
+
+        Without ``needs_head``, a model that has no trained head gets a random one, for
+        :func:`splade_bench.model.start.apply_start`.
 
         Raises:
             ConfigError: there is no such model, it has no trained masked-language-model head, it needs its own code,
                 its weights are not finite, its tokenizer is that of another model, its output embeddings cannot be
                 taken out, or it gives a text another vector beside others.
         """
-        model, tokenizer = load_model(model_name)
+        model, tokenizer = load_model(model_name, needs_head=needs_head)
         encoder = proved(cls, model, tokenizer, model_name=model_name)
         encoder.load_static_queries(model_name)
         encoder.prompts = saved_prompts(model_name)
@@ -250,8 +253,9 @@ class SpladeEncoder(nn.Module):
         finally:
             self.train(was_training)
 
-    def tokenize(self, texts: Sequence[str], *, max_length: int) -> TextBatch:
-        """Texts -> token ids on the encoder's device."""
+    def tokenize(self, texts: Sequence[str], *, max_length: int, kind: TextKind | None = None) -> TextBatch:
+        """Texts -> token ids on the encoder's device, with the prompt of queries or documents if ``kind`` is given."""
+        texts = self.prompts.before(texts, kind) if kind else texts
         return tokenize(self.tokenizer, texts, max_length=max_length).to(self.device)
 
     def save_pretrained(self, folder: Path) -> None:

@@ -21,11 +21,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.initialization import no_init_weights
+from transformers.utils import logging as transformers_logging
 
 from splade_bench.config import MODEL_PRESETS
 from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.errors import ConfigError, SpladeBenchError
 from splade_bench.model.activations import set_saved_activation
+from splade_bench.model.packaged import located
 from splade_bench.model.pooling_module import named_activation, transformer_folder
 from splade_bench.model.weights import first_weight_not_finite
 
@@ -40,29 +42,37 @@ _OWN_CODE = "custom code, which never runs here"
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
-def load_model(model_name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model(model_name: str, *, needs_head: bool = True) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A masked-language model with its trained weights, in float32, and its tokenizer.
 
     Raises:
         ConfigError: there is no such model, it has no trained masked-language-model head, it needs its own code, its
             weights are incomplete or not finite, or its tokenizer is missing or that of another model.
     """
-    tokenizer, model = load_tokenizer(model_name), load_masked_lm(model_name)
+    tokenizer, model = load_tokenizer(model_name), load_masked_lm(model_name, needs_head=needs_head)
     _require_matching_tokenizer(model_name, model, tokenizer)
     return model, tokenizer
 
 
-def load_masked_lm(model_name: str) -> PreTrainedModel:
+def load_masked_lm(model_name: str, *, needs_head: bool = True, **settings: float) -> PreTrainedModel:
     """A masked-language model with its trained weights, in float32. Of a pickle, tensors are read and nothing else.
+
+    Args:
+        model_name: a folder, a packaged model or a Hub id.
+        needs_head: without it, a head that has no trained weights gets random ones.
+        settings: fields of the config that take the place of the model's own.
 
     Raises:
         ConfigError: there is no such model, it has no trained masked-language-model head, it needs its own code, or its
             weights are incomplete or not finite.
     """
+    model_name = located(model_name)
     config, had_own_code = _config(model_name)
+    for name, value in settings.items():
+        setattr(config, name, value)
     # transformers would ask the Hub, in the background, to convert a pickle there.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-    with _loading(model_name, config):
+    with _loading(model_name, config), _load_report(wanted=needs_head):
         model, loading = AutoModelForMaskedLM.from_pretrained(
             transformer_folder(model_name),
             config=config,
@@ -71,7 +81,7 @@ def load_masked_lm(model_name: str) -> PreTrainedModel:
             trust_remote_code=False,
             output_loading_info=True,
         )
-    if loading["missing_keys"]:
+    if loading["missing_keys"] and (needs_head or _lacks_body(model, loading["missing_keys"])):
         raise ConfigError(f"--model-name {model_name}: {_what_is_missing(model, loading)}")
     if had_own_code and (unknown := _unknown_in_body(model, loading)):
         raise ConfigError(
@@ -105,7 +115,7 @@ def load_config(model_name: str) -> PretrainedConfig:
     Raises:
         ConfigError: there is no such model, it needs its own code, or it pools otherwise.
     """
-    return _config(model_name)[0]
+    return _config(located(model_name))[0]
 
 
 def _config(model_name: str) -> tuple[PretrainedConfig, bool]:
@@ -135,6 +145,7 @@ def load_tokenizer(model_name: str) -> PreTrainedTokenizerBase:
     Raises:
         ConfigError: there is no such tokenizer, or it needs its own code.
     """
+    model_name = located(model_name)
     _require_readable_files(model_name)
     folder = Path(transformer_folder(model_name))
     # Without them, transformers makes a tokenizer that knows no word.
@@ -191,6 +202,18 @@ def _reason(error: Exception) -> str:
     return (text.strip() or type(error).__name__).splitlines()[0]
 
 
+@contextmanager
+def _load_report(*, wanted: bool) -> Iterator[None]:
+    """Without it, transformers does not warn of a head that has no weights."""
+    verbosity = transformers_logging.get_verbosity()
+    if not wanted:
+        transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
 def _require_readable_files(model_name: str) -> None:
     """Refuse a path that leads to no folder, and a folder whose files are not what their names say.
 
@@ -225,8 +248,8 @@ def _what_is_missing(model: PreTrainedModel, loading: Mapping[str, Collection[st
     """What a model with random weights in it lacks: its head, or a part of its body."""
     missing, unknown = sorted(loading["missing_keys"]), sorted(loading["unexpected_keys"])
     names = ", ".join(missing[:3])
-    if not any(name.startswith(f"{model.base_model_prefix}.") for name in missing):
-        return f"has no masked-language-model head (no weights for {names})"
+    if not _lacks_body(model, missing):
+        return f"has no masked-language-model head (no weights for {names}); train --start lexical makes one"
     text = f"its weights are incomplete: none for {names}"
     if unknown:
         text += f"; the file has {unknown[0]} instead: were they saved from another class, or from a wrapped model?"
@@ -238,6 +261,10 @@ def _unknown_in_body(model: PreTrainedModel, loading: Mapping[str, Collection[st
     body = f"{model.base_model_prefix}."
     unknown = (name for name in sorted(loading["unexpected_keys"]) if name.startswith(body))
     return next((name for name in unknown if not any(part in name for part in _LEFT_OUT)), None)
+
+
+def _lacks_body(model: PreTrainedModel, missing: Collection[str]) -> bool:
+    return any(name.startswith(f"{model.base_model_prefix}.") for name in missing)
 
 
 def _require_matching_tokenizer(model_name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

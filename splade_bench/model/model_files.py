@@ -6,10 +6,12 @@ from pathlib import Path
 
 from transformers.utils.hub import cached_file
 
+from splade_bench.model.packaged import located
+
 
 def file_of_model(model_name: str, name: str) -> Path | None:
-    """A file of a local folder or of a model of the Hub; None if it has none of this name."""
-    folder = Path(model_name)
+    """A file of a local folder, a packaged model or a model of the Hub; None if it has none of this name."""
+    folder = Path(located(model_name))
     if folder.is_dir():
         return folder / name if (folder / name).is_file() else None
     found = cached_file(

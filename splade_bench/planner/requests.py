@@ -20,8 +20,10 @@ from splade_bench.errors import ConfigError, PlanError, SpladeBenchError, Traini
 from splade_bench.measure.rss import known_rss_bytes
 from splade_bench.model import loading
 from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.model.model_files import file_of_model
 from splade_bench.model.presets import build_preset, wrap_tokenizer
 from splade_bench.model.proving import prove_architecture
+from splade_bench.model.static_queries import QUERY_WEIGHTS_NAME
 from splade_bench.planner.candidates import Candidates
 from splade_bench.planner.fit import Fit, SearchEnded
 from splade_bench.planner.fitting import PlannedTraining, TimeLimit, why_nothing_fits
@@ -140,7 +142,15 @@ def planned_encoder(model_name: str) -> Callable[[], SpladeEncoder]:
         tokenizer = train_tokenizer((), vocab_size=MODEL_PRESETS[model_name].vocab_size)
         return lambda: build_preset(model_name, tokenizer, seed=0)
     config, blank = loading.load_config(model_name), _blank_tokenizer()
-    return lambda: SpladeEncoder(loading.untrained_model(config), blank)
+    has_static_queries = file_of_model(model_name, QUERY_WEIGHTS_NAME) is not None
+
+    def make() -> SpladeEncoder:
+        encoder = SpladeEncoder(loading.untrained_model(config), blank)
+        if has_static_queries:
+            encoder.use_static_queries()
+        return encoder
+
+    return make
 
 
 @contextmanager

@@ -33,6 +33,10 @@ def source_of(
         raise ConfigError("there are no triples to train on")
     if config.negatives_per_query and not fewest_negatives(training_data):
         raise ConfigError("--negatives-per-query: some queries have no negatives; add some, or set it to 0")
+    # Those of a file were checked with it.
+    are_scored = isinstance(training_data, IndexedTriples) or all(one.teacher_scores for one in training_data)
+    if config.needs_teacher and not are_scored:
+        raise ConfigError(f"--loss {config.loss}: some queries have no teacher scores; add some, or take contrastive")
     encoder.require_positions(config.max_length)
     source = TripleBatches.for_config(training_data, encoder.tokenizer, config, encoder.device, encoder.prompts)
     if encoder.device.type == "cpu" or isinstance(training_data, IndexedTriples):

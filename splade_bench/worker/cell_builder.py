@@ -24,8 +24,11 @@ from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.measure.machine import source_tree, versions
 from splade_bench.memory_modes import MemoryConfig
 from splade_bench.model.encoder import SpladeEncoder
-from splade_bench.model.loading import load_masked_lm
+from splade_bench.model.loading import load_config, load_masked_lm, load_tokenizer, untrained_model
 from splade_bench.model.presets import TRAINED_ACTIVE_SHARE, build_preset, set_active_share
+from splade_bench.model.start import apply_start
+from splade_bench.starts import CALIBRATION_DOCUMENTS, PACKAGED_MODELS
+from splade_bench.training.first_vectors import sampled
 from splade_bench.training.state import TrainObserver
 from splade_bench.training.trainer import Trainer
 from splade_bench.training.validation_loss import validation_loss
@@ -55,6 +58,8 @@ class CellBuilder:
 
     def encoder(self) -> SpladeEncoder:
         """The cell's model with its first weights, on its device."""
+        if self.workload.model_name in PACKAGED_MODELS:
+            return self._started_encoder()
         encoder = self.new_encoder()
         if self.model_folder:  # its tokenizer knows no words: the texts are synthetic
             encoder = SpladeEncoder(load_masked_lm(str(self.model_folder)), encoder.tokenizer)
@@ -62,6 +67,10 @@ class CellBuilder:
 
     def new_encoder(self) -> SpladeEncoder:
         """The same model with seeded weights that are not loaded, on the CPU: it can be made of fake tensors."""
+        if self.workload.model_name in PACKAGED_MODELS:
+            config = load_config(self.workload.model_name)
+            config.update(self._dropout)
+            return SpladeEncoder(untrained_model(config), load_tokenizer(self.workload.model_name))
         vocab_size = MODEL_PRESETS[self.workload.model_name].vocab_size
         if self.prepared:
             tokenizer = self.prepared.load_tokenizer(vocab_size)
@@ -74,6 +83,24 @@ class CellBuilder:
             dropout=self.workload.dropout,
             attention_dropout=self.cell.attention_dropout,
         )
+
+    def _started_encoder(self) -> SpladeEncoder:
+        """The pretrained model of the workload, which starts as the workload says."""
+        assert self.corpus is not None
+        name, start = self.workload.model_name, self.workload.start
+        model = load_masked_lm(name, needs_head=start != "lexical", **self._dropout)
+        encoder = SpladeEncoder(model, load_tokenizer(name)).to(self.device)
+        documents = [triple.positive for triple in sampled(self.corpus.triples, CALIBRATION_DOCUMENTS)]
+        apply_start(encoder, start, documents, max_length=self.config.max_length)
+        return encoder
+
+    @property
+    def _dropout(self) -> dict[str, float]:
+        """Of BERT's config."""
+        return {
+            "hidden_dropout_prob": self.workload.dropout,
+            "attention_probs_dropout_prob": self.cell.attention_dropout,
+        }
 
     def save_weights(self) -> Path:
         """Make the folder from which every trainer of this workload loads the same weights, unless it exists."""

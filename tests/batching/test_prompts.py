@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from equality import make_config
 
 from splade_bench.batching.prompts import Prompts
 from splade_bench.data.records import Triple
 from splade_bench.errors import ConfigError
+from splade_bench.evaluation.encoding import encode_windows
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.saved_prompts import save_prompts, saved_prompts
 from splade_bench.training import Trainer
@@ -63,3 +65,27 @@ def test_a_file_of_prompts_that_cannot_be_used_is_named(content: str, tmp_path: 
 
     with pytest.raises(ConfigError, match=r"config_sentence_transformers\.json: cannot be used"):
         saved_prompts(str(tmp_path))
+
+
+def test_an_evaluation_puts_the_prompts_before_its_texts(encoder: SpladeEncoder) -> None:
+    text = "opens the parser"
+    encoder.prompts = Prompts("who ", "this function ")
+    expected = {
+        "queries": encoder.tokenize([f"who {text}"], max_length=16),
+        "documents": encoder.tokenize([f"this function {text}"], max_length=16),
+    }
+
+    for kind, batch in expected.items():
+        (window,) = encode_windows(encoder, [("id", text)], kind, max_length=16)  # type: ignore[arg-type]
+        with torch.no_grad():
+            torch.testing.assert_close(window.reps.dense(0, 1), encoder(batch))
+
+
+def test_an_evaluation_uses_the_static_weights_of_queries(encoder: SpladeEncoder) -> None:
+    encoder.use_static_queries()
+    (queries,) = encode_windows(encoder, [("id", "opens the parser")], "queries", max_length=16)
+    (documents,) = encode_windows(encoder, [("id", "opens the parser")], "documents", max_length=16)
+
+    words = encoder.tokenizer("opens the parser", add_special_tokens=False)["input_ids"]
+    assert sorted(queries.reps.entries.tolist()) == sorted({*words})
+    assert len(documents.reps.entries) > len(words)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from splade_bench.batching.prompts import TextKind
 from splade_bench.data.records import Triple
 from splade_bench.evaluation import encoding
 from splade_bench.evaluation.encoding import encode_windows
@@ -46,9 +47,9 @@ def test_a_batch_has_texts_of_a_length_and_texts_are_read_window_by_window(
     lengths: list[list[int]] = []
     tokenize = encoder.tokenize
 
-    def noted(batch: Sequence[str], *, max_length: int) -> object:
+    def noted(batch: Sequence[str], *, max_length: int, kind: TextKind) -> object:
         lengths.append([len(text) for text in batch])
-        return tokenize(batch, max_length=max_length)
+        return tokenize(batch, max_length=max_length, kind=kind)
 
     def source() -> object:
         for pair in texts:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForMaskedLM
 
+from splade_bench.batching.prompts import Prompts
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.sparse_encoder_files import write_sparse_encoder_files
 
@@ -19,7 +20,9 @@ def read(folder: Path, name: str) -> object:
 def test_they_name_the_modules_and_what_they_do(encoder: SpladeEncoder, tmp_path: Path) -> None:
     encoder.tokenizer.model_max_length = 64
 
-    write_sparse_encoder_files(tmp_path, encoder, prompts={"query": "frage: "})
+    encoder.prompts = Prompts("frage: ")
+
+    write_sparse_encoder_files(tmp_path, encoder)
 
     modules = read(tmp_path, "modules.json")
     assert isinstance(modules, list)

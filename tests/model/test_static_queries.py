@@ -12,7 +12,7 @@ from equality import make_config
 from splade_bench.batching.batches import pad
 from splade_bench.batching.prompts import Prompts
 from splade_bench.data.records import Triple
-from splade_bench.errors import DataError
+from splade_bench.errors import ConfigError, DataError
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.static_queries import QUERY_WEIGHTS_NAME, StaticQueries, save_query_weights
 from splade_bench.training import Trainer
@@ -77,6 +77,18 @@ def test_weights_of_another_vocabulary_are_refused(encoder: SpladeEncoder, tmp_p
     (tmp_path / QUERY_WEIGHTS_NAME).write_bytes(b"broken")
     with pytest.raises(DataError, match="cannot be read"):
         encoder.load_static_queries(str(tmp_path))
+
+
+def test_a_folder_with_the_router_that_is_written_here_is_read_here(encoder: SpladeEncoder, tmp_path: Path) -> None:
+    encoder.use_static_queries()
+    encoder.save_pretrained(tmp_path)
+    (tmp_path / "modules.json").write_text('[{"type": "sentence_transformers.models.Router", "path": ""}]')
+
+    assert SpladeEncoder.from_pretrained(str(tmp_path)).static_queries is not None
+
+    (tmp_path / QUERY_WEIGHTS_NAME).unlink()
+    with pytest.raises(ConfigError, match="Router"):
+        SpladeEncoder.from_pretrained(str(tmp_path))
 
 
 def test_a_folder_that_is_written_again_has_no_old_weights_and_prompts(encoder: SpladeEncoder, tmp_path: Path) -> None:
