@@ -16,6 +16,10 @@ class Prompts:
     query: str = ""
     document: str = ""
 
+    def replaced(self, query: str | None, document: str | None) -> Prompts:
+        """These prompts, but for those that are given."""
+        return Prompts(self.query if query is None else query, self.document if document is None else document)
+
     def before(self, texts: Sequence[str], kind: TextKind) -> list[str]:
         """The texts with their prompt."""
         prompt = self.query if kind == "queries" else self.document

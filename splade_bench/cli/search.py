@@ -66,6 +66,10 @@ def run(arguments: Sequence[str]) -> int:
     require_range(command, "max_length", at_least=MIN_MAX_LENGTH)
     texts = _queries(command)
     index = read_vectors(command.index)
+    if index.manifest.kind != "documents":
+        raise DataError(
+            f"{command.index}: has vectors of {index.manifest.kind}; encode the documents, and search those"
+        )
     model_name = command.model_name or index.manifest.model_name
     if model_name != index.manifest.model_name:
         logger.warning(

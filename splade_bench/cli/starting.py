@@ -27,6 +27,7 @@ def started_encoder(
     if checkpoint and start != "as-is":  # it has started, and its head may have parts that the model lacks
         return load_encoder(str(checkpoint.path), corpus, seed=config.seed).to(device)
     encoder = load_encoder(command.model_name, corpus, seed=config.seed, needs_head=start != "lexical").to(device)
+    encoder.prompts = encoder.prompts.replaced(config.query_prompt, config.document_prompt)
     documents = [triple.positive for triple in sampled(corpus.triples, CALIBRATION_DOCUMENTS)]
     apply_start(encoder, start, documents, max_length=config.max_length, active_dims=command.start_active_dims)
     return encoder

@@ -14,6 +14,7 @@ from splade_bench.data.placed import PlacedRecord
 from splade_bench.errors import DataError, error_line
 
 # Rows in memory at once.
+_BUFFER_BYTES = 2**16
 _ROWS = 256
 _LONGEST_REASON = 200
 _STATE = "state.json"
@@ -35,7 +36,8 @@ def parquet_records(path: Path, file: IO[bytes], place: str = "") -> Iterator[Pl
     """
     parquet, pyarrow = _pyarrow(path, "parquet"), _pyarrow(path)
     try:
-        table = parquet.ParquetFile(file)
+        # Without these, a whole row group is in memory, of up to a million rows.
+        table = parquet.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
         names = table.schema_arrow.names
         known = list(filter(is_column, names))
         yield from _rows(table.iter_batches(batch_size=_ROWS, columns=known if known else names), place)

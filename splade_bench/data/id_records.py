@@ -161,6 +161,10 @@ def _read_scores(path: Path) -> TextsById:
 
 
 def _require_distinct(example: _Example) -> None:
+    """Drop repeated judgements; one that contradicts another is refused."""
+    if not example.scores:  # they belong to the places of the documents
+        example.positives[:] = dict.fromkeys(example.positives)
+        example.negatives[:] = dict.fromkeys(example.negatives)
     seen: set[str] = set()
     for document in (*example.positives, *example.negatives):
         if document in seen:

@@ -39,7 +39,12 @@ class PlacedRecord:
     def line(self) -> bytes:
         """Its line of JSON. A lone surrogate becomes its JSON escape, which is refused where it is read."""
         content = {"place": self.place, "record": self.record} | ({"fault": self.fault} if self.fault else {})
-        return json.dumps(content, ensure_ascii=False, default=str).encode(errors="backslashreplace") + b"\n"
+        return json.dumps(content, ensure_ascii=False, default=_as_text).encode(errors="backslashreplace") + b"\n"
+
+
+def _as_text(value: Any) -> str:
+    """What JSON has no type for, such as a date, or bytes of a Parquet file."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def decompressed(path: Path, file: IO[bytes]) -> IO[bytes]:

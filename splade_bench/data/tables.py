@@ -33,8 +33,13 @@ Row = tuple[int, list[str]]
 def is_header(line: str, separator: str) -> bool:
     """Whether the first line of a table names its columns, as far as names tell."""
     names = [cell.strip().lower() for cell in line.replace('"', "").split(separator)]
-    is_fit = any(map(is_column, names)) and (len(names) > 1 and all(map(_IDENTIFIER.fullmatch, names)))
+    # A column without a name is that of row numbers, which pandas writes.
+    is_fit = any(map(is_column, names)) and _are_names([name for name in names if name])
     return is_fit or has_ids(names)
+
+
+def _are_names(cells: Sequence[str]) -> bool:
+    return len(cells) > 1 and all(_IDENTIFIER.fullmatch(cell.strip()) for cell in cells)
 
 
 def table_records(path: Path, file: IO[bytes], separator: str, wanted: str | None = None) -> Iterator[PlacedRecord]:
@@ -63,6 +68,12 @@ def table_records(path: Path, file: IO[bytes], separator: str, wanted: str | Non
     if with_header:
         yield from _named(path, [name.strip().lower() for name in first[1]], rows, wanted)
     else:
+        if _are_names(first[1]):
+            names = ", ".join(cell.strip() for cell in first[1])
+            raise DataError(
+                f"{path}:1: looks like a header of columns that are not known: {names}; rename them, such as query, "
+                "positive, negative, or write a header above"
+            )
         _require_texts(path, first[1])
         yield from (_listed(row) for row in chain([first], rows))
 
@@ -86,7 +97,7 @@ def _rows(path: Path, lines: Lines, first_line: str, separator: str, *, is_quote
 
 
 def _named(path: Path, header: Sequence[str], rows: Iterator[Row], wanted: str | None) -> Iterator[PlacedRecord]:
-    if twice := [name for name in header if header.count(name) > 1]:
+    if twice := [name for name in header if name and header.count(name) > 1]:
         raise DataError(f"{path}:1: two columns are called {twice[0]!r}; give each a name of its own")
     try:
         columns_of(tuple(header), wanted)

@@ -61,6 +61,7 @@ class TextsById:
 
     def groups(self) -> Iterator[tuple[str, int, list[str]]]:
         """Each id with the line of its first text, and all its texts; in the order in which they were added."""
+        self._database.execute("CREATE INDEX IF NOT EXISTS ids ON texts (id)")  # without it, each id reads all rows
         rows = self._database.execute(
             "SELECT id, line, text FROM texts JOIN (SELECT id, MIN(rowid) AS first FROM texts GROUP BY id) USING (id) "
             "ORDER BY first, texts.rowid"
@@ -123,7 +124,8 @@ def read_texts(path: Path) -> TextsById:
 def id_of(value: Any) -> str | None:
     """An id as text, so that 7 and "7" are the same; None for what cannot be one."""
     is_id = isinstance(value, str | int) and not isinstance(value, bool)
-    return str(value).strip() or None if is_id else None
+    # The database keeps UTF-8 only, as of texts.
+    return str(value).strip().encode(errors="replace").decode() or None if is_id else None
 
 
 def _table(path: Path) -> Iterator[tuple[int, str, str]]:

@@ -19,7 +19,7 @@ from typing import IO
 
 from splade_bench.data.arrow_files import hub_folder
 from splade_bench.data.placed import PlacedRecord, decompressed, read_some
-from splade_bench.data.raw_records import HEAD_BYTES, open_data
+from splade_bench.data.raw_records import HEAD_BYTES, cannot_be_read, open_data
 from splade_bench.data.records import sha256_of_texts
 from splade_bench.data.stamps import UNFINISHED, FileStamp, remove_left_behind
 from splade_bench.data.training_formats import (
@@ -130,7 +130,7 @@ def _converted(
     has_places: bool = True,
 ) -> TrainingSource:
     """A conversion that ``cache`` keeps, or a new one; in a temporary file if it cannot be kept."""
-    stamps = {str(source): FileStamp.of(source.stat()) for source in sources}
+    stamps = {str(source.resolve()): _stamp(source) for source in sources}
     name = None
     if cache and stamps and all(stamp.is_settled for stamp in stamps.values()):
         of_path = sha256_of_texts(os.fsencode(path.resolve()).hex(), wanted, what)[:16]
@@ -139,10 +139,17 @@ def _converted(
     file = _kept(name, write, stamps.values()) if name else None
     if file is None:
         name, file = None, _temporary(write)
-    if any(FileStamp.of(Path(source).stat()) != stamp for source, stamp in stamps.items()):
+    if any(_stamp(Path(source)) != stamp for source, stamp in stamps.items()):
         file.close()
         raise DataError(f"{path}: was changed while it was read; start again, and leave it as it is")
     return TrainingSource(file=file, what=what, has_places=has_places, is_private=True, name=name)
+
+
+def _stamp(source: Path) -> FileStamp:
+    try:
+        return FileStamp.of(source.stat())
+    except OSError as error:
+        raise cannot_be_read(source, error) from error
 
 
 def _kept(name: Path, write: Write, stamps: Collection[FileStamp]) -> IO[bytes] | None:

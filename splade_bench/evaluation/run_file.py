@@ -39,6 +39,8 @@ def run_file(path: Path) -> Iterator[Callable[[Ranking], None]]:
     Raises:
         ConfigError: it cannot be written there.
     """
+    if path.is_dir():
+        raise ConfigError(f"--run-file {path}: is a folder; name a file")
     unfinished = path.with_name(f".{path.name}.unfinished-{uuid4().hex}")
     try:
         file = unfinished.open("x", encoding="utf-8")

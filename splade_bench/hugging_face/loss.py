@@ -68,6 +68,12 @@ class LeanSpladeLoss(SpladeLoss):  # type: ignore[misc]
             query_regularizer_weight=query_regularizer_weight,
             **options,
         )
+        of_model = {id(part) for part in model.parameters()}
+        if any(part.requires_grad and id(part) not in of_model for part in self.parameters()):
+            raise ConfigError(
+                f"LeanSpladeLoss: {type(loss).__name__} has parameters of its own, which would get no gradient; use "
+                "lean(model) with SpladeLoss"
+            )
         self.memory = memory
         self.query_active_dims: float | None = None
         """Of the last batch's queries, their mean; None before the first."""

@@ -198,6 +198,11 @@ def _make_lean(pair: _Pair) -> None:
     pooling, network = pair.pooling, pair.transformer.model
     if pooling.pooling_strategy != "max":
         raise ConfigError(f"lean(model): the pooling {pooling.pooling_strategy} needs all logits; only max can stream")
+    if pair.place + 1 < len(pair.modules):
+        following = type(pair.modules[pair.place + 1]).__name__
+        raise ConfigError(
+            f"lean(model): a {following} follows the SpladePooling, which is not computed here; remove it"
+        )
     decoder = network.get_output_embeddings() if isinstance(network, PreTrainedModel) else None
     if not isinstance(decoder, nn.Linear):
         raise ConfigError(f"lean(model): {type(network).__name__} has no output embeddings that torch computes")

@@ -66,15 +66,15 @@ def load_masked_lm(model_name: str, *, needs_head: bool = True, **settings: floa
         ConfigError: there is no such model, it has no trained masked-language-model head, it needs its own code, or its
             weights are incomplete or not finite.
     """
-    model_name = located(model_name)
-    config, had_own_code = _config(model_name)
+    folder = located(model_name)
+    config, had_own_code = _config(folder)
     for name, value in settings.items():
         setattr(config, name, value)
     # transformers would ask the Hub, in the background, to convert a pickle there.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-    with _loading(model_name, config), _load_report(wanted=needs_head):
+    with _loading(folder, config), _no_load_report():
         model, loading = AutoModelForMaskedLM.from_pretrained(
-            transformer_folder(model_name),
+            transformer_folder(folder),
             config=config,
             dtype=torch.float32,  # not the checkpoint's: half precision would lose updates
             weights_only=True,
@@ -123,6 +123,11 @@ def _config(model_name: str) -> tuple[PretrainedConfig, bool]:
     with _loading(model_name):
         activation = named_activation(model_name)
         config: PretrainedConfig = AutoConfig.from_pretrained(transformer_folder(model_name), trust_remote_code=False)
+    if "/" in str(getattr(config, "_attn_implementation", None)):
+        raise ConfigError(
+            f"--model-name {model_name}: its config.json names the attention {config._attn_implementation}, which is "
+            "code on the Hub; take attn_implementation out of it"
+        )
     if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
         raise ConfigError(
             f"--model-name {model_name}: cannot be loaded: transformers has no masked-language model of the type "
@@ -203,11 +208,10 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _load_report(*, wanted: bool) -> Iterator[None]:
-    """Without it, transformers does not warn of a head that has no weights."""
+def _no_load_report() -> Iterator[None]:
+    """Inside the block, transformers does not list the weights that are missing: an error of ours says it."""
     verbosity = transformers_logging.get_verbosity()
-    if not wanted:
-        transformers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:

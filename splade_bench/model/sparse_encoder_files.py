@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 # These names are in all releases of sentence-transformers that have a SparseEncoder, and in the models of the Hub.
 _CLASSES = "sentence_transformers.sparse_encoder.models"
+_TOKENIZER_CONFIG = "tokenizer_config.json"
 _ROUTER = "sentence_transformers.models.Router"
 _TRANSFORMER, _POOLING, _QUERIES = ".", "1_SpladePooling", "query_0_SparseStaticEmbedding"
 _TYPES = {_TRANSFORMER: "MLMTransformer", _POOLING: "SpladePooling", _QUERIES: "SparseStaticEmbedding"}
@@ -86,6 +87,10 @@ def _write_static_queries(folder: Path, encoder: SpladeEncoder) -> None:
     queries.mkdir(exist_ok=True)
     for path in [*folder.glob("tokenizer*"), *folder.glob("special_tokens_map.json"), *folder.glob("vocab.txt")]:
         shutil.copyfile(path, queries / path.name)
+    # This module takes the special tokens off, and counts the others only.
+    config = json.loads((queries / _TOKENIZER_CONFIG).read_text(encoding="utf-8"))
+    config["model_max_length"] = encoder.max_length - encoder.tokenizer.num_special_tokens_to_add()
+    _write(queries / _TOKENIZER_CONFIG, config)
     static = encoder.static_queries
     weight = (static.weight * static.is_word).relu().float().cpu().contiguous()
     _write(queries / "config.json", {"frozen": False})

@@ -74,7 +74,7 @@ def apply_start(
     with encoder.evaluating():
         length = min(max_length, encoder.position_limit or max_length)
         texts = [
-            encoder.tokenize(documents[first : first + _TEXTS_AT_ONCE], max_length=length)
+            encoder.tokenize(documents[first : first + _TEXTS_AT_ONCE], max_length=length, kind="documents")
             for first in range(0, len(documents), _TEXTS_AT_ONCE)
         ]
         bias = _with_bias(encoder.decoder, encoder.body.config, _DECODER_BIAS, start)

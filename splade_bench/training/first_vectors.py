@@ -70,8 +70,7 @@ class FirstVectors:
 _ADVICE = {
     "healthy": "",
     "dense": ". All texts match all texts: add --start calibrated, or --start lexical, which needs no trained head",
-    "dead": ". Nothing can be found or learned with empty vectors: add --start calibrated, or a larger "
-    "--start-active-dims",
+    "dead": ". Nothing can be found or learned with empty vectors: add --start calibrated",
 }
 
 

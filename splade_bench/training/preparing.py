@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from splade_bench.batching.prompts import Prompts
 from splade_bench.config import TrainConfig
 from splade_bench.device import mps
 from splade_bench.device.devices import device_type
@@ -23,11 +22,7 @@ def prepare_model(encoder: SpladeEncoder, config: TrainConfig) -> None:
         ConfigError: the model or its device cannot take one of them.
     """
     encoder.configure(config.memory, mixed_precision=config.mixed_precision, activation=config.activation)
-    saved = encoder.prompts
-    encoder.prompts = Prompts(
-        saved.query if config.query_prompt is None else config.query_prompt,
-        saved.document if config.document_prompt is None else config.document_prompt,
-    )
+    encoder.prompts = encoder.prompts.replaced(config.query_prompt, config.document_prompt)
     if config.query_encoder == "static" and encoder.static_queries is None:
         encoder.use_static_queries()
     elif config.query_encoder == "model":

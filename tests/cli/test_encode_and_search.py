@@ -234,3 +234,35 @@ def test_a_usage_error_is_one_line_and_exit_code_two(
     assert captured.err.count("\n") == 1
     assert captured.out == ""
     assert not list(tmp_path.iterdir())
+
+
+def test_vectors_of_queries_are_not_searched(
+    encode: Encode, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert encode(corpus, "--kind", "queries") == 0
+
+    assert main(["search", "--index", str(tmp_path / "vectors"), "--query", "who", "--device", "cpu"]) == 2
+
+    assert "has vectors of queries; encode the documents" in capsys.readouterr().err
+
+
+def test_a_run_file_that_is_a_folder_is_refused_before_the_search(
+    encode: Encode, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert encode(corpus) == 0
+    line = ["search", "--index", str(tmp_path / "vectors"), "--query", "who", "--device", "cpu"]
+
+    assert main([*line, "--run-file", str(tmp_path)]) == 2
+
+    assert f"--run-file {tmp_path}: is a folder; name a file" in capsys.readouterr().err
+
+
+def test_the_model_of_vectors_is_found_from_another_folder(
+    model: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["encode", "--model-name", model.name, "--input", str(corpus), "--device", "cpu", "--max-length", "16"]
+    assert main([*arguments, "--output-dir", "vectors"]) == 0
+    monkeypatch.chdir("/")
+
+    assert main(["search", "--index", str(tmp_path / "vectors"), "--query", "who", "--device", "cpu"]) == 0

@@ -114,3 +114,18 @@ def test_arrow_files_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.Monk
     saved_dataset(tmp_path / "one", ROWS[:20])
 
     assert len(read(tmp_path / "one")) == 20
+
+
+def test_bytes_of_a_column_are_its_text(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_pylist([{"query": b"how", "positive": "Pay."}])
+    parquet.write_table(table, tmp_path / "train.parquet")
+
+    assert read(tmp_path / "train.parquet") == [Triple(query="how", positive="Pay.")]
+
+
+def test_a_file_that_a_data_set_names_but_does_not_have_is_named(tmp_path: Path) -> None:
+    saved_dataset(tmp_path / "one", ROWS)
+    (tmp_path / "one" / "data-00000-of-00001.arrow").unlink()
+
+    with pytest.raises(DataError, match=r"data-00000-of-00001\.arrow: cannot be read"):
+        read(tmp_path / "one")

@@ -17,6 +17,7 @@ from training_examples import EXAMPLES, PAIR, PAY, WHERE, read
 from splade_bench.data.file_corpus import file_corpus
 from splade_bench.data.id_records import MAX_NEGATIVES
 from splade_bench.data.records import Triple
+from splade_bench.data.texts_by_id import TextsById
 from splade_bench.errors import DataError
 
 
@@ -34,7 +35,7 @@ def test_the_files_of_a_folder_may_be_compressed(copied: Path, name: str) -> Non
     [
         ("beir/qrels/train.tsv", "q1\td9\t1", r"qrels/train.tsv:2: document d9 is not in corpus.jsonl; add it there"),
         ("beir/qrels/train.tsv", "q9\td1\t1", r"beir/qrels/train.tsv:6: query q9 is not in queries.jsonl"),
-        ("beir/qrels/train.tsv", "q1\td1\t1", r"beir/qrels/train.tsv:2: query q1 has document d1 twice; leave one"),
+        ("beir/qrels/train.tsv", "q1\td1\t0", r"beir/qrels/train.tsv:2: query q1 has document d1 twice; leave one"),
         ("beir/qrels/train.tsv", "q3\td1\t0", r"beir/qrels/train.tsv:6: query q3 has no relevant document"),
         ("beir/qrels/train.tsv", "q3 d1", r"qrels/train.tsv:6: is not a judgement; write a query's id, a document's"),
         ("beir/corpus.jsonl", '{"_id": "d1", "text": "t"}', r"beir/corpus.jsonl:5: the id 'd1' is that of line 1 too"),
@@ -200,3 +201,24 @@ def test_a_beir_folder_is_evaluated_on_a_split_that_is_not_trained_on(copied: Pa
     assert corpus.test
     assert corpus.test.qrels == {"q1": {f"d{len(splits[-1])}": 2}}
     assert len(corpus.test.corpus) == 4
+
+
+def test_a_judgement_that_is_there_twice_counts_once(copied: Path) -> None:
+    with (copied / "beir" / "qrels" / "train.tsv").open("a") as file:
+        file.write("q1\td1\t1\n")
+
+    assert read(copied / "beir") == EXAMPLES["beir"]
+
+
+def test_many_judgements_are_grouped_without_reading_all_texts_for_each() -> None:
+    texts = TextsById()
+    for number in range(500):
+        texts.add(f"q{number % 50}", number, f"d{number}")
+
+    groups = [*texts.groups()]
+    plan = texts._database.execute("EXPLAIN QUERY PLAN SELECT text FROM texts WHERE id = ?", ("q1",)).fetchall()
+
+    assert [len(found) for _, _, found in groups] == [10] * 50
+    assert [text_id for text_id, _, _ in groups] == [f"q{number}" for number in range(50)]
+    assert any("INDEX" in row[-1] for row in plan)
+    texts.close()

@@ -183,3 +183,20 @@ def test_lines_are_utf_8_with_or_without_a_mark(tmp_path: Path) -> None:
     path.write_bytes("\ufeffQuery,Positive\r\nq\u00e9,p\r\n".encode())
 
     assert read(path) == [Triple(query="q\u00e9", positive="p")]
+
+
+def test_a_column_of_row_numbers_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "pandas.csv"
+    path.write_text(",query,positive,negative\n0,how to pay?,Pay with a card.,Close the door.\n")
+
+    assert read(path) == [Triple(query="how to pay?", positive="Pay with a card.", negatives=("Close the door.",))]
+
+
+def test_a_header_of_unknown_columns_is_no_training_example(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text("id,user_query,passage\nx1,how to pay?,Pay with a card.\n")
+
+    with pytest.raises(
+        DataError, match=r"train\.csv:1: looks like a header of columns that are not known: id, user_query"
+    ):
+        read(path)

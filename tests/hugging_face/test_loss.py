@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from splade_bench.errors import ConfigError
 from splade_bench.hugging_face.loss import LeanSpladeLoss
 from splade_bench.memory_modes import MEMORY_MODES, MemoryConfig
-from splade_bench.model.encoder import checkpointing
+from splade_bench.model.checkpointing import checkpointing
 
 MakeModel = Callable[..., Any]
 Gradients = dict[str, Tensor]
@@ -354,3 +354,15 @@ def test_a_column_that_cannot_be_cut_is_refused(make_model: MakeModel, change: d
 
     with pytest.raises(ConfigError, match=reason):
         LeanSpladeLoss(model, ranking(model), **WEIGHTS)(columns)
+
+
+def test_a_ranking_loss_with_parameters_of_its_own_is_refused(make_model: MakeModel) -> None:
+    model = make_model()
+
+    class Scaled(SparseMultipleNegativesRankingLoss):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(model)
+            self.log_scale = torch.nn.Parameter(torch.zeros(()))
+
+    with pytest.raises(ConfigError, match="Scaled has parameters of its own"):
+        LeanSpladeLoss(model, Scaled(), document_regularizer_weight=0.1)

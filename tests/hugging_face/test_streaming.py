@@ -212,3 +212,13 @@ def test_unpadded_texts_are_refused(make_model: MakeModel) -> None:
 
     with pytest.raises(ConfigError, match="unpad_inputs = False"):
         head({"cu_seq_lens_q": torch.tensor([0, 3]), "token_embeddings": torch.zeros(1, 3, 32)})
+
+
+def test_a_module_behind_the_pooling_is_refused(make_model: MakeModel) -> None:
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    ordinary = make_model()
+    model = SparseEncoder(modules=[*ordinary, Normalize()], device="cpu")
+
+    with pytest.raises(ConfigError, match="a Normalize follows the SpladePooling"):
+        lean(model)

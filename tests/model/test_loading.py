@@ -317,3 +317,13 @@ def test_the_positions_of_roformer_are_known(tokenizer: Tokenizer) -> None:
     assert encoder.position_limit == 24
     with pytest.raises(ConfigError, match="takes at most 24 tokens"):
         encoder.require_positions(25)
+
+
+def test_attention_that_is_code_on_the_hub_is_refused(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"attn_implementation": "kernels-community/flash-attn2"}))
+
+    with pytest.raises(
+        ConfigError, match="names the attention kernels-community/flash-attn2, which is code on the Hub"
+    ):
+        SpladeEncoder.from_pretrained(str(folder))
