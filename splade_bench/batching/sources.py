@@ -85,7 +85,7 @@ class TripleBatches:
 
         Without ``prompts``, those of the configuration are before the texts.
         """
-        prompts = prompts or Prompts(config.query_prompt or "", config.document_prompt or "")
+        prompts = prompts or Prompts().replaced(config.query_prompt, config.document_prompt)
         return cls(triples, tokenizer, replace(config, memory=memory_on(device, config.memory)), prompts)
 
     @property

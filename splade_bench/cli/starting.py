@@ -6,12 +6,11 @@ import torch
 
 from splade_bench.cli.flags import TrainFlags
 from splade_bench.cli.sources import load_encoder
-from splade_bench.data.records import Corpus
+from splade_bench.data.records import Corpus, at_equal_distances
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.start import apply_start
 from splade_bench.starts import CALIBRATION_DOCUMENTS
 from splade_bench.training.checkpoints import Checkpoint
-from splade_bench.training.first_vectors import sampled
 
 
 def started_encoder(
@@ -28,6 +27,6 @@ def started_encoder(
         return load_encoder(str(checkpoint.path), corpus, seed=config.seed).to(device)
     encoder = load_encoder(command.model_name, corpus, seed=config.seed, needs_head=start != "lexical").to(device)
     encoder.prompts = encoder.prompts.replaced(config.query_prompt, config.document_prompt)
-    documents = [triple.positive for triple in sampled(corpus.triples, CALIBRATION_DOCUMENTS)]
+    documents = [triple.positive for triple in at_equal_distances(corpus.triples, CALIBRATION_DOCUMENTS)]
     apply_start(encoder, start, documents, max_length=config.max_length, active_dims=command.start_active_dims)
     return encoder

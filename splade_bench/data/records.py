@@ -114,7 +114,13 @@ class Corpus:
         taken = min(count, MAX_SAMPLED_TRIPLES)
         if isinstance(self.triples, IndexedTriples):
             taken = min(taken, max(1, count * MAX_SAMPLED_BYTES // max(1, self.triples.size_bytes)))
-        return (self.triples[number * count // taken] for number in range(taken))
+        return at_equal_distances(self.triples, taken)
+
+
+def at_equal_distances(triples: Sequence[Triple], count: int) -> Iterator[Triple]:
+    """At most so many triples, at equal distances."""
+    taken = min(count, len(triples))
+    return (triples[number * len(triples) // taken] for number in range(taken))
 
 
 def held_out_triples(dataset: RetrievalDataset) -> list[Triple]:

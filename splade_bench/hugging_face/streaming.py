@@ -6,10 +6,9 @@ Its transformer's decoder passes hidden states on, and its pooling has the strea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,13 +19,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from typing_extensions import Self
 
-from splade_bench.config import ActivationName
 from splade_bench.errors import ConfigError
+from splade_bench.model.activations import ACTIVATION_FUNCTIONS
 from splade_bench.model.head import Pooled, pool, splade_max
 
 Features = dict[str, Any]
 
-_ACTIVATIONS: Mapping[str, ActivationName] = MappingProxyType({"relu": "log1p", "log1p_relu": "double-log1p"})
 
 _TEXTS = ["A short text.", "A longer text about rivers, bridges and the people who cross them."]
 # Of vectors before and after, relative and absolute: rounding depends on the order of sums.
@@ -131,7 +129,7 @@ class StreamingSplade(SpladePooling):  # type: ignore[misc]
 
     def _vectors(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
         inputs = hidden, self.decoder.weight, self.decoder.bias, attention_mask
-        head_pass, activation = self._pass, _ACTIVATIONS[self.activation_function]
+        head_pass, activation = self._pass, ACTIVATION_FUNCTIONS[self.activation_function]
         if head_pass is None:
             return splade_max(*inputs, activation=activation)
         if not head_pass.graph:

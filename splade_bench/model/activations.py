@@ -37,6 +37,8 @@ ACTIVATIONS: Mapping[ActivationName, Activation] = MappingProxyType(
         ),
     }
 )
+ACTIVATION_FUNCTIONS: Mapping[str, ActivationName] = MappingProxyType({"relu": "log1p", "log1p_relu": "double-log1p"})
+"""The names that sentence-transformers' SpladePooling has for them."""
 
 
 def saved_activation(config: PretrainedConfig) -> ActivationName:

@@ -12,14 +12,13 @@ from typing import Any
 
 from splade_bench.config import ActivationName
 from splade_bench.errors import ConfigError
+from splade_bench.model.activations import ACTIVATION_FUNCTIONS
 from splade_bench.model.model_files import file_of_model
 from splade_bench.model.static_queries import QUERY_WEIGHTS_NAME
 
 _MODULES = "modules.json"
 _POOLING = "SpladePooling"
 _TRANSFORMERS = ("Transformer", "MLMTransformer")
-# What the head computes, by sentence-transformers' names.
-_ACTIVATIONS: Mapping[str, ActivationName] = {"relu": "log1p", "log1p_relu": "double-log1p"}
 
 
 def transformer_folder(model_name: str) -> str:
@@ -65,12 +64,13 @@ def named_activation(model_name: str) -> ActivationName | None:
     path = f"{modules[1].get('path', '')}/config.json"
     settings = _read(model_name, path) or {}
     strategy, activation = settings.get("pooling_strategy", "max"), settings.get("activation_function", "relu")
-    if strategy != "max" or activation not in _ACTIVATIONS:
+    if strategy != "max" or activation not in ACTIVATION_FUNCTIONS:
         raise ConfigError(
             f"--model-name {model_name}: {path}: its pooling_strategy is {strategy} and its activation_function "
-            f"{activation}, but only max with {' or '.join(_ACTIVATIONS)} is computed here; choose another model"
+            f"{activation}, but only max with {' or '.join(ACTIVATION_FUNCTIONS)} is computed here; choose another "
+            "model"
         )
-    return _ACTIVATIONS[activation]
+    return ACTIVATION_FUNCTIONS[activation]
 
 
 def _inside(model_name: str) -> str:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 Limits: TypeAlias = tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]
 """Truncation and padding of a fast tokenizer, as the library tokenizers returns them."""
 
-_TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 # The same class: its names in transformers 5, and in both 4 and 5.
 _NEW_CLASS, _COMMON_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
@@ -50,8 +50,8 @@ def save_model_folder(
         finally:
             _set_limits(tokenizer, run_limits)
         more(folder)
-    _change_json(folder / _TOKENIZER_CONFIG, _tokenizer_for_both)
-    _change_json(folder / "config.json", _rotary_for_both)
+    change_json(folder / TOKENIZER_CONFIG, _tokenizer_for_both)
+    change_json(folder / "config.json", _rotary_for_both)
     # safetensors makes its file readable by its owner only.
     mode = stat.S_IMODE((folder / "config.json").stat().st_mode)
     for path in folder.iterdir():
@@ -59,7 +59,7 @@ def save_model_folder(
             path.chmod(mode)
 
 
-def _change_json(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+def change_json(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """Write the file again if ``change`` changes its object."""
     settings = json.loads(path.read_text(encoding="utf-8"))
     changed = change(dict(settings))

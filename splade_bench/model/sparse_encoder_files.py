@@ -14,18 +14,18 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from splade_bench.config import ActivationName
+from splade_bench.model.activations import ACTIVATION_FUNCTIONS
 from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.model.saving import TOKENIZER_CONFIG, change_json
 
 logger = logging.getLogger(__name__)
 
 # These names are in all releases of sentence-transformers that have a SparseEncoder, and in the models of the Hub.
 _CLASSES = "sentence_transformers.sparse_encoder.models"
-_TOKENIZER_CONFIG = "tokenizer_config.json"
 _ROUTER = "sentence_transformers.models.Router"
 _TRANSFORMER, _POOLING, _QUERIES = ".", "1_SpladePooling", "query_0_SparseStaticEmbedding"
 _TYPES = {_TRANSFORMER: "MLMTransformer", _POOLING: "SpladePooling", _QUERIES: "SparseStaticEmbedding"}
-_ACTIVATIONS: Mapping[ActivationName, str] = MappingProxyType({"log1p": "relu", "double-log1p": "log1p_relu"})
+_FUNCTION_OF = MappingProxyType({activation: function for function, activation in ACTIVATION_FUNCTIONS.items()})
 
 
 def write_sparse_encoder_files(folder: Path, encoder: SpladeEncoder) -> None:
@@ -50,7 +50,7 @@ def write_sparse_encoder_files(folder: Path, encoder: SpladeEncoder) -> None:
         return
     pooling = {
         "pooling_strategy": "max",
-        "activation_function": _ACTIVATIONS[encoder.activation],
+        "activation_function": _FUNCTION_OF[encoder.activation],
         "word_embedding_dimension": encoder.vocab_size,
     }
     model = {
@@ -88,9 +88,8 @@ def _write_static_queries(folder: Path, encoder: SpladeEncoder) -> None:
     for path in [*folder.glob("tokenizer*"), *folder.glob("special_tokens_map.json"), *folder.glob("vocab.txt")]:
         shutil.copyfile(path, queries / path.name)
     # This module takes the special tokens off, and counts the others only.
-    config = json.loads((queries / _TOKENIZER_CONFIG).read_text(encoding="utf-8"))
-    config["model_max_length"] = encoder.max_length - encoder.tokenizer.num_special_tokens_to_add()
-    _write(queries / _TOKENIZER_CONFIG, config)
+    words = encoder.max_length - encoder.tokenizer.num_special_tokens_to_add()
+    change_json(queries / TOKENIZER_CONFIG, lambda settings: settings | {"model_max_length": words})
     static = encoder.static_queries
     weight = (static.weight * static.is_word).relu().float().cpu().contiguous()
     _write(queries / "config.json", {"frozen": False})

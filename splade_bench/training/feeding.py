@@ -33,9 +33,7 @@ def source_of(
         raise ConfigError("there are no triples to train on")
     if config.negatives_per_query and not fewest_negatives(training_data):
         raise ConfigError("--negatives-per-query: some queries have no negatives; add some, or set it to 0")
-    # Those of a file were checked with it.
-    are_scored = isinstance(training_data, IndexedTriples) or all(one.teacher_scores for one in training_data)
-    if config.needs_teacher and not are_scored:
+    if config.needs_teacher and not _are_scored(training_data):
         raise ConfigError(f"--loss {config.loss}: some queries have no teacher scores; add some, or take contrastive")
     encoder.require_positions(config.max_length)
     source = TripleBatches.for_config(training_data, encoder.tokenizer, config, encoder.device, encoder.prompts)
@@ -43,6 +41,11 @@ def source_of(
         return source  # a CPU computes meanwhile, and the file of an index has one reader
     # A tokenizer can be used by one thread at a time, and an evaluation may run while a batch is prepared.
     return PreparedAhead(replace(source, tokenizer=copy.deepcopy(encoder.tokenizer)))
+
+
+def _are_scored(triples: Sequence[Triple]) -> bool:
+    """Whether all have teacher scores; those of a file were checked with it."""
+    return isinstance(triples, IndexedTriples) or all(triple.teacher_scores for triple in triples)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from splade_bench.batching.prompts import TextKind
-from splade_bench.data.records import Triple
+from splade_bench.data.records import Triple, at_equal_distances
 from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.training.collapse import SPARSE_SHARE
@@ -79,18 +79,12 @@ def first_vectors(encoder: SpladeEncoder, triples: Sequence[Triple], *, max_leng
 
     Memory: the vectors of a few texts.
     """
-    sample = sampled(triples, _SAMPLED_TRIPLES)
+    sample = [*at_equal_distances(triples, _SAMPLED_TRIPLES)]
     return FirstVectors(
         vocab_size=encoder.vocab_size,
         query=_side(encoder, "queries", [triple.query for triple in sample], max_length),
         document=_side(encoder, "documents", [triple.positive for triple in sample], max_length),
     )
-
-
-def sampled(triples: Sequence[Triple], count: int) -> list[Triple]:
-    """At most so many triples, at equal distances."""
-    taken = min(count, len(triples))
-    return [triples[number * len(triples) // taken] for number in range(taken)]
 
 
 def report_first_vectors(

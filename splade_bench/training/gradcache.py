@@ -135,12 +135,13 @@ def gradcache_step(encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss,
     """
     context.on_phase("forward")
     static = encoder.static_queries
+    queries = batch.queries if static is None else batch.queries.to(encoder.device)
     if static is None:
         reps, cached = first_passes(encoder, batch.groups, context)
     else:
         reps, cached = first_passes(encoder, batch.documents, context, first_row=len(batch))
         with torch.no_grad():
-            reps[: len(batch)] = static(batch.queries.to(encoder.device))
+            reps[: len(batch)] = static(queries)
     context.on_phase("loss")
     terms, grad_reps = loss.with_gradient(
         reps,
@@ -151,7 +152,7 @@ def gradcache_step(encoder: SpladeEncoder, batch: TripleBatch, loss: SpladeLoss,
     )
     context.on_phase("backward")
     if static is not None:
-        static(batch.queries.to(encoder.device)).backward(grad_reps[: len(batch)])
+        static(queries).backward(grad_reps[: len(batch)])
     take_to_weights(encoder, cached, reps, grad_reps, context)
     return terms
 

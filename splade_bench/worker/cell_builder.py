@@ -14,7 +14,7 @@ from splade_bench.batching.batches import TripleBatch
 from splade_bench.batching.sources import SyntheticBatches, TripleBatches, TripleSource, widest_batch
 from splade_bench.config import MODEL_PRESETS, TrainConfig
 from splade_bench.data.embedded import PreparedCorpus
-from splade_bench.data.records import Corpus, sha256_of_texts
+from splade_bench.data.records import Corpus, at_equal_distances, sha256_of_texts
 from splade_bench.data.wordpiece import train_tokenizer
 from splade_bench.device.devices import resolve_device
 from splade_bench.evaluation.evaluator import evaluate
@@ -28,7 +28,6 @@ from splade_bench.model.loading import load_config, load_masked_lm, load_tokeniz
 from splade_bench.model.presets import TRAINED_ACTIVE_SHARE, build_preset, set_active_share
 from splade_bench.model.start import apply_start
 from splade_bench.starts import CALIBRATION_DOCUMENTS, PACKAGED_MODELS
-from splade_bench.training.first_vectors import sampled
 from splade_bench.training.state import TrainObserver
 from splade_bench.training.trainer import Trainer
 from splade_bench.training.validation_loss import validation_loss
@@ -90,7 +89,7 @@ class CellBuilder:
         name, start = self.workload.model_name, self.workload.start
         model = load_masked_lm(name, needs_head=start != "lexical", **self._dropout)
         encoder = SpladeEncoder(model, load_tokenizer(name)).to(self.device)
-        documents = [triple.positive for triple in sampled(self.corpus.triples, CALIBRATION_DOCUMENTS)]
+        documents = [triple.positive for triple in at_equal_distances(self.corpus.triples, CALIBRATION_DOCUMENTS)]
         apply_start(encoder, start, documents, max_length=self.config.max_length)
         return encoder
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from splade_bench.data.records import Triple
+from splade_bench.data.records import Triple, at_equal_distances
 from splade_bench.model import SpladeEncoder
-from splade_bench.training.first_vectors import FirstVectors, Side, first_vectors, report_first_vectors, sampled
+from splade_bench.training.first_vectors import FirstVectors, Side, first_vectors, report_first_vectors
 
 MAX_LENGTH = 16
 
@@ -76,5 +76,5 @@ def test_the_worse_side_decides(query: float, document: float, state: str) -> No
 
 
 def test_a_sample_is_spread_over_the_data(triples: Sequence[Triple]) -> None:
-    assert sampled(triples, 4) == [triples[0], triples[8], triples[16], triples[24]]
-    assert sampled(triples[:3], 16) == triples[:3]
+    assert [*at_equal_distances(triples, 4)] == [triples[0], triples[8], triples[16], triples[24]]
+    assert [*at_equal_distances(triples[:3], 16)] == triples[:3]

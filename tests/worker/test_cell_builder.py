@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from splade_bench.data.embedded import PreparedCorpus
+from splade_bench.data.records import at_equal_distances
 from splade_bench.grid.cell import Cell
 from splade_bench.starts import PACKAGED_MODELS, START_ACTIVE_DIMS
-from splade_bench.training.first_vectors import sampled
 from splade_bench.worker.cell_builder import CellBuilder
 
 
@@ -25,7 +25,7 @@ def test_minilm_starts_from_its_words(cache: Path) -> None:
     encoder, planned = builder.encoder(), builder.new_encoder()
 
     assert builder.corpus
-    texts = [triple.positive for triple in sampled(builder.corpus.triples, 64)[::8]]
+    texts = [triple.positive for triple in [*at_equal_distances(builder.corpus.triples, 64)][::8]]
     with encoder.evaluating(), torch.no_grad():
         active = encoder(encoder.tokenize(texts, max_length=128)).count_nonzero().item()
     assert active / len(texts) == pytest.approx(START_ACTIVE_DIMS, rel=0.4)
