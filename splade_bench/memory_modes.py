@@ -22,9 +22,11 @@ class MemoryConfig:
     at little cost in time.
     """
 
-    head: Literal["eager", "streaming", "triton"] = "streaming"
-    """eager keeps the logits [batch, length, vocabulary] for backward; streaming never makes them.
-    triton (CUDA, with the package triton): streaming in kernels of its own, which are not measured yet."""
+    head: Literal["eager", "streaming", "tiled", "triton"] = "streaming"
+    """eager keeps the logits [batch, length, vocabulary] for backward; streaming never makes them. It is triton where
+    that can run, else tiled.
+    tiled: streaming in operators of torch, on every device. triton (CUDA, with the package triton): streaming in
+    kernels of its own, faster and more exact."""
     padding: Literal["max_length", "longest"] = "longest"
     """Pad each group of texts to max_length, or to its own longest text."""
     pad_to_multiple_of: int | None = None

@@ -32,7 +32,7 @@ from splade_bench.worker.peers import PeerTrainer, make_peer
 
 _GIB = 2**30
 _LIMIT_BYTES = 8 * _GIB
-_LARGEST_TRIED = 2048
+_LARGEST_TRIED = 512
 MODE, PLAIN_MODE = "memory-efficient", "standard"
 PEER = "SpladeLoss"
 _NO_PEER = {"trainer": PEER, "queries": None, "error": "sentence-transformers is not installed"}

@@ -1,7 +1,8 @@
 """Peak memory of an accelerator, and a limit on it.
 
-How much memory an accelerator has is asked in :mod:`splade_bench.device.devices`. This project has measured an earlier
-version on CUDA (an NVIDIA H100). :data:`UNTESTED_ON_HARDWARE` says what has not run on such a device.
+How much memory an accelerator has is asked in :mod:`splade_bench.device.devices`. Gradients, the head and a profile
+were measured on CUDA (an NVIDIA H100), and full steps of an earlier version. What has not run on such a device is in
+:data:`UNTESTED_ON_HARDWARE`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from splade_bench.units import format_bytes
 EVERYTHING = "everything"
 UNTESTED_ON_HARDWARE: Mapping[str, str] = MappingProxyType(
     {
-        "cuda": "the head's gradients without counting entries, sizes of tiles and mini-batches, batches prepared "
-        "ahead, --tf32, --head triton",
+        "cuda": "full steps beside other libraries, plans of this version, --tf32, and the tests in tests/accelerator",
         "mps": EVERYTHING,
     }
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,6 +38,8 @@ _POSITION_TABLES = ("position_embeddings", "embed_positions")
 _NO_MAX_LENGTH = 2**31
 # Without trimming, 62 MiB more of BERT-base stay resident and a step takes 3 % less time (reports/NEGATIVE.md).
 _TRIM_INTERVAL_BYTES = 64 * 2**20
+# --head -> whether the streaming head computes in Triton's kernels. None: where they can run.
+_FUSED: Mapping[str, bool | None] = {"streaming": None, "tiled": False, "triton": True}
 
 
 class SpladeEncoder(nn.Module):
@@ -189,7 +191,7 @@ class SpladeEncoder(nn.Module):
                 in_place_gradients=self.memory.in_place_gradients and takes_gradient_in_place(weight, bias),
                 planned_active_share=active_share,
                 pooled=pooled,
-                fused=self.memory.head == "triton",
+                fused=_FUSED.get(self.memory.head),
                 activation=self.activation,
             )
 
@@ -224,7 +226,7 @@ class SpladeEncoder(nn.Module):
             return pool(
                 *self._head_inputs(batch),
                 keep_winners=keeps_winners(self.device, active_share),
-                fused=self.memory.head == "triton",
+                fused=_FUSED.get(self.memory.head),
                 activation=self.activation,
             )
 

@@ -26,7 +26,7 @@ from splade_bench.device.settings import settings_of
 from splade_bench.model.activations import ACTIVATIONS
 from splade_bench.model.gradients import existing_grad
 from splade_bench.model.precision import product_dtype, wide_dtype
-from splade_bench.model.triton_head import fused_max, gradients_by_segments
+from splade_bench.model.triton_head import fused_max, gradients_by_segments, suits
 from splade_bench.model.winner_gradients import fill_masked, gradients_by_entries, gradients_without_waiting
 
 # Widths of tiles are multiples of this, so that rows of logits are aligned.
@@ -77,7 +77,7 @@ def splade_max(
     planned_active_share: float = 1.0,
     pooled: Pooled | None = None,
     vocab_tile: int | None = None,
-    fused: bool = False,
+    fused: bool | None = None,
     activation: ActivationName = "log1p",
 ) -> Tensor:
     """SPLADE max pooling without the logits: [B, L, H] -> [B, V]; equals :func:`splade_max_eager`.
@@ -97,14 +97,15 @@ def splade_max(
         planned_active_share: in a plan, the assumed share of entries that are active and have a gradient.
         pooled: the result of :func:`pool` for the same inputs, which is then not computed again.
         vocab_tile: vocabulary entries whose logits exist at a time. None: as many as suit the device.
-        fused: compute in the kernels of :mod:`splade_bench.model.triton_head`, on CUDA.
+        fused: compute in the kernels of :mod:`splade_bench.model.triton_head`, on CUDA. None: where they can run.
         activation: from the largest logit to the weight.
 
-    Memory: a tile of logits (4 MiB on a CPU, 64 MiB on an accelerator, or one text's) and a copy of ``hidden`` while
-    running; the result, and its winners if they are kept, are kept for backward. Backward adds O(N) indices and the
-    gradient of ``weight``, or 1024 rows of it if in place; never [B, L, V]. On an accelerator, it has the indices of 2
-    million entries at a time, or tiles of logits (:mod:`splade_bench.model.winner_gradients`).
+    Memory: a tile of logits (4 MiB on a CPU, 64 to 128 MiB on an accelerator, or one text's; none in the kernels) and a
+    copy of ``hidden`` while running; the result, and its winners if they are kept, are kept for backward. Backward adds
+    O(N) indices and the gradient of ``weight``, or 1024 rows of it if in place; never [B, L, V]. On an accelerator, it
+    has the indices of 2 million entries at a time, or tiles of logits (:mod:`splade_bench.model.winner_gradients`).
     """
+    fused = _is_fused(hidden) if fused is None else fused
     if pooled is None:
         keep_winners = keep_winners or (torch.is_grad_enabled() and keeps_winners(hidden.device))
         pooled = pool(
@@ -132,16 +133,22 @@ def pool(
     *,
     keep_winners: bool = False,
     vocab_tile: int | None = None,
-    fused: bool = False,
+    fused: bool | None = None,
     activation: ActivationName = "log1p",
 ) -> Pooled:
     """The forward pass of :func:`splade_max` alone, without a graph."""
     inputs = hidden, weight, bias, attention_mask
+    fused = _is_fused(hidden) if fused is None else fused
     max_logits, winners = (
         fused_max(*inputs, compute_dtype=product_dtype(hidden)) if fused else _search(*inputs, keep_winners, vocab_tile)
     )
     max_logits.masked_fill_(~attention_mask.bool().any(1, keepdim=True), 0.0)
     return Pooled(ACTIVATIONS[activation].weights(max_logits.relu_()), winners)
+
+
+def _is_fused(hidden: Tensor) -> bool:
+    """Whether the head of these hidden states is computed in Triton's kernels, unless the caller says."""
+    return suits(hidden.device, product_dtype(hidden))
 
 
 class _SpladeMax(torch.autograd.Function):

@@ -73,7 +73,7 @@ def set_active_share(encoder: SpladeEncoder, texts: TextBatch, share: float) -> 
     bias = encoder.decoder.bias
     bias.fill_(ALL_ACTIVE_BIAS)
     with encoder.evaluating():
-        bias.fill_(bias_for_active_share(encoder(texts), share))
+        bias.fill_(bias_for_active_share(encoder(texts.to(encoder.device)), share))
 
 
 def bias_for_active_share(vectors: torch.Tensor, share: float) -> float:

@@ -66,7 +66,7 @@ def test_a_machine_without_a_gpu_says_what_never_ran_on_one(
 
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
-    assert "cuda untested  the head's gradients without counting entries" in shown
+    assert "cuda untested  full steps beside other libraries" in shown
     assert "mps untested   everything (never run on such a device)" in shown
     assert "mps memory" not in shown
 

@@ -243,8 +243,8 @@ def test_help_shows_the_defaults_of_the_model_and_the_memory_mode(capsys: pytest
 
     for text, batch_size, head in ((preset, 32, "streaming"), (pretrained, 8, "eager")):
         assert f"come from the same batch. (default: {batch_size})" in text
-        assert "streaming never makes them. triton (CUDA, with the package triton): " in text
-        assert f"which are not measured yet. (default: {head})" in text
+        assert "streaming never makes them. It is triton where that can run, else tiled. " in text
+        assert f"kernels of its own, faster and more exact. (default: {head})" in text
     assert "(default: memory-efficient)" in preset
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from splade_bench.batching.batches import TextBatch
 from splade_bench.data.records import Triple
 from splade_bench.model.presets import build_preset, set_active_share
 
@@ -35,3 +36,21 @@ def test_dropout_is_off_unless_asked_for(tokenizer: Tokenizer) -> None:
 
     assert (plain.hidden_dropout_prob, plain.attention_probs_dropout_prob) == (0.0, 0.0)
     assert (dropping.hidden_dropout_prob, dropping.attention_probs_dropout_prob) == (0.1, 0.2)
+
+
+def test_texts_go_to_the_encoders_device_before_the_active_share_is_set(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved_to: list[torch.device] = []
+
+    def to(texts: TextBatch, device: torch.device) -> TextBatch:
+        moved_to.append(device)
+        return texts
+
+    encoder = build_preset("toy", tokenizer, seed=0)
+    texts = encoder.tokenize(["open the window"], max_length=8)
+    monkeypatch.setattr(TextBatch, "to", to)
+
+    set_active_share(encoder, texts, 0.1)
+
+    assert moved_to == [encoder.device]

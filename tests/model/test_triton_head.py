@@ -22,8 +22,10 @@ from splade_bench.cli import main
 from splade_bench.errors import ConfigError
 from splade_bench.memory_modes import MemoryConfig
 from splade_bench.model import SpladeEncoder, triton_head
+from splade_bench.model.head import pool
 from splade_bench.model.triton_head import fused_max, gradients_by_segments, require_triton
 
+H100 = (9, 0)
 ROOT = Path(__file__).parents[2]
 # CI has it: tox installs it for the tests, on Linux.
 NEEDS_TRITON = pytest.mark.skipif(find_spec("triton") is None, reason="needs the extra [triton]")
@@ -232,10 +234,11 @@ def test_a_plan_needs_neither_the_card_nor_the_package(
 ) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
 
-    triton, streaming = (json.loads(planned_on(capsys, "cuda", head)) for head in ("triton", "streaming"))
+    heads = ("triton", "streaming", "tiled")
+    triton, streaming, tiled = (json.loads(planned_on(capsys, "cuda", head)) for head in heads)
 
     assert triton["config"]["memory"]["head"] == "triton"
-    assert 0 < triton["live_peak_bytes"] < streaming["live_peak_bytes"]
+    assert 0 < triton["live_peak_bytes"] == streaming["live_peak_bytes"] < tiled["live_peak_bytes"]
     assert triton["by_category"].get("logits", 0) == 0
 
 
@@ -243,3 +246,53 @@ def test_a_plan_for_another_device_is_refused_in_one_line(capsys: pytest.Capture
     for device in ("cpu", "mps"):
         message = planned_on(capsys, device, "triton", code=2)
         assert message == "splade-bench plan: --head triton needs CUDA; use --head streaming\n"
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "capability", "compiler", "triton", "expected"),
+    [
+        ("cuda", torch.bfloat16, H100, "cc", True, True),
+        ("cuda", torch.float32, (8, 0), "cc", True, True),
+        ("cpu", torch.bfloat16, H100, "cc", True, False),
+        ("cuda", torch.float64, H100, "cc", True, False),
+        ("cuda", torch.float16, (7, 5), "cc", True, False),
+        ("cuda", torch.bfloat16, H100, None, True, False),
+        ("cuda", torch.bfloat16, H100, "cc", False, False),
+    ],
+)
+def test_the_streaming_head_uses_the_kernels_where_they_can_run(
+    device: str,
+    dtype: torch.dtype,
+    capability: tuple[int, int],
+    compiler: str | None,
+    triton: bool,
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr("shutil.which", lambda name: compiler if name == "gcc" else None)
+    monkeypatch.setattr(triton_head, "find_spec", lambda name: object() if triton else None)
+    triton_head._can_compile.cache_clear()
+
+    assert triton_head.suits(torch.device(device), dtype) is expected
+    triton_head._can_compile.cache_clear()
+
+
+@pytest.mark.parametrize(("head", "expected"), [("streaming", None), ("tiled", False), ("triton", True)])
+def test_head_decides_for_the_encoder(
+    head: Any, expected: bool | None, encoder: SpladeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool | None] = []
+
+    def remember(*inputs: Tensor, fused: bool | None, **options: Any) -> Any:
+        seen.append(fused)
+        return pool(*inputs)
+
+    monkeypatch.setattr("splade_bench.model.encoder.require_triton", lambda device: None)
+    monkeypatch.setattr("splade_bench.model.encoder.pool", remember)
+    encoder.configure(MemoryConfig(head=head))
+
+    encoder.pool(encoder.tokenize(["open the window"], max_length=8))
+
+    assert seen == [expected]

@@ -54,7 +54,7 @@ ON_AN_H100 = [
 def test_a_plan_for_cuda_reserves_what_was_measured_on_an_h100(
     measured: CellResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # They were measured when a step had the sizes of a CPU on every device.
+    # They were measured when a step had the sizes of a CPU on every device, and the head tiles.
     monkeypatch.setattr("splade_bench.device.settings.SETTINGS", dict.fromkeys(SETTINGS, SETTINGS["cpu"]))
     builder = CellBuilder(replace(measured.cell, device="cpu"), None, None)  # its encoder is made here
     lengths = Lengths.widest(builder.source(builder.new_encoder()))
@@ -62,7 +62,9 @@ def test_a_plan_for_cuda_reserves_what_was_measured_on_an_h100(
         device_model("cuda", threads=2), allocator=CudaCachingAllocator()
     )  # as on Hopper, wherever this runs
 
-    made = plan(builder.new_encoder, builder.config, lengths, model, baseline_bytes=0)
+    memory = builder.config.memory
+    config = replace(builder.config, memory=replace(memory, head=memory.head.replace("streaming", "tiled")))
+    made = plan(builder.new_encoder, config, lengths, model, baseline_bytes=0)
 
     assert made.peak_bytes == pytest.approx(measured.device_peak_reserved_bytes, rel=0.01)
     if measured.live_peak_bytes is not None:
