@@ -48,6 +48,9 @@ class DeviceSettings:
     default mini-batches have few tokens."""
     least_tokens: int
     """Of a mini-batch of the default size: with fewer, products would be too small to run at full speed."""
+    tokens_if_all_kept: int
+    """Of a mini-batch if all graphs are kept: a large one then takes little more memory than small ones. It reads the
+    weights less often, and starts fewer operators."""
     most_tokens: int | None = None
     """Of a mini-batch of such a size: more do not make products faster. None: any number."""
     longest_sum: int | None = None
@@ -81,9 +84,10 @@ SETTINGS: Mapping[str, DeviceSettings] = MappingProxyType(
             kept_share=0.0,
             vector_bytes=None,
             least_tokens=320,
+            tokens_if_all_kept=2048,
         ),
         # Of the tiles measured on an H100, these are the fastest (reports/ACCELERATORS.md). The sizes of mini-batches
-        # follow from the speed of an H100's products and of Python.
+        # follow from the speed of its products and of Python: its host took about 50 microseconds for each kernel.
         "cuda": DeviceSettings(
             tile_tokens=16384,
             tile_entries=65536,
@@ -91,10 +95,11 @@ SETTINGS: Mapping[str, DeviceSettings] = MappingProxyType(
             winners_pay_from=0.0,
             head_backward="bags",
             may_read=False,
-            kept_bytes=1536 * _MIB,
+            kept_bytes=3072 * _MIB,
             kept_share=0.2,
             vector_bytes=2048 * _MIB,
             least_tokens=1024,
+            tokens_if_all_kept=65536,
             most_tokens=65536,
         ),
         # Not measured. The limits follow from known defects (splade_bench/device/mps.py).
@@ -109,6 +114,7 @@ SETTINGS: Mapping[str, DeviceSettings] = MappingProxyType(
             kept_share=0.1,  # the rest of the machine uses the same memory
             vector_bytes=512 * _MIB,
             least_tokens=1024,
+            tokens_if_all_kept=16384,
             most_tokens=16384,
             longest_sum=16384,
             reduces_last=True,

@@ -41,8 +41,6 @@ from splade_bench.training.step import StepContext
 _KEPT_BYTES_PER_BODY_ELEMENT = 11 * 4
 # Of a vector: itself, its winners, its gradient, and that of its logits.
 _BYTES_PER_ENTRY = 16
-# If all graphs are kept, a large mini-batch takes little more memory than small ones. It reads the weights less often.
-_TOKENS_IF_ALL_KEPT = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +78,9 @@ def mini_batch_limit(encoder: SpladeEncoder) -> int:
     if encoder.memory.mini_batch_tokens:
         return encoder.memory.mini_batch_tokens
     tokens = _tokens_that_keep(settings_of(encoder.device).kept_bytes, encoder)
-    return max(tokens, _TOKENS_IF_ALL_KEPT) if encoder.memory.activation_memory == "all" else tokens
+    if encoder.memory.activation_memory == "all":
+        return max(tokens, settings_of(encoder.device).tokens_if_all_kept)
+    return tokens
 
 
 def mini_batch_texts(encoder: SpladeEncoder) -> int | None:
