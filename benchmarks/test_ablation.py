@@ -81,8 +81,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         # With a collection every five batches there is none in two.
         chosen = [setting for setting in settings() if not name_of(setting).endswith("garbage-collection")]
         cases = [(setting, number) for number in rounds for setting in chosen]
-        ids = [f"{name_of(setting)}-{number}" for setting, number in cases]
-        metafunc.parametrize(("setting", "round_number"), cases, ids=ids)
+        metafunc.parametrize(
+            ("setting", "round_number"),
+            [
+                pytest.param(
+                    setting,
+                    number,
+                    id=f"{name_of(setting)}-{number}",
+                    marks=pytest.mark.part(f"round {number}", minutes=0.4),
+                )
+                for setting, number in cases
+            ],
+        )
 
 
 @pytest.mark.takes_long
@@ -96,6 +106,7 @@ def test_what_a_technique_saves_and_costs(
 
 
 @pytest.mark.takes_long
+@pytest.mark.part("training", minutes=0.2)
 @pytest.mark.parametrize("setting", list(settings()), ids=name_of)
 def test_what_a_technique_does_to_training(
     setting: Mapping[str, Any], record_cell: Callable[[Cell], CellResult]
@@ -124,6 +135,7 @@ def mrr_differences(
 
 
 @pytest.mark.takes_long
+@pytest.mark.part("training", minutes=2)
 def test_memory_efficient_training_ranks_like_standard_training(record_cell: Callable[[Cell], CellResult]) -> None:
     differences, loss_difference = mrr_differences(
         "quality", {"memory_mode": "memory-efficient"}, "standard", record_cell
@@ -136,6 +148,7 @@ def test_memory_efficient_training_ranks_like_standard_training(record_cell: Cal
 
 
 @pytest.mark.takes_long
+@pytest.mark.part("training", minutes=2)
 @pytest.mark.parametrize(("workload", "setting"), INEXACT)
 def test_inexact_techniques_have_a_verdict_of_their_own(
     workload: str, setting: Mapping[str, Any], record_cell: Callable[[Cell], CellResult]

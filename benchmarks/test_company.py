@@ -38,6 +38,7 @@ TRAINERS = (
 
 
 @pytest.mark.takes_long
+@pytest.mark.part(minutes=25)
 def test_company(record_cell: Callable[[Cell], CellResult], pytestconfig: pytest.Config) -> None:
     cells = [replace(cell, busy_processes=count) for count, cell in product(BUSY_PROCESSES, TRAINERS)]
     rounds = pytestconfig.getoption("--rounds") or ROUNDS

@@ -18,6 +18,7 @@ import pytest
 
 from splade_bench.units import parse_bytes
 
+pytestmark = pytest.mark.part(minutes=1.5)
 # Name of a file in the reports folder, line.
 Log: TypeAlias = Callable[[str, str], None]
 # Flags of a training -> budgets for it, the tightest first.

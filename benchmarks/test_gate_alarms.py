@@ -38,6 +38,7 @@ def measure_as_for_a_gate(cell: Cell, cache: Path) -> dict[str, GatedCell]:
 
 
 @pytest.mark.takes_long
+@pytest.mark.part(minutes=40)
 def test_unchanged_code_raises_no_alarm(reports_folder: Path, tmp_path: Path) -> None:
     cell = next(cell for cell in PROFILES["gate"].cells() if cell.memory_mode == "memory-efficient")
     baseline = measure_as_for_a_gate(cell, tmp_path)

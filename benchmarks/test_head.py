@@ -18,6 +18,7 @@ from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.results.figures import added_bytes
 from splade_bench.results.records import CellResult, HeadResult
 
+pytestmark = pytest.mark.part("head", minutes=0.15)
 MODES = ("standard", "memory-efficient")
 
 

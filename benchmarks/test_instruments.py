@@ -19,6 +19,7 @@ from splade_bench.grid.cell import Cell
 from splade_bench.results.figures import PROBES
 from splade_bench.results.records import CellResult
 
+pytestmark = pytest.mark.part(minutes=2)
 MIB = 2**20
 PROCESSES = 10
 LIMITED_RUNS = 20
@@ -155,6 +156,7 @@ def limited(record_cell: Callable[[Cell], CellResult]) -> tuple[list[CellResult]
 
 
 @pytest.mark.takes_long
+@pytest.mark.part("limits", minutes=5)
 def test_a_cell_over_its_limit_is_oom_every_time(limited: tuple[list[CellResult], list[CellResult]]) -> None:
     failing, _ = limited
 
@@ -164,6 +166,7 @@ def test_a_cell_over_its_limit_is_oom_every_time(limited: tuple[list[CellResult]
 
 
 @pytest.mark.takes_long
+@pytest.mark.part("limits", minutes=5)
 def test_a_cell_within_its_limit_is_never_oom(limited: tuple[list[CellResult], list[CellResult]]) -> None:
     _, fitting = limited
 

@@ -25,6 +25,7 @@ CELLS = 48
 
 
 @pytest.mark.takes_long
+@pytest.mark.part(minutes=10)
 def test_killed_at_twenty_moments_a_sweep_loses_nothing_and_repeats_nothing(
     reports_folder: Path, tmp_path: Path
 ) -> None:

@@ -46,7 +46,13 @@ def test_every_trainer_makes_the_gradient_of_the_plain_definition(trainer: str) 
 
 @pytest.mark.takes_long
 @pytest.mark.parametrize("attention_dropout", [0.0, 0.1])
-@pytest.mark.parametrize("comparison", COMPARISONS, ids=lambda comparison: comparison.name)
+@pytest.mark.parametrize(
+    "comparison",
+    [
+        pytest.param(comparison, id=comparison.name, marks=pytest.mark.part(comparison.workload, minutes=20))
+        for comparison in COMPARISONS
+    ],
+)
 def test_peers(
     comparison: Comparison,
     attention_dropout: float,

@@ -27,6 +27,8 @@ def make_cell(workload: str, batch_size: int, memory_mode: str, **changes: Any) 
     return Cell(workload=f"plan-{workload}", device="cpu", batch_size=batch_size, memory_mode=memory_mode, **fields)
 
 
+pytestmark = pytest.mark.part("plans", minutes=3)
+
 CELLS = (
     *(make_cell("bert-tiny-32", batch, mode) for batch in (1, 16) for mode in ("standard", "memory-efficient")),
     *(make_cell("bert-tiny-128", 8, mode) for mode in ("standard", "article", "memory-efficient", "minimal-memory")),

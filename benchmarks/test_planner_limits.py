@@ -82,6 +82,7 @@ def line(planned_bytes: int, above: CellResult, below: CellResult) -> str:
 
 
 @pytest.mark.takes_long
+@pytest.mark.part(minutes=10)
 def test_a_run_survives_just_above_its_plan_and_not_just_below(reports_folder: Path) -> None:
     path = reports_folder / "planner-limits.log"
     lines, wrong = [], []

@@ -19,7 +19,7 @@ from splade_bench.memory_modes import MEMORY_MODES
 from splade_bench.results.reliability import ReliabilityResult
 from splade_bench.runtime import runtime_environment
 
-pytestmark = pytest.mark.takes_long
+pytestmark = [pytest.mark.takes_long, pytest.mark.part(minutes=2)]
 # Module and function in benchmarks/reliability, and its keywords.
 Campaign: TypeAlias = Callable[..., None]
 SEED = 23

@@ -30,6 +30,7 @@ MOST_MEMORY, MOST_TIME = 0.35, 0.6
 
 
 @pytest.mark.takes_long
+@pytest.mark.part(minutes=15)
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("full", [True, False], ids=["full-texts", "real-lengths"])
 def test_a_third_of_the_memory_and_less_time(

@@ -44,6 +44,7 @@ def test_training_cell(
 
 
 @pytest.mark.takes_long
+@pytest.mark.part(minutes=0)
 def test_cells_of_eight_queries_a_batch_learn(rises: dict[int, list[float]]) -> None:
     if LEARNING_BATCH_SIZE not in rises:
         pytest.skip("needs cells of the tiny workload with --batch-sizes 8 and without --max-steps")

@@ -16,6 +16,7 @@ from splade_bench.bench.isolate import WorkerError
 from splade_bench.bench.protocol import MEMORY_PASSES, CallRequest
 from splade_bench.errors import ConfigError, one_line
 from splade_bench.grid.cell import Cell
+from splade_bench.grid.shards import shard_count
 from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.measure.limits import require_above_floor
 from splade_bench.measure.machine import taken_on, utc_now
@@ -30,6 +31,7 @@ from splade_bench.results.records import (
     append_result,
     read_results,
 )
+from splade_bench.results.sessions import newest_session, started_at
 from splade_bench.units import format_bytes, format_seconds
 
 Recorded = TypeVar("Recorded", bound=Result)
@@ -43,6 +45,7 @@ class MeasuringSession:
         memory_limit_bytes: limit of each call, and of each cell without a limit of its own.
         resume: whether to use results that the file already has, instead of measuring the same cell again on the same
             source tree, machine, versions and corpus.
+        shard: the part of a sweep that this session measures, such as 2/8; None: all of it.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class MeasuringSession:
         calls: CallRunner,
         memory_limit_bytes: int | None = None,
         resume: bool = False,
+        shard: str | None = None,
     ) -> None:
         self.results_path = results_path
         self.memory_limit_bytes = memory_limit_bytes
@@ -63,6 +67,7 @@ class MeasuringSession:
         self._cells = cells
         self._calls = calls
         self._resume = resume
+        self._shard = shard
         self._name = uuid4().hex
         self._elapsed_s = 0.0
         self._call_floors_bytes: dict[str, int] = {}
@@ -187,19 +192,25 @@ class MeasuringSession:
         return one_line("  ".join(parts))
 
     def _record(self, result: Recorded) -> Recorded:
-        name = self._earlier[0].session if self._earlier else None
-        result = replace(result, session=name or self._name)
+        resumed = self._resumed_session
+        session, shard = (resumed.session, resumed.shard) if resumed else (self._name, self._shard)
+        result = replace(result, session=session or self._name, shard=shard)
         self.finished.append(result)
         if self.results_path is not None:
             append_result(self.results_path, result)
         return result
 
     @cached_property
-    def _earlier(self) -> list[Result]:
-        """The results of the newest session in the results file that are comparable with those of this session.
+    def _resumed_session(self) -> Result | None:
+        """A result of the session under whose name this one goes on; None: it has a name of its own."""
+        own = [result for result in self._earlier if result.shard == self._shard]
+        # Another shard of the same sweep may still run; what counted its shards in another way is over.
+        others = [result for result in self._earlier if shard_count(result.shard) != shard_count(self._shard)]
+        return max(own or others, key=started_at, default=None)
 
-        A resumed session goes on under the name of that one.
-        """
+    @cached_property
+    def _earlier(self) -> list[Result]:
+        """The results of the newest session in the results file that are comparable with those of this session."""
         if not self._resume or self.results_path is None or not self.results_path.is_file():
             return []
         own = conditions_of(Result(**taken_on()))
@@ -214,8 +225,7 @@ class MeasuringSession:
                 and result.corpus_sha256 != corpus_of(result.workload)
             )
         ]
-        newest = max(comparable, key=lambda result: result.started_at or "", default=None)
-        return [result for result in comparable if newest and result.session == newest.session]
+        return newest_session(comparable)
 
 
 def _settled(cell: Cell, results: Iterable[Result]) -> CellResult | None:

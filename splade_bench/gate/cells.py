@@ -11,6 +11,7 @@ from splade_bench.results.conditions import BASELINE_CONDITIONS, conditions_of, 
 from splade_bench.results.figures import GATED, Figure
 from splade_bench.results.records import SETTLED, AllocationSite, Int, Measurement, Result, Status
 from splade_bench.results.reproduce import gate_name, reproduce
+from splade_bench.results.sessions import newest_session, started_at
 
 _LARGEST = 2**60
 
@@ -62,24 +63,26 @@ def gated_cells(results: Sequence[Result]) -> dict[str, GatedCell]:
 def newest_sessions(results: Sequence[Result]) -> list[Result]:
     """The results of one file without those that a later session measured again.
 
-    A session that resumes another one counts as that one. If it ran a cell again, the last run counts.
+    A session that resumes another one counts as that one, and the shards of a sweep count as one. If a session ran a
+    cell again, the last run counts.
     """
-    session_of = _newest_session_of(results)
-    last = {_run_key(result): result for result in sorted(results, key=_started_at)}
+    by_name: dict[str | None, list[Result]] = {}
+    for result in results:
+        by_name.setdefault(gate_name(result), []).append(result)
+    kept = {id(result) for of_name in by_name.values() for result in newest_session(of_name)}
+    last = {_run_key(result): result for result in sorted(results, key=started_at)}
     return [
         result
         for result in results
-        if result.session == session_of[gate_name(result)]
-        and (result is last[_run_key(result)] or getattr(result, "status", None) in SETTLED)
+        if id(result) in kept and (result is last[_run_key(result)] or getattr(result, "status", None) in SETTLED)
     ]
 
 
 def only_in_earlier_sessions(results: Sequence[Result]) -> list[str]:
     """Cells and calls of one file that its newest session did not measure."""
-    newest = max(results, key=_started_at, default=None)
-    return [
-        name for name, session in _newest_session_of(results).items() if name and newest and session != newest.session
-    ]
+    newest = {gate_name(result) for result in newest_session(results)}
+    names = dict.fromkeys(gate_name(result) for result in sorted(results, key=started_at))
+    return [name for name in names if name and name not in newest]
 
 
 def require_possible(name: str, figure: Figure, value: object) -> None:
@@ -92,15 +95,6 @@ def require_possible(name: str, figure: Figure, value: object) -> None:
         raise DataError(f"{one_line(name)}: {figure.name} {value!r} is not a number")
     if not -_LARGEST < value < _LARGEST or (figure.unit == "bytes" and value < 0):
         raise DataError(f"{one_line(name)}: {figure.name} {str(value)[:40]} is out of range")
-
-
-def _newest_session_of(results: Sequence[Result]) -> dict[str | None, str | None]:
-    """The session that last measured each cell and call."""
-    return {gate_name(result): result.session for result in sorted(results, key=_started_at)}
-
-
-def _started_at(result: Result) -> str:
-    return result.started_at or ""
 
 
 def _run_key(result: Result) -> tuple[object, ...]:

@@ -19,6 +19,7 @@ from splade_bench.measure.control_group import container_free_bytes
 from splade_bench.measure.readings import or_none
 
 PACKAGE_FOLDER = Path(splade_bench.__file__).parent
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _ALLOCATOR_SETTINGS = (
     *("LD_PRELOAD", "DYLD_INSERT_LIBRARIES", "GLIBC_TUNABLES", "THP_MEM_ALLOC_ENABLE", "PYTORCH_ALLOC_CONF"),
@@ -41,6 +42,7 @@ def machine_info() -> dict[str, Any]:
         "memory_bytes": or_none(total_memory_bytes),
         "allocator": or_none(_allocator),
         "huge_pages": or_none(_huge_pages),
+        "boot": or_none(_boot),
     }
 
 
@@ -119,6 +121,15 @@ def _allocator() -> str:
         if name.startswith("MALLOC_") or name in _ALLOCATOR_SETTINGS
     ]
     return " ".join([*filter(None, platform.libc_ver()), *settings]) or platform.system()
+
+
+def _boot() -> str:
+    """A name of this start of the system: a hash of a random number, so that only one machine has it, until it stops.
+
+    Raises:
+        OSError: the system has no such number, as outside Linux.
+    """
+    return hashlib.sha256(_BOOT_ID.read_bytes()).hexdigest()[:12]
 
 
 def _huge_pages() -> str | None:

@@ -58,10 +58,12 @@ def open_session(
     results_path: Path | None = None,
     resume: bool = False,
     memory_passes: Sequence[str] | None = None,
+    shard: str | None = None,
 ) -> MeasuringSession:
     """The session in which this run's fixtures measure; the first call makes it, with that call's arguments.
 
-    ``memory_passes`` are those of a run without ``--memory-passes``; None: the default ones.
+    ``memory_passes`` are those of a run without ``--memory-passes``; None: the default ones. ``shard`` is the part of
+    the sweep that this run measures, such as 2/8; None: all of it.
     """
     if _SESSION in config.stash:
         return config.stash[_SESSION]
@@ -79,6 +81,7 @@ def open_session(
         calls=CallRunner(**common),
         memory_limit_bytes=options.limit_bytes,
         resume=resume,
+        shard=shard,
     )
     return config.stash[_SESSION]
 

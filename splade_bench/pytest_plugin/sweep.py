@@ -25,6 +25,7 @@ from splade_bench.measure.machine import PACKAGE_FOLDER
 from splade_bench.memory_modes import MEMORY_MODES
 from splade_bench.pytest_plugin.hooks import open_session, shown_path
 from splade_bench.pytest_plugin.options import memory_options, require_one_process
+from splade_bench.pytest_plugin.shards import add_shards
 from splade_bench.pytest_plugin.terminal import show_line
 from splade_bench.report.document import write_report
 from splade_bench.results.records import CallResult, CellResult, read_results
@@ -65,6 +66,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "same source tree and corpus",
     )
     group.addoption(
+        "--shard",
+        metavar="K/N",
+        help="run one of N shards of these benchmarks, such as 2/8; each shard has its own --memory-results file",
+    )
+    group.addoption(
         "--reports", metavar="FOLDER", default="reports", help="folder for the report; results go into its results/"
     )
 
@@ -77,17 +83,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "takes_long: runs only if its file is named, or with --profile full")
     config.addinivalue_line("markers", "accelerator: runs with --profile accelerator, which runs nothing else")
     try:
-        sweep = _read_sweep(config)
+        sweep, shard = _read_sweep(config), add_shards(config)
     except SpladeBenchError as error:
         raise pytest.UsageError(str(error)) from error
     _require_devices(sweep)
     config.stash[_SWEEP] = sweep
     started = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    suffix = f"-shard-{shard.number}-of-{shard.count}" if shard else ""
     open_session(
         config,
-        results_path=_reports(config) / "results" / f"{started}-{config.getoption('--profile')}.jsonl",
+        results_path=_reports(config) / "results" / f"{started}-{config.getoption('--profile')}{suffix}.jsonl",
         resume=config.getoption("--resume"),
         memory_passes=sweep.memory_passes,
+        shard=str(shard) if shard else None,
     )
 
 

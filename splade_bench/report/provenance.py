@@ -10,6 +10,7 @@ from splade_bench.measure.machine import source_tree
 from splade_bench.report.formatting import MISSING
 from splade_bench.report.markdown import escape
 from splade_bench.report.page import Block, Table, Text, bullets
+from splade_bench.report.readers import group_by
 from splade_bench.results.conditions import conditions_of
 from splade_bench.results.records import CallResult, CellResult, Result
 from splade_bench.units import format_bytes
@@ -22,11 +23,16 @@ def measured_on(results: Sequence[Result]) -> list[Block]:
 
     A page depends on nothing but its results. :func:`changed_since` says if the code has changed since.
     """
-    machines = dict.fromkeys(machine_line(result) for result in results)
+    machines = group_by(results, machine_line)
+    # As many machines of that kind as starts of a system, unless one was restarted in between.
+    starts = {line: len({str(run.machine.get("boot")) for run in runs} - {"None"}) for line, runs in machines.items()}
     # Results without tensors have no number of threads.
     known = {str(result.machine["threads"]) for result in results if result.machine.get("threads")}
     threads = sorted(known, key=lambda count: (len(count), count))
-    rows = [["machine", line] for line in machines]
+    several = "{} ({} such machines, or starts of one)"
+    rows = [["machine", several.format(line, count) if count > 1 else line] for line, count in starts.items()]
+    shards = dict.fromkeys(result.shard for result in results if result.shard)
+    rows += [["shards", ", ".join(sorted(shards, key=lambda shard: (len(shard), shard)))]] if shards else []
     rows += [["threads", ", ".join(threads)]] if threads else []
     rows += [["versions", line] for line in dict.fromkeys(conditions_of(result)["versions"] for result in results)]
     for name in ("commit", "source_tree", "corpus_sha256"):
@@ -40,6 +46,8 @@ def measured_on(results: Sequence[Result]) -> list[Block]:
     blocks: list[Block] = [Table(name="conditions", headings=["measured on", ""], rows=rows)]
     if len(machines) > 1:
         blocks.append(Text("**These results come from more than one machine: do not compare their times.**"))
+    elif max(starts.values(), default=0) > 1:
+        blocks.append(Text("**These results come from several machines of one kind: compare their times with care.**"))
     elif len(threads) > 1:
         blocks.append(Text("**These results come from different numbers of threads: do not compare their times.**"))
     return blocks

@@ -26,6 +26,8 @@ class Result:
     started_at: str | None = None
     session: str | None = None
     """The run of pytest that measured it; results of an earlier run in the same file have another session."""
+    shard: str | None = None
+    """The part of a sweep that the session measured, such as 2/8; None: all of it."""
     test_id: str | None = None
     """pytest's node id of the test that asked for it."""
     schema_version: int = SCHEMA_VERSION

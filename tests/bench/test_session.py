@@ -89,6 +89,31 @@ def test_a_resumed_session_keeps_its_name(tmp_path: Path) -> None:
     assert make_session(tmp_path).measure_call("c", call_request(touch_block, 1)).session != first.session
 
 
+def test_a_shard_resumes_the_results_of_all_shards_under_a_name_of_its_own(tmp_path: Path) -> None:
+    other_cell = replace(CELL, seed=7)
+    first = record(tmp_path, shard="1/2", session="first", started_at="2026-01-01")
+    second = record(tmp_path, shard="2/2", session="second", started_at="2026-01-02", seed=7)
+
+    def resumed(shard: str | None) -> tuple[str | None, str | None]:
+        session = make_session(tmp_path / "run", results_path=tmp_path / "results.jsonl", resume=True, shard=shard)
+        assert (session.resumed(CELL), session.resumed(other_cell)) == (first, second)
+        session.results_path = None
+        result = session.measure_call("a call", call_request(touch_block, 1))
+        return result.session, result.shard
+
+    assert resumed("1/2") == ("first", "1/2")
+    assert resumed(None) == resumed("2/4") == ("second", "2/2"), "the sweep goes on as it was divided before"
+
+
+def test_a_shard_that_begins_does_not_take_the_name_of_another(tmp_path: Path) -> None:
+    record(tmp_path, shard="1/2", session="first", started_at="2026-01-01")
+
+    result = make_session(tmp_path, resume=True, shard="2/2").measure_call("a call", call_request(touch_block, 1))
+
+    assert result.session != "first"
+    assert result.shard == "2/2"
+
+
 def test_a_call_has_no_input_and_the_same_hashes_as_every_other(tmp_path: Path) -> None:
     result = make_session(tmp_path).measure_call("a call", call_request(environment_and_input))
 

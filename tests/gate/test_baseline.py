@@ -131,6 +131,15 @@ def test_of_a_file_that_was_appended_to_the_newest_session_of_each_cell_counts()
     assert only_in_earlier_sessions([*old, other, *new]) == ["only then"]
 
 
+def test_the_rounds_of_a_cell_may_be_in_several_shards() -> None:
+    old = make_result(session="a", started_at="2026-01-01", round=1)
+    rounds = [make_result(session=f"s{n}", shard=f"{n}/2", started_at=f"2026-02-0{n}", round=n) for n in (1, 2)]
+    call = make_call_result("in the first", session="s1", shard="1/2", started_at="2026-02-01")
+
+    assert newest_sessions([old, *rounds, call]) == [*rounds, call]
+    assert only_in_earlier_sessions([old, *rounds, call]) == []
+
+
 def test_of_what_a_session_tried_again_the_last_try_counts() -> None:
     bad = make_result(session="a", started_at="2026-01-01", round=1, status="nan")
     killed = make_result(session="a", started_at="2026-01-02", round=2, status="killed")

@@ -47,6 +47,9 @@ def test_a_device_that_this_machine_does_not_have_is_a_usage_error(pytester: pyt
         (["--memory-modes", "fast"], "--memory-modes fast: no such mode"),
         (["--max-steps", "0"], "--max-steps 0"),
         (["--resume"], "--resume needs --memory-results FILE"),
+        (["--shard", "9/8"], "--shard 9/8: the first number must be from 1 to the second one"),
+        (["--shard", "1/500"], "--shard 1/500: there are only"),
+        (["--shard", "1/2", "--memory-baseline", "b.json"], "--shard 1/2: a baseline needs the results of all shards"),
     ],
 )
 def test_axes_that_cannot_be_run_are_usage_errors(

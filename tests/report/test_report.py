@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_results import MACHINE, make_result, row_of, rows_of, text_of
+from report_results import MACHINE, make_result, make_sweep, row_of, rows_of, text_of
 from results import MIB, make_cell_result
 
 from splade_bench.errors import DataError
@@ -19,7 +19,7 @@ from splade_bench.report import provenance
 from splade_bench.report.cells import cell_table, grid_points
 from splade_bench.report.document import make_pages, write_report
 from splade_bench.report.formatting import MISSING
-from splade_bench.report.markdown import escape, markdown
+from splade_bench.report.markdown import escape, markdown, page_markdown
 from splade_bench.report.mode_overview import advice
 from splade_bench.report.modes import compare_modes, ratios
 from splade_bench.report.page import Page, Text
@@ -28,7 +28,7 @@ from splade_bench.report.provenance import changed_since, measured_on
 from splade_bench.report.tradeoffs import tradeoffs_page
 from splade_bench.results.conditions import newest_comparable
 from splade_bench.results.figures import added_bytes, peak_rss_bytes, wall_time_s
-from splade_bench.results.records import CellResult
+from splade_bench.results.records import CellResult, append_result, read_results
 
 
 @pytest.fixture
@@ -199,6 +199,33 @@ def test_a_device_that_this_project_never_measured_is_marked() -> None:
 
     assert row_of(on_mps, "conditions", **{"measured on": "device"})[""] == "mps: untested on hardware by this project"
     assert "device" not in [row["measured on"] for row in rows_of(on_cuda, "conditions")]
+
+
+def test_a_page_says_from_which_shards_and_machines_its_results_come() -> None:
+    results = [make_result(shard=f"{number}/12", machine=MACHINE | {"boot": str(number)}) for number in (10, 2)]
+
+    page = Page("", measured_on(results))
+    alone = Page("", measured_on([replace(result, machine=MACHINE | {"boot": "x"}) for result in results]))
+
+    assert row_of(page, "conditions", **{"measured on": "shards"})[""] == "2/12, 10/12"
+    assert "(2 such machines, or starts of one)" in row_of(page, "conditions", **{"measured on": "machine"})[""]
+    assert "several machines of one kind: compare their times with care" in text_of(page)
+    assert "machines" not in text_of(alone) + row_of(alone, "conditions", **{"measured on": "machine"})[""]
+
+
+def test_the_pages_of_two_shards_are_those_of_the_whole(tmp_path: Path) -> None:
+    whole = make_sweep()
+    shards = [[result for result in whole if result.batch_size == size] for size in (16, 4)]
+    for number, shard in enumerate(shards, 1):
+        for result in shard:
+            append_result(tmp_path / "merged.jsonl", replace(result, shard=f"{number}/2", session=str(number)))
+
+    pages = [page_markdown(page) for page in make_pages(read_results([tmp_path / "merged.jsonl"]))]
+
+    assert [re.sub(r"\| shards +\|.*\n", "", page) for page in pages] == [
+        page_markdown(page) for page in make_pages([result for shard in shards for result in shard])
+    ]
+    assert "1/2, 2/2" in pages[0]
 
 
 def test_a_page_says_which_accelerator_it_was_measured_on() -> None:
