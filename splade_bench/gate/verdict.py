@@ -9,6 +9,7 @@ from typing import Any
 from splade_bench.errors import ConfigError, one_line
 from splade_bench.gate.baseline import UPDATE_FLAGS
 from splade_bench.gate.cells import GatedCell
+from splade_bench.gate.moves import hints, moves
 from splade_bench.gate.rules import DEFAULT_RULES, Rule, rules_for
 from splade_bench.results.conditions import Conditions, differences
 from splade_bench.results.figures import Figure
@@ -69,15 +70,24 @@ class Verdict:
 
 
 def check(current: Mapping[str, GatedCell], baseline: Mapping[str, GatedCell], rules: Sequence[Rule]) -> Verdict:
-    """Compare every cell of the baseline with its current measurement."""
-    new = [f"{one_line(name)}: new, not in the baseline" for name in current if name not in baseline]
+    """Compare every cell of the baseline with its current measurement; a call keeps its baseline if it was moved."""
+    missing = {name: cell for name, cell in baseline.items() if name not in current}
+    moved = moves(missing, {name: cell for name, cell in current.items() if name not in baseline})
+    new = {name: cell for name, cell in current.items() if name not in baseline and name not in moved.values()}
+    notes = [f"{one_line(f'{now}: moved, {before} in the baseline')}; {_UPDATE_HINT}" for before, now in moved.items()]
+    notes += [f"{one_line(name)}: new, not in the baseline" for name in new]
     unused = [
         f"{one_line(rule.text)}: no cell of the baseline has that figure"
         for rule in (rules if rules is not DEFAULT_RULES else ())  # the defaults apply to whatever has their figures
         if not any(rule.fits(name) and rule.figure.name in cell.figures for name, cell in baseline.items())
     ]
-    judged = [_judge_cell(name, cell, current.get(name), rules_for(name, rules)) for name, cell in baseline.items()]
-    return _sum([Verdict(notes=new), *judged, Verdict(not_evaluated=unused)])
+    judged = [
+        _judge_cell(now, cell, current[now], rules_for(name, rules))
+        if (now := moved.get(name, name)) in current
+        else Verdict(regressions=[_missing(name, cell, new)], evaluated=1)
+        for name, cell in baseline.items()
+    ]
+    return _sum([Verdict(notes=notes), *judged, Verdict(not_evaluated=unused)])
 
 
 def _sum(verdicts: Sequence[Verdict]) -> Verdict:
@@ -89,18 +99,30 @@ def _sum(verdicts: Sequence[Verdict]) -> Verdict:
     )
 
 
-def _judge_cell(name: str, baseline: GatedCell, current: GatedCell | None, rules: Sequence[Rule]) -> Verdict:
-    """A cell that is missing or failed is a regression; only running out of memory may be in the baseline too."""
-    if current is None or (current.status != "ok" and not current.status == baseline.status == "oom"):
-        regression = Regression(
-            cell=name,
-            metric="status",
-            baseline=baseline.status,
-            current="missing" if current is None else current.status,
-            limit=f"(expected: {baseline.status})",
-            reproduce=(current or baseline).reproduce,
-        )
-        return Verdict(regressions=[regression], evaluated=1)
+def _missing(name: str, baseline: GatedCell, new: Mapping[str, GatedCell]) -> Regression:
+    return _wrong_status(name, baseline, "missing", baseline.reproduce, blame=hints(name, baseline, new))
+
+
+def _wrong_status(
+    name: str, baseline: GatedCell, status: str, reproduce: str, *, blame: Sequence[str] = ()
+) -> Regression:
+    expected = f"(expected: {baseline.status})"
+    return Regression(
+        cell=name,
+        metric="status",
+        baseline=baseline.status,
+        current=status,
+        limit=expected,
+        blame=blame,
+        reproduce=reproduce,
+    )
+
+
+def _judge_cell(name: str, baseline: GatedCell, current: GatedCell, rules: Sequence[Rule]) -> Verdict:
+    """A cell that failed is a regression; only running out of memory may be in the baseline too."""
+    if current.status != "ok" and not current.status == baseline.status == "oom":
+        failed = _wrong_status(name, baseline, current.status, current.reproduce)
+        return Verdict(regressions=[failed], evaluated=1)
     if baseline.status != "ok":
         improved = f"{one_line(name)}: {baseline.status} before, ok now; {_UPDATE_HINT}"
         return Verdict(notes=[improved] if current.status == "ok" else [])

@@ -6,6 +6,7 @@ A run without measurements imports only what its options need, and never torch. 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -219,14 +220,15 @@ def measure_cell(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) ->
 
 
 def _call_text(call: CallRequest, request: pytest.FixtureRequest) -> str:
-    """A call as people write it, the same in every run: without the names of pytest's temporary folders."""
+    """A call as people write it, the same in every run and checkout: without the names of pytest's folders."""
     arguments = [*map(repr, call.arguments), *(f"{name}={value!r}" for name, value in call.keywords.items())]
     text = f"{call.function}({', '.join(arguments)})"
     if "tmp_path" in request.fixturenames:
         text = text.replace(str(request.getfixturevalue("tmp_path")), "tmp_path")
     if "tmp_path_factory" in request.fixturenames:
         text = text.replace(str(request.getfixturevalue("tmp_path_factory").getbasetemp()), "tmp")
-    return text
+    root = request.config.rootpath
+    return text if root == root.parent else text.replace(f"{root}{os.sep}", "rootdir/")
 
 
 def shown_path(path: Path, config: pytest.Config) -> str:

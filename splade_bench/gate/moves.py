@@ -1,0 +1,98 @@
+"""Measured calls that have another name than in the baseline: their test was moved, or its parameters renamed.
+
+The name of a call is its test, a colon, and the call: ``tests/test_index.py::test_it[small]: build(3)``.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from splade_bench.errors import one_line
+from splade_bench.gate.cells import GatedCell
+
+_CANDIDATES_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """The parts of a call's name."""
+
+    file: str
+    test: str
+    """The test function, with its class."""
+    parameters: str
+    call: str
+
+    @property
+    def file_name(self) -> str:
+        return PurePosixPath(self.file).name
+
+
+# What must be equal in both names, and only once on each side, for a call to be the same one; the strictest first.
+_SAME: Sequence[Callable[[_Call], Hashable]] = (
+    lambda call: (call.file_name, call.test, call.parameters, call.call),  # another root folder
+    lambda call: (call.file, call.test, call.call),  # other names of the parameters
+    lambda call: (call.test, call.parameters, call.call),  # another file
+)
+# What a call may have in common with one that it has become; the likest first.
+_LIKE: Sequence[Callable[[_Call], Hashable]] = (
+    lambda call: call.call,
+    lambda call: (call.file, call.test),
+    lambda call: call.test,
+)
+
+
+def moves(missing: Mapping[str, GatedCell], new: Mapping[str, GatedCell]) -> dict[str, str]:
+    """Name in the baseline -> name now, of calls that are the same.
+
+    Args:
+        missing: cells of the baseline that were not measured under their names.
+        new: measured cells that the baseline does not have.
+    """
+    before, now = _calls(missing), _calls(new)
+    found: dict[str, str] = {}
+    for key in _SAME:
+        old_names, new_names = (_unique(calls, key) for calls in (before, now))
+        for same in old_names.keys() & new_names.keys():
+            found[old_names[same]] = new_names[same]
+            del before[old_names[same]], now[new_names[same]]
+    return found
+
+
+def hints(name: str, cell: GatedCell, new: Mapping[str, GatedCell]) -> list[str]:
+    """What a missing call may have become: the new calls with the same call, or else of the same test."""
+    call = _parse(name, cell)
+    if call is None:
+        return []
+    others = _calls(new)
+    likest = ([other for other, its in others.items() if key(its) == key(call)] for key in _LIKE)
+    lines = [f"perhaps renamed: {other} is new" for other in next(filter(None, likest), [])]
+    left = len(lines) - _CANDIDATES_SHOWN
+    return [*map(one_line, lines[:_CANDIDATES_SHOWN]), *([f"and {left} more"] if left > 0 else [])]
+
+
+def _calls(cells: Mapping[str, GatedCell]) -> dict[str, _Call]:
+    parsed = ((name, _parse(name, cell)) for name, cell in cells.items())
+    return {name: call for name, call in parsed if call is not None}
+
+
+def _parse(name: str, cell: GatedCell) -> _Call | None:
+    """The parts of a call's name; None for a cell, whose name says its settings."""
+    try:
+        program, test_id = shlex.split(cell.reproduce)
+    except ValueError:  # more words, as for a cell, or a file that was edited
+        return None
+    if program != "pytest" or not name.startswith(f"{test_id}: "):
+        return None
+    file, _, case = test_id.partition("::")
+    test, _, parameters = case.partition("[")
+    return _Call(file, test, parameters, name.removeprefix(f"{test_id}: "))
+
+
+def _unique(calls: Mapping[str, _Call], key: Callable[[_Call], Hashable]) -> dict[Hashable, str]:
+    count = Counter(map(key, calls.values()))
+    return {key(call): name for name, call in calls.items() if count[key(call)] == 1}

@@ -1,0 +1,109 @@
+"""A baseline survives another root folder, a renamed parameter and a moved test; what is unsure is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from gated import MACHINE, VERSIONS, cells
+from results import MIB, make_call_result, make_cell_result
+
+from splade_bench.gate.cells import GatedCell
+from splade_bench.gate.rules import parse_rule
+from splade_bench.gate.verdict import check, verdict_lines
+
+RULES = [parse_rule("live_peak_bytes:1%")]
+OLD = "tests/memory/test_index.py::TestIt::test_it[small]: build('a: b', 3)"
+
+
+def measured(*names: str, live_mib: int = 100) -> dict[str, GatedCell]:
+    """Calls of these names, measured by the tests in them."""
+    return cells(
+        *(
+            make_call_result(
+                name,
+                test_id=name.rpartition(": build(")[0] or name.partition(": ")[0],
+                live_peak_bytes=live_mib * MIB,
+                machine=MACHINE,
+                versions=VERSIONS,
+                started_at="then",
+            )
+            for name in names
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        pytest.param("memory/test_index.py::TestIt::test_it[small]: build('a: b', 3)", id="another-root-folder"),
+        pytest.param("tests/memory/test_index.py::TestIt::test_it[tiny]: build('a: b', 3)", id="renamed-parameter"),
+        pytest.param("tests/test_other.py::TestIt::test_it[small]: build('a: b', 3)", id="moved-test"),
+    ],
+)
+def test_a_call_is_judged_under_its_new_name(now: str) -> None:
+    same = check(measured(now), measured(OLD), RULES)
+    worse = check(measured(now, live_mib=102), measured(OLD), RULES)
+
+    assert (same.exit_code, same.evaluated) == (0, 1)
+    (note,) = same.notes
+    assert note.startswith(f"{now}: moved, {OLD} in the baseline; to make this the new baseline")
+    assert [(regression.cell, regression.metric) for regression in worse.regressions] == [(now, "live_peak_bytes")]
+
+
+def test_a_test_that_measures_several_calls_moves_with_all_of_them() -> None:
+    old = measured(*(f"a/test_x.py::test_it[{case}]: build({n})" for case, n in (("p", 1), ("p", 2), ("q", 1))))
+    now = measured(*(f"b/test_x.py::test_it[{case}]: build({n})" for case, n in (("p", 1), ("p", 2), ("q", 1))))
+
+    verdict = check(now, old, RULES)
+
+    assert (verdict.exit_code, verdict.evaluated, len(verdict.notes)) == (0, 3, 3)
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        pytest.param(["tests/memory/test_index.py::test_new_name: build('a: b', 3)"], id="renamed-test"),
+        pytest.param(["tests/memory/test_index.py::TestIt::test_it[small]: build('a: b', 4)"], id="other-call"),
+        pytest.param(["tests/other.py::TestIt::test_it[x]: build('a: b', 4)"], id="moved-test-and-other-call"),
+        pytest.param([f"{name}/test_x.py::TestIt::test_it[small]: build('a: b', 3)" for name in "ab"], id="ambiguous"),
+    ],
+)
+def test_what_may_be_another_measurement_is_missing_and_says_what_it_may_have_become(now: list[str]) -> None:
+    verdict = check(measured(*now), measured(OLD), RULES)
+
+    (regression,) = verdict.regressions
+    assert (regression.cell, regression.current) == (OLD, "missing")
+    assert regression.blame == [f"perhaps renamed: {name} is new" for name in now]
+    assert verdict.notes == [f"{name}: new, not in the baseline" for name in now]
+    assert f"    perhaps renamed: {now[0]} is new" in verdict_lines(verdict)
+
+
+def test_what_has_nothing_in_common_is_only_missing_and_new() -> None:
+    verdict = check(measured("tests/test_x.py::test_it: other()"), measured(OLD), RULES)
+
+    assert [regression.blame for regression in verdict.regressions] == [[]]
+    assert len(verdict.notes) == 1
+
+
+def test_many_candidates_are_counted() -> None:
+    now = measured(*(f"{name}/test_x.py::test_new: build('a: b', 3)" for name in "abcde"))
+
+    (regression,) = check(now, measured(OLD), RULES).regressions
+
+    assert len(regression.blame) == 4
+    assert regression.blame[-1] == "and 2 more"
+
+
+def test_a_cell_is_another_one_under_another_name() -> None:
+    one, other = (cells(make_cell_result(batch_size=size, started_at="then")) for size in (8, 16))
+
+    assert [regression.current for regression in check(other, one, RULES).regressions] == ["missing"]
+
+
+@pytest.mark.parametrize("reproduce", ["pytest 'half", "", "python x"])
+def test_a_baseline_that_was_edited_is_only_missing(reproduce: str) -> None:
+    edited = {name: replace(cell, reproduce=reproduce) for name, cell in measured(OLD).items()}
+    now = measured("memory/test_index.py::TestIt::test_it[small]: build('a: b', 3)")
+
+    assert [regression.current for regression in check(now, edited, RULES).regressions] == ["missing"]
