@@ -74,10 +74,12 @@ def _parse_cell(where: str, record: Any) -> GatedCell:
         cell = parse_record(record, GatedCell)
     except ValueError as error:
         raise DataError(f"{one_line(where)}: {error}") from error
-    figures = {name: value for name, value in cell.figures.items() if name in GATED}
-    for name, value in figures.items():
+    figures, spread = (
+        {name: value for name, value in values.items() if name in GATED} for values in (cell.figures, cell.spread)
+    )
+    for name, value in [*figures.items(), *spread.items()]:
         require_possible(where, GATED[name], value)
-    return replace(cell, figures=figures)
+    return replace(cell, figures=figures, spread=spread)
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -24,6 +24,8 @@ class GatedCell:
     conditions: Mapping[str, Any]
     figures: Mapping[str, Any]
     """Numbers, as :func:`require_possible` checks."""
+    spread: Mapping[str, Any] = field(default_factory=dict)
+    """Largest minus smallest value over the runs, of the figures that several runs have."""
     live_peak_by_category: Mapping[str, Int] = field(default_factory=dict)
     live_peak_by_phase: Mapping[str, Int] = field(default_factory=dict)
     live_peak_operator: str | None = None
@@ -106,17 +108,21 @@ def _combine(name: str, runs: Sequence[Measurement]) -> GatedCell:
     _require_equal_conditions(name, runs)
     ok = [run for run in runs if run.status == "ok"]
     figures: dict[str, float] = {}
+    spread: dict[str, float] = {}
     for figure in GATED.values():
         values = [value for run in ok if (value := figure(run)) is not None]
         if values:
             figures[figure.name] = figure.over_runs(values)
             require_possible(name, figure, figures[figure.name])
+        if len(values) > 1:
+            spread[figure.name] = max(values) - min(values)
     conditions = conditions_of((ok or runs)[0])
     largest = max(runs, key=lambda run: run.live_peak_bytes or 0)
     return GatedCell(
         status=next((run.status for run in runs if run.status != "ok"), "ok"),
         conditions={name: conditions[name] for name in BASELINE_CONDITIONS if name in conditions},
         figures=figures,
+        spread=spread,
         live_peak_by_category=largest.live_peak_by_category or {},
         live_peak_by_phase=largest.live_peak_by_phase or {},
         live_peak_operator=largest.live_peak_operator,

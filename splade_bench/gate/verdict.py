@@ -11,6 +11,7 @@ from splade_bench.gate.baseline import UPDATE_FLAGS
 from splade_bench.gate.cells import GatedCell
 from splade_bench.gate.moves import hints, moves
 from splade_bench.gate.rules import DEFAULT_RULES, Rule, rules_for
+from splade_bench.gate.sensitivity import Sensitivity, sensitivity, sensitivity_line
 from splade_bench.results.conditions import Conditions, differences
 from splade_bench.results.figures import Figure
 from splade_bench.units import format_bytes
@@ -53,6 +54,10 @@ class Verdict:
     """Rules that could not be evaluated, each with the reason."""
     notes: Sequence[str] = ()
     """New cells, and improvements after which the baseline should be updated."""
+    sensitivities: Sequence[Sensitivity] = ()
+    """For each figure that was compared, the smallest regression that is noticed."""
+    unjudged: Sequence[str] = ()
+    """Figures of the baseline that no rule compared."""
 
     @property
     def exit_code(self) -> int:
@@ -87,7 +92,10 @@ def check(current: Mapping[str, GatedCell], baseline: Mapping[str, GatedCell], r
         else Verdict(regressions=[_missing(name, cell, new)], evaluated=1)
         for name, cell in baseline.items()
     ]
-    return _sum([Verdict(notes=notes), *judged, Verdict(not_evaluated=unused)])
+    verdict = _sum([Verdict(notes=notes), *judged, Verdict(not_evaluated=unused)])
+    compared = {one.metric for one in verdict.sensitivities}
+    recorded = {metric for cell in baseline.values() for metric in cell.figures}
+    return replace(verdict, unjudged=sorted(recorded - compared))
 
 
 def _sum(verdicts: Sequence[Verdict]) -> Verdict:
@@ -96,6 +104,7 @@ def _sum(verdicts: Sequence[Verdict]) -> Verdict:
         evaluated=sum(verdict.evaluated for verdict in verdicts),
         not_evaluated=[line for verdict in verdicts for line in verdict.not_evaluated],
         notes=[line for verdict in verdicts for line in verdict.notes],
+        sensitivities=[one for verdict in verdicts for one in verdict.sensitivities],
     )
 
 
@@ -157,6 +166,8 @@ def _judge(name: str, rule: Rule, baseline: GatedCell, current: GatedCell) -> Ve
     if failed or after is None:
         return Verdict(regressions=[lost], evaluated=1)
     change = f"{after / before - 1:+.1%}" if before else "was 0"
+    found = sensitivity(name, rule, baseline)
+    compared = Verdict(evaluated=1, sensitivities=[found] if found else [])
     if rule.is_regression(before, after):
         worse = replace(
             lost,
@@ -166,9 +177,9 @@ def _judge(name: str, rule: Rule, baseline: GatedCell, current: GatedCell) -> Ve
             blame=blame(baseline, current) if figure.unit == "bytes" else (),
             reproduce=current.reproduce,
         )
-        return Verdict(regressions=[worse], evaluated=1)
+        return replace(compared, regressions=[worse])
     improved = f"{line}  {figure.name}: {change}, improved by more than the rule's limit; {_UPDATE_HINT}"
-    return Verdict(notes=[improved] if rule.is_improvement(before, after) else [], evaluated=1)
+    return replace(compared, notes=[improved] if rule.is_improvement(before, after) else [])
 
 
 def require_comparable(baseline: Mapping[str, GatedCell], rules: Sequence[Rule], known: Conditions) -> None:
@@ -232,6 +243,8 @@ def verdict_lines(verdict: Verdict) -> list[str]:
         lines.append(f"    reproduce: {one_line(regression.reproduce)}")
     lines += [f"not evaluated  {line}" for line in verdict.not_evaluated]
     lines += [f"note  {line}" for line in verdict.notes]
+    if verdict.sensitivities:
+        lines.append(sensitivity_line(verdict.sensitivities, verdict.unjudged))
     summary = [f"regressions: {len(verdict.regressions)}", f"figures checked: {verdict.evaluated}"]
     if verdict.not_evaluated:
         summary.append(f"not evaluated: {len(verdict.not_evaluated)}")

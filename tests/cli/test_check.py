@@ -65,7 +65,7 @@ def test_a_regression_is_one_line_and_how_to_see_it(
 ) -> None:
     run_check(tmp_path, baseline, make_result(live_peak_bytes=102 * MIB))
 
-    first, reproduce, summary = capsys.readouterr().out.splitlines()
+    first, reproduce, _, summary = capsys.readouterr().out.splitlines()
     assert first.startswith("REGRESSION  tiny-cpu-b8-a1-standard-seed42  live_peak_bytes  100 MiB")
     assert "(+2.0%)  limit 101 MiB" in first
     assert "reproduce: pytest benchmarks/test_training_cells.py --device cpu --workload tiny" in reproduce
