@@ -14,6 +14,7 @@ from splade_bench.report.formatting import MRR_EQUAL_WITHIN, median_and_range
 from splade_bench.report.intervals import interval_90
 from splade_bench.report.markdown import code
 from splade_bench.report.modes import REFERENCE_MODE, Pair, differences, ratios
+from splade_bench.report.noise import noise_columns
 from splade_bench.report.page import Block, Page, Table, Text, table_of
 from splade_bench.report.provenance import failures, measured_on
 from splade_bench.report.readers import group_by, in_mib, over_runs, succeeded
@@ -131,6 +132,7 @@ def _setting_blocks(workload: str, setting: str, effects: Sequence[Effect]) -> l
             ("saves, MiB", lambda technique: median_and_range(saved[technique], "+.0f")),
             ("time", lambda technique: median_and_range(times[technique], ".2f")),
             ("MRR@10", lambda technique: median_and_range(differences(pairs[technique], mrr_at_10), "+.3f")),
+            *noise_columns(list(pairs), lambda technique: [run for pair in pairs[technique] for run in pair]),
         ],
     )
     medians = {

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from splade_bench.report.formatting import median_and_range
+from splade_bench.report.noise import noise_columns
 from splade_bench.report.page import Page, Text, table_of
 from splade_bench.report.provenance import counts, failures, measured_on
 from splade_bench.report.readers import group_by, succeeded, values_of
@@ -44,6 +45,7 @@ def calls_page(results: Sequence[CallResult]) -> Page:
             ("memray, MiB", lambda runs: _sizes(runs, FIGURES["memray_peak_bytes"])),
             ("live, MiB", lambda runs: _sizes(runs, FIGURES["live_peak_bytes"])),
             ("pinned, added memory, MiB", lambda runs: _sizes(runs, FIGURES["pinned_peak_rss_bytes"].added)),
+            *noise_columns(largest_first, lambda runs: runs),
         ],
         commands=[reproduce(runs[0]) for runs in largest_first],
     )

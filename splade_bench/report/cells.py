@@ -8,6 +8,7 @@ from typing import Literal
 
 from splade_bench.report.formatting import MISSING, number
 from splade_bench.report.modes import modes_of
+from splade_bench.report.noise import noise_columns
 from splade_bench.report.page import Table, table_of
 from splade_bench.report.provenance import counts
 from splade_bench.report.readers import group_by, in_mib, median_of, mrr_before, over_runs, recorded, succeeded
@@ -102,9 +103,10 @@ _COLUMNS = (
 def cell_table(points: Sequence[GridPoint], *, name: str, first: Sequence[Column] = ()) -> Table:
     """A row per grid point, without columns that would be empty or of equal values."""
     columns = [column for column in (*first, *_COLUMNS) if column.is_shown(points)]
+    noise = noise_columns(points, lambda point: point.runs)
     return table_of(
         name,
         points,
-        [(column.heading, column.text) for column in columns],
+        [*((column.heading, column.text) for column in columns), *noise],
         commands=[reproduce(point.first) for point in points],
     )

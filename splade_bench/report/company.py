@@ -10,6 +10,7 @@ from typing import Literal
 from splade_bench.report.bounds import CACHED, MODE, SPLADE_LOSS, contender
 from splade_bench.report.cells import GridPoint
 from splade_bench.report.formatting import MISSING, median_and_range
+from splade_bench.report.noise import noise_columns
 from splade_bench.report.page import Page, Table, Text, table_of
 from splade_bench.report.provenance import counts, failures, measured_on
 from splade_bench.report.readers import group_by
@@ -105,10 +106,10 @@ def _trainers(by_key: dict[tuple[str, int], list[CellResult]], times: dict[tuple
         found = _ratio(times, (name, beside), other)
         return found.text() if found else MISSING
 
-    keys = sorted(by_key, key=lambda key: (key[0] != MODE, key))
+    points = [GridPoint(by_key[key]) for key in sorted(by_key, key=lambda key: (key[0] != MODE, key))]
     return table_of(
         "trainers",
-        [GridPoint(by_key[key]) for key in keys],
+        points,
         [
             ("trainer", lambda point: contender(point.first)),
             ("busy processes", lambda point: str(point.first.busy_processes)),
@@ -116,6 +117,7 @@ def _trainers(by_key: dict[tuple[str, int], list[CellResult]], times: dict[tuple
             ("s per optimizer step", lambda point: times_text(point.runs)),
             ("÷ own quiet time", lambda point: ratio(point, None, 0)),
             (f"÷ {SPLADE_LOSS} beside as many", lambda point: ratio(point, SPLADE_LOSS, None)),
+            *noise_columns(points, lambda point: point.runs),
         ],
     )
 

@@ -22,6 +22,7 @@ from splade_bench.report.cells import GridPoint
 from splade_bench.report.drawing import picture
 from splade_bench.report.formatting import number
 from splade_bench.report.markdown import code, escape
+from splade_bench.report.noise import noise_columns
 from splade_bench.report.page import Block, Columns, Page, Table, Text, bullets, table_of
 from splade_bench.report.provenance import failures, measured_on
 from splade_bench.report.readers import group_by, in_mib, recorded
@@ -132,6 +133,7 @@ def _table(results: Sequence[CellResult], *, name: str) -> Table:
             ("share of GEMM rate", lambda point: point.text(gemm_share, ".2f")),
             *(shares if has_fit else ()),
             ("active share", lambda point: point.text(recorded("active_share"), ".3f")),
+            *noise_columns(points, lambda point: point.runs),
         ],
     )
 

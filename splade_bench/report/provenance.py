@@ -9,6 +9,7 @@ from splade_bench.measure.device import EVERYTHING, UNTESTED_ON_HARDWARE
 from splade_bench.measure.machine import source_tree
 from splade_bench.report.formatting import MISSING
 from splade_bench.report.markdown import escape
+from splade_bench.report.noise import noise_note
 from splade_bench.report.page import Block, Table, Text, bullets
 from splade_bench.report.readers import group_by
 from splade_bench.results.conditions import conditions_of
@@ -50,7 +51,7 @@ def measured_on(results: Sequence[Result]) -> list[Block]:
         blocks.append(Text("**These results come from several machines of one kind: compare their times with care.**"))
     elif len(threads) > 1:
         blocks.append(Text("**These results come from different numbers of threads: do not compare their times.**"))
-    return blocks
+    return [*blocks, *noise_note(results)]
 
 
 def changed_since(results: Sequence[Result]) -> str | None:

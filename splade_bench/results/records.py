@@ -78,6 +78,10 @@ class Measurement(Result):
     memory_timeline: list[MemorySample] | None = None
     cpu_time_s: float | None = None
     """User and system time of all threads during the measured part."""
+    others_cpu_time_s: float | None = None
+    """Processor time that all other processes took meanwhile, and the host of a virtual machine."""
+    gemm_flops_per_s: float | None = None
+    """Rate of a large product in float32 on the CPU, in the same process right after: equal sizes within a workload."""
     major_faults: Int | None = None
     """Pages read from disk during the measured part: swapped out, or of a mapped file."""
     swapped_bytes: Int | None = None
@@ -170,8 +174,6 @@ class CellResult(Measurement):
     """Floating-point operations of a cached step on the last batch, with only the recomputation that caching needs."""
     direct_step_flops: Int | None = None
     """The same without any recomputation: of a step that keeps the graphs of the whole batch."""
-    gemm_flops_per_s: float | None = None
-    """Rate of a 4096 x 4096 x 4096 product in float32, after the training in the same process."""
     validation_loss: float | None = None
     """Loss on fixed held-out batches of 32, which can be compared across batch sizes."""
     losses: list[float | None] | None = None

@@ -20,7 +20,9 @@ from typing import Any
 
 from splade_bench.bench.protocol import CallRequest
 from splade_bench.measure.device import device_memory
+from splade_bench.measure.readings import or_none
 from splade_bench.measure.rss import current_rss_bytes
+from splade_bench.measure.speed import numpy_gemm_flops_per_s
 from splade_bench.worker.completion import run_to_end
 from splade_bench.worker.probes import Fields, TimePassProbes, heap_fields, live_fields, pinned_fields
 from splade_bench.worker.serving import Worker, claim_standard_output, limit_process, serve, wait_for_go
@@ -34,6 +36,7 @@ class CallWorker(Worker[CallRequest]):
     def run(self) -> None:
         """Import, call, and send the result."""
         self.phase = "import"
+        self._own_path = [folder for folder in sys.path if folder and Path(folder) != Path.cwd()]
         sys.path[:] = self.request.path
         function = attrgetter(self.request.function)(_load_module(self.request))
         self.phase = "call"
@@ -65,7 +68,15 @@ class CallWorker(Worker[CallRequest]):
             self.measured["wall_time_s"] = time.perf_counter() - start_s
             self.measured |= probes.fields()
         self.send("done", {})
-        return {"value": _json_or_none(value)}
+        return {"value": _json_or_none(value), "gemm_flops_per_s": self._gemm_flops_per_s()}
+
+    def _gemm_flops_per_s(self) -> float | None:
+        """None if a limit may leave no room for the product, or numpy cannot be imported."""
+        if self.request.memory_limit_bytes:
+            return None
+        # A module of the measured project may have the name of one that numpy imports.
+        sys.path[:] = self._own_path
+        return or_none(numpy_gemm_flops_per_s)
 
 
 def _load_module(request: CallRequest) -> ModuleType:

@@ -21,6 +21,7 @@ from splade_bench.device.storages import LiveStorages
 from splade_bench.grid.cell import ARTICLE_TRAINER, OWN_TRAINER
 from splade_bench.measure.device import device_memory
 from splade_bench.measure.rss import current_rss_bytes
+from splade_bench.measure.speed import SIZE
 from splade_bench.memory_modes import MemoryConfig
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.planner.candidates import Candidates
@@ -104,10 +105,12 @@ class CellWorker(Worker[CellRequest]):
         }
         self.send("done", self.measured)
         self.phase = "evaluation"
+        if not self.request.memory_limit_bytes:  # which may leave no room for it
+            self.measured["gemm_flops_per_s"] = gemm_flops_per_s(*(() if builder.workload.gemm_rate else (SIZE,)))
         if not isinstance(trainer, Trainer):
             return {}  # a peer is compared by memory and time only
         if builder.workload.gemm_rate:
-            self.measured |= {**builder.step_flops(), "gemm_flops_per_s": gemm_flops_per_s()}
+            self.measured |= builder.step_flops()
         self.measured["active_share"] = trainer.state.active_share
         self.measured["parameter_bytes"] = sum(part.nbytes for part in trainer.encoder.parameters())
         return builder.quality(trainer.encoder)

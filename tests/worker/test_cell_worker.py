@@ -53,6 +53,8 @@ def test_a_cell_has_all_figures(runner: CellRunner) -> None:
         assert name in result.metrics
     assert result.metrics_before["mrr@10"] >= 0.2
     assert result.cpu_time_s and result.cpu_time_s > 0.1 * result.wall_time_s
+    assert result.gemm_flops_per_s and result.gemm_flops_per_s > 1e8
+    assert sys.platform != "linux" or result.others_cpu_time_s is not None
     assert result.device_peak_allocated_bytes is None
     assert result.live_peak_bytes and result.memray_top_sites
     assert result.corpus_sha256 and result.source_tree and result.machine["threads"] and result.versions["torch"]
