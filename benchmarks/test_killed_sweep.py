@@ -19,7 +19,7 @@ KILLS = 20
 AXES = [
     *["--workload", "head", "--max-steps", "2", "--memory-passes", "none"],
     *["--batch-sizes", "1,2,3,4", "--gradient-accumulation-steps", "1,2", "--seeds", "1,2"],
-    *["--memory-modes", "standard,article,memory-efficient"],
+    *["--memory-modes", "standard,article,memory-efficient", "--rounds", "1"],
 ]
 CELLS = 48
 

@@ -46,21 +46,24 @@ class Sweep:
         require_range(self, "max_steps", "rounds", "batch_sizes", "gradient_accumulation_steps", at_least=1)
 
     def cells(self) -> Iterator[Cell]:
-        """Every combination. Modes come in turn, so that those to compare are measured close in time."""
+        """Every combination. Modes come in turn, so that those to compare are measured close in time.
+
+        Their order alternates from round to round, and from seed to seed: a machine that gets slower slows them alike.
+        """
         rounds = range(1, self.rounds + 1) if self.rounds > 1 else (0,)
-        for device, round_number, seed, batch_size, accumulation, mode in product(
-            self.devices, rounds, self.seeds, self.batch_sizes, self.gradient_accumulation_steps, self.memory_modes
-        ):
-            yield Cell(
-                workload=self.workload,
-                device=device,
-                batch_size=batch_size,
-                gradient_accumulation_steps=accumulation,
-                memory_mode=mode,
-                max_steps=self.max_steps,
-                seed=seed,
-                round=round_number,
-            )
+        for turn, (device, round_number, seed) in enumerate(product(self.devices, rounds, self.seeds)):
+            modes = self.memory_modes[::-1] if turn % 2 else self.memory_modes
+            for batch_size, accumulation, mode in product(self.batch_sizes, self.gradient_accumulation_steps, modes):
+                yield Cell(
+                    workload=self.workload,
+                    device=device,
+                    batch_size=batch_size,
+                    gradient_accumulation_steps=accumulation,
+                    memory_mode=mode,
+                    max_steps=self.max_steps,
+                    seed=seed,
+                    round=round_number,
+                )
         if self.further:
             yield from self.further.cells()
 
@@ -92,20 +95,24 @@ PROFILES: Mapping[str, Sweep] = MappingProxyType(
             max_steps=3,
             memory_passes=("live",),
         ),
-        # Small enough to wait for: every mode at one grid point; gradient accumulation at the same effective batch.
+        # Small enough to wait for: every mode at one grid point; gradient accumulation at the same effective batch. In
+        # two rounds, because times are compared.
         "default": Sweep(
             workload="tiny-short",
             batch_sizes=(16,),
             gradient_accumulation_steps=(1,),
             memory_modes=tuple(MEMORY_MODES),
+            rounds=2,
             memory_passes=(),
             further=Sweep(
                 workload="tiny-short",
                 batch_sizes=(4,),
                 gradient_accumulation_steps=(1, 4),
                 memory_modes=("standard", "memory-efficient"),
+                rounds=2,
             ),
         ),
+        # Its seeds are its rounds.
         "full": Sweep(batch_sizes=(2, 4, 8, 16), memory_modes=tuple(MEMORY_MODES), seeds=(1, 2, 3)),
     }
 )

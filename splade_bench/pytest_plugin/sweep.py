@@ -51,13 +51,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--profile",
         default="default",
         choices=[*PROFILES, ACCELERATOR],
-        help="smoke, gate: a minute; default: 3; full: hours; accelerator: benchmarks/test_accelerator.py alone, some "
+        help="smoke, gate: a minute; default: 6; full: hours; accelerator: benchmarks/test_accelerator.py alone, some "
         "minutes on a GPU",
     )
     group.addoption(
         "--rounds",
         type=int,
-        help=f"how often each cell runs (default: 1; in test_peers.py and test_ablation.py: {ROUNDS})",
+        help="how often each cell runs, in turn (default: 2 where memory modes are compared with one seed, else 1; in "
+        f"test_ablation.py, test_company.py, test_head.py, test_peers.py and test_sentence_transformers.py: {ROUNDS})",
     )
     group.addoption(
         "--resume",
@@ -219,7 +220,10 @@ def _read_sweep(config: pytest.Config) -> Sweep:
             except ValueError as error:
                 flag = f"--{name.replace('_', '-')}"
                 raise pytest.UsageError(f"{flag} {value}: write whole numbers with commas between them") from error
-    return sweep.changed(**changes)
+    changed = sweep.changed(**changes)
+    # Rounds are for comparing modes, and several seeds repeat that comparison already.
+    repeats = len(changed.memory_modes) == 1 or len(changed.seeds) > 1
+    return changed.changed(rounds=1) if repeats and "rounds" not in changes else changed
 
 
 def require_one_package(here: Path, imported: Path) -> None:

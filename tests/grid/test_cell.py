@@ -30,7 +30,7 @@ def points(sweep: Sweep, mode: str) -> set[tuple[int, int]]:
 def test_the_default_profile_is_small_and_has_what_the_claims_compare() -> None:
     sweep = PROFILES["default"]
 
-    assert len([*sweep.cells()]) == len({*sweep.cells()}) <= 8
+    assert len([*sweep.cells()]) == len({*sweep.cells()}) == 2 * len({cell.cell_id for cell in sweep.cells()}) <= 16
     # Claims 4 to 6 compare all modes at one grid point, the others accumulation with one batch as large as all of them.
     assert all((16, 1) in points(sweep, mode) for mode in MEMORY_MODES)
     for mode in ("standard", "memory-efficient"):
@@ -51,6 +51,15 @@ def test_other_changes_reach_every_cell_of_a_sweep() -> None:
     changed = sweep.changed(workload="mini", max_steps=2, devices=("mps",))
 
     assert [*changed.cells()] == [replace(cell, workload="mini", max_steps=2, device="mps") for cell in sweep.cells()]
+
+
+@pytest.mark.parametrize("repeated", [{"rounds": 3}, {"seeds": (1, 2, 3)}])
+def test_the_order_of_modes_alternates(repeated: dict[str, Any]) -> None:
+    sweep = Sweep(batch_sizes=(8,), gradient_accumulation_steps=(1,), memory_modes=("standard", "article"), **repeated)
+
+    turns = [cell.memory_mode for cell in sweep.cells()]
+
+    assert turns == ["standard", "article", "article", "standard", "standard", "article"]
 
 
 def test_the_full_profile_has_every_memory_mode() -> None:

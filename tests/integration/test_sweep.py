@@ -81,6 +81,24 @@ def test_a_test_has_the_name_of_its_cell_and_is_selected_by_its_axes(
     ]
 
 
+@pytest.mark.parametrize(
+    ("axes", "rounds"),
+    [
+        (["--memory-modes", "standard,article"], ["-round1", "-round2"]),
+        (["--memory-modes", "standard,article", "--rounds", "1"], [""]),
+        (["--memory-modes", "standard"], [""]),
+        (["--memory-modes", "standard", "--rounds", "2"], ["-round1", "-round2"]),
+    ],
+)
+def test_modes_that_are_compared_run_in_rounds(pytester: pytest.Pytester, axes: list[str], rounds: list[str]) -> None:
+    grid = ("--batch-sizes", "4", "--gradient-accumulation-steps", "1")
+
+    finished = run_here(pytester, *grid, *axes, "--collect-only", "-q", "-k", "standard", target=SWEEP)
+
+    names = [line.split("::")[1] for line in finished.outlines if "::" in line]
+    assert names == [f"test_training_cell[tiny-short-cpu-b4-a1-standard{number}]" for number in rounds]
+
+
 def test_the_limit_of_a_run_is_in_the_names_of_its_cells(pytester: pytest.Pytester) -> None:
     limit = ("--memory-limit", "1GiB", "--profile", "gate")
 
@@ -133,7 +151,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Complete
     command = [
         *[sys.executable, "-m", "pytest", "-p", "no:cacheprovider", SWEEP, "--memory-passes", "heap"],
         *["--workload", "head", "--batch-sizes", "2", "--gradient-accumulation-steps", "1", "--max-steps", "12"],
-        *["--memory-modes", "standard,article,memory-efficient"],
+        *["--memory-modes", "standard,article,memory-efficient", "--rounds", "1"],
         *["--reports", str(folder), "--benchmark-json", str(folder / "benchmark.json")],
     ]
     environment = os.environ | {"PYTHONPATH": str(folder)}
