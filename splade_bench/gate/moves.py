@@ -9,6 +9,7 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 from splade_bench.errors import one_line
@@ -65,7 +66,7 @@ def moves(missing: Mapping[str, GatedCell], new: Mapping[str, GatedCell]) -> dic
 
 def hints(name: str, cell: GatedCell, new: Mapping[str, GatedCell]) -> list[str]:
     """What a missing call may have become: the new calls with the same call, or else of the same test."""
-    call = _parse(name, cell)
+    call = _parse(name, cell.reproduce)
     if call is None:
         return []
     others = _calls(new)
@@ -76,14 +77,15 @@ def hints(name: str, cell: GatedCell, new: Mapping[str, GatedCell]) -> list[str]
 
 
 def _calls(cells: Mapping[str, GatedCell]) -> dict[str, _Call]:
-    parsed = ((name, _parse(name, cell)) for name, cell in cells.items())
+    parsed = ((name, _parse(name, cell.reproduce)) for name, cell in cells.items())
     return {name: call for name, call in parsed if call is not None}
 
 
-def _parse(name: str, cell: GatedCell) -> _Call | None:
+@lru_cache(maxsize=2**14)  # it is asked for once for each pair of a missing and a new name
+def _parse(name: str, reproduce: str) -> _Call | None:
     """The parts of a call's name; None for a cell, whose name says its settings."""
     try:
-        program, test_id = shlex.split(cell.reproduce)
+        program, test_id = shlex.split(reproduce)
     except ValueError:  # more words, as for a cell, or a file that was edited
         return None
     if program != "pytest" or not name.startswith(f"{test_id}: "):
