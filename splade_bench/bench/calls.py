@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from splade_bench.bench.child_processes import ChildProcesses
 from splade_bench.bench.fresh_folder import FreshFolder
 from splade_bench.bench.isolate import WorkerError, WorkerProcess, figures_of_passes, result_of
 from splade_bench.bench.protocol import CallRequest, MemoryPass
 from splade_bench.errors import ConfigError
 from splade_bench.measure.machine import taken_on, utc_now
 from splade_bench.results.records import CallResult
+
+_LONGEST_SHOWN = 60
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,12 +48,14 @@ class CallRunner:
         started_at = utc_now()
         with FreshFolder(folder if self.memory_passes else None) as fresh:
             try:
-                measured = self._timed(request) | {"status": "ok"}
+                measured = self._timed_with_children(request) | {"status": "ok"}
             except WorkerError as failure:
                 measured = failure.values
             else:
                 passes = [replace(request, measure=name) for name in self.memory_passes if name != "plan"]
-                measured |= figures_of_passes(passes, timeout_s=self.timeout_s, on_pass=lambda _: fresh.renew())
+                figures = figures_of_passes(passes, timeout_s=self.timeout_s, on_pass=lambda _: fresh.renew())
+                measured |= {"pass_differences": _differences(measured["value"], figures.pop("pass_values", {}))}
+                measured |= figures
         return CallResult(
             **(taken_on() | measured), name=name, memory_limit_bytes=memory_limit_bytes, started_at=started_at
         )
@@ -71,11 +76,37 @@ class CallRunner:
         """
         return int(result_of(replace(request, measure="floor"), timeout_s=self.timeout_s)["floor_bytes"])
 
+    def _timed_with_children(self, request: CallRequest) -> dict[str, Any]:
+        """As :meth:`_timed`, with the memory of the call's child processes in the peak, also if the call fails."""
+        with WorkerProcess(request, timeout_s=self.timeout_s) as process:
+            children = ChildProcesses(process.wait_for("ready")["pid"])
+            with children:
+                try:
+                    process.go()
+                except WorkerError as failure:
+                    raise WorkerError(**children.counted(failure.values)) from None
+            return children.counted(process.wait_for("result"))
+
     def _timed(self, request: CallRequest) -> dict[str, Any]:
         with WorkerProcess(request, timeout_s=self.timeout_s) as process:
             process.wait_for("ready")
             process.go()
             return process.wait_for("result")
+
+
+def _differences(value: Any, pass_values: Mapping[str, Any]) -> dict[str, str] | None:
+    """Memory passes whose call returned another value than the timed one; two fractions, as of seconds, may differ."""
+    others = {
+        name: other
+        for name, other in pass_values.items()
+        if other != value and not (isinstance(other, float) and isinstance(value, float))
+    }
+    return {name: f"returned {_short(other)}, the timed call {_short(value)}" for name, other in others.items()} or None
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def call_request(function: Callable[..., object], /, *arguments: Any, **keywords: Any) -> CallRequest:

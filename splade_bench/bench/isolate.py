@@ -157,21 +157,27 @@ def figures_of_passes(
 ) -> dict[str, Any]:
     """The figures of the memory passes, each taken in a process of its own; ``on_pass`` is called before each.
 
-    A pass that fails leaves its figures out and its reason in ``pass_errors``; the other passes are not affected.
+    A pass that fails leaves its figures out and its reason in ``pass_errors``; the other passes are not affected. If a
+    call is measured, ``pass_values`` has what it returned in each pass.
     """
     measured: dict[str, Any] = {}
     errors: dict[str, str] = {}
+    values: dict[str, Any] = {}
     for request in requests:
         environment = PINNED_ENVIRONMENT if request.measure == "pinned" else None
         if environment and platform.libc_ver()[0] != "glibc":
             continue  # other C libraries do not have these settings
         on_pass(request.measure)
         try:
-            measured |= result_of(request, timeout_s=timeout_s, environment=environment)
+            figures = result_of(request, timeout_s=timeout_s, environment=environment)
         except WorkerError as failure:
             errors[request.measure] = str(failure)
-    # The machine is that of the timed process, whose environment is the user's own.
-    return {name: value for name, value in measured.items() if name != "machine"} | {"pass_errors": errors or None}
+            continue
+        figures.pop("machine", None)  # it is that of the timed process, whose environment is the user's own
+        if "value" in figures:
+            values[request.measure] = figures.pop("value")
+        measured |= figures
+    return measured | {"pass_errors": errors or None} | ({"pass_values": values} if values else {})
 
 
 def _death(ended: Exit, launch: LaunchRequest) -> WorkerError:

@@ -178,11 +178,15 @@ class MeasuringSession:
             parts.append(format_seconds(result.wall_time_s))
         if result.peak_rss_bytes is not None:
             parts.append(f"peak {format_bytes(result.peak_rss_bytes)}")
+        if result.child_processes:
+            parts.append(f"({result.peak_rss_source})")
         if isinstance(result, CellResult):
             parts += _training_figures(result)
         if result.error:
             parts.append(result.error)
         parts += [f"{name} pass failed: {error}" for name, error in (result.pass_errors or {}).items()]
+        if isinstance(result, CallResult):
+            parts += [f"{name} pass: {text}" for name, text in (result.pass_differences or {}).items()]
         done = len(self.finished)
         left_s = self._elapsed_s / done * max(0, self.expected_cells - done) if done else 0.0
         # A benchmark that chooses its cells while it runs does not know how many it has.

@@ -31,6 +31,8 @@ class GatedCell:
     live_peak_operator: str | None = None
     memray_top_sites: Sequence[AllocationSite] = ()
     runs: int = 1
+    child_processes: Int = 0
+    """The most that a run of a call had: only peak RSS counts their memory."""
     reproduce: str = ""
     """The command that measures this cell alone."""
     pass_errors: Mapping[str, str] = field(default_factory=dict)
@@ -128,6 +130,7 @@ def _combine(name: str, runs: Sequence[Measurement]) -> GatedCell:
         live_peak_operator=largest.live_peak_operator,
         memray_top_sites=tuple(largest.memray_top_sites or ()),
         runs=len(runs),
+        child_processes=max(run.child_processes or 0 for run in runs),
         reproduce=reproduce(runs[0]),
         # The reason of the first run; a later run in which the pass succeeded does not make up for it.
         pass_errors={name: error for run in reversed(runs) for name, error in (run.pass_errors or {}).items()},

@@ -13,7 +13,7 @@ from splade_bench.gate.moves import hints, moves
 from splade_bench.gate.rules import DEFAULT_RULES, Rule, rules_for
 from splade_bench.gate.sensitivity import Sensitivity, sensitivity, sensitivity_line
 from splade_bench.results.conditions import Conditions, differences
-from splade_bench.results.figures import Figure
+from splade_bench.results.figures import GATED, Figure, peak_rss_bytes
 from splade_bench.units import format_bytes
 
 _SITES_SHOWN = 3
@@ -136,9 +136,21 @@ def _judge_cell(name: str, baseline: GatedCell, current: GatedCell, rules: Seque
         improved = f"{one_line(name)}: {baseline.status} before, ok now; {_UPDATE_HINT}"
         return Verdict(notes=[improved] if current.status == "ok" else [])
     judged = [_judge(name, rule, baseline, current) for rule in rules]
+    judged.append(Verdict(notes=_child_processes(name, baseline, current)))
     if not any(verdict.evaluated for verdict in judged):
         judged.append(Verdict(not_evaluated=[f"{one_line(name)}: no rule could be evaluated"]))
     return _sum(judged)
+
+
+def _child_processes(name: str, baseline: GatedCell, current: GatedCell) -> list[str]:
+    """Which figures of a call leave out the memory of its child processes."""
+    if not current.child_processes:
+        return []
+    before = "" if baseline.child_processes == current.child_processes else f" ({baseline.child_processes} before)"
+    sizes = [name for name in current.figures if GATED[name].unit == "bytes" and name != peak_rss_bytes.name]
+    blind = f", not {' and '.join(sizes)}" if sizes else ""
+    counted = f"only {peak_rss_bytes.name} counts their memory, sampled{blind}"
+    return [f"{one_line(name)}: child processes: {current.child_processes}{before}; {counted}"]
 
 
 def _judge(name: str, rule: Rule, baseline: GatedCell, current: GatedCell) -> Verdict:

@@ -1,6 +1,7 @@
 """How much the resident memory of this process grows during a block, independent of what it held before.
 
-Does not see: where the kernel's mark cannot be reset (macOS, Windows, some sandboxes), a peak between two samples.
+Does not see: the memory of child processes. Where the kernel's mark cannot be reset (macOS, Windows, some sandboxes): a
+peak between two samples.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing_extensions import Self
 from splade_bench.errors import SpladeBenchError
 from splade_bench.measure.rss import PeakRss
 from splade_bench.measure.timeline import MemorySampler
+from splade_bench.measure.usage import children_usage
 
 
 class PeakGrowth:
@@ -20,10 +22,13 @@ class PeakGrowth:
     def __init__(self) -> None:
         self._grown_bytes: int | None = None
         self._reason = "the block has not ended"
+        self.had_children = False
+        """Whether child processes ended in the block."""
         self._mark = PeakRss()
         self._sampling = ExitStack()
 
     def __enter__(self) -> Self:
+        self._children_before = children_usage()
         self._mark.start()
         if not self._mark.resettable:
             self._sampler = self._sampling.enter_context(MemorySampler())
@@ -31,6 +36,7 @@ class PeakGrowth:
 
     def __exit__(self, *_: object) -> None:
         self._sampling.close()
+        self.had_children = children_usage() != self._children_before
         memory = self._mark.read()
         peak_bytes = memory.peak_bytes if self._mark.resettable else self._sampler.peak_bytes
         if peak_bytes is None or memory.start_bytes is None:

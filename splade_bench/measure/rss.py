@@ -16,6 +16,10 @@ from typing import Any
 from splade_bench.errors import error_line
 from splade_bench.measure.readings import or_none
 
+# Here, not where it is used: measured code may have a module of this name.
+if sys.platform != "win32":
+    import resource
+
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_PEAK_RSS = "5"  # proc(5): resets VmHWM to the current VmRSS
@@ -178,8 +182,6 @@ def _lifetime_peak() -> tuple[str, int]:
     footprint = _macos_footprint()
     if footprint:
         return "ri_lifetime_max_phys_footprint", footprint[1]
-    import resource  # Unix only
-
     # macOS reports bytes where Linux reports KiB.
     return "ru_maxrss", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 INTERVAL_S = 0.01
 MAX_SAMPLES = 4096
+# Between two readings, the thread waits at least this many times as long as a reading takes of its processor time.
+_REST = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,9 @@ class MemorySampler:
             stopped = False
             while not stopped:
                 now_s = time.perf_counter() - start_s
+                cpu_before_s = time.thread_time()
                 self.timeline.add(Sample(now_s, read(), self._phase()))
                 self.cpu_time_s = time.thread_time()
+                took_s = self.cpu_time_s - cpu_before_s
                 self.wall_time_s = now_s
-                stopped = self._stop.wait(self.timeline.interval_s)
+                stopped = self._stop.wait(max(self.timeline.interval_s, _REST * took_s))

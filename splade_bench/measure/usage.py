@@ -15,6 +15,10 @@ import psutil
 from splade_bench.measure.readings import or_none
 from splade_bench.measure.rss import status_bytes
 
+# Here, not where it is used: measured code may have a module of this name.
+if sys.platform != "win32":
+    import resource
+
 Totals = dict[str, float | None]
 
 
@@ -31,6 +35,11 @@ def usage_now() -> Totals:
         "major_faults": or_none(_major_faults),
         "swapped_bytes": _swapped_bytes(),
     }
+
+
+def children_usage() -> object:
+    """What the child processes that have ended took. It differs if another one has ended; None on Windows."""
+    return None if sys.platform == "win32" else or_none(lambda: tuple(resource.getrusage(resource.RUSAGE_CHILDREN)))
 
 
 def usage_between(earlier: Totals, later: Totals) -> Totals:
@@ -55,8 +64,6 @@ def _others_cpu_time_s() -> float | None:
 def _major_faults() -> int | None:
     if sys.platform == "win32":
         return None
-    import resource  # Unix only
-
     return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
 
 

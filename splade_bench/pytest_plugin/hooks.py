@@ -130,6 +130,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
         peak_bytes, what = max(peaks), "the largest peak RSS of its measurements"
     else:
         peak_bytes, what = growth.peak_bytes, "the growth of the test process"
+        if growth.had_children:
+            text = f"{item.nodeid}: {MARKER} leaves out its child processes; call measure_memory, which counts them"
+            show_line(text, item.config)
     if peak_bytes > limit_bytes:
         peak = f"{format_bytes(peak_bytes)} ({peak_bytes} bytes)"
         pytest.fail(f"{MARKER}: {what} is {peak}, over the limit of {format_bytes(limit_bytes)}", pytrace=False)

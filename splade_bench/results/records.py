@@ -69,8 +69,12 @@ class Measurement(Result):
     baseline_rss_bytes: Int | None = None
     """The runtime memory: resident memory after imports and, for a cell, a warm-up on a toy model."""
     peak_rss_bytes: Int | None = None
-    """The kernel's high-water mark from then to the end of the measured part, runtime included."""
+    """The kernel's high-water mark from then to the end of the measured part, runtime included. Of a call with child
+    processes: the largest sum over all of them, sampled."""
     peak_rss_source: str | None = None
+    child_processes: Int | None = None
+    """Child processes that the call had. Peak RSS counts them, unless its source says otherwise; no other figure does.
+    null: not looked for, as in a cell."""
     sampled_peak_rss_bytes: Int | None = None
     """The same as a thread sees it that samples every 10 ms, if a timeline was requested."""
     sampler_cpu_time_s: float | None = None
@@ -124,6 +128,8 @@ class CallResult(Measurement):
     name: str
     value: Any = None
     """Its return value, if JSON can hold it."""
+    pass_differences: dict[str, str] | None = None
+    """Memory passes in which it returned another value, so may have done other work; each with both values."""
     record_type: Literal["call"] = "call"
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ from splade_bench.measure.device import device_memory
 from splade_bench.measure.readings import or_none
 from splade_bench.measure.rss import current_rss_bytes
 from splade_bench.measure.speed import numpy_gemm_flops_per_s
+from splade_bench.measure.usage import children_usage
 from splade_bench.worker.completion import run_to_end
 from splade_bench.worker.probes import Fields, TimePassProbes, heap_fields, live_fields, pinned_fields
 from splade_bench.worker.serving import Worker, claim_standard_output, limit_process, serve, wait_for_go
@@ -47,8 +49,14 @@ class CallWorker(Worker[CallRequest]):
             "pinned": pinned_fields,
             "live": _live_pass,
         }
-        call = partial(run_to_end, partial(function, *self.request.arguments, **self.request.keywords))
+        returned: list[object] = []
+
+        def call() -> None:
+            returned.append(run_to_end(partial(function, *self.request.arguments, **self.request.keywords)))
+
         self.measured |= passes[self.request.measure](call)
+        if returned:
+            self.measured["value"] = _json_or_none(returned[0])
         self.send("result", self.measured)
 
     def _time_pass(self, call: Callable[[], object]) -> Fields:
@@ -58,17 +66,19 @@ class CallWorker(Worker[CallRequest]):
             device.limit(self.request.memory_limit_bytes)
         probes = TimePassProbes(device, phase=(lambda: self.phase) if self.request.memory_timeline else None)
         probes.start()
-        self.send("ready", {})
+        self.send("ready", {"pid": os.getpid()})
         wait_for_go()
+        children_before = children_usage()
         start_s = time.perf_counter()
         try:
             with probes:
-                value = call()
+                call()
         finally:
             self.measured["wall_time_s"] = time.perf_counter() - start_s
             self.measured |= probes.fields()
+            self.measured["child_processes"] = int(children_usage() != children_before)  # at least so many
         self.send("done", {})
-        return {"value": _json_or_none(value), "gemm_flops_per_s": self._gemm_flops_per_s()}
+        return {"gemm_flops_per_s": self._gemm_flops_per_s()}
 
     def _gemm_flops_per_s(self) -> float | None:
         """None if a limit may leave no room for the product, or numpy cannot be imported."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from results import make_cell_result
+from results import make_call_result, make_cell_result
 
 from splade_bench.bench.calls import CallRunner, call_request
 from splade_bench.bench.cells import CellRunner
@@ -185,6 +186,45 @@ def test_a_memory_pass_that_fails_is_on_the_record_and_in_the_line(tmp_path: Pat
     assert result.pass_errors == {"heap": "error: ValueError: not again"}
     assert (result.pinned_peak_rss_bytes is not None) == (platform.libc_ver()[0] == "glibc")
     assert "  heap pass failed: error: ValueError: not again  " in session.line(result)
+
+
+def build_once(path: str) -> str:
+    """As a function that keeps its result outside the test's own folder."""
+    if Path(path).exists():
+        return "already there"
+    Path(path).write_text("x")
+    return "built"
+
+
+def test_a_pass_that_did_other_work_is_on_the_record_and_in_the_line(tmp_path: Path) -> None:
+    session = make_session(tmp_path, calls=CallRunner(timeout_s=60, memory_passes=["heap"]))
+
+    result = session.measure_call("a call", call_request(build_once, str(tmp_path / "elsewhere")))
+
+    assert result.value == "built"
+    assert result.pass_differences == {"heap": 'returned "already there", the timed call "built"'}
+    assert '  heap pass: returned "already there", the timed call "built"  ' in session.line(result)
+
+
+def test_two_fractions_are_no_difference_between_passes(tmp_path: Path) -> None:
+    session = make_session(tmp_path, calls=CallRunner(timeout_s=60, memory_passes=["heap"]))
+
+    result = session.measure_call("a call", call_request(seconds_now))
+
+    assert isinstance(result.value, float)
+    assert result.pass_differences is None
+
+
+def seconds_now() -> float:
+    return time.time()
+
+
+def test_the_line_of_a_call_says_whether_its_child_processes_count(tmp_path: Path) -> None:
+    result = make_call_result(
+        "a call", peak_rss_bytes=2**20, peak_rss_source="VmHWM; with 2 of them", child_processes=2
+    )
+
+    assert make_session(tmp_path).line(result) == "a call  ok  peak 1 MiB  (VmHWM; with 2 of them)  [0]"
 
 
 def test_without_a_file_results_are_still_kept(tmp_path: Path) -> None:

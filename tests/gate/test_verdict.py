@@ -10,6 +10,7 @@ from gated import MACHINE, NAME, VERSIONS, cells, make_result
 from results import MIB, make_call_result
 
 from splade_bench.errors import ConfigError
+from splade_bench.gate.cells import GatedCell
 from splade_bench.gate.rules import DEFAULT_RULES, parse_rule
 from splade_bench.gate.verdict import check, require_comparable, verdict_lines
 
@@ -242,3 +243,18 @@ def test_a_baseline_of_another_torch_is_refused_before_anything_runs() -> None:
     with pytest.raises(ConfigError, match=r"this baseline cannot be compared on this machine: torch 2.13 → 2.14"):
         require_comparable(cells(), DEFAULT_RULES, here)
     require_comparable(cells(), DEFAULT_RULES, {"torch": "2.13", "processor": "Other"})
+
+
+def test_case_13_a_verdict_says_which_figures_leave_out_child_processes() -> None:
+    def call(**changes: Any) -> dict[str, GatedCell]:
+        figures = {"peak_rss_bytes": 400 * MIB, "memray_peak_bytes": MIB}
+        return cells(make_call_result(machine=MACHINE, versions=VERSIONS, **(figures | changes)))
+
+    assert "child" not in " ".join(check(call(child_processes=0), call(), DEFAULT_RULES).notes)
+
+    (note,) = check(call(child_processes=3), call(child_processes=2), DEFAULT_RULES).notes
+
+    assert note == (
+        "tests/test_x.py::test_it: touch: child processes: 3 (2 before); only peak_rss_bytes counts their memory, "
+        "sampled, not memray_peak_bytes"
+    )
