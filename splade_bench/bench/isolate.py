@@ -15,6 +15,7 @@ from typing_extensions import Self
 from splade_bench.bench.launcher import Exit, LaunchRequest
 from splade_bench.bench.protocol import GO, PINNED_MMAP_THRESHOLD_BYTES, Event, EventName, Request
 from splade_bench.errors import ConfigError
+from splade_bench.processes import module_command
 from splade_bench.results.records import Status
 from splade_bench.units import format_bytes
 
@@ -54,7 +55,7 @@ class WorkerProcess:
         self._request = request
         self._on_progress = on_progress
         self._launch = LaunchRequest(
-            command=list(command or (sys.executable, "-m", request.worker)),
+            command=list(command or module_command(request.worker)),
             timeout_s=timeout_s,
             memory_limit_bytes=request.rss_limit_bytes,
         )
@@ -66,7 +67,7 @@ class WorkerProcess:
             raise ConfigError("measuring needs Linux or macOS: Windows has no process groups to end a worker with")
         line = self._request.to_line()  # an error in the request comes before there is a process
         self._launcher = subprocess.Popen(
-            (sys.executable, "-m", "splade_bench.bench.launcher", self._launch.to_line()),
+            module_command("splade_bench.bench.launcher", self._launch.to_line()),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **self._request.environment, **self._environment},

@@ -1,4 +1,4 @@
-"""The process between pytest and a worker: ``python -m splade_bench.bench.launcher REQUEST``.
+"""The process between pytest and a worker; its argument is a :class:`LaunchRequest`.
 
 It starts the worker in a process group of its own, waits, and reports how it ended on the pipe that the worker wrote
 its messages to. It imports no torch and stays small: the kernel's high-water mark of a process begins with the memory

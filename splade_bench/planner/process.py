@@ -1,4 +1,4 @@
-"""The fastest settings of a training, found in another process (``-m splade_bench.planner.process``).
+"""The fastest settings of a training, found in another process.
 
 Plans and timings leave memory behind. In the process of the training it would be part of the training's peak. The
 request and the reply are one JSON object each, on standard input and output.
@@ -18,6 +18,7 @@ from splade_bench.errors import ConfigError, DataError, PlanError, SpladeBenchEr
 from splade_bench.files import ascii_json
 from splade_bench.planner.fit import SearchEnded
 from splade_bench.planner.requests import PlanRequest, make_fit, nothing_fits
+from splade_bench.processes import module_command
 from splade_bench.units import format_bytes, format_seconds
 
 _ERRORS = {kind.__name__: kind for kind in (ConfigError, DataError, PlanError, TrainingError)}
@@ -44,7 +45,7 @@ def fitted_training(request: PlanRequest) -> Fitted:
         SpladeBenchError: nothing fits, or the request cannot be planned.
     """
     finished = subprocess.run(
-        (sys.executable, "-m", "splade_bench.planner.process"),
+        module_command("splade_bench.planner.process"),
         input=ascii_json(request).encode(),
         stdout=subprocess.PIPE,
     )

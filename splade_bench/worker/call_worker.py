@@ -1,4 +1,4 @@
-"""Measures a function inside its own process: ``python -m splade_bench.worker.call_worker``.
+"""Measures a function inside its own process.
 
 Imports the function's module, sends ``ready``, waits for ``go``, calls it, sends ``done`` and ends with a ``result``.
 Imports torch only if the module does.
@@ -39,6 +39,8 @@ class CallWorker(Worker[CallRequest]):
         """Import, call, and send the result."""
         self.phase = "import"
         self._own_path = [folder for folder in sys.path if folder and Path(folder) != Path.cwd()]
+        if self.request.measure == "heap":
+            heap_fields(lambda: None)  # imports what memray needs, before the project's modules of the same names
         sys.path[:] = self.request.path
         function = attrgetter(self.request.function)(_load_module(self.request))
         self.phase = "call"
