@@ -12,8 +12,8 @@ from splade_bench.report.page import Page
 
 _CLOSING = "<!-- /splade-bench table -->"
 _PLACE = re.compile(
-    r"^(?P<opening><!-- splade-bench table: (?P<page>[^/\s]+)/?(?P<table>\S*) -->\n)"
-    rf".*?(?P<closing>^{_CLOSING}$|\Z)",
+    r"^(?P<opening><!-- splade-bench table: (?P<page>[^/\s]+)/?(?P<table>\S*) -->(?P<ending>\r?\n))"
+    rf".*?(?P<closing>^{_CLOSING}(?=\r?$)|\Z)",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -22,16 +22,17 @@ def update_document(path: Path, pages: Sequence[Page]) -> bool:
     """Write the tables that ``path`` asks for between their markers; returns whether that changed the file.
 
     The markers are the lines ``<!-- splade-bench table: PAGE/TABLE -->`` and ``<!-- /splade-bench table -->``. A place
-    keeps its content if its page is not among ``pages``.
+    keeps its content if its page is not among ``pages``. The file keeps its line endings; in a file with both kinds,
+    tables get the one of their opening marker.
 
     Raises:
         DataError: the file cannot be read or written, a closing marker is missing, or the page has no such table.
     """
     try:
-        before = path.read_text(encoding="utf-8")
+        before = path.read_bytes().decode()  # line endings as they are
         after = _PLACE.sub(lambda place: _filled(place, path, pages), before)
         if after != before:
-            path.write_text(after, encoding="utf-8")
+            path.write_bytes(after.encode())
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"--update {path}: {error}") from error
     return after != before
@@ -50,4 +51,5 @@ def _filled(place: re.Match[str], path: Path, pages: Sequence[Page]) -> str:
             f"{path}:{number}: the page {page.name} has no table {place['table']}; it has {', '.join(tables)}"
         )
     table = tables[place["table"]]
-    return f"{place['opening']}\n{markdown(table.headings, table.rows)}\n\n{place['closing']}"
+    text = f"\n{markdown(table.headings, table.rows)}\n\n".replace("\n", place["ending"])
+    return f"{place['opening']}{text}{place['closing']}"

@@ -202,6 +202,33 @@ def test_marked_places_of_a_document_are_filled_and_stay_filled(tmp_path: Path) 
     assert not update_document(document, pages)
 
 
+@pytest.mark.parametrize("ending", ["\r\n", "\n"])
+def test_case_R5_a_document_keeps_its_line_endings(tmp_path: Path, ending: str) -> None:
+    document = tmp_path / "guide.md"
+    place = "<!-- splade-bench table: TRADEOFFS/claims -->\n<!-- /splade-bench table -->"
+    document.write_bytes(f"# Ä\n\n{place}\nafter\n".replace("\n", ending).encode())
+
+    assert update_document(document, make_pages(make_sweep()))
+
+    written = document.read_bytes()
+    assert written.count(b"\n") > 10
+    assert written.count(b"\r") == (written.count(b"\n") if ending == "\r\n" else 0)
+    assert not update_document(document, make_pages(make_sweep()))
+
+
+def test_case_R5_text_around_a_table_is_not_touched(tmp_path: Path) -> None:
+    document = tmp_path / "guide.md"
+    place = b"<!-- splade-bench table: TRADEOFFS/claims -->\n<!-- /splade-bench table -->"
+    document.write_bytes(b"\xef\xbb\xbfdos\r\nunix\n" + place + b"\r\nlast, without an end")
+
+    update_document(document, make_pages(make_sweep()))
+
+    written = document.read_bytes()
+    assert written.startswith(b"\xef\xbb\xbfdos\r\nunix\n<!--")
+    assert written.endswith(b"table -->\r\nlast, without an end")
+    assert written.count(b"\r") == 2
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
