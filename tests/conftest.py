@@ -16,8 +16,8 @@ from splade_bench.data.wordpiece import train_tokenizer
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.presets import build_preset
 
-# A project of its own, which tests copy and run.
-collect_ignore = ["support/foreign_project"]
+# Projects of their own, which tests copy and run.
+collect_ignore = ["support/foreign_project", "support/foreign_suites"]
 
 # The toy's tensors are too small to share among threads, and waiting threads slow each other down.
 torch.set_num_threads(1)

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -101,20 +100,6 @@ def test_every_call_of_a_foreign_project_is_recorded(checkout: Run) -> None:
     assert all(isinstance(result, CallResult) for result in results)
     assert [result.status for result in results if isinstance(result, CallResult)].count("error") == 1
     assert "results: memory.jsonl" in checkout.output
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package as a wheel, unpacked into a folder of its own."""
-    build = pytest.importorskip("hatchling.build", reason="needs hatchling to build a wheel without a network")
-    folder = tmp_path_factory.mktemp("wheel")
-    script = f"from hatchling.build import build_wheel; build_wheel({str(folder)!r})"
-    assert build
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True)
-    (archive,) = folder.glob("*.whl")
-    with zipfile.ZipFile(archive) as file:
-        file.extractall(folder / "site")
-    return folder / "site"
 
 
 def test_a_wheel_serves_a_foreign_project_by_its_entry_point(folder: Path, wheel: Path) -> None:
