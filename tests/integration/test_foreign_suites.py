@@ -32,7 +32,7 @@ def run_suite(name: str, folder: Path, site: Path, *arguments: str) -> Run:
     project = Path(shutil.copytree(SUITES / name, folder / "project"))
     environment = os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", "COLUMNS": "120"}
     environment.pop("PYTEST_DISABLE_PLUGIN_AUTOLOAD", None)
-    command = [sys.executable, "-m", "pytest", "-p", "no:randomly", *arguments, f"--basetemp={folder / 'tmp'}"]
+    command = [sys.executable, "-m", "pytest", *arguments, f"--basetemp={folder / 'tmp'}"]
     finished = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
     text = finished.stdout + finished.stderr
     files = {path.relative_to(project).as_posix() for path in project.rglob("*") if path.is_file()}
@@ -40,7 +40,7 @@ def run_suite(name: str, folder: Path, site: Path, *arguments: str) -> Run:
     shutil.rmtree(folder / "project")
     lines = [line for line in map(_steady, text.splitlines()) if line]
     if "-n" in arguments:  # two processes: their tests come in any order
-        lines = sorted(line for line in lines if not re.match(r"[.sFxXE]+ +\[|\[gw", line))
+        lines = sorted(line for line in lines if not re.match(r"[.sFxXE]+ +\[|\[gw|bringing up", line))
     return Run(finished.returncode, lines, kept)
 
 
