@@ -298,6 +298,18 @@ def test_a_marker_that_cannot_be_read_is_a_usage_error(project: pytest.Pytester)
     assert "limit_peak_memory takes one size" in finished.stderr.str()
 
 
+def test_a_limit_on_this_process_says_that_child_processes_are_not_in_it(project: pytest.Pytester) -> None:
+    marked = "import subprocess, pytest\n\n\n@pytest.mark.limit_peak_memory('1GiB')\ndef test_it():\n    "
+
+    quiet = run_here(project, tests=marked + "pass\n")
+    finished = run_here(project, tests=marked + "subprocess.run(['true'], check=True)\n")
+
+    line = "test_blocks.py::test_it: limit_peak_memory leaves out its child processes; call measure_memory*"
+    finished.stdout.fnmatch_lines([line])
+    quiet.stdout.no_fnmatch_line("*child processes*")
+    assert (finished.ret, quiet.ret) == (0, 0)
+
+
 def test_a_results_file_that_cannot_be_read_is_a_usage_error(project: pytest.Pytester) -> None:
     (project.path / "memory.jsonl").mkdir()
 

@@ -72,10 +72,15 @@ def test_a_process_that_has_ended_has_no_memory() -> None:
     assert ProcessTree(int(ended.stdout)).read() == 0
 
 
-@pytest.mark.parametrize("listed", [True, False])
-def test_real_children_are_found_with_their_memory(listed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not listed:  # as on systems that do not list the children of a process
+@pytest.mark.parametrize("system", ["as it is", "does not list the children of a process", "has no /proc"])
+def test_real_children_are_found_with_their_memory(
+    system: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if system == "does not list the children of a process":
         monkeypatch.setattr(process_tree, "_lists_children", lambda: False)
+    if system == "has no /proc":  # macOS
+        monkeypatch.setattr(process_tree.sys, "platform", "darwin")
+        monkeypatch.setattr(process_tree, "_PROC", tmp_path)
     tree = ProcessTree(os.getpid())
     with subprocess.Popen(
         [sys.executable, "-c", HOLD.format(size=64 * MIB)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
