@@ -70,6 +70,13 @@ class TripleBatch:
     rows: tuple[int, ...] = ()
     """The row of each query in the training data, counted from 0; empty for texts that come from no file."""
     targets: Targets = field(default_factory=Targets)
+    shared_queries: int | None = None
+    """Queries of the whole batch, if this is a process's share of it; ``rows`` and ``targets`` are of the whole."""
+
+    @property
+    def all_queries(self) -> int:
+        """Queries of the whole batch, of all processes."""
+        return len(self) if self.shared_queries is None else self.shared_queries
 
     def __len__(self) -> int:
         return len(self.queries.lengths)
@@ -99,7 +106,7 @@ class TripleBatch:
 def pad(sequences: Sequence[Sequence[int]], *, pad_token_id: int, width: int | None = None) -> TextBatch:
     """Token ids of N texts -> [N, L], where L is ``width`` or the length of the longest text, at least 1."""
     lengths = tuple(len(sequence) for sequence in sequences)
-    width = width or max(1, *lengths)
+    width = width or max((1, *lengths))
     input_ids = torch.full((len(sequences), width), pad_token_id)
     attention_mask = torch.zeros((len(sequences), width), dtype=torch.int64)
     for row, sequence in enumerate(sequences):
@@ -117,8 +124,8 @@ def tokenize(
     pad_to_multiple_of: int | None = None,
 ) -> TextBatch:
     """Texts, cut at ``max_length`` tokens -> :class:`TextBatch` [N, L]."""
-    sequences = first_token_ids(tokenizer, texts, max_length=max_length)
-    longest = max(len(sequence) for sequence in sequences)
+    sequences = first_token_ids(tokenizer, texts, max_length=max_length) if texts else []
+    longest = max((len(sequence) for sequence in sequences), default=1)
     width = max_length if padding == "max_length" else round_up(longest, pad_to_multiple_of, at_most=max_length)
     return pad(sequences, pad_token_id=tokenizer.pad_token_id or 0, width=width)
 

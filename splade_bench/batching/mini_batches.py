@@ -72,7 +72,7 @@ def moved_to(mini_batches: Sequence[MiniBatch], device: torch.device) -> list[Mi
 def _cuts(widths: Sequence[int], *, max_tokens: int, max_texts: int, computed_twice: bool) -> list[tuple[int, int]]:
     """The cuts of texts with falling widths, as (start, end)."""
     cuts = _cheapest_cuts(widths, max_tokens=max_tokens, max_texts=max_texts)
-    if not computed_twice or len(widths) > max_texts or widths[0] * len(widths) > max_tokens:
+    if not widths or not computed_twice or len(widths) > max_texts or widths[0] * len(widths) > max_tokens:
         return cuts
     # The whole batch fits. A cached step computes all mini-batches but the largest twice: forward, forward, and a
     # backward that costs two forwards. Uncut, nothing is computed twice.

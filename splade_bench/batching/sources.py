@@ -15,8 +15,9 @@ from transformers import PreTrainedTokenizerBase
 from typing_extensions import Self
 
 from splade_bench.batching.batches import TextBatch, TripleBatch, pad, tokenize
-from splade_bench.batching.drawing import draw, targets_of
+from splade_bench.batching.drawing import OwnDocuments, draw, targets_of
 from splade_bench.batching.prompts import Prompts
+from splade_bench.batching.shares import WHOLE, Share
 from splade_bench.config import TrainConfig
 from splade_bench.data.records import IndexedTriples, Triple
 from splade_bench.device.devices import memory_on
@@ -26,6 +27,8 @@ from splade_bench.errors import DataError
 _QUERY_LENGTHS = (4, 20)
 _DOCUMENT_LOG_LENGTH = (math.log(75), 0.6)
 _WARM_UP_LENGTH = 8
+# About as many as a token has: of a longer text, the end is cut.
+_CHARACTERS_PER_TOKEN = 5
 # The usual batch is the middle one of so many.
 _SAMPLED_BATCHES = 9
 # Type of a row number in an array: 4 bytes, no sign.
@@ -65,12 +68,15 @@ class TripleBatches:
     The order depends on the seed and the epoch only, and the negatives of a row on these and the row. So every memory
     mode sees the same batches, and a run can begin in the middle of an epoch. Memory: 4 bytes for each triple, and the
     texts of one batch.
+
+    Of several processes each tokenizes the texts of its own ``share``; rows and targets are those of the whole batch.
     """
 
     triples: Sequence[Triple]
     tokenizer: PreTrainedTokenizerBase
     config: TrainConfig
     prompts: Prompts = field(default_factory=Prompts)
+    share: Share = WHOLE
 
     @classmethod
     def for_config(
@@ -80,13 +86,14 @@ class TripleBatches:
         config: TrainConfig,
         device: torch.device,
         prompts: Prompts | None = None,
+        share: Share = WHOLE,
     ) -> Self:
         """The batches of a run with this configuration on this device.
 
         Without ``prompts``, those of the configuration are before the texts.
         """
         prompts = prompts or Prompts().replaced(config.query_prompt, config.document_prompt)
-        return cls(triples, tokenizer, replace(config, memory=memory_on(device, config.memory)), prompts)
+        return cls(triples, tokenizer, replace(config, memory=memory_on(device, config.memory)), prompts, share)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -111,9 +118,13 @@ class TripleBatches:
         ]
         if config.needs_teacher:
             self._require_teacher_scores(triples, rows)
-        groups = [self.prompts.before([triple.query for triple in triples], "queries")]
-        for texts in zip(*(own.documents for own in drawn), strict=True):
-            groups.append(self.prompts.before(texts, "documents"))
+        order = self.share.order([self._characters(*pair) for pair in zip(triples, drawn, strict=True)])
+        rows, triples = [rows[place] for place in order], [triples[place] for place in order]
+        drawn = [drawn[place] for place in order]
+        own = self.share.of(len(rows))
+        groups = [self.prompts.before([triple.query for triple in triples[own]], "queries")]
+        for group in range(1 + config.negatives_per_query):
+            groups.append(self.prompts.before([one.documents[group] for one in drawn[own]], "documents"))
         queries, *documents = (
             tokenize(
                 self.tokenizer,
@@ -124,7 +135,12 @@ class TripleBatches:
             )
             for group in groups
         )
-        return TripleBatch(queries, tuple(documents), tuple(rows), targets_of(triples, drawn))
+        return TripleBatch(queries, tuple(documents), tuple(rows), targets_of(triples, drawn), len(rows))
+
+    def _characters(self, triple: Triple, drawn: OwnDocuments) -> int:
+        """About what a query and its documents cost."""
+        longest = _CHARACTERS_PER_TOKEN * self.config.max_length
+        return sum(min(len(text), longest) for text in (triple.query, *drawn.documents))
 
     def _require_teacher_scores(self, triples: Sequence[Triple], rows: Sequence[int]) -> None:
         for triple, row in zip(triples, rows, strict=True):

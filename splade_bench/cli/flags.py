@@ -174,6 +174,12 @@ class Faults:
     """If no memory is left: stop, or go on from the same optimizer step with mini-batches of half the size."""
     skip_bad_records: bool = False
     """Leave out records of the training file that cannot be used, and count them. Without it, they are an error."""
+    process_timeout_s: float = 600
+    """Several processes: seconds after which a process that does not answer ends the others. An evaluation or a
+    checkpoint, for which the others wait, must take less."""
+
+    def __post_init__(self) -> None:
+        require_range(self, "process_timeout_s", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -219,8 +219,4 @@ def _locked_by(holder: bytes, path: Path) -> str:
     process, _, host = one_line(holder.decode(errors="replace")).strip().partition(" ")
     where = f" on {host}" if host != socket.gethostname() else ""
     named = f" (process {process}{where})" if process else ""
-    message = f"--output-dir {path.parent}: another training{named} writes to it; wait, or name another folder"
-    world_size = os.environ.get("WORLD_SIZE", "")
-    if world_size.isdecimal() and int(world_size) > 1:
-        message += f". WORLD_SIZE is {world_size}, but a training is one process: start it without torchrun, or once"
-    return message
+    return f"--output-dir {path.parent}: another training{named} writes to it; wait, or name another folder"

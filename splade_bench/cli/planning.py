@@ -6,7 +6,7 @@ import torch
 
 from splade_bench.batching.sources import TripleBatches
 from splade_bench.cli.flags import PlannedFlags
-from splade_bench.cli.sources import load_corpus, load_tokenizer, require_undamaged
+from splade_bench.cli.sources import corpus_of, load_tokenizer, require_undamaged
 from splade_bench.config import MODEL_PRESETS
 from splade_bench.data.records import Corpus
 from splade_bench.device.devices import available_devices, memory_limit_bytes
@@ -64,14 +64,7 @@ def _named_corpus(command: PlannedFlags) -> Corpus | None:
     """The corpus of the command line, with the same errors as ``train``; None if it is not needed."""
     if command.train_file is None and command.lengths == "full":
         return None
-    return load_corpus(
-        command.train_file,
-        command.val_file,
-        need_negatives=command.config.negatives_per_query > 0,
-        need_teacher=command.config.needs_teacher,
-        skip_bad_records=command.faults.skip_bad_records,
-        train_format=command.train_format,
-    )
+    return corpus_of(command)
 
 
 def _lengths(command: PlannedFlags, corpus: Corpus | None, device_type: str, *, timed: bool) -> Lengths:

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from splade_bench.cli.flags import Placement
+from splade_bench.cli.flags import Placement, TrainFlags
 from splade_bench.config import MODEL_PRESETS
 from splade_bench.data.embedded import PreparedCorpus
 from splade_bench.data.file_corpus import file_corpus
@@ -66,6 +66,18 @@ def load_corpus(
             "the embedded corpus needs a folder, and this user has no home; set SPLADE_BENCH_CACHE to a folder"
         ) from error
     return PreparedCorpus.prepare(cache, []).load()
+
+
+def corpus_of(command: TrainFlags) -> Corpus:
+    """The corpus of a command line, with the errors of :func:`load_corpus`."""
+    return load_corpus(
+        command.train_file,
+        command.val_file,
+        need_negatives=command.config.negatives_per_query > 0,
+        need_teacher=command.config.needs_teacher,
+        skip_bad_records=command.faults.skip_bad_records,
+        train_format=command.train_format,
+    )
 
 
 def load_encoder(model_name: str, corpus: Corpus | None, *, seed: int, needs_head: bool = True) -> SpladeEncoder:

@@ -8,6 +8,8 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from splade_bench.cli.arguments import show
 from splade_bench.cli.cards import add_to_card
 from splade_bench.cli.flags import TrainFlags
@@ -15,8 +17,9 @@ from splade_bench.cli.memory_settings import asks_for_a_fit, config_for_free_mem
 from splade_bench.cli.output import OutputFolder
 from splade_bench.cli.progress import memory_line
 from splade_bench.cli.resuming import find_checkpoint, goes_on_in
+from splade_bench.cli.several_processes import follow, lead, processes_of
 from splade_bench.cli.signals import StopSignals
-from splade_bench.cli.sources import give_static_queries, load_corpus
+from splade_bench.cli.sources import corpus_of, give_static_queries
 from splade_bench.cli.starting import started_encoder
 from splade_bench.cli.train_command import parse_train_command
 from splade_bench.cli.training_run import TrainingRun
@@ -28,6 +31,7 @@ from splade_bench.measure.timeline import MemorySampler
 from splade_bench.report.formatting import MISSING
 from splade_bench.training.faults import describe_step
 from splade_bench.training.first_vectors import report_first_vectors
+from splade_bench.training.together import OneProcess, SeveralProcesses
 from splade_bench.units import format_seconds
 
 logger = logging.getLogger(__name__)
@@ -74,27 +78,30 @@ class TrainCommand(TrainFlags):
 def run(arguments: Sequence[str]) -> int:
     """Train, save and evaluate; the exit code. The model is saved before anything else can fail."""
     command = parse_train_command(TrainCommand, arguments, verb="train")
+    device = command.placement.resolve()
+    with processes_of(command, arguments, device) as processes:
+        if isinstance(processes, SeveralProcesses) and processes.rank:
+            return follow(command, processes, device)
+        return _run(command, arguments, device, processes)
+
+
+def _run(command: TrainCommand, arguments: Sequence[str], device: torch.device, processes: OneProcess) -> int:
     output, named = OutputFolder(command.output.output_dir), command.saving.resume_from_checkpoint
     output.prepare(overwrite=command.output.overwrite, resuming=goes_on_in(output, named))
     checkpoint = find_checkpoint(named, output)
-    device = command.placement.resolve()
-    corpus = load_corpus(
-        command.train_file,
-        command.val_file,
-        need_negatives=command.config.negatives_per_query > 0,
-        need_teacher=command.config.needs_teacher,
-        skip_bad_records=command.faults.skip_bad_records,
-        train_format=command.train_format,
-    )
+    corpus = corpus_of(command)
     if checkpoint or asks_for_a_fit(arguments):
         command = replace(command, config=settled_config(command, arguments, checkpoint, corpus, device.type))
     encoder = started_encoder(command, corpus, checkpoint, device)
-    if not checkpoint and command.auto_fit and not asks_for_a_fit(arguments):
+    # On one machine, several processes would each be given all of its free memory.
+    shares_memory = processes.size > 1 and device.type == "cpu"
+    if not checkpoint and command.auto_fit and not asks_for_a_fit(arguments) and not shares_memory:
         command = replace(command, config=config_for_free_memory(command, arguments, corpus, encoder))
+    lead(command, processes, corpus, checkpoint)
     if command.config.query_encoder == "static" and not checkpoint and encoder.static_queries is None:
         give_static_queries(encoder, corpus)
     encoder.tokenizer.model_max_length = command.config.max_length
-    training = TrainingRun(command, corpus, encoder, output, checkpoint)
+    training = TrainingRun(command, corpus, encoder, output, checkpoint, processes)
     with closing(training):
         record, code = _train(command, training)
         if not code:
@@ -220,6 +227,7 @@ def _setup(training: TrainingRun) -> dict[str, Any]:
         "skipped_records": training.corpus.skipped_records,
         "skipped_negatives": training.corpus.skipped_negatives,
         "skipped_reasons": training.corpus.skipped_reasons,
+        "processes": training.trainer.processes.size,
         **taken_on(),
     }
 

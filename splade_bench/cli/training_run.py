@@ -31,6 +31,7 @@ from splade_bench.training.saving import CheckpointSaver
 from splade_bench.training.step import StopRequested
 from splade_bench.training.step_log import StepLog
 from splade_bench.training.tensorboard import TensorBoardLog
+from splade_bench.training.together import OneProcess
 from splade_bench.training.trainer import Trainer
 from splade_bench.training.validating import Validation
 from splade_bench.training.validation_loss import BATCH_SIZE, validation_loss
@@ -55,6 +56,7 @@ class TrainingRun:
         encoder: SpladeEncoder,
         output: OutputFolder,
         checkpoint: Checkpoint | None,
+        processes: OneProcess,
     ) -> None:
         self.command, self.corpus, self.encoder, self.output = command, corpus, encoder, output
         self.resumed_from = checkpoint
@@ -71,6 +73,7 @@ class TrainingRun:
             command.config,
             observers=[self.progress, CollapseGuard(encoder.vocab_size, command.faults.on_collapse)],
             halve_on_oom=command.faults.on_oom == "halve",
+            processes=processes,
         )
         if command.validating.is_on:
             _require_figure(corpus, command.validating.metric_for_best_model)

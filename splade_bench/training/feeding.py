@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from splade_bench.batching.batches import TripleBatch
+from splade_bench.batching.shares import WHOLE, Share
 from splade_bench.batching.sources import TripleBatches, TripleSource
 from splade_bench.config import TrainConfig
 from splade_bench.data.records import IndexedTriples, Triple, fewest_negatives
@@ -20,9 +21,12 @@ _END = object()
 
 
 def source_of(
-    training_data: Sequence[Triple] | TripleSource, encoder: SpladeEncoder, config: TrainConfig
+    training_data: Sequence[Triple] | TripleSource,
+    encoder: SpladeEncoder,
+    config: TrainConfig,
+    share: Share = WHOLE,
 ) -> TripleSource:
-    """The source of batches for an encoder.
+    """The source of batches for an encoder, or of a process's share of them.
 
     Raises:
         ConfigError: there is nothing to train on, or the model cannot take it.
@@ -36,7 +40,7 @@ def source_of(
     if config.needs_teacher and not _are_scored(training_data):
         raise ConfigError(f"--loss {config.loss}: some queries have no teacher scores; add some, or take contrastive")
     encoder.require_positions(config.max_length)
-    source = TripleBatches.for_config(training_data, encoder.tokenizer, config, encoder.device, encoder.prompts)
+    source = TripleBatches.for_config(training_data, encoder.tokenizer, config, encoder.device, encoder.prompts, share)
     if encoder.device.type == "cpu" or isinstance(training_data, IndexedTriples):
         return source  # a CPU computes meanwhile, and the file of an index has one reader
     # A tokenizer can be used by one thread at a time, and an evaluation may run while a batch is prepared.

@@ -28,6 +28,7 @@ from splade_bench.batching.mini_batches import MiniBatch, cut_into_mini_batches,
 from splade_bench.config import TrainConfig
 from splade_bench.device.planned import memoized_in_plan, once_in_plan, planned_device
 from splade_bench.device.settings import settings_of
+from splade_bench.distributed.vocabulary import Columns
 from splade_bench.memory_modes import MemoryConfig
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.head import Pooled, keeps_winners
@@ -181,7 +182,11 @@ def first_passes(
 
 
 def take_to_weights(
-    encoder: SpladeEncoder, cached: list[CachedMiniBatch], reps: Tensor, grad_reps: Tensor, context: StepContext
+    encoder: SpladeEncoder,
+    cached: list[CachedMiniBatch],
+    reps: Tensor,
+    grad_reps: Tensor | Columns,
+    context: StepContext,
 ) -> None:
     """Add the gradient of the vectors, [N, V], to the weights' ``.grad``. ``cached`` is empty afterwards."""
     for entry in once_in_plan(_take_all(cached), key=lambda entry: entry.key):
@@ -198,7 +203,7 @@ def _first_passes(
 ) -> list[CachedMiniBatch]:
     """Write each mini-batch's vectors to its rows of ``into``; return the rest. The largest comes first."""
     head_keeps = 2 if keeps_winners(encoder.device, context.active_share) else 1  # tensors of the vectors' size
-    graphs = ActivationMemory(encoder.memory, head_keeps * into[0].nbytes)
+    graphs = ActivationMemory(encoder.memory, head_keeps * into.shape[1] * into.element_size())
 
     def run(choice: tuple[MiniBatch, bool]) -> _FirstPass:
         mini_batch, keeps_graph = choice

@@ -6,6 +6,7 @@ k-th negative.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,21 +87,31 @@ class SpladeLoss:
         Memory: the gradient, and up to 16384 columns of the larger part of it.
         """
         query_reps, document_reps = reps[:queries], reps[queries:]
-        products = scores(query_reps, document_reps).requires_grad_()
-        with torch.enable_grad():
-            ranking = ranking_loss(products, self.objective, targets)
-            (upstream,) = torch.autograd.grad(ranking * gradient_scale, products)
+        products = scores(query_reps, document_reps)
+        ranking, upstream = self.ranking_with_gradient(products, targets, gradient_scale)
         gradient = torch.empty_like(reps)
         width = reps.shape[1]
         for start in once_in_plan(range(0, width, _COLUMNS), key=lambda start: min(_COLUMNS, width - start)):
             columns = slice(start, start + _COLUMNS)
             gradient[:queries, columns] = upstream @ document_reps[:, columns]
             gradient[queries:, columns] = upstream.t() @ query_reps[:, columns]
-        of_queries, of_documents = self._regularizers
-        regularized = slice(queries, queries + self._regularized(len(document_reps), queries))
-        for regularizer, rows in ((of_queries, slice(queries)), (of_documents, regularized)):
+        for regularizer, rows in self.regularizers_of(queries, len(document_reps)):
             regularizer.add_gradient_(gradient[rows], reps[rows], scale=gradient_scale * regularizer_scale)
-        return self._terms(ranking.detach(), query_reps, document_reps, regularizer_scale), gradient
+        return self._terms(ranking, query_reps, document_reps, regularizer_scale), gradient
+
+    @torch.enable_grad()
+    def ranking_with_gradient(self, products: Tensor, targets: Targets, scale: float) -> tuple[Tensor, Tensor]:
+        """The ranking loss, detached, and its gradient with respect to the scores, times ``scale``."""
+        products = products.requires_grad_()
+        ranking = ranking_loss(products, self.objective, targets)
+        (upstream,) = torch.autograd.grad(ranking * scale, products)
+        return ranking.detach(), upstream
+
+    def regularizers_of(self, queries: int, documents: int) -> Sequence[tuple[Regularizer, slice]]:
+        """Of the queries and of the documents, with the rows that each is about; queries come first."""
+        of_queries, of_documents = self._regularizers
+        regularized = queries + self._regularized(documents, queries)
+        return (of_queries, slice(queries)), (of_documents, slice(queries, regularized))
 
     def _terms(self, ranking: Tensor, query_reps: Tensor, document_reps: Tensor, regularizer_scale: float) -> LossTerms:
         queries = len(query_reps)

@@ -54,24 +54,29 @@ class Regularizer:
     threshold: int = 0
     """A vector with at most so many active entries counts as zeros (Shen et al., 2025, arXiv 2504.14839)."""
 
-    def value(self, reps: Tensor) -> Tensor:
-        """A scalar, for vectors [N, V] without negative entries."""
-        return self.weight * _FORMULAS[self.name].value(_sums(reps, self._counted(reps)), len(reps))
+    def value(self, reps: Tensor, active: Tensor | None = None) -> Tensor:
+        """A scalar, for vectors [N, V] without negative entries.
 
-    def add_gradient_(self, target: Tensor, reps: Tensor, *, scale: float = 1.0) -> None:
+        If ``reps`` are only some columns of the vectors, ``active`` has the number of active entries in all of them,
+        [N]. The value is then the part of these columns: those of all columns add up.
+        """
+        return self.weight * _FORMULAS[self.name].value(_sums(reps, self._counted(reps, active)), len(reps))
+
+    def add_gradient_(self, target: Tensor, reps: Tensor, active: Tensor | None = None, *, scale: float = 1.0) -> None:
         """Add the gradient of :meth:`value`, times ``scale``, to ``target`` [N, V]. Memory: O(V)."""
-        counted = self._counted(reps)
+        counted = self._counted(reps, active)
         gradient = scale * self.weight * _FORMULAS[self.name].gradient(_sums(reps, counted), len(reps))
         if counted is None:
             target += gradient
         else:
             target.addcmul_(counted.unsqueeze(1), gradient.expand(reps.shape[1]))
 
-    def _counted(self, reps: Tensor) -> Tensor | None:
+    def _counted(self, reps: Tensor, active: Tensor | None) -> Tensor | None:
         """1 for a vector that counts, 0 for one below the threshold, [N]. None: all count."""
         if not self.threshold:
             return None
-        return (torch.count_nonzero(reps.detach(), dim=1) > self.threshold).to(reps.dtype)
+        active = torch.count_nonzero(reps.detach(), dim=1) if active is None else active
+        return (active > self.threshold).to(reps.dtype)
 
 
 def _sums(reps: Tensor, counted: Tensor | None) -> Tensor:

@@ -17,7 +17,6 @@ from itertools import islice
 from math import isfinite
 
 import torch
-from torch import Tensor
 
 from splade_bench.batching.batches import TripleBatch
 from splade_bench.batching.mini_batches import require_right_padding
@@ -29,7 +28,6 @@ from splade_bench.device.devices import empty_cache
 from splade_bench.device.heap import fix_mmap_threshold
 from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.device.planned import once_in_plan
-from splade_bench.device.reads import read_numbers
 from splade_bench.errors import error_line
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.gradients import release_gradients
@@ -39,12 +37,14 @@ from splade_bench.training.faults import half_mini_batch, not_finite
 from splade_bench.training.feeding import source_of
 from splade_bench.training.gradcache import gradcache_step, largest_mini_batch
 from splade_bench.training.loss_scale import LossScale
-from splade_bench.training.losses import LossTerms, SpladeLoss
+from splade_bench.training.losses import LossTerms
 from splade_bench.training.optimizer import make_optimizer
 from splade_bench.training.preparing import prepare_model
 from splade_bench.training.schedules import learning_rate_scale, regularizer_scale, steps_of_run, steps_per_epoch
 from splade_bench.training.state import STOP_FIELDS, StepLoss, TrainObserver, TrainResult, TrainState
 from splade_bench.training.step import BackwardStep, Phase, StepContext, StopRequested, direct_step
+from splade_bench.training.step_numbers import read_step
+from splade_bench.training.together import OneProcess
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ class Trainer:
         training_data: triples of plain text, or any source of ready batches.
         active_share: share of the vectors' entries that are active before training, as far as it is known.
         halve_on_oom: without memory, compute the same batch again in mini-batches of half the size.
+        processes: those that train this model together; each has a trainer with the same arguments.
 
     Raises:
         ConfigError: the data or the model cannot be used with this configuration.
@@ -70,13 +71,15 @@ class Trainer:
         observers: Sequence[TrainObserver] = (),
         active_share: float = 0.0,
         halve_on_oom: bool = False,
+        processes: OneProcess | None = None,
     ) -> None:
+        self.processes = processes or OneProcess()
         self.encoder = encoder
         self.config = config
         self.observers = [*observers]
         prepare_model(encoder, config)
-        self.source = source_of(training_data, encoder, config)
-        self.loss = SpladeLoss(config)
+        self.source = source_of(training_data, encoder, config, self.processes.share)
+        self.loss = self.processes.loss_of(config)
         self.state = TrainState(steps_of_run(config, self.source.batches_per_epoch), active_share=active_share)
         self.losses: list[float] = []
         self.backward_step: BackwardStep = gradcache_step if encoder.memory.gradient_caching else direct_step
@@ -106,6 +109,7 @@ class Trainer:
         else:
             restore_rng(self.random_state)
         self.encoder.train()
+        self.processes.begin_run(self.encoder, self.config.seed)
         self._mark_complete()
         try:
             with tf32_products(self.config.tf32):
@@ -140,12 +144,11 @@ class Trainer:
 
     def request_stop(self) -> None:
         """End the run at the next mini-batch; safe to call from a signal handler."""
-        self.state.stop_requested = True
+        self.processes.ask_to_stop(self.state)
 
     def check_stop(self) -> None:
-        """Raise :class:`StopRequested` if the run shall end: called where the run can be left."""
-        if self.state.stop_requested:
-            raise StopRequested
+        """Raise :class:`StopRequested` if the run shall end: for what this process does alone, between two steps."""
+        self.processes.check_stop(self.state)
 
     def limit_mini_batches(self, tokens: int | None) -> None:
         """Compute batches in mini-batches of at most ``tokens``, with the same gradient; None: as configured."""
@@ -181,8 +184,9 @@ class Trainer:
         self.step_batches = ()
         if loss is not None:
             self.losses.append(loss.total)
-            for observer in self.observers:
-                observer.on_step_end(self.state, loss)
+            with self.processes.after_step(self.state):
+                for observer in self.observers:
+                    observer.on_step_end(self.state, loss)
 
     def _step_within_memory(self, window: list[TripleBatch]) -> StepLoss | None:
         """The optimizer step, or the same one in smaller mini-batches if there is no memory and this is allowed."""
@@ -204,13 +208,16 @@ class Trainer:
 
     def _optimizer_step(self, window: list[TripleBatch]) -> StepLoss | None:
         """The loss; None where the gradient overflowed: then no step is taken, and other batches make up for it."""
-        queries = sum(len(batch) for batch in window)
+        queries = sum(batch.all_queries for batch in window)
         terms = []
         # In a plan the second batch represents all later ones: like them, it starts with the gradients of another.
         for _, batch in once_in_plan(enumerate(window), key=lambda pair: (pair[0] > 0, pair[1].lengths)):
-            share = len(batch) / queries
+            share = batch.all_queries / queries
             terms.append((self._micro_step(batch, share), share))
-        loss, norm = self._read(terms, gradient_norm(self.encoder.parameters()))
+        self.processes.add_up_gradients(self.encoder.parameters())
+        active_dims = self.state.active_share * self.encoder.vocab_size
+        norm_on_device = gradient_norm(self.encoder.parameters())
+        loss, norm = read_step(terms, norm_on_device, planned_active_dims=active_dims)
         if not isfinite(loss.total):
             raise not_finite(self, "loss", loss.total, [one.total.item() for one, _ in terms])
         self.state.active_share = loss.document_active_dims / self.encoder.vocab_size
@@ -225,7 +232,7 @@ class Trainer:
         return loss
 
     def _micro_step(self, batch: TripleBatch, gradient_scale: float) -> LossTerms:
-        self.check_stop()
+        self.processes.begin_batch(self.state)
         if self.encoder.memory.gradient_caching:
             require_right_padding(batch.groups)
         context = StepContext(
@@ -234,30 +241,18 @@ class Trainer:
             active_share=self.state.active_share,
             largest_mini_batch=None if self.state.micro_step else largest_mini_batch(self.encoder, self.config),
             on_phase=self._on_phase,
-            check_stop=self.check_stop,
+            check_stop=self._check_in_batch,
         )
-        terms = self.backward_step(self.encoder, batch, self.loss, context)
+        # Without texts of its own, a process takes part in the loss alone.
+        backward_step = self.backward_step if len(batch) else gradcache_step
+        terms = backward_step(self.encoder, batch, self.loss, context)
         self.state.micro_step += 1
         self._free_memory()
         return terms
 
-    def _read(self, terms: Sequence[tuple[LossTerms, float]], norm: Tensor) -> tuple[StepLoss, float]:
-        """The mean of each term, weighted by each batch's share of the queries, and the gradient's norm.
-
-        The loop waits for the device here only, once per optimizer step. A plan assumes vectors of the same active
-        share as before, and a gradient that needs no clipping.
-        """
-        names = [*StepLoss.__dataclass_fields__]
-        means = [torch.stack([getattr(batch, name) * share for batch, share in terms]).sum() for name in names]
-        active_dims = self.state.active_share * self.encoder.vocab_size
-        planned = [active_dims if name.endswith("active_dims") else 0.0 for name in names]
-        together = torch.stack([mean.to(means[0]) for mean in (*means, norm)])
-        *values, norm_value = read_numbers(together, planned=[*planned, 0.0])
-        return StepLoss(**dict(zip(names, values, strict=True))), norm_value
-
     def _update_weights(self, norm: float) -> None:
         """Clip gradients of this norm and take the step, unless the run shall end."""
-        self.check_stop()
+        self._check_in_batch()
         config, state = self.config, self.state
         clip_gradients(
             self.encoder.parameters(), norm=norm, max_norm=config.max_grad_norm, loss_scale=self.loss_scale.factor
@@ -272,6 +267,9 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.loss_scale.on_step()
+
+    def _check_in_batch(self) -> None:
+        self.processes.check_in_batch(self.state)
 
     def _mark_complete(self) -> None:
         """What the run is now is what a checkpoint saves, and what an unfinished optimizer step falls back to."""

@@ -93,21 +93,16 @@ def test_a_number_that_is_not_finite_is_null_in_the_record(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world_size", ["1", "4"])
-def test_a_second_training_in_the_same_folder_is_refused_until_the_first_one_is_gone(
-    world_size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", world_size)
+def test_a_second_training_in_the_same_folder_is_refused_until_the_first_one_is_gone(tmp_path: Path) -> None:
     first = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     with first:
         assert first.stdout and first.stdout.readline() == "held\n"
-        with pytest.raises(ConfigError, match=rf"another training \(process {first.pid}\) writes to it") as refusal:
+        with pytest.raises(ConfigError, match=rf"another training \(process {first.pid}\) writes to it"):
             OutputFolder(tmp_path).prepare(overwrite=True)
         first.send_signal(signal.SIGKILL)
 
-    assert ("a training is one process" in str(refusal.value)) == (world_size == "4")
     OutputFolder(tmp_path).prepare(overwrite=False)
     assert (tmp_path / ".lock").read_text().split()[0] == str(os.getpid())
 

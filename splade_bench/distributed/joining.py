@@ -1,0 +1,109 @@
+"""The group of processes that a launcher started: gloo between CPUs, NCCL between CUDA devices."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from splade_bench.device.out_of_memory import is_out_of_memory
+from splade_bench.distributed.group import Group, RankError
+from splade_bench.distributed.launch import Launch
+from splade_bench.distributed.roll_call import RollCall
+from splade_bench.errors import ConfigError, error_line
+
+# By kind of device. What stays in the host's memory is sent by gloo in any case.
+_BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
+
+
+class LaunchedGroup(Group):
+    """The processes of a launcher. A process that fails leaves its error for the others: use it as a context.
+
+    Raises:
+        ConfigError: this kind of device cannot train with several processes, or the others do not come.
+    """
+
+    def __init__(self, launch: Launch, device_type: str, *, timeout_s: float) -> None:
+        super().__init__(launch.rank, launch.size)
+        if device_type not in _BACKENDS:
+            raise ConfigError(f"--device {device_type}: trains in one process; start it without a launcher")
+        if device_type == "cuda":
+            _take_device(launch)
+        self._timeout_s = timeout_s
+        os.environ |= {"MASTER_ADDR": launch.host, "MASTER_PORT": str(launch.port)}
+        try:
+            place = f"env://?rank={launch.rank}&world_size={launch.size}"
+            store, *_ = next(rendezvous(place, timeout=timedelta(seconds=timeout_s)))
+            torch.distributed.init_process_group(
+                _BACKENDS[device_type],
+                store=PrefixStore("group", store),
+                rank=launch.rank,
+                world_size=launch.size,
+                timeout=timedelta(seconds=timeout_s),
+            )
+        except (RuntimeError, ValueError) as error:
+            where = f"rank {launch.rank} cannot join the others at {launch.host}:{launch.port}"
+            raise ConfigError(f"{where}: {error_line(error)}") from error
+        self._roll_call = RollCall(PrefixStore("roll call", store), launch.rank, launch.size)
+
+    def __enter__(self) -> LaunchedGroup:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is not None and not isinstance(error, RankError):
+            self._roll_call.leave_fault(error_line(error))
+        self._roll_call.end()
+        if error is None:  # else it may wait for processes that are gone
+            torch.distributed.destroy_process_group()
+
+    def _exchange(
+        self, received: Tensor, sent: Tensor, received_sizes: Sequence[int], sent_sizes: Sequence[int]
+    ) -> None:
+        with self._message():
+            torch.distributed.all_to_all_single(received, sent, [*received_sizes], [*sent_sizes])
+
+    def _add_up(self, tensors: Sequence[Tensor]) -> None:
+        for tensor in tensors:
+            with self._message():
+                torch.distributed.all_reduce(tensor)
+
+    def gather(self, numbers: Sequence[int]) -> list[list[int]]:
+        own = torch.tensor(numbers, dtype=torch.int64)
+        found = [torch.empty_like(own) for _ in range(self.size)]
+        with self._message():
+            torch.distributed.all_gather(found, own)
+        return [one.tolist() for one in found]
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        found: list[Any] = [None] * self.size
+        with self._message():
+            torch.distributed.all_gather_object(found, value)
+        return found
+
+    @contextmanager
+    def _message(self) -> Iterator[None]:
+        self._roll_call.next_message()
+        try:
+            yield
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            raise self._roll_call.missing(error, self._timeout_s) from error
+
+
+def _take_device(launch: Launch) -> None:
+    count = torch.cuda.device_count()
+    if launch.local_rank >= count:
+        raise ConfigError(
+            f"rank {launch.rank} is process {launch.local_rank + 1} on its machine, which has {count} CUDA devices: "
+            "start at most one process for each"
+        )
+    torch.cuda.set_device(launch.local_rank)

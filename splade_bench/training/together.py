@@ -1,0 +1,174 @@
+"""What the training loop does otherwise if several processes train one model; for one process it is nothing.
+
+Every process has all weights, and takes the same optimizer steps with the same gradient. The loss of a batch is
+:class:`splade_bench.training.shared_loss.SharedLoss`.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from splade_bench.batching.shares import Share
+from splade_bench.distributed.group import Group, RankError
+from splade_bench.errors import ConfigError
+from splade_bench.objective import Objective
+from splade_bench.training.losses import SpladeLoss
+from splade_bench.training.shared_loss import SharedLoss
+from splade_bench.training.state import TrainState
+from splade_bench.training.step import StopRequested
+
+# Smaller gradients travel together, in copies of at most so many bytes.
+_BUCKET_BYTES = 4 * 2**20
+
+
+class OneProcess:
+    """A training in one process: all of this is what the loop has always done."""
+
+    rank = 0
+    size = 1
+    share = Share()
+
+    def loss_of(self, objective: Objective) -> SpladeLoss:
+        """The loss of a batch, given the vectors of this process's texts."""
+        return SpladeLoss(objective)
+
+    def begin_run(self, model: nn.Module, seed: int) -> None:
+        """The first optimizer step is next."""
+
+    def begin_batch(self, state: TrainState) -> None:
+        """The next batch begins: raise :class:`StopRequested` if the run shall end."""
+        self.check_stop(state)
+
+    def check_in_batch(self, state: TrainState) -> None:
+        """Raise :class:`StopRequested` if a batch under way shall be left."""
+        self.check_stop(state)
+
+    def check_stop(self, state: TrainState) -> None:
+        """Raise :class:`StopRequested` if this process was asked to end, between two steps."""
+        if state.stop_requested:
+            raise StopRequested
+
+    def ask_to_stop(self, state: TrainState) -> None:
+        """Let the run end as soon as it can. Signal handlers call it."""
+        state.stop_requested = True
+
+    def add_up_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Once before each optimizer step: let every process have the sum of all processes' gradients."""
+
+    @contextmanager
+    def after_step(self, state: TrainState) -> Iterator[None]:
+        """What observers do after an optimizer step is done inside of this block."""
+        yield
+
+
+class SeveralProcesses(OneProcess):
+    """A training in all processes of a group. They end together, between two batches.
+
+    A process draws the random numbers of a batch from a seed of its own, made of the run's seed, the number of the
+    batch and its rank. So a checkpoint, which rank 0 writes, has the random states of all.
+    """
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self.rank, self.size = group.rank, group.size
+        self.share = Share(group.rank, group.size)
+        self._asked = False
+        self._seed = 0
+
+    def loss_of(self, objective: Objective) -> SpladeLoss:
+        return SharedLoss(objective, self.group)
+
+    def begin_run(self, model: nn.Module, seed: int) -> None:
+        """Refuse to train with other weights than rank 0 has.
+
+        Raises:
+            ConfigError: the weights differ.
+        """
+        self._seed = seed
+        found = [checksum for (checksum,) in self.group.gather([_checksum(model)])]
+        others = [rank for rank, checksum in enumerate(found) if checksum != found[0]]
+        if others:
+            raise ConfigError(f"the weights of rank {others[0]} are not those of rank 0: give all ranks the same model")
+
+    def begin_batch(self, state: TrainState) -> None:
+        if self._any(self._asked or state.stop_requested):
+            state.stop_requested = True
+            raise StopRequested
+        torch.manual_seed(random.Random(f"{self._seed}/{state.micro_step}/{self.group.rank}").getrandbits(63))
+
+    def check_in_batch(self, state: TrainState) -> None:
+        pass  # the others would wait for this process
+
+    def check_stop(self, state: TrainState) -> None:
+        if self._asked or state.stop_requested:
+            raise StopRequested
+
+    def ask_to_stop(self, state: TrainState) -> None:
+        self._asked = True
+
+    @torch.no_grad()
+    def add_up_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        # A process without queries of this batch has no gradients, and one that no process has stays absent.
+        flags = self.group.gather([int(parameter.grad is not None) for parameter in trained])
+        gradients = []
+        for parameter, has_gradient in zip(trained, map(any, zip(*flags, strict=True)), strict=True):
+            if has_gradient:
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.contiguous()
+                gradients.append(parameter.grad)
+        for bucket in _buckets(gradients):
+            if len(bucket) == 1:
+                self.group.add_up([bucket[0].view(-1)])
+                continue
+            together = torch.cat([gradient.view(-1) for gradient in bucket])
+            self.group.add_up([together])
+            for gradient, part in zip(bucket, together.split([one.numel() for one in bucket]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+    @contextmanager
+    def after_step(self, state: TrainState) -> Iterator[None]:
+        """Only rank 0 has observers. What they decide, all do: go on, stop, or end with their error."""
+        error: BaseException | None = None
+        try:
+            yield
+        except StopRequested:
+            state.stop_requested = True
+        except Exception as raised:
+            error = raised
+        outcomes = self.group.gather([int(error is not None), int(state.stop_requested)])
+        failed, stops = map(any, zip(*outcomes, strict=True))
+        if error is not None:
+            raise error
+        if failed:
+            raise RankError("rank 0 failed: see its output")
+        state.stop_requested = stops
+
+    def _any(self, flag: bool) -> bool:
+        return any(number for (number,) in self.group.gather([int(flag)]))
+
+
+def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """The gradients in order, small ones of one type together."""
+    bucket: list[Tensor] = []
+    for gradient in gradients:
+        size_bytes = gradient.nbytes + sum(one.nbytes for one in bucket)
+        if bucket and (size_bytes > _BUCKET_BYTES or gradient.dtype != bucket[0].dtype):
+            yield bucket
+            bucket = []
+        bucket.append(gradient)
+    if bucket:
+        yield bucket
+
+
+def _checksum(model: nn.Module) -> int:
+    """Of all weights: it changes with every bit of them."""
+    found = 0
+    for parameter in model.parameters():
+        found = zlib.crc32(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data, found)
+    return found

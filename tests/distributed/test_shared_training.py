@@ -1,0 +1,103 @@
+"""Several processes compute the gradient and the loss of one: for every objective, in every memory mode."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+import torch
+from equality import FP64, GradientsSeen, assert_gradients_are_near, make_config
+from threads import run_together
+
+from splade_bench.config import TrainConfig
+from splade_bench.data.records import Triple
+from splade_bench.memory_modes import MEMORY_MODES
+from splade_bench.model import SpladeEncoder
+from splade_bench.training import Trainer, shared_loss
+from splade_bench.training.together import OneProcess, SeveralProcesses
+
+OBJECTIVES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "contrastive": {"temperature": 5.0},
+        "margin": {"loss": "margin", "negatives_per_query": 2},
+        "margin-mse": {"loss": "margin-mse", "negatives_per_query": 2},
+        "kl": {"loss": "kl", "negatives_per_query": 2, "temperature": 2.0, "teacher_temperature": 0.5},
+        "sum": {"loss": "contrastive+kl+0.05*margin-mse", "regularized_documents": "all"},
+        "l1 and flops": {"query_regularizer_type": "l1"},
+        "mean-l1": {"regularizer": "mean-l1", "regularized_documents": "all"},
+        # Between the active entries of the texts, so that some are regularized and others are not.
+        "threshold": {"regularizer_threshold": 65, "regularized_documents": "all"},
+        "static queries": {"query_encoder": "static"},
+        "prompts": {"query_prompt": "query: ", "document_prompt": "text: "},
+        "two batches a step": {"gradient_accumulation_steps": 2},
+        # Fewer queries than four processes: some have none.
+        "few queries": {"batch_size": 3},
+    }
+)
+
+
+@pytest.fixture(autouse=True)
+def several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of which the last is smaller and cannot be shared out evenly."""
+    monkeypatch.setattr(shared_loss, "BLOCK_COLUMNS", 150)
+
+
+@pytest.fixture(scope="module")
+def scored(triples: Sequence[Triple]) -> list[Triple]:
+    """Triples with a teacher; two of three share their answer with another one."""
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for number, triple in enumerate(triples):
+        answer = triples[number - number % 3].positive if number % 3 < 2 else triple.positive
+        scores = torch.rand(1 + len(triple.negatives), generator=generator).mul(4).tolist()
+        made.append(replace(triple, positive=answer, teacher_scores=tuple(scores)))
+    return made
+
+
+def config_of(name: str, mode: str, **changes: Any) -> TrainConfig:
+    weights = {"query_regularizer_weight": 0.1, "document_regularizer_weight": 0.2, "regularizer_warmup_steps": 0}
+    memory = replace(MEMORY_MODES[mode], mini_batch_size=4)
+    return make_config(**{"batch_size": 8, "memory": memory} | weights | OBJECTIVES[name] | changes)
+
+
+def trained(
+    encoder: SpladeEncoder, triples: Sequence[Triple], config: TrainConfig, processes: OneProcess | None = None
+) -> tuple[Trainer, GradientsSeen]:
+    model = copy.deepcopy(encoder).double()
+    seen = GradientsSeen(model)
+    trainer = Trainer(model, triples, config, observers=[seen], processes=processes)
+    trainer.train()
+    return trainer, seen
+
+
+@pytest.mark.parametrize("mode", sorted(MEMORY_MODES))
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_two_and_four_processes_have_the_gradient_of_one(
+    encoder: SpladeEncoder, scored: Sequence[Triple], name: str, mode: str
+) -> None:
+    config = config_of(name, mode)
+    alone, plain = trained(encoder, scored, config)
+
+    for size in (2, 4):
+        for trainer, seen in run_together(
+            size, lambda group: trained(encoder, scored, config, SeveralProcesses(group))
+        ):
+            assert_gradients_are_near(seen.steps[0], plain.steps[0], FP64)
+            assert trainer.losses == pytest.approx(alone.losses, rel=1e-12)
+            assert trainer.state.queries_seen == alone.state.queries_seen
+
+
+def test_all_processes_have_the_same_weights_to_the_bit(encoder: SpladeEncoder, scored: Sequence[Triple]) -> None:
+    config = config_of("contrastive", "memory-efficient", max_steps=5, epochs=2)
+
+    (one, _), *others = run_together(3, lambda group: trained(encoder, scored, config, SeveralProcesses(group)))
+
+    for other, _ in others:
+        assert other.losses == one.losses
+        assert other.state == one.state
+        for ours, theirs in zip(one.encoder.parameters(), other.encoder.parameters(), strict=True):
+            assert torch.equal(ours, theirs)
