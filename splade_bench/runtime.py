@@ -21,12 +21,17 @@ _ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
     }
 )
+# torch writes pages about a process that is gone; what they mean is said in one line.
+_OF_SEVERAL_PROCESSES: Mapping[str, str] = MappingProxyType({"TORCH_CPP_LOG_LEVEL": "ERROR"})
+_COUNTS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 
 
 def runtime_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     """The variables to add to ``environment`` (None: that of this process). What it has already stays the user's."""
     given = os.environ if environment is None else environment
-    added = {name: value for name, value in _ENVIRONMENT.items() if name not in given}
+    several = any(given.get(name, "1") != "1" for name in _COUNTS)
+    wanted = {**_ENVIRONMENT, **(_OF_SEVERAL_PROCESSES if several else {})}
+    added = {name: value for name, value in wanted.items() if name not in given}
     if any(name in given for name in _WAITING):
         added.pop("GOMP_SPINCOUNT", None)
     return added

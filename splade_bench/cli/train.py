@@ -207,7 +207,7 @@ def _write_record(output: OutputFolder, record: Mapping[str, Any]) -> None:
 def _record(training: TrainingRun, setup: Mapping[str, Any]) -> dict[str, Any]:
     """The run as it is now."""
     folder = str(training.output.model) if training.model_is_saved else None
-    return {**training.record(), "model_folder": folder, **setup}
+    return {**training.record(), **training.trainer.processes.record(), "model_folder": folder, **setup}
 
 
 def _setup(training: TrainingRun) -> dict[str, Any]:
@@ -227,7 +227,6 @@ def _setup(training: TrainingRun) -> dict[str, Any]:
         "skipped_records": training.corpus.skipped_records,
         "skipped_negatives": training.corpus.skipped_negatives,
         "skipped_reasons": training.corpus.skipped_reasons,
-        "processes": training.trainer.processes.size,
         **taken_on(),
     }
 

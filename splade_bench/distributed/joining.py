@@ -61,7 +61,7 @@ class LaunchedGroup(Group):
         if error is not None and not isinstance(error, RankError):
             self._roll_call.leave_fault(error_line(error))
         self._roll_call.end()
-        if error is None:  # else it may wait for processes that are gone
+        if not isinstance(error, RankError):  # it would wait for processes that are gone
             torch.distributed.destroy_process_group()
 
     def _exchange(

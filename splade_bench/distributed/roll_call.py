@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
 
 from torch.distributed.distributed_c10d import Store
 
@@ -15,6 +18,8 @@ _BEAT_S = 0.5
 # After which a process that does not beat is not there; one that fails waits as long, so that all can read why.
 PATIENCE_S = 6 * _BEAT_S
 _FAULT = "fault"
+_SILENT = "{} died or does not run: see its own output and that of the launcher"
+Result = TypeVar("Result")
 
 
 class RollCall:
@@ -38,25 +43,33 @@ class RollCall:
 
     def leave_fault(self, line: str) -> None:
         """Let the others know why this process ends. Only the first fault of a training counts."""
-        with suppress(RuntimeError):  # the launcher is gone, and so are the others
+
+        def write() -> bool:
             if self._store.add("faults", 1) == 1:
                 self._store.set(_FAULT, f"rank {self._rank}: {line}")
-                time.sleep(PATIENCE_S)  # the store may end with this process
+            return True
+
+        if _soon(write) and self._rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            time.sleep(PATIENCE_S)  # the store ends with this process
 
     def missing(self, error: RuntimeError, timeout_s: float) -> RankError:
         """Why a message failed with ``error``: the error of another process, or the one that died or hangs."""
+        # The store of a rank 0 that was stopped answers nothing.
+        return _soon(lambda: self._missing(error, timeout_s)) or RankError(_SILENT.format("rank 0"))
+
+    def _missing(self, error: RuntimeError, timeout_s: float) -> RankError:
         places = self._places()
         deadline_s = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline_s and self._read_fault() is None:
+        while places and time.monotonic() < deadline_s and self._read_fault() is None:
             time.sleep(_BEAT_S / 5)
-        if fault := self._read_fault():
-            return RankError(fault)
-        now = self._places()
+        if self._fault:
+            return RankError(self._fault)
+        now = self._places() if places else {}
         if not now or not places:
             return RankError("rank 0, or the launcher, has ended without an error; see its output")
         silent = [rank for rank, place in now.items() if place == places[rank]]
         if silent:
-            return RankError(f"{_named(silent)} died or does not run: see the launcher's output")
+            return RankError(_SILENT.format(_named(silent)))
         behind = [rank for rank, place in now.items() if place[1] < self._messages]
         if behind:
             return RankError(f"{_named(behind)} did not answer within {timeout_s:g} s (--process-timeout-s)")
@@ -65,7 +78,7 @@ class RollCall:
     def end(self) -> None:
         """Beat no longer."""
         self._ended.set()
-        self._thread.join()
+        self._thread.join(_BEAT_S)
 
     def _keep_beating(self) -> None:
         beats = 0
@@ -98,6 +111,20 @@ class RollCall:
                     found[rank] = beats, messages
             return found
         return {}
+
+
+def _soon(function: Callable[[], Result]) -> Result | None:
+    """What a function of the store returns; None if it fails or takes long."""
+    found: list[Result] = []
+
+    def run() -> None:
+        with suppress(RuntimeError):  # the launcher is gone, and so are the others
+            found.append(function())
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(2 * PATIENCE_S)
+    return found[0] if found else None
 
 
 def _named(ranks: list[int]) -> str:

@@ -48,6 +48,7 @@ class SavedRun:
     python_random_state: list[Any]
     numpy_random_state: list[Any]
     """Without its keys, which are a tensor."""
+    processes: int = 1
 
 
 def read_saved_run(folder: Path) -> SavedRun:
@@ -100,6 +101,7 @@ def rounding_conditions(trainer: Trainer) -> dict[str, Any]:
     """What decides how sums are rounded, by field of :class:`SavedRun`."""
     return {
         "device": trainer.encoder.device.type,
+        "processes": trainer.processes.size,
         "threads": torch.get_num_threads(),
         "torch_version": str(torch.__version__),
     }

@@ -66,6 +66,10 @@ class OneProcess:
         """What observers do after an optimizer step is done inside of this block."""
         yield
 
+    def record(self) -> dict[str, int]:
+        """How many processes there are, and what this one sent to others so far."""
+        return {"processes": 1}
+
 
 class SeveralProcesses(OneProcess):
     """A training in all processes of a group. They end together, between two batches.
@@ -148,6 +152,14 @@ class SeveralProcesses(OneProcess):
         if failed:
             raise RankError("rank 0 failed: see its output")
         state.stop_requested = stops
+
+    def record(self) -> dict[str, int]:
+        group = self.group
+        return {
+            "processes": self.size,
+            "exchanged_bytes": group.exchanged_bytes,
+            "reduced_bytes": group.reduced_bytes,
+        }
 
     def _any(self, flag: bool) -> bool:
         return any(number for (number,) in self.group.gather([int(flag)]))

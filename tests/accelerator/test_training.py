@@ -59,7 +59,7 @@ def test_a_step_does_not_wait_for_the_device(
     encoder = dropping_encoder(tokenizer, STANDARD, device, torch.float32)
     config = make_config(memory=replace(memory_mode(mode), mini_batch_size=3), max_steps=3)
     trainer = Trainer(encoder, triples, config)
-    monkeypatch.setattr("splade_bench.training.trainer.read_numbers", read_numbers)
+    monkeypatch.setattr("splade_bench.training.step_numbers.read_numbers", read_numbers)
     torch.cuda.set_sync_debug_mode("error")
     try:
         trainer.train()

@@ -37,7 +37,7 @@ def reads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> li
         seen.append("numbers")
         return tolist(numbers)
 
-    monkeypatch.setattr("splade_bench.training.trainer.read_numbers", read_numbers)
+    monkeypatch.setattr("splade_bench.training.step_numbers.read_numbers", read_numbers)
     # It reads the batch before it leaves the host.
     monkeypatch.setattr("splade_bench.training.trainer.require_right_padding", lambda groups: None)
     for name in READING:
