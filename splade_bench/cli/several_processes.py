@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -26,6 +27,9 @@ from splade_bench.training.run_state import resume_run
 from splade_bench.training.together import OneProcess, SeveralProcesses
 from splade_bench.training.trainer import Trainer
 
+if TYPE_CHECKING:
+    from splade_bench.cli.train import TrainCommand
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Begun:
@@ -37,7 +41,7 @@ class Begun:
 
 
 @contextmanager
-def processes_of(command: TrainFlags, arguments: Sequence[str], device: torch.device) -> Iterator[OneProcess]:
+def processes_of(command: TrainCommand, arguments: Sequence[str], device: torch.device) -> Iterator[OneProcess]:
     """The processes that a launcher started; without one, this process alone.
 
     Raises:
@@ -47,7 +51,7 @@ def processes_of(command: TrainFlags, arguments: Sequence[str], device: torch.de
     if launch is None:
         yield OneProcess()
         return
-    if asks_for_a_fit(arguments):
+    if command.auto_fit and asks_for_a_fit(arguments):
         raise ConfigError("--auto-fit, --budget and --allow-inexact choose settings for one process: remove them")
     if command.faults.on_oom == "halve":
         raise ConfigError("--on-oom halve works in one process only: remove it, or give --mini-batch-tokens")

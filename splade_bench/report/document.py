@@ -19,6 +19,7 @@ from splade_bench.report import (
     peers,
     planner,
     reliability,
+    several_processes,
     tradeoffs,
 )
 from splade_bench.report.markdown import PLOTS, page_markdown
@@ -40,6 +41,7 @@ _PAGES: Mapping[str, Callable[[Sequence[Any]], Page]] = {
     calls.PAGE_NAME: calls.calls_page,
     head.PAGE_NAME: head.head_page,
     reliability.PAGE_NAME: reliability.reliability_page,
+    several_processes.PAGE_NAME: several_processes.several_processes_page,
     accelerators.PAGE_NAME: accelerators.accelerators_page,
 }
 
@@ -103,7 +105,8 @@ def _page_of(result: Result) -> str:
     if isinstance(result, CallResult):
         return instruments.PAGE_NAME if result.is_calibration else calls.PAGE_NAME
     if isinstance(result, ReliabilityResult):
-        return reliability.PAGE_NAME
+        is_of_ranks = result.campaign == several_processes.CAMPAIGN
+        return several_processes.PAGE_NAME if is_of_ranks else reliability.PAGE_NAME
     if isinstance(result, AcceleratorResult):
         return accelerators.PAGE_NAME
     return head.PAGE_NAME if isinstance(result, HeadResult) else article.PAGE_NAME

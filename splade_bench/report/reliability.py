@@ -50,15 +50,15 @@ def reliability_page(results: Sequence[ReliabilityResult]) -> Page:
         Text(_INTRODUCTION),
         *measured_on(parts),
         *bullets(_verdicts(parts)),
-        _campaigns_table(parts),
+        campaigns_table(parts),
         *bullets(failures, heading="Failed:"),
-        *_figures_table(parts),
+        *figures_table(parts),
     ]
     soak = {part.fault: part.tries for part in parts if part.campaign == "soak" and part.tries}
     blocks += picture("soak", "resident memory after each optimizer step", _plot_soak, soak)
     for campaign, name in (("kill", "kills"), ("stop", "stops"), ("flags", "flags")):
         tries = [one for part in parts if part.campaign == campaign for one in part.tries]
-        blocks += _tries_table(name, tries)
+        blocks += tries_table(name, tries)
     return Page(PAGE_NAME, blocks)
 
 
@@ -74,7 +74,8 @@ def _verdicts(parts: Sequence[ReliabilityResult]) -> list[str]:
     return lines
 
 
-def _campaigns_table(parts: Sequence[ReliabilityResult]) -> Table:
+def campaigns_table(parts: Sequence[ReliabilityResult]) -> Table:
+    """Each part, with its verdict."""
     return table_of(
         "campaigns",
         parts,
@@ -95,7 +96,7 @@ def _verdict(part: ReliabilityResult) -> str:
     return f"{len(part.failures):,} FAILED" if part.failures else "NOTHING JUDGED"
 
 
-def _figures_table(parts: Sequence[ReliabilityResult]) -> list[Block]:
+def figures_table(parts: Sequence[ReliabilityResult]) -> list[Block]:
     """What was measured."""
     rows = [
         [part.campaign, part.fault, name.replace("_", " "), number(value, _form(name))]
@@ -111,7 +112,7 @@ def _form(name: str) -> str:
     return ",.0f" if name.endswith("_bytes") else ",.3g"
 
 
-def _tries_table(name: str, tries: Sequence[Mapping[str, Any]]) -> list[Block]:
+def tries_table(name: str, tries: Sequence[Mapping[str, Any]]) -> list[Block]:
     """Tries one by one; nothing for none."""
     if not tries:
         return []

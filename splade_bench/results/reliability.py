@@ -13,7 +13,7 @@ class ReliabilityResult(Result):
     """A part of a campaign: one kind of fault, tried many times."""
 
     campaign: str
-    """A key of :data:`splade_bench.report.reliability.CAMPAIGNS`."""
+    """A key of :data:`splade_bench.report.reliability.CAMPAIGNS`, or that of the page about several processes."""
     fault: str
     """What was done. Unique in its campaign."""
     expected: str

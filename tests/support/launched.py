@@ -22,6 +22,7 @@ class Launched:
         flags: of all of them.
         more_flags: of one of them.
         working_folders: where one of them starts.
+        threads: of each.
         slurm: give them the variables of srun, not those of torchrun.
     """
 
@@ -33,6 +34,7 @@ class Launched:
         *,
         more_flags: Mapping[int, Sequence[object]] = {},
         working_folders: Mapping[int, Path] = {},
+        threads: int = 1,
         slurm: bool = False,
     ) -> None:
         self._logs = [folder / f"rank-{rank}.log" for rank in range(size)]
@@ -46,11 +48,11 @@ class Launched:
                 names = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID")
                 own = {"SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": port}
             command = [sys.executable, "-m", "splade_bench", "train", *map(str, [*flags, *more_flags.get(rank, ())])]
-            environment = os.environ | own | dict(zip(names, map(str, place), strict=True)) | {"OMP_NUM_THREADS": "1"}
+            own |= {"OMP_NUM_THREADS": str(threads)} | dict(zip(names, map(str, place), strict=True))
             with log.open("w") as file:
                 self.processes.append(
                     subprocess.Popen(
-                        command, env=environment, stdout=file, stderr=file, cwd=working_folders.get(rank, folder)
+                        command, env=os.environ | own, stdout=file, stderr=file, cwd=working_folders.get(rank, folder)
                     )
                 )
 
