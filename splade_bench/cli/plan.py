@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tabulate import tabulate
@@ -12,6 +12,7 @@ from splade_bench.cli.arguments import show
 from splade_bench.cli.flags import PlannedFlags
 from splade_bench.cli.planning import plan_request
 from splade_bench.cli.train_command import parse_train_command
+from splade_bench.fields import require_range
 from splade_bench.planner.plan import MemoryPlan
 from splade_bench.planner.requests import make_plan, sized
 from splade_bench.units import format_bytes
@@ -34,19 +35,30 @@ class PlanCommand(PlannedFlags):
 
     timeline: Path | None = None
     """Draw the memory of an optimizer step, phase by phase, to this SVG file."""
+    processes: int = 1
+    """Plan one of so many processes of the training, with the longest texts that it can get of each batch."""
+
+    def __post_init__(self) -> None:
+        require_range(self, "processes", at_least=1)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Print the plan; the exit code."""
     command = parse_train_command(PlanCommand, arguments, verb="plan")
-    request = sized(plan_request(command))
+    request = plan_request(command)
+    if command.processes > 1:
+        request = replace(request, lengths=request.lengths.share_of(command.processes))
+    request = sized(request)
     made = make_plan(request)
     if command.timeline:
         from splade_bench.report.plots import plot_plan  # loads matplotlib, which a training does not
 
         plot_plan([(stretch.phase, stretch.peak_bytes) for stretch in made.timeline], command.timeline)
     record = made.to_dict() | {
-        **{"data_bytes": request.data_bytes, "lengths": command.lengths, "config": request.config.to_dict()}
+        "data_bytes": request.data_bytes,
+        "lengths": command.lengths,
+        "processes": command.processes,
+        "config": request.config.to_dict(),
     }
     show(record, "\n".join(_lines(made, data_bytes=request.data_bytes)), as_json=command.json)
     return 1 if made.fits is False else 0

@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -16,7 +17,9 @@ from splade_bench.config import TrainConfig
 from splade_bench.device.devices import memory_on
 from splade_bench.device.planned import PlannedDevice, planning_for
 from splade_bench.device.storages import LivePeak, LiveStorages, StorageListener
+from splade_bench.distributed.simulated import SimulatedGroup
 from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.training.together import SeveralProcesses
 from splade_bench.training.trainer import Trainer
 
 # Tokens of each text in the first optimizer step, which creates AdamW's moments.
@@ -32,6 +35,8 @@ class Lengths:
     groups: tuple[tuple[int, ...], ...]
     usual: tuple[tuple[int, ...], ...] | None = None
     """Those of a usual batch, by which a fit predicts the time of a step. None: that of ``groups`` decides."""
+    processes: int = 1
+    """How many processes have as many texts each; they train on all of them together."""
 
     @classmethod
     def full(cls, config: TrainConfig) -> Lengths:
@@ -51,7 +56,11 @@ class Lengths:
         """Those of a batch of ``queries`` queries: the longest texts of each group, or texts of every length of it."""
         groups = tuple(tuple(sorted(group, reverse=True)[:queries]) for group in self.groups)
         usual = self.usual and tuple(tuple(_spread(sorted(group), queries)) for group in self.usual)
-        return Lengths(groups=groups, usual=usual)
+        return replace(self, groups=groups, usual=usual)
+
+    def share_of(self, processes: int) -> Lengths:
+        """Those of one of so many processes, which gets the longest texts of each group."""
+        return replace(self.cut(-(-len(self.groups[0]) // processes)), processes=processes)
 
 
 def _spread(lengths: Sequence[int], count: int) -> Sequence[int]:
@@ -86,7 +95,8 @@ def rehearse(
         config = replace(config, max_steps=REHEARSED_STEPS, memory=memory_on(encoder.device, config.memory))
         live = LiveStorages(vocab_size=encoder.vocab_size, listener=listener, operators=device.work)
         batches = FakeBatches(lengths, config, first_is_small=device.type != "cuda")
-        trainer = Trainer(encoder, batches, config, observers=[live], active_share=active_share)
+        together = _RehearsedProcesses(lengths.processes) if lengths.processes > 1 else None
+        trainer = Trainer(encoder, batches, config, observers=[live], active_share=active_share, processes=together)
         live.add([*encoder.parameters(), *encoder.buffers()], "parameters")
         with live:
             trainer.train()
@@ -102,6 +112,16 @@ def on_fake_tensors(device: PlannedDevice) -> Iterator[None]:
         yield
 
 
+class _RehearsedProcesses(SeveralProcesses):
+    """One of several, where tensors have no values to compare."""
+
+    def __init__(self, processes: int) -> None:
+        super().__init__(SimulatedGroup(0, processes))
+
+    def begin_run(self, model: nn.Module, seed: int) -> None:
+        pass
+
+
 class FakeBatches:
     """Batches of the planned lengths; before them one optimizer step of small ones if ``first_is_small``."""
 
@@ -111,6 +131,7 @@ class FakeBatches:
         self._groups = lengths.groups
         self._config = config
         self._first_is_small = first_is_small
+        self._processes = lengths.processes
 
     def batches(self, epoch: int, *, start: int = 0) -> Iterator[TripleBatch]:
         small = self._config.gradient_accumulation_steps if self._first_is_small else 0
@@ -124,7 +145,8 @@ class FakeBatches:
 
     def _batch(self, groups: Sequence[Sequence[int]]) -> TripleBatch:
         queries, *documents = map(self._texts, groups)
-        teacher_scores = torch.empty(len(groups[0]), len(documents)) if self._config.needs_teacher else None
+        all_queries = self._processes * len(groups[0])
+        teacher_scores = torch.empty(all_queries, len(documents)) if self._config.needs_teacher else None
         return TripleBatch(queries, tuple(documents), targets=Targets(teacher_scores=teacher_scores))
 
     def _texts(self, lengths: Sequence[int]) -> TextBatch:

@@ -76,6 +76,8 @@ def test_torchrun_trains_what_one_process_trains_and_one_rank_writes(
     two, one = record_of(tmp_path / "two"), record_of(tmp_path / "one")
     assert (two["processes"], one["processes"]) == (2, 1)
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-5)
+    vectors = two["config"]["batch_size"] // 2 * 3  # of a rank: query, positive, negative
+    assert two["exchanged_bytes"] == 6 * 4 * vectors * 512, "vectors and their gradients, half of each, in 6 steps"
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(
         path.name for path in (tmp_path / "one").iterdir()
     )
