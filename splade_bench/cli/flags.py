@@ -174,7 +174,7 @@ class Faults:
     """If no memory is left: stop, or go on from the same optimizer step with mini-batches of half the size."""
     skip_bad_records: bool = False
     """Leave out records of the training file that cannot be used, and count them. Without it, they are an error."""
-    process_timeout_s: float = 600
+    process_timeout_s: float = 1800
     """Several processes: seconds after which a process that does not answer ends the others. An evaluation or a
     checkpoint, for which the others wait, must take less."""
 

@@ -121,7 +121,7 @@ def test_a_checkpoint_of_two_processes_is_resumed_by_one(
 
 # A rank 0 that was stopped answers no question about who is there.
 @pytest.mark.parametrize(("fault", "rank"), [(signal.SIGKILL, 0), (signal.SIGKILL, 1), (signal.SIGSTOP, 0)])
-def test_a_rank_that_dies_or_hangs_is_named_and_the_run_goes_on_from_its_checkpoint(
+def test_a_rank_that_dies_or_hangs_is_named_and_every_checkpoint_is_sound(
     make_flags: Callable[..., list[object]], tmp_path: Path, fault: signal.Signals, rank: int
 ) -> None:
     output = tmp_path / "run"
@@ -137,11 +137,24 @@ def test_a_rank_that_dies_or_hangs_is_named_and_the_run_goes_on_from_its_checkpo
         assert f"rank {rank}" in run.messages(1 - rank).splitlines()[-1]
     for path in output.glob("checkpoint-*"):
         Checkpoint.at(path).verify()
-    step = max(int(path.name.rpartition("-")[2]) for path in output.glob("checkpoint-*"))
 
-    last = ["--resume-from-checkpoint", "latest", "--epochs", 200, "--save-steps", 2]
-    with Launched(tmp_path, 2, make_flags("run", *last)) as resumed:
-        resumed.wait_for(output / f"checkpoint-{step + 2}")
+
+def test_a_signal_stops_all_ranks_and_the_run_goes_on_where_it_was(
+    make_flags: Callable[..., list[object]], tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    flags = make_flags("run", "--epochs", 200, "--save-steps", 2, "--resume-from-checkpoint", "latest")
+    with Launched(tmp_path, 2, flags) as run:
+        run.wait_for(output / "checkpoint-2")
+        run.processes[1].terminate()  # it asks the other one
+        assert run.wait() == [0, 128 + signal.SIGTERM], run.messages(0) + run.messages(1)
+    first = record_of(output)
+    assert first["status"] == "interrupted"
+    step = first["optimizer_steps"]
+    Checkpoint.at(output / f"checkpoint-{step}").verify()
+
+    with Launched(tmp_path, 2, flags) as resumed:
+        resumed.wait_for(output / f"checkpoint-{step + 2 - step % 2}")
         for process in resumed.processes:
             process.terminate()
         assert resumed.wait() == [128 + signal.SIGTERM] * 2, resumed.messages(0) + resumed.messages(1)
