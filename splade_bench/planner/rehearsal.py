@@ -19,6 +19,7 @@ from splade_bench.device.planned import PlannedDevice, planning_for
 from splade_bench.device.storages import LivePeak, LiveStorages, StorageListener
 from splade_bench.distributed.simulated import SimulatedGroup
 from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.planner.recorded_reads import answered_reads
 from splade_bench.training.together import SeveralProcesses
 from splade_bench.training.trainer import Trainer
 
@@ -108,7 +109,7 @@ def on_fake_tensors(device: PlannedDevice) -> Iterator[None]:
     """Inside the block tensors have no content, and steps run as they would on ``device``."""
     # MPS has fused attention without gradients only; with them torch runs products and a softmax.
     attention = sdpa_kernel(SDPBackend.MATH) if device.type == "mps" else nullcontext()
-    with planning_for(device), FakeTensorMode(), attention:
+    with planning_for(device), FakeTensorMode(), answered_reads(), attention:
         yield
 
 

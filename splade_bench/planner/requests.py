@@ -28,6 +28,7 @@ from splade_bench.planner.candidates import Candidates
 from splade_bench.planner.fit import Fit, SearchEnded
 from splade_bench.planner.fitting import PlannedTraining, TimeLimit, why_nothing_fits
 from splade_bench.planner.plan import MemoryPlan
+from splade_bench.planner.recorded_reads import RecordedReads, knowing
 from splade_bench.planner.rehearsal import Lengths, on_fake_tensors
 from splade_bench.training.gradcache import sized_for
 from splade_bench.units import format_bytes
@@ -159,11 +160,13 @@ def _planning(request: PlanRequest) -> Iterator[None]:
 
     A verdict must not be made of it: an architecture that was never planned may do what fake tensors cannot.
     """
-    name = request.model_name
+    name, reads = request.model_name, RecordedReads()
     if name not in MODEL_PRESETS:
-        prove_architecture(SpladeEncoder, loading.load_config(name), _blank_tokenizer(), model_name=name)
+        with reads:
+            prove_architecture(SpladeEncoder, loading.load_config(name), _blank_tokenizer(), model_name=name)
     try:
-        yield
+        with knowing(reads):
+            yield
     except TrainingError as error:
         raise _plan_error(name, error) from error
     except (SpladeBenchError, SearchEnded, OSError, MemoryError):

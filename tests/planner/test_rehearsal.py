@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from architecture_table import architectures
 from architectures import ARCHITECTURES, make_model, wrap
 from tokenizers import Tokenizer
 from torch import Tensor
+from transformers import AutoModelForMaskedLM
 
 from splade_bench.batching.batches import Targets, TextBatch, TripleBatch, pad, round_up
 from splade_bench.config import TrainConfig
@@ -25,13 +27,16 @@ from splade_bench.memory_modes import MEMORY_MODES, MEMORY_TECHNIQUES, memory_mo
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.loading import untrained_model
 from splade_bench.model.presets import build_preset
+from splade_bench.model.proving import prove_architecture
 from splade_bench.planner.allocators import LiveAllocator
 from splade_bench.planner.device_models import device_model
 from splade_bench.planner.plan import plan
+from splade_bench.planner.recorded_reads import RecordedReads, knowing
 from splade_bench.planner.rehearsal import FakeBatches, Lengths, rehearse
 from splade_bench.training import Trainer
 from splade_bench.training.losses import SpladeLoss
 
+CONFIGS = architectures()
 LENGTHS = Lengths(groups=((3, 5, 2, 7), (9, 4, 12, 6), (16, 5, 3, 11)))
 MakeEncoder = Callable[[], SpladeEncoder]
 
@@ -180,6 +185,23 @@ def test_live_bytes_of_every_architecture(tokenizer: Tokenizer, architecture: st
     plan = rehearsed(
         lambda: SpladeEncoder(untrained_model(model.config), wrap(tokenizer)), config, active_share, LENGTHS
     )
+
+    assert_plan_is_true(plan, true)
+
+
+@pytest.mark.parametrize("architecture", ["flaubert", "ibert", "longformer", "xlm", "xmod"])
+def test_live_bytes_of_an_architecture_whose_code_reads_values(tokenizer: Tokenizer, architecture: str) -> None:
+    """A small real model of the architecture has been proved, and says what such a line of code reads."""
+    config, architecture_config = make_config(), CONFIGS[architecture]
+    model = AutoModelForMaskedLM.from_config(architecture_config, dtype=torch.float32)
+    true, active_share = measure(lambda: SpladeEncoder(model, wrap(tokenizer)), config)
+
+    with RecordedReads() as reads:
+        prove_architecture(SpladeEncoder, architecture_config, wrap(tokenizer), model_name=architecture)
+    with knowing(reads):
+        plan = rehearsed(
+            lambda: SpladeEncoder(untrained_model(architecture_config), wrap(tokenizer)), config, active_share, LENGTHS
+        )
 
     assert_plan_is_true(plan, true)
 
