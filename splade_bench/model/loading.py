@@ -27,6 +27,7 @@ from splade_bench.config import MODEL_PRESETS
 from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.errors import ConfigError, SpladeBenchError
 from splade_bench.model.activations import set_saved_activation
+from splade_bench.model.model_folder import require_model_folder
 from splade_bench.model.packaged import located
 from splade_bench.model.pooling_module import named_activation, transformer_folder
 from splade_bench.model.weights import first_weight_not_finite
@@ -39,7 +40,6 @@ _TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "*.model", "*.codes", "bp
 # Parts of a body that a masked-language model has no use for.
 _LEFT_OUT = ("pooler", "position_ids", "inv_freq")
 _OWN_CODE = "custom code, which never runs here"
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def load_model(model_name: str, *, needs_head: bool = True) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -151,15 +151,14 @@ def load_tokenizer(model_name: str) -> PreTrainedTokenizerBase:
         ConfigError: there is no such tokenizer, or it needs its own code.
     """
     model_name = located(model_name)
-    _require_readable_files(model_name)
-    folder = Path(transformer_folder(model_name))
-    # Without them, transformers makes a tokenizer that knows no word.
-    if folder.is_dir() and not any(path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)):
-        raise ConfigError(
-            f"--model-name {model_name}: no tokenizer files in the folder; save the tokenizer that the model was "
-            "trained with into it (tokenizer.save_pretrained)"
-        )
     with _loading(model_name):
+        folder = Path(transformer_folder(model_name))
+        # Without them, transformers makes a tokenizer that knows no word.
+        if folder.is_dir() and not any(path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)):
+            raise ConfigError(
+                f"--model-name {model_name}: no tokenizer files in the folder; save the tokenizer that the model was "
+                "trained with into it (tokenizer.save_pretrained)"
+            )
         # Without the explicit no, transformers asks on a terminal whether a Hub model's own code may run.
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             str(folder) if folder.is_dir() else model_name, trust_remote_code=False
@@ -171,10 +170,11 @@ def load_tokenizer(model_name: str) -> PreTrainedTokenizerBase:
 def _loading(model_name: str, config: PretrainedConfig | None = None) -> Iterator[None]:
     """Refuse a local model that needs its own code; turn what transformers raises into one line with its name.
 
-    With a ``config``, the class of the model is named too.
+    With a ``config``, its folder has been looked at, and the class of the model is named too.
     """
-    _require_readable_files(model_name)
     try:
+        if config is None:
+            require_model_folder(model_name)
         config_path = Path(transformer_folder(model_name)) / "config.json"
         if config_path.is_file():
             settings = json.loads(config_path.read_text(encoding="utf-8"))
@@ -216,36 +216,6 @@ def _no_load_report() -> Iterator[None]:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
-
-
-def _require_readable_files(model_name: str) -> None:
-    """Refuse a path that leads to no folder, and a folder whose files are not what their names say.
-
-    Raises:
-        ConfigError: it says what is there, and what to do.
-    """
-    folder = Path(model_name)
-    if not folder.is_dir():
-        inside_a_folder = folder.parent != Path() and folder.parent.is_dir()
-        if folder.exists() or inside_a_folder or model_name.startswith((".", "/", "~")) or model_name.count("/") > 1:
-            raise ConfigError(f"--model-name {model_name}: there is no such folder; check the path")
-        return  # an id of the Hub
-    try:
-        files = [path for part in {folder, Path(transformer_folder(model_name))} for path in sorted(part.iterdir())]
-        beginnings = {path.name: _beginning(path) for path in files if path.is_file()}
-    except OSError as error:
-        raise ConfigError(f"--model-name {model_name}: cannot be read: {error.filename}: {error.strerror}") from error
-    for name, beginning in beginnings.items():
-        if beginning == _LFS_POINTER:
-            raise ConfigError(
-                f"--model-name {model_name}: {name} is a Git LFS pointer, not the file itself; "
-                "run git lfs pull in that folder"
-            )
-
-
-def _beginning(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(len(_LFS_POINTER))
 
 
 def _what_is_missing(model: PreTrainedModel, loading: Mapping[str, Collection[str]]) -> str:

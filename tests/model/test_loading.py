@@ -77,6 +77,29 @@ def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
     assert "no tokenizer files in the folder" in refusal(folder)
 
 
+def test_an_adapter_is_refused_whatever_is_beside_it(folder: Path) -> None:
+    """Its folder has no model of its own; transformers would load its base model, or a model that is beside it."""
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "bert"}))
+    wanted = "its adapter_config.json says that it is an adapter (PEFT, LoRA), not a whole model; merge it into its"
+    assert wanted in refusal(folder)
+
+    for path in folder.iterdir():
+        if path.name != "adapter_config.json":
+            path.unlink()
+    assert wanted in refusal(folder), "the first thing that is wrong"
+
+
+def test_a_folder_that_is_not_that_of_a_model_is_named(folder: Path) -> None:
+    assert f"there is no config.json in the folder, so it is not that of a model; did you mean {folder}?" in refusal(
+        folder.parent
+    )
+
+    (folder / "config.json").unlink()
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    assert "not that of a model; check the path" in refusal(folder), "the first thing that is wrong"
+
+
 def test_a_tokenizer_without_its_vocabulary_is_refused(folder: Path) -> None:
     """transformers 5 makes one of the special tokens alone, under which every word is unknown."""
     for path in folder.glob("tokenizer*"):
