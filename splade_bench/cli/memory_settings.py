@@ -8,14 +8,10 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
-import torch
-from transformers import PreTrainedTokenizerBase
-
 from splade_bench.batching.sources import TripleBatches
 from splade_bench.cli.arguments import given_flags
-from splade_bench.cli.planning import resolve_budget
+from splade_bench.cli.planning import planned_batches, resolve_budget
 from splade_bench.cli.resuming import fitted_as_saved
-from splade_bench.cli.sources import load_tokenizer
 from splade_bench.cli.train_command import searched_fields_given, train_arguments
 from splade_bench.config import TrainConfig
 from splade_bench.data.records import Corpus
@@ -78,8 +74,7 @@ def settled_config(
         return command.config
     logger.info("settings: looking for the fastest that fit")
     given = searched_fields_given(arguments)
-    tokenizer = load_tokenizer(command.model_name, corpus)
-    request = _plan_request(command, corpus, tokenizer, device_type)
+    request = _plan_request(command, corpus, planned_batches(command, corpus, device_type), device_type)
     request = replace(request, given=given, allow_inexact=command.allow_inexact)
     return _announced(
         command, fitted_training(replace(request, budget_bytes=resolve_budget(command.budget, device_type)))
@@ -102,7 +97,10 @@ def config_for_free_memory(
     if reason := why_not_to_fit(command.config, corpus.triples, encoder):
         logger.info("settings: the defaults: %s", reason)
         return command.config
-    request = _plan_request(command, corpus, encoder.tokenizer, encoder.device.type)
+    source = TripleBatches.for_config(
+        corpus.triples, encoder.tokenizer, command.config, encoder.device, encoder.prompts
+    )
+    request = _plan_request(command, corpus, source, encoder.device.type)
     return _announced(command, fitted_within_free_memory(request, optimizer_steps(command.config, corpus.triples)))
 
 
@@ -110,11 +108,8 @@ def _is_accelerator(device_type: str) -> bool:
     return device_type != "cpu"
 
 
-def _plan_request(
-    command: TrainCommand, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, device_type: str
-) -> PlanRequest:
+def _plan_request(command: TrainCommand, corpus: Corpus, source: TripleBatches, device_type: str) -> PlanRequest:
     """The training without a budget. Any text may be as long as allowed; the time is that of a usual batch."""
-    source = TripleBatches.for_config(corpus.triples, tokenizer, command.config, torch.device(device_type))
     return PlanRequest(
         model_name=command.model_name,
         config=command.config,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from splade_bench.batching.prompts import Prompts
 from splade_bench.batching.sources import TripleBatches
-from splade_bench.cli.flags import PlannedFlags
+from splade_bench.cli.flags import PlannedFlags, TrainFlags
 from splade_bench.cli.sources import corpus_of, load_tokenizer, require_undamaged
 from splade_bench.config import MODEL_PRESETS
 from splade_bench.data.records import Corpus
@@ -15,8 +16,9 @@ from splade_bench.fields import size_bytes
 from splade_bench.measure.control_group import container_limit_bytes
 from splade_bench.measure.machine import total_memory_bytes
 from splade_bench.measure.readings import or_none
+from splade_bench.model.saved_prompts import saved_prompts
 from splade_bench.planner.rehearsal import Lengths
-from splade_bench.planner.requests import PlanRequest, data_bytes
+from splade_bench.planner.requests import PlanRequest, data_bytes, require_start
 
 
 def plan_request(command: PlannedFlags, *, timed: bool = False) -> PlanRequest:
@@ -32,6 +34,7 @@ def plan_request(command: PlannedFlags, *, timed: bool = False) -> PlanRequest:
         require_undamaged(command.model_name)
     named = command.placement.device
     device_type = available_devices()[0] if named == "auto" else named
+    require_start(command.model_name, command.start, command.start_active_dims)
     corpus = _named_corpus(command)
     return PlanRequest(
         model_name=command.model_name,
@@ -67,10 +70,23 @@ def _named_corpus(command: PlannedFlags) -> Corpus | None:
     return corpus_of(command)
 
 
+def planned_batches(command: TrainFlags, corpus: Corpus, device_type: str) -> TripleBatches:
+    """The batches of a training whose model is not loaded, with the prompts that it will have.
+
+    Raises:
+        ConfigError: the tokenizer or the prompts cannot be loaded.
+        DataError: the folder of the model is a checkpoint that is damaged.
+    """
+    name, config = command.model_name, command.config
+    tokenizer = load_tokenizer(name, corpus)
+    own = Prompts() if name in MODEL_PRESETS else saved_prompts(name)
+    prompts = own.replaced(config.query_prompt, config.document_prompt)
+    return TripleBatches.for_config(corpus.triples, tokenizer, config, torch.device(device_type), prompts)
+
+
 def _lengths(command: PlannedFlags, corpus: Corpus | None, device_type: str, *, timed: bool) -> Lengths:
     if corpus is None or (command.lengths == "full" and not timed):
         return Lengths.full(command.config)
-    tokenizer = load_tokenizer(command.model_name, corpus)
-    source = TripleBatches.for_config(corpus.triples, tokenizer, command.config, torch.device(device_type))
+    source = planned_batches(command, corpus, device_type)
     lengths = Lengths.full(command.config) if command.lengths == "full" else Lengths.widest(source)
     return lengths.with_usual(source) if timed else lengths

@@ -59,15 +59,15 @@ def proved(
 
 
 def prove_architecture(
-    make_encoder: Callable[[PreTrainedModel, PreTrainedTokenizerBase], nn.Module],
+    make_encoder: Callable[[PreTrainedModel, PreTrainedTokenizerBase], _Encoder],
     config: PretrainedConfig,
     tokenizer: PreTrainedTokenizerBase,
     *,
     model_name: str,
-) -> None:
-    """Refuse an architecture whose models :func:`proved` refuses, without their weights.
+) -> _Encoder | None:
+    """Refuse an architecture whose models :func:`proved` refuses, without their weights; a small model of it.
 
-    The padding token of ``tokenizer`` must be 0.
+    None if no small one can be made. The padding token of ``tokenizer`` must be 0.
 
     Raises:
         ConfigError: as :func:`proved`, of a small model with this config's choices and random weights.
@@ -79,8 +79,10 @@ def prove_architecture(
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            return  # an architecture that is not known to have small models: this says nothing about its large ones
-        proved(make_encoder, small, tokenizer, model_name=model_name)
+            return (
+                None  # an architecture that is not known to have small models: this says nothing about its large ones
+            )
+        return proved(make_encoder, small, tokenizer, model_name=model_name)
 
 
 @contextmanager

@@ -67,10 +67,7 @@ def apply_start(
     """
     if start == "as-is":
         return
-    if active_dims >= encoder.vocab_size:
-        raise ConfigError(
-            f"--start-active-dims {active_dims}: must be below the {encoder.vocab_size} entries of the vocabulary"
-        )
+    require_active_dims(active_dims, encoder.vocab_size)
     with encoder.evaluating():
         length = min(max_length, encoder.position_limit or max_length)
         texts = [
@@ -89,6 +86,18 @@ def apply_start(
             scale = _MEAN_ACTIVE_LOGIT / (largest[:-1].mean() - threshold).clamp(min=_SMALLEST)
             norm.weight.mul_(scale)
             bias.mul_(scale)
+
+
+def require_active_dims(active_dims: int, vocab_size: int) -> None:
+    """Refuse a start with more active dims than a vector can have.
+
+    Raises:
+        ConfigError: it names both numbers.
+    """
+    if active_dims >= vocab_size:
+        raise ConfigError(
+            f"--start-active-dims {active_dims}: must be below the {vocab_size} entries of the vocabulary"
+        )
 
 
 def _mean_logits(encoder: SpladeEncoder, texts: Sequence[TextBatch]) -> Tensor:

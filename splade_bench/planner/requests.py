@@ -23,6 +23,7 @@ from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.model_files import file_of_model
 from splade_bench.model.presets import build_preset, wrap_tokenizer
 from splade_bench.model.proving import prove_architecture
+from splade_bench.model.start import apply_start, require_active_dims
 from splade_bench.model.static_queries import QUERY_WEIGHTS_NAME
 from splade_bench.planner.candidates import Candidates
 from splade_bench.planner.fit import Fit, SearchEnded
@@ -30,6 +31,7 @@ from splade_bench.planner.fitting import PlannedTraining, TimeLimit, why_nothing
 from splade_bench.planner.plan import MemoryPlan
 from splade_bench.planner.recorded_reads import RecordedReads, knowing
 from splade_bench.planner.rehearsal import Lengths, on_fake_tensors
+from splade_bench.starts import StartName
 from splade_bench.training.gradcache import sized_for
 from splade_bench.units import format_bytes
 
@@ -38,6 +40,8 @@ _COPIES_OF_A_RECORD = 9
 # Vocabulary of a tokenizer that no text is given to.
 _BLANK_VOCAB_SIZE = 512
 _LONGEST_REASON = 200
+# What a small model is started with.
+_TOY_DOCUMENTS, _TOY_LENGTH = ("a", "a b c"), 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,6 +158,23 @@ def planned_encoder(model_name: str) -> Callable[[], SpladeEncoder]:
     return make
 
 
+def require_start(model_name: str, start: StartName, active_dims: int) -> None:
+    """Refuse a start that a training refuses: a small model of the architecture is started so.
+
+    Raises:
+        ConfigError: the architecture has no such start, the vocabulary has not so many entries, or a training refuses
+            the architecture.
+    """
+    if start == "as-is":
+        return
+    small = None if model_name in MODEL_PRESETS else _proved_architecture(model_name)
+    with on_fake_tensors(PlannedDevice("cpu", PlannedAllocator())):
+        vocab_size = planned_encoder(model_name)().vocab_size
+    require_active_dims(active_dims, vocab_size)
+    if small:
+        apply_start(small, start, _TOY_DOCUMENTS, max_length=_TOY_LENGTH, active_dims=1)
+
+
 @contextmanager
 def _planning(request: PlanRequest) -> Iterator[None]:
     """Refuse an architecture that a training refuses. What fails inside the block is a fault of the planner's.
@@ -163,7 +184,7 @@ def _planning(request: PlanRequest) -> Iterator[None]:
     name, reads = request.model_name, RecordedReads()
     if name not in MODEL_PRESETS:
         with reads:
-            prove_architecture(SpladeEncoder, loading.load_config(name), _blank_tokenizer(), model_name=name)
+            _proved_architecture(name)
     try:
         with knowing(reads):
             yield
@@ -173,6 +194,11 @@ def _planning(request: PlanRequest) -> Iterator[None]:
         raise
     except Exception as error:
         raise _plan_error(name, error) from error
+
+
+def _proved_architecture(model_name: str) -> SpladeEncoder | None:
+    """A small model of an architecture that is not refused; None if none can be made."""
+    return prove_architecture(SpladeEncoder, loading.load_config(model_name), _blank_tokenizer(), model_name=model_name)
 
 
 def _plan_error(model_name: str, error: Exception) -> PlanError:

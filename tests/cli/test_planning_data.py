@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from splade_bench.batching.prompts import Prompts
 from splade_bench.cli import main
 from splade_bench.cli.flags import Faults, Placement, PlannedFlags
 from splade_bench.cli.planning import plan_request
 from splade_bench.cli.sources import load_corpus
 from splade_bench.config import TrainConfig
 from splade_bench.data.records import Corpus, Triple
-from splade_bench.errors import DataError
+from splade_bench.errors import ConfigError, DataError
+from splade_bench.model import SpladeEncoder
 from splade_bench.planner.requests import PlanRequest, data_bytes, make_plan
 
 
@@ -61,6 +63,30 @@ def test_a_plan_refuses_a_bad_file_as_train_does(
     with pytest.raises(DataError):
         request_for(train_file)
     assert request_for(train_file, skip_bad_records=True).data_bytes > 0
+
+
+def test_a_plan_counts_the_prompts_of_the_model(train_file: Path, encoder: SpladeEncoder, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    lengths = {}
+    for prompt in ("", "represent this sentence: "):
+        encoder.prompts = Prompts(document=prompt)
+        encoder.save_pretrained(model)
+        flags = PlannedFlags(
+            model_name=str(model),
+            train_file=train_file,
+            config=TrainConfig(batch_size=4, max_length=64),
+            placement=Placement(device="cpu"),
+            lengths="data",
+        )
+        lengths[prompt] = plan_request(flags).lengths.groups
+    (queries, *documents), (queries_with, *documents_with) = lengths.values()
+
+    assert queries_with == queries
+    assert max(max(group) for group in documents_with) > max(max(group) for group in documents)
+
+    (model / "config_sentence_transformers.json").write_text("[", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"config_sentence_transformers\.json: cannot be used"):
+        plan_request(flags)
 
 
 def test_a_training_file_needs_no_home_folder(train_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

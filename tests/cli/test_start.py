@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import ARCHITECTURES, wrap
+from architectures import ARCHITECTURES, make_model, wrap
 from output_folders import Arguments, assert_equal_weights, record
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForMaskedLM
 
 from splade_bench.cli import main, starting
 from splade_bench.cli.train import TrainCommand
 from splade_bench.cli.train_command import parse_train_command, train_arguments
 from splade_bench.model import packaged
+from splade_bench.model.miniature import miniature
 from splade_bench.starts import PACKAGED_MODELS
 
 LEXICAL = ["--start", "lexical", "--start-active-dims", "12", "--save-steps", "0"]
@@ -106,6 +107,59 @@ def test_minilm_starts_from_words_unless_told_otherwise() -> None:
     assert parsed("--model-name", "minilm").start == "lexical"
     assert parsed("--model-name", "minilm", "--start", "as-is").start == "as-is"
     assert parsed().start == "as-is"
+
+
+@pytest.mark.parametrize(
+    "architecture", ["bert", "roberta", "modernbert", "distilbert", "electra", "mpnet", "deberta-v2"]
+)
+def test_a_start_that_trains_is_planned(architecture: str, tmp_path: Path) -> None:
+    make_model(architecture).config.save_pretrained(tmp_path)
+    plan = ["plan", "--model-name", str(tmp_path), "--device", "cpu", "--max-length", "16", "--batch-size", "4"]
+
+    assert main([*plan, "--start", "lexical", "--start-active-dims", "12"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("architecture", "flags", "complaint"),
+    [
+        (
+            "albert",
+            "--start lexical --start-active-dims 9",
+            "the head of AlbertForMaskedLM is not a square linear layer and",
+        ),
+        (
+            "eurobert",
+            "--start calibrated --start-active-dims 9",
+            "a eurobert model has a layer without a bias in its head, and no setting",
+        ),
+        ("bert", "--start calibrated --start-active-dims 9999", "--start-active-dims 9999: must be below the"),
+        ("toy", "--start lexical --start-active-dims 9999", "--start-active-dims 9999: must be below the"),
+    ],
+)
+def test_a_plan_refuses_a_start_that_train_refuses(
+    architecture: str,
+    flags: str,
+    complaint: str,
+    arguments: Arguments,
+    tmp_path: Path,
+    tokenizer: Tokenizer,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = "toy" if architecture == "toy" else str(tmp_path / "model")
+    if architecture != "toy":
+        config = miniature(CONFIG_MAPPING[architecture](), vocab_size=len(wrap(tokenizer)))
+        AutoModelForMaskedLM.from_config(config).save_pretrained(model)
+        wrap(tokenizer).save_pretrained(model)
+    capsys.readouterr()
+
+    complaints = []
+    for command in (arguments(), ["plan", "--device", "cpu", "--max-length", "16", "--batch-size", "4"]):
+        assert main([*command, "--model-name", model, *flags.split()]) == 2
+        complaints.append(capsys.readouterr().err.partition(": ")[2])
+
+    assert complaint in complaints[0]
+    assert complaints[0] == complaints[1]
+    assert complaints[0].count("\n") == 1
 
 
 @pytest.mark.parametrize(
