@@ -82,7 +82,8 @@ def read_beir(folder: Path, split: str = "test") -> RetrievalDataset:
         ):
             if text_id not in texts:
                 where = f"{qrels_path}:{judgement.line}"
-                raise DataError(f"{where}: judges the {kind} {_shown(text_id)}, which is not in {name}")
+                advice = "add it there, or leave the judgement out"
+                raise DataError(f"{where}: judges the {kind} {_shown(text_id)}, which is not in {name}; {advice}")
         qrels[judgement.query_id][judgement.document_id] = judgement.relevance
     return RetrievalDataset(queries=queries, corpus=corpus, qrels=qrels)
 

@@ -133,7 +133,10 @@ def columns_of(keys: tuple[str, ...], wanted: str | None = None) -> Columns:
         raise ValueError(_why_none_fit(keys, wanted))
     if len(fitting) > 1:
         shown = " and of ".join(f"{one.name} ({', '.join(map(_shown, one.used(keys)))})" for one in fitting)
-        raise ValueError(f"has the columns of {shown}; name one of them with --train-format")
+        raise ValueError(
+            f"has the columns of {shown}; take those of one out, or name one with --train-format if this is the "
+            "--train-file"
+        )
     (columns,) = fitting
     for role, names in (("query", columns.query), ("positive", columns.positive), ("teacher's scores", columns.labels)):
         if len(found := [name for name in names if name in keys]) > 1:
@@ -203,7 +206,7 @@ def _draft(
     for name in columns.other_positives:
         positives += _texts(name, record.get(name), "array")
     if not positives:
-        raise ValueError(f"{positive} is empty")
+        raise ValueError(f"{positive} is empty; give at least one document that answers the query")
     negatives: list[tuple[str, str]] = []
     for name in negative_columns:
         negatives += _texts(name, record[name], "array" if is_ours else "str or array")

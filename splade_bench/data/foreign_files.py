@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from splade_bench.data.columns import is_column
@@ -22,8 +23,20 @@ _BEGINNINGS = (
     (b"\xff\xfe", "is UTF-16; save the file as UTF-8"),
     (b"\xfe\xff", "is UTF-16; save the file as UTF-8"),
 )
+# An object is empty or begins with a key; of a list, each item is a record or a text of one.
+_JSON_BEGINNING = re.compile(rb'\s*(\{\s*(["}]|\Z)|\[\s*(["\[{\]]|\Z))')
 # A record with such a key is itself one of the records.
 _KEYS_OF_TEXTS = frozenset(("_id", "id", "qid", "doc_id", "text", "title"))
+
+
+def looks_like_json(head: bytes) -> bool:
+    """Whether a file begins as JSON records do, by its first bytes. A text may begin with a brace or a bracket too."""
+    return bool(_JSON_BEGINNING.match(head.removeprefix(b"\xef\xbb\xbf")))
+
+
+def is_spread_over_lines(line: str) -> bool:
+    """Whether a line that is not JSON can be the first one of an object or a list over several lines."""
+    return line.strip()[-1:] in tuple("{[,:")
 
 
 def require_text(path: Path, head: bytes) -> None:

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from splade_bench.data.beir import BROKEN_GZIP, CORPUS, QUERIES, find_file, lines_of, opened, read_texts
+from splade_bench.data.foreign_files import looks_like_json
 from splade_bench.data.raw_records import cannot_be_read
 from splade_bench.errors import DataError
 
 _HEAD_BYTES = 2**12
+_JSON_NAMES = frozenset((".json", ".jsonl", ".ndjson"))
 
 
 def text_file(path: Path, *, queries: bool) -> Path:
@@ -22,7 +24,7 @@ def text_file(path: Path, *, queries: bool) -> Path:
 def read_text_file(path: Path) -> Iterator[tuple[str, str]]:
     """Id and text, one by one. A text on a line of its own has the number of its line as its id.
 
-    A file whose first character is a brace or a bracket is JSON Lines. Blank lines are skipped.
+    A file is JSON Lines if its name says so, or if it begins as JSON does. Blank lines are skipped.
 
     Raises:
         DataError: the file cannot be read, holds no texts, or a line cannot be used.
@@ -32,7 +34,7 @@ def read_text_file(path: Path) -> Iterator[tuple[str, str]]:
             head = file.read(_HEAD_BYTES)
         except (OSError, *BROKEN_GZIP) as error:
             raise cannot_be_read(path, error) from error
-    if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
+    if not _JSON_NAMES.isdisjoint(path.suffixes) or looks_like_json(head):
         yield from read_texts(path)
         return
     empty = True

@@ -11,6 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from splade_bench.data.foreign_files import is_spread_over_lines
 from splade_bench.data.placed import Lines, decompressed
 from splade_bench.data.raw_records import open_data
 from splade_bench.errors import DataError, error_line
@@ -97,6 +98,8 @@ def objects_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
+            if number == 1 and is_spread_over_lines(line):
+                raise DataError(f"{path}:{number}: JSON over several lines; write it on one, as jq -c does") from error
             raise DataError(f"{path}:{number}: is not JSON: {error_line(error)}") from error
         if not isinstance(record, dict):
             raise DataError(f"{path}:{number}: is not a JSON object; write each line as {{...}}")

@@ -17,7 +17,7 @@ from splade_bench.data.arrow_files import (
     saved_dataset_files,
 )
 from splade_bench.data.columns import COLUMNS, LISTS
-from splade_bench.data.foreign_files import require_text
+from splade_bench.data.foreign_files import looks_like_json, require_text
 from splade_bench.data.id_folders import ID_FOLDERS, find_id_folder
 from splade_bench.data.id_records import id_folder_records
 from splade_bench.data.placed import PlacedRecord
@@ -76,7 +76,7 @@ class FolderContent:
 def _separator(name: str, head: bytes) -> str | None:
     """What is between the cells of a table, by a file's name and its first bytes; None if it is not a table."""
     first = head.lstrip().partition(b"\n")[0].decode("utf-8-sig", errors="replace").rstrip("\r")
-    if first[:1] in ("", "{", "["):
+    if not first or looks_like_json(head):
         return None
     if name.endswith(".tsv"):
         return "\t"
@@ -140,7 +140,7 @@ def file_format(path: Path, head: bytes, wanted: TrainFormat) -> FileFormat:
         require_text(path, head)
     named = _FILE_FORMATS.get(wanted)
     if named and named is not found:
-        is_table = found.is_text and named.name in ("csv", "tsv") and head.lstrip()[:1] not in (b"{", b"[")
+        is_table = found.is_text and named.name in ("csv", "tsv") and not looks_like_json(head)
         if not is_table:
             raise DataError(f"{path}: is {found.what}; --train-format {wanted} reads {named.what}; leave it out")
         return named

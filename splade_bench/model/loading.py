@@ -27,6 +27,7 @@ from splade_bench.config import MODEL_PRESETS
 from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.errors import ConfigError, SpladeBenchError
 from splade_bench.model.activations import set_saved_activation
+from splade_bench.model.hub_errors import hub_reason
 from splade_bench.model.model_folder import require_model_folder
 from splade_bench.model.packaged import located
 from splade_bench.model.pooling_module import named_activation, transformer_folder
@@ -195,6 +196,8 @@ def _loading(model_name: str, config: PretrainedConfig | None = None) -> Iterato
 def _reason(error: Exception) -> str:
     """The first line of an error's text; another one where that is advice about flags that are not ours."""
     text = str(error)
+    if reason := hub_reason(error):
+        return reason
     if "ignore_mismatched_sizes" in text:
         return "its weights have other shapes than its config.json says"
     if "trust_remote_code" in text:

@@ -81,7 +81,10 @@ def test_scores_of_negatives_that_are_left_out_are_left_out_too(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("record", "complaint"),
     [
-        ({**OURS, "positive": "p"}, r"has the columns of splade-bench \(.*\) and of sent.*; name one .* --train-fo"),
+        (
+            {**OURS, "positive": "p"},
+            r"has the columns of splade-bench \(.*\) and of sent.*; take those of one out, or na",
+        ),
         ({**DOCUMENTS, "anchor": "q"}, r"two columns may be the query: anchor, query; leave one of them out"),
         ({**DOCUMENTS, "answer": "p"}, r"two columns may be the positive: positive, answer"),
         ({**DOCUMENTS, "label": 1, "score": 2}, r"two columns may be the teacher's scores: label, score"),
@@ -90,7 +93,7 @@ def test_scores_of_negatives_that_are_left_out_are_left_out_too(tmp_path: Path) 
         ({"qid": 1, "pos": [2], "neg": {"bm25": [3]}}, r"has ids, not texts"),
         ({"query": "q", "pos": [2]}, r"pos\[0\]: Expected str, got int; write the text itself, not an id"),
         ({"query": 1, "positive": "p"}, r"query: Expected str, got int; write the text itself"),
-        ({"query": "q", "pos": []}, r"pos is empty"),
+        ({"query": "q", "pos": []}, r"pos is empty; give at least one document that answers the query"),
         ({"query": "q", "positive": " "}, r"positive is empty"),
         ({"query": "q", "positive": None}, r"positive is empty"),
         ({"query": None, "positive": "p"}, r"query is empty"),

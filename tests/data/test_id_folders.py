@@ -89,6 +89,14 @@ def test_scores_that_do_not_fit_are_one_line(copied: Path, scores: str, complain
         read(folder)
 
 
+def test_scores_over_several_lines_are_one_line(copied: Path) -> None:
+    folder = copied / "ms-marco"
+    (folder / "ce-scores.json").write_text(json.dumps({"1": {"7": 3.5}}, indent=2))
+
+    with pytest.raises(DataError, match=r"ce-scores\.json:1: JSON over several lines; write it on one, as jq -c does"):
+        read(folder)
+
+
 def test_scores_may_be_one_object_beside_any_folder(copied: Path) -> None:
     folder = copied / "ms-marco"
     (folder / "ce-scores.json").write_text('{"1": {"7": 3.5, "8": -2}, "2": {"8": 0, "9": 1}}')

@@ -19,6 +19,8 @@ from splade_bench.errors import DataError
         ("\ufeffone", [("1", "one")]),
         ('\n{"_id": "a", "title": "T", "text": "one"}\n', [("a", "T one")]),
         ('\ufeff[{"_id": 4, "text": "one"}]', [("4", "one")]),
+        ("[1] one\n{x} two\n", [("1", "[1] one"), ("2", "{x} two")]),
+        ("{x} one\n", [("1", "{x} one")]),
     ],
 )
 def test_each_kind_of_file_is_recognised(tmp_path: Path, content: str, texts: list[object], pack: type) -> None:

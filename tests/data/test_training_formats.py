@@ -185,6 +185,15 @@ def test_lines_are_utf_8_with_or_without_a_mark(tmp_path: Path) -> None:
     assert read(path) == [Triple(query="q\u00e9", positive="p")]
 
 
+@pytest.mark.parametrize("name", ["t.tsv", "t.txt"])
+@pytest.mark.parametrize("wanted", ["auto", "tsv"])
+def test_a_text_may_begin_with_a_bracket(tmp_path: Path, name: str, wanted: str) -> None:
+    path = tmp_path / name
+    path.write_text("[1] why?\tso\n{x} how?\tlike this\n")
+
+    assert [triple.query for triple in read(path, train_format=wanted)] == ["[1] why?", "{x} how?"]
+
+
 def test_a_column_of_row_numbers_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "pandas.csv"
     path.write_text(",query,positive,negative\n0,how to pay?,Pay with a card.,Close the door.\n")

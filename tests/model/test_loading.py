@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from architectures import SIZES, make_model, wrap
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
@@ -87,6 +88,36 @@ def test_an_adapter_is_refused_whatever_is_beside_it(folder: Path) -> None:
         if path.name != "adapter_config.json":
             path.unlink()
     assert wanted in refusal(folder), "the first thing that is wrong"
+
+
+class Gated(GatedRepoError):
+    def __init__(self) -> None:
+        Exception.__init__(self, "403")
+
+
+class Unknown(RepositoryNotFoundError):
+    def __init__(self) -> None:
+        Exception.__init__(self, "404")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Gated(), "it is gated: accept its terms on its page on the Hugging Face Hub, and log in"),
+        (Unknown(), "no such model on the Hugging Face Hub, or it is private; check the name, or log in"),
+        (LocalEntryNotFoundError("x"), "the Hub cannot be reached, or HF_HUB_OFFLINE is set; check the name, or go"),
+    ],
+    ids=["gated", "missing", "offline"],
+)
+def test_a_model_that_the_hub_does_not_give_is_refused_with_what_to_do(
+    error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("transformers.utils.hub.hf_hub_download", fail)
+
+    assert reason in refusal("someone/nosuch")
 
 
 def test_a_folder_that_is_not_that_of_a_model_is_named(folder: Path) -> None:
