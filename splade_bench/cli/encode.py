@@ -13,7 +13,7 @@ from typing import Any, Literal
 from splade_bench.batching.prompts import TextKind
 from splade_bench.cli.arguments import parse, show
 from splade_bench.cli.flags import Placement
-from splade_bench.cli.sources import placed_encoder
+from splade_bench.cli.sources import from_anywhere, placed_encoder
 from splade_bench.config import MIN_MAX_LENGTH
 from splade_bench.data.text_files import read_text_file, text_file
 from splade_bench.errors import ConfigError
@@ -139,7 +139,7 @@ def _write(
         manifest = VectorManifest(
             version=FORMAT_VERSION,
             kind=command.kind,
-            model_name=_from_anywhere(command.model_name),
+            model_name=from_anywhere(command.model_name),
             max_length=max_length,
             vocab_size=encoder.vocab_size,
         )
@@ -153,9 +153,3 @@ def _entry_names(encoder: SpladeEncoder) -> list[str]:
     """The token of each entry of the vocabulary; a model may have more entries than its tokenizer has tokens."""
     tokens = encoder.tokenizer.convert_ids_to_tokens(list(range(encoder.vocab_size)))
     return [token or f"[{entry}]" for entry, token in enumerate(tokens)]
-
-
-def _from_anywhere(model_name: str) -> str:
-    """A model's name that means the same in every working folder."""
-    folder = Path(model_name)
-    return str(folder.resolve()) if folder.is_dir() else model_name

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,18 +16,18 @@ from tabulate import tabulate
 from splade_bench.cli.arguments import parse, show
 from splade_bench.cli.flags import Placement
 from splade_bench.cli.progress import memory_line
-from splade_bench.cli.sources import load_corpus, placed_encoder
+from splade_bench.cli.sources import from_anywhere, load_corpus, placed_encoder
 from splade_bench.config import MIN_MAX_LENGTH
 from splade_bench.data.beir import read_beir
 from splade_bench.data.formats import read_triples, retrieval_dataset
 from splade_bench.data.records import RetrievalDataset
 from splade_bench.errors import ConfigError
-from splade_bench.evaluation.evaluator import Retrieval, evaluate, evaluate_bm25
+from splade_bench.evaluation.evaluator import Retrieval, VectorStore, evaluate, evaluate_bm25
 from splade_bench.evaluation.metrics import RUN_DEPTH, Ranking, RetrievalMetric, parse_measures
 from splade_bench.evaluation.own_texts import own_documents
 from splade_bench.evaluation.run_file import run_file
 from splade_bench.fields import require_range
-from splade_bench.measure.rss import PeakRss
+from splade_bench.measure.rss import PeakRss, known_rss_bytes
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.known_words import require_known_words
 from splade_bench.report.formatting import MISSING
@@ -69,6 +71,9 @@ class EvaluateCommand:
     """Leave a query's own text out of its ranking, where the query is a document too, as in ArguAna and Quora."""
     run_file: Path | None = None
     """Write the rankings as a TREC run."""
+    vectors: Path | None = None
+    """Keep the documents' vectors in this new folder, as encode writes them. None: in a temporary folder, while they
+    are searched."""
     batch_size: int | None = None
     """Texts to encode at once. None: 32, or fewer if --max-length is above 128."""
     max_length: int | None = None
@@ -89,13 +94,17 @@ def run(arguments: Sequence[str]) -> int:
         dataset, corpus_name = _dataset(command)
         own = _own_documents(command, dataset)
         encoder, max_length = _encoder(command, dataset)
+        model_rss_bytes = known_rss_bytes()
         peak_rss = PeakRss()
         peak_rss.start()
         left_out = own if command.exclude_own_text else None
         how = Retrieval(top_k=command.top_k, left_out=left_out, measures=measures, on_ranking=write_ranking)
-        metrics = evaluate(encoder, dataset, max_length=max_length, batch_size=command.batch_size, retrieval=how)
-        peak = peak_rss.read()
+        with _vector_store(command) as store:
+            metrics = evaluate(
+                encoder, dataset, max_length=max_length, batch_size=command.batch_size, retrieval=how, store=store
+            )
     bm25 = evaluate_bm25(dataset, retrieval=replace(how, on_ranking=_ignore))
+    peak = peak_rss.read()
     record: dict[str, Any] = {
         "model_name": command.model_name,
         "corpus": corpus_name,
@@ -105,6 +114,7 @@ def run(arguments: Sequence[str]) -> int:
         "exclude_own_text": command.exclude_own_text,
         "device": encoder.device.type,
         "max_length": max_length,
+        "model_rss_bytes": model_rss_bytes,
         "peak_rss_bytes": peak.peak_bytes,
         "peak_rss_source": peak.source,
         "metrics": metrics,
@@ -112,11 +122,15 @@ def run(arguments: Sequence[str]) -> int:
     }
     if command.memory_tracking:
         logger.info("%s", memory_line(peak_rss))
-    rows = [[name, value, (bm25 or {}).get(name)] for name, value in metrics.items()]
-    table = tabulate(rows, headers=["metric", "model", "BM25"], floatfmt=".3f", missingval=MISSING)
-    text = f"{corpus_name}: {len(dataset.queries)} queries, {len(dataset.corpus)} documents\n{table}"
-    show(record, text, as_json=command.json)
+    show(record, _text(record), as_json=command.json)
     return 0
+
+
+def _text(record: Mapping[str, Any]) -> str:
+    bm25 = record["bm25"] or {}
+    rows = [[name, value, bm25.get(name)] for name, value in record["metrics"].items()]
+    table = tabulate(rows, headers=["metric", "model", "BM25"], floatfmt=".3f", missingval=MISSING)
+    return f"{record['corpus']}: {record['queries']} queries, {record['documents']} documents\n{table}"
 
 
 def _checked(command: EvaluateCommand) -> Mapping[str, RetrievalMetric]:
@@ -124,9 +138,24 @@ def _checked(command: EvaluateCommand) -> Mapping[str, RetrievalMetric]:
     require_range(command, "batch_size", at_least=1)
     require_range(command, "max_length", at_least=MIN_MAX_LENGTH)
     require_range(command, "top_k", at_least=RUN_DEPTH)
+    if command.vectors is not None and os.path.lexists(command.vectors):
+        raise ConfigError(f"--vectors {command.vectors}: exists already; name a new folder")
     if command.split is not None and not (command.val_file and command.val_file.is_dir()):
         raise ConfigError(f"--split {command.split}: only a BEIR folder has splits; give its folder as --val-file")
     return parse_measures(command.measures)
+
+
+@contextmanager
+def _vector_store(command: EvaluateCommand) -> Iterator[VectorStore]:
+    """A folder for the documents' vectors: the one that is named, or a temporary one."""
+    model_name = from_anywhere(command.model_name)
+    if command.vectors:
+        command.vectors.parent.mkdir(parents=True, exist_ok=True)
+        yield VectorStore(folder=command.vectors, model_name=model_name)
+        return
+    # Windows cannot delete what is still mapped.
+    with tempfile.TemporaryDirectory(prefix="splade-bench-", ignore_cleanup_errors=True) as temporary:
+        yield VectorStore(folder=Path(temporary) / "documents", model_name=model_name)
 
 
 def _dataset(command: EvaluateCommand) -> tuple[RetrievalDataset, str]:

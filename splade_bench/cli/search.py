@@ -18,7 +18,7 @@ from splade_bench.errors import ConfigError, DataError
 from splade_bench.evaluation.encoding import encode_windows
 from splade_bench.evaluation.metrics import Ranking
 from splade_bench.evaluation.run_file import run_file, run_lines
-from splade_bench.evaluation.search import top_documents
+from splade_bench.evaluation.search import larger_ids_first, top_documents
 from splade_bench.evaluation.vector_folder import VectorFolder, read_vectors
 from splade_bench.fields import require_range
 from splade_bench.model.encoder import SpladeEncoder
@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 class SearchCommand:
     """Find the best documents for queries among documents that splade-bench encode wrote, and print a TREC run.
 
-    Every document is compared, so the results are exact. Equal scores come in the order of the documents. A document
-    that has no entry in common with a query is not returned.
+    Every document is compared, so the results are exact. Of documents with equal scores, the one with the larger id
+    comes first, as in trec_eval. A document that has no entry in common with a query is not returned.
 
     Exit codes:
       0  done
@@ -114,8 +114,9 @@ def _rankings(
     texts: Iterable[tuple[str, str]],
     index: VectorFolder,
 ) -> Iterator[Ranking]:
+    places = larger_ids_first(index.ids)
     for window in encode_windows(encoder, texts, "queries", max_length=max_length, batch_size=command.batch_size):
-        best = top_documents(window.reps, index.reps, top_k=command.top_k)
+        best = top_documents(window.reps, index.reps, top_k=command.top_k, places=places)
         for query_id, (scores, rows) in zip(window.ids, best, strict=True):
             yield query_id, {index.ids[row]: score for row, score in zip(rows.tolist(), scores.tolist(), strict=True)}
 

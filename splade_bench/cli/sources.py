@@ -135,6 +135,12 @@ def placed_encoder(model_name: str, placement: Placement, max_length: int | None
     return encoder, max_length
 
 
+def from_anywhere(model_name: str) -> str:
+    """A model's name that means the same in every working folder."""
+    folder = Path(model_name)
+    return str(folder.resolve()) if folder.is_dir() else model_name
+
+
 def load_tokenizer(model_name: str, corpus: Corpus) -> PreTrainedTokenizerBase:
     """The tokenizer that an encoder from :func:`load_encoder` has.
 

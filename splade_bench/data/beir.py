@@ -8,7 +8,6 @@ A number above 0 means relevant. Each file may be compressed with gzip (``.gz``)
 from __future__ import annotations
 
 import gzip
-import logging
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +18,9 @@ from typing import IO, cast
 import msgspec
 
 from splade_bench.data.raw_records import RawRecords, cannot_be_read, open_data, record_name
-from splade_bench.data.records import RetrievalDataset, Triple
+from splade_bench.data.records import RetrievalDataset
+from splade_bench.data.streamed_texts import StreamedTexts
 from splade_bench.errors import DataError, one_line
-
-logger = logging.getLogger(__name__)
 
 CORPUS, QUERIES, QRELS = "corpus.jsonl", "queries.jsonl", "qrels"
 _QRELS_HEADER = ["query-id", "corpus-id", "score"]
@@ -56,9 +54,9 @@ def is_beir_folder(path: Path) -> bool:
 def read_beir(folder: Path, split: str = "test") -> RetrievalDataset:
     """The queries that a split judges, their judgements, and all documents of a collection.
 
-    A document's text is its title, a space, and its text.
+    A document's text is its title, a space, and its text. Documents are checked, and then read again each time.
 
-    Memory: all texts.
+    Memory: the queries, the judgements, and, while it checks, the ids of all documents.
 
     Raises:
         DataError: a file is missing or has another format; the folder has no such split; an id repeats; or a query or
@@ -73,53 +71,32 @@ def read_beir(folder: Path, split: str = "test") -> RetrievalDataset:
             if not text:
                 raise DataError(f"{folder / QUERIES}: the query {_shown(query_id)} is empty")
             queries[query_id] = text
-    corpus = dict(read_texts(find_file(folder / CORPUS)))
+    corpus_path = find_file(folder / CORPUS)
+    judged_documents = {judgement.document_id for judgement in judgements}
+    documents, found = 0, set()
+    for document_id, _ in read_texts(corpus_path):
+        documents += 1
+        if document_id in judged_documents:
+            found.add(document_id)
     qrels: dict[str, dict[str, int]] = {query_id: {} for query_id in queries}
     for judgement in judgements:
-        for kind, text_id, texts, name in (
+        for kind, text_id, known, name in (
             ("query", judgement.query_id, queries, QUERIES),
-            ("document", judgement.document_id, corpus, CORPUS),
+            ("document", judgement.document_id, found, CORPUS),
         ):
-            if text_id not in texts:
+            if text_id not in known:
                 where = f"{qrels_path}:{judgement.line}"
                 advice = "add it there, or leave the judgement out"
                 raise DataError(f"{where}: judges the {kind} {_shown(text_id)}, which is not in {name}; {advice}")
         qrels[judgement.query_id][judgement.document_id] = judgement.relevance
+    corpus = StreamedTexts(lambda: read_texts(corpus_path, are_checked=True), documents)
     return RetrievalDataset(queries=queries, corpus=corpus, qrels=qrels)
 
 
-def beir_triples(folder: Path, split: str = "train") -> Iterator[Triple]:
-    """A training example for each query of a split that has a relevant document.
-
-    The positive is its most relevant document, the first in the file among equals. All other relevant documents are
-    ``other_positives``. Documents that are judged not to be relevant are the negatives. Empty documents are left out,
-    and how many are is logged.
-
-    Raises:
-        DataError: as :func:`read_beir`, or no query of the split has a relevant document.
-    """
-    dataset = read_beir(folder, split)
-    empty = {name for judged in dataset.qrels.values() for name in judged if not dataset.corpus[name]}
-    if empty:
-        logger.warning("%s: %d documents that %s judges are empty and are left out", folder, len(empty), split)
-    found = False
-    for query_id, judged in dataset.qrels.items():
-        ordered = sorted((name for name in judged if name not in empty), key=lambda name: -judged[name])
-        positives = [dataset.corpus[name] for name in ordered if judged[name] > 0]
-        if positives:
-            yield Triple(
-                query=dataset.queries[query_id],
-                positive=positives[0],
-                other_positives=tuple(positives[1:]),
-                negatives=tuple(dataset.corpus[name] for name in ordered if judged[name] <= 0),
-            )
-            found = True
-    if not found:
-        raise DataError(f"{_qrels_file(folder, split)}: no query has a relevant document")
-
-
-def read_texts(path: Path) -> Iterator[tuple[str, str]]:
+def read_texts(path: Path, *, are_checked: bool = False) -> Iterator[tuple[str, str]]:
     """Id and text of each line of a corpus or of queries, one by one; a title comes before its text.
+
+    Memory: the ids, unless ``are_checked`` says that none repeats.
 
     Raises:
         DataError: the file cannot be read, holds nothing, a line has another format, or an id repeats.
@@ -133,11 +110,12 @@ def read_texts(path: Path) -> Iterator[tuple[str, str]]:
                 text_id, text = _parse_text(where, raw.text)
                 if text_id in seen:
                     raise DataError(f"{where}: the _id {_shown(text_id)} repeats; give each line its own")
-                seen.add(text_id)
+                if not are_checked:
+                    seen.add(text_id)
                 yield text_id, text
         except BROKEN_GZIP as error:
             raise cannot_be_read(path, error) from error
-    if not seen:
+    if not are_checked and not seen:
         raise DataError(f"{path}: holds no records")
 
 

@@ -45,11 +45,12 @@ class BM25:
 
     def __init__(self, corpus: Mapping[str, str], *, k1: float = 1.5, b: float = 0.75) -> None:
         self._k1 = k1
-        self._ids = list(corpus)
+        self._ids: list[str] = []
         # Of each word: a document's row, how often the word is in it, the next document's row, and so on.
         self._postings: dict[str, array[int]] = defaultdict(lambda: array("I"))
         lengths = array("Q")
-        for row, text in enumerate(corpus.values()):
+        for row, (document_id, text) in enumerate(corpus.items()):
+            self._ids.append(document_id)
             count = Counter(words(text))
             lengths.append(count.total())
             for word, term_frequency in count.items():
@@ -57,8 +58,11 @@ class BM25:
         mean_length = sum(lengths) / max(1, len(lengths)) or 1.0
         self._norms = array("d", (k1 * (1 - b + b * length / mean_length) for length in lengths))
 
-    def search(self, query: str, *, top_k: int) -> dict[str, float]:
-        """Document id -> score of the best ``top_k``, best first, ties by document id."""
+    def search(self, query: str, *, top_k: int, larger_ids_first: bool = False) -> dict[str, float]:
+        """Document id -> score of the best ``top_k``, best first; of equal scores, the smaller id first, or the larger.
+
+        ``trec_eval`` has the larger one first.
+        """
         import numpy as np  # not in the memory of every pytest process that loads the plugin
 
         scores, norms = np.zeros(len(self._ids)), np.frombuffer(self._norms)
@@ -73,5 +77,8 @@ class BM25:
         if len(found) > top_k:
             last = np.partition(scores[found], -top_k)[-top_k]
             found = found[scores[found] >= last]
-        best = sorted(zip((-scores[found]).tolist(), (self._ids[row] for row in found), strict=True))
-        return {document_id: -score for score, document_id in best[:top_k]}
+        best = sorted(((self._ids[row], score) for row, score in zip(found, scores[found].tolist(), strict=True)))
+        if larger_ids_first:
+            best.reverse()
+        best.sort(key=lambda pair: -pair[1])  # stable: equal scores stay as they are
+        return dict(best[:top_k])

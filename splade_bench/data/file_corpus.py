@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from splade_bench.data.beir import QRELS, is_beir_folder, read_beir
@@ -66,10 +66,11 @@ def file_corpus(
 
 
 def _held_out(val_file: Path) -> RetrievalDataset:
-    """The validation data: of a BEIR folder, the judgements of one split and all documents."""
+    """The validation data, in memory: of a BEIR folder, the judgements of one split and all documents."""
     if not is_beir_folder(val_file):
         return retrieval_dataset(read_triples(val_file))
     tuning = (name for name in _TUNING_SPLITS if any((val_file / QRELS).glob(f"{name}.tsv*")))
     split = next(tuning, "test")
     logger.info("%s: its split %s is evaluated", val_file, split)
-    return read_beir(val_file, split)
+    dataset = read_beir(val_file, split)
+    return replace(dataset, corpus=dict(dataset.corpus.items()))

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from splade_bench.batching.prompts import TextKind
 from splade_bench.data.bm25 import BM25, has_spaced_words
 from splade_bench.data.records import RetrievalDataset
-from splade_bench.evaluation.encoding import encode_windows
+from splade_bench.evaluation.encoding import Window, encode_windows
 from splade_bench.evaluation.metrics import RETRIEVAL_METRICS, RUN_DEPTH, Ranking, RetrievalMetric, evaluate_run
 from splade_bench.evaluation.own_texts import without
-from splade_bench.evaluation.search import top_documents
+from splade_bench.evaluation.search import larger_ids_first, top_documents
+from splade_bench.evaluation.vector_folder import FORMAT_VERSION, VectorManifest, read_vectors, write_vectors
 from splade_bench.evaluation.vectors import SparseReps, SparseRows
 from splade_bench.model.encoder import SpladeEncoder
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VectorStore:
+    """Where the vectors of documents are kept while they are searched, as ``splade-bench encode`` writes them."""
+
+    folder: Path
+    model_name: str
+    """What encoded them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +59,7 @@ def evaluate(
     max_length: int,
     batch_size: int | None = None,
     retrieval: Retrieval | None = None,
+    store: VectorStore | None = None,
     on_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Figures of ``encoder`` on ``dataset``, by name; ``batch_size`` texts at a time, by default 32 or fewer long ones.
@@ -62,15 +74,16 @@ def evaluate(
     * ``query_expansion_ratio``, ``document_expansion_ratio``: share of those that are not tokens of the text itself;
     * ``retrieval_flops``: entries that a query and a document have in common, in the mean (Paria et al. 2020).
 
-    Memory: a batch, the sparse vectors of a window of texts, and those of all texts, 8 bytes for each active entry, and
-    up to 16 while a buffer that is full doubles.
+    Memory: a batch, the sparse vectors of a window of texts, and those of all queries, 8 bytes for each active entry,
+    and up to 16 while a buffer that is full doubles. Those of documents are in ``store``, or in memory too.
 
     Raises:
         NotFiniteError: a vector has an entry that is NaN or infinite.
+        OSError: the vectors cannot be written.
     """
     retrieval = retrieval or Retrieval()
     encode = partial(_encode, encoder, max_length=max_length, batch_size=batch_size, on_batch=on_batch)
-    queries, documents = encode(dataset.queries, "queries"), encode(dataset.corpus, "documents")
+    queries, documents = encode(dataset.queries, "queries"), encode(dataset.corpus, "documents", store=store)
     for name, texts in (("queries", queries), ("documents", documents)):
         if len(texts.ids) and not len(texts.reps.entries):
             logger.warning("the vectors of all %s are zero, so nothing is found: the model has collapsed", name)
@@ -114,7 +127,8 @@ def evaluate_bm25(
         for query_id, query in dataset.queries.items():
             on_query()
             not_returned = how.not_returned(query_id)
-            found = without(index.search(query, top_k=how.top_k + len(not_returned)), not_returned)
+            found = index.search(query, top_k=how.top_k + len(not_returned), larger_ids_first=True)
+            found = without(found, not_returned)
             yield query_id, dict(list(found.items())[: how.top_k])
 
     return evaluate_run(rankings(), dataset.qrels, metrics=how.metrics, on_ranking=how.on_ranking)
@@ -137,16 +151,45 @@ def _encode(
     max_length: int,
     batch_size: int | None,
     on_batch: Callable[[], None],
+    store: VectorStore | None = None,
 ) -> _Encoded:
-    ids, rows, own_entries = list(texts), SparseRows(encoder.vocab_size), 0
-    for window in encode_windows(
-        encoder, texts.items(), kind, max_length=max_length, batch_size=batch_size, on_batch=on_batch
-    ):
-        rows.extend(window.reps)
-        own_entries += window.own_entries
-    reps = rows.reps()
+    own_entries = 0
+
+    def windows() -> Iterator[Window]:
+        nonlocal own_entries
+        for window in encode_windows(
+            encoder, texts.items(), kind, max_length=max_length, batch_size=batch_size, on_batch=on_batch
+        ):
+            own_entries += window.own_entries
+            yield window
+
+    ids, reps = _stored(windows(), store, encoder, kind, max_length) if store else _in_memory(windows(), encoder)
     expansion_ratio = 1 - own_entries / len(reps.entries) if len(reps.entries) else 0.0
     return _Encoded(ids, reps, expansion_ratio)
+
+
+def _in_memory(windows: Iterable[Window], encoder: SpladeEncoder) -> tuple[Sequence[str], SparseReps]:
+    ids: list[str] = []
+    rows = SparseRows(encoder.vocab_size)
+    for window in windows:
+        ids += window.ids
+        rows.extend(window.reps)
+    return ids, rows.reps()
+
+
+def _stored(
+    windows: Iterable[Window], store: VectorStore, encoder: SpladeEncoder, kind: TextKind, max_length: int
+) -> tuple[Sequence[str], SparseReps]:
+    manifest = VectorManifest(
+        version=FORMAT_VERSION,
+        kind=kind,
+        model_name=store.model_name,
+        max_length=max_length,
+        vocab_size=encoder.vocab_size,
+    )
+    write_vectors(store.folder, windows, manifest)
+    found = read_vectors(store.folder)
+    return found.ids, found.reps
 
 
 def _full_ranking(
@@ -156,6 +199,7 @@ def _full_ranking(
         queries.reps,
         documents.reps,
         top_k=retrieval.top_k,
+        places=larger_ids_first(documents.ids),
         left_out=_rows_left_out(queries.ids, documents.ids, retrieval.left_out),
         on_block=on_batch,
     )

@@ -32,18 +32,20 @@ def top_documents(
     documents: SparseReps,
     *,
     top_k: int,
+    places: NDArray[np.int32] | None = None,
     left_out: Mapping[int, Sequence[int]] | None = None,
     on_block: Callable[[], None] = lambda: None,
 ) -> Iterator[Best]:
     """Scores and rows of each query's best documents by dot product: at most ``top_k``, with scores above 0.
 
-    Equal scores are ordered by row. Scores are added up in float64, so that equal documents have equal scores wherever
-    they are.
+    Equal scores are ordered by ``places``. Scores are added up in float64, so that equal documents have equal scores
+    wherever they are.
 
     Args:
         queries: [Q, V].
         documents: [D, V].
         top_k: at most so many documents of each query.
+        places: [D], of which the smaller one comes first among equal scores. None: the smaller row.
         left_out: of a query's row, the rows of documents that it does not return.
         on_block: is called before each pair of blocks, of at most 512 queries and 512 documents; what it raises ends
             the search.
@@ -54,7 +56,7 @@ def top_documents(
     size = max(1, min(ROWS_PER_BLOCK, _BLOCK_BYTES // (8 * max(1, documents.vocab_size))))
     for query_start, query_end in _blocks(len(queries), size):
         query_block = _block(queries, query_start, query_end)
-        best = _BestOfBlock(query_end - query_start, top_k)
+        best = _BestOfBlock(query_end - query_start, top_k, places)
         for start, end in _blocks(len(documents), size):
             on_block()
             scores = _products(query_block, _block(documents, start, end))
@@ -66,25 +68,33 @@ def top_documents(
         yield from best.rankings()
 
 
+def larger_ids_first(ids: Sequence[str]) -> NDArray[np.int32]:
+    """The place of each id [D] if the largest comes first, as ``trec_eval`` orders documents with equal scores."""
+    places = np.empty(len(ids), np.int32)
+    places[sorted(range(len(ids)), key=ids.__getitem__, reverse=True)] = np.arange(len(ids))
+    return places
+
+
 class _BestOfBlock:
     """The best documents of each query of a block so far: columns of query, score and row, best first."""
 
-    def __init__(self, queries: int, top_k: int) -> None:
+    def __init__(self, queries: int, top_k: int, places: NDArray[np.int32] | None) -> None:
         self._queries = np.arange(queries)
         self._top_k = top_k
+        self._places = places
         self._found: _Found = np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)
-        # Of each query, the score that the next document must exceed.
+        # Of each query, the score that the next document must reach.
         self._thresholds = np.zeros(queries, np.float32)
 
     def add(self, scores: NDArray[np.float32], first_row: int) -> None:
-        """Scores [q, d] of the next documents. They come after those before, so equal scores do not displace them."""
-        line, column = np.nonzero(scores > self._thresholds[:, None])
+        """Scores [q, d] of the next documents."""
+        line, column = np.nonzero((scores > 0) & (scores >= self._thresholds[:, None]))
         if not len(line):
             return
         new: _Found = line, scores[line, column], column + first_row
         query, row = (np.concatenate((self._found[part], new[part])) for part in (0, 2))
         score = np.concatenate((self._found[1], new[1]))
-        order = np.lexsort((row, -score, query))
+        order = np.lexsort((row if self._places is None else self._places[row], -score, query))
         starts = np.searchsorted(query[order], self._queries)
         place = np.arange(len(order)) - starts[query[order]]
         kept = order[place < self._top_k]

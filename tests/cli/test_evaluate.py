@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -119,9 +120,45 @@ def test_bm25_is_null_for_a_language_without_spaces(evaluated: Any, collection: 
     assert evaluated()["bm25"] is None
 
 
+def test_the_vectors_of_documents_are_kept_on_wish_and_can_be_searched(
+    evaluated: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vectors, run = tmp_path / "kept" / "vectors", tmp_path / "run.trec"
+
+    kept, alone = evaluated("--vectors", str(vectors), "--run-file", str(run)), evaluated()
+
+    assert {name: kept[name] for name in ("metrics", "bm25")} == {name: alone[name] for name in ("metrics", "bm25")}
+    query = json.loads((tmp_path / "collection" / "queries.jsonl").read_text().splitlines()[0])["text"]
+    assert main(["search", "--index", str(vectors), "--query", query, "--device", "cpu", "--max-length", "16"]) == 0
+    found = [line.split()[2] for line in capsys.readouterr().out.splitlines()]
+    assert found == [line.split()[2] for line in run.read_text().splitlines()[: len(found)]]
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_texts(evaluated: Any, collection: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("splade_bench.evaluation.encoding.WINDOW", 64)
+    corpus = (collection / "corpus.jsonl").read_text()
+    text = "this function opens the parser " * 100
+    peaks_bytes = []
+    for more in (250, 250, 1000):  # the first one fills caches; 200 texts are sampled
+        added = [{"_id": f"more{row}", "text": f"{row} {text}"} for row in range(more)]
+        write_lines(collection / "corpus.jsonl", added)
+        (collection / "corpus.jsonl").write_text(corpus + (collection / "corpus.jsonl").read_text())
+        del added
+        tracemalloc.start()
+        try:
+            assert evaluated()["documents"] > more
+            peaks_bytes.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+
+    assert (peaks_bytes[2] - peaks_bytes[1]) / 750 < len(text) / 4
+
+
 @pytest.mark.parametrize(
     ("more", "complaint"),
     [
+        (["--vectors", "{collection}"], "exists already; name a new folder"),
         (["--split", "valid"], "has no split 'valid'; it has dev, test"),
         (["--measures", "nDGC@10"], "--measures nDGC@10: there is no such measure"),
         (["--top-k", "10"], "--top-k 10: must be at least 100"),
@@ -132,9 +169,9 @@ def test_bm25_is_null_for_a_language_without_spaces(evaluated: Any, collection: 
 def test_a_fault_is_one_line(
     more: list[str], complaint: str, model: Path, collection: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["evaluate", "--model-name", str(model), "--val-file", str(collection), "--device", "cpu", *more]
+    arguments = ["evaluate", "--model-name", str(model), "--val-file", str(collection), "--device", "cpu"]
 
-    assert main(arguments) == 2
+    assert main([*arguments, *(argument.format(collection=collection) for argument in more)]) == 2
 
     captured = capsys.readouterr()
     assert complaint in captured.err

@@ -1,16 +1,16 @@
-"""Collections in BEIR's format: texts, graded judgements, triples, and one line for each fault."""
+"""Collections in BEIR's format: texts, graded judgements, and one line for each fault."""
 
 from __future__ import annotations
 
 import gzip
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from splade_bench.data.beir import beir_triples, is_beir_folder, read_beir, read_texts
-from splade_bench.data.records import Triple
+from splade_bench.data.beir import is_beir_folder, read_beir, read_texts
 from splade_bench.errors import DataError
 
 DOCUMENTS = [
@@ -58,33 +58,28 @@ def test_a_collection_has_the_judged_queries_and_all_documents(make: Maker) -> N
     assert dataset.corpus == {"d1": "Cats purr", "d2": "dogs bark", "d3": "", "d4": "cats climb", "5": "Fish"}
     assert dataset.qrels == {"q1": {"d4": 1, "d1": 2, "d2": 0, "5": -1}, "q2": {"d2": 1, "d3": 1}}
     assert not dataset.candidates
+    assert list(dataset.corpus) == ["d1", "d2", "d3", "d4", "5"]
+    assert list(dataset.corpus.values())[4] == dataset.corpus["5"] == "Fish"
+    assert len(dataset.corpus) == 5
+    assert "d6" not in dataset.corpus
 
 
 def test_compressed_files_are_read_as_the_others(make: Maker) -> None:
     folder = make()
     plain = read_beir(folder)
+    corpus = dict(plain.corpus.items())
     for path in (folder / "corpus.jsonl", folder / "queries.jsonl", folder / "qrels" / "test.tsv"):
         path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
 
     assert is_beir_folder(folder)
-    assert read_beir(folder) == plain
+    assert read_beir(folder) == replace(plain, corpus=corpus)
 
 
 def test_windows_line_ends_a_byte_order_mark_blank_lines_and_repeated_judgements_are_read(make: Maker) -> None:
     text = "\ufeff" + (HEADER + JUDGEMENTS + "q1\td1\t2\n\n").replace("\n", "\r\n")
 
     assert read_beir(make(test=text)).qrels["q1"] == {"d4": 1, "d1": 2, "d2": 0, "5": -1}
-
-
-def test_triples_have_the_most_relevant_document_first_and_judged_ones_as_negatives(
-    make: Maker, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert list(beir_triples(make(), "test")) == [
-        Triple(query="cat", positive="Cats purr", other_positives=("cats climb",), negatives=("dogs bark", "Fish")),
-        Triple(query="dog", positive="dogs bark"),
-    ]
-    assert "1 documents that test judges are empty" in caplog.text
 
 
 def test_another_split_is_read_by_its_name(make: Maker) -> None:
@@ -136,11 +131,6 @@ def test_a_compressed_file_that_is_cut_off_is_an_error(make: Maker) -> None:
         (folder / "corpus.jsonl.gz").write_bytes(packed[:size])
         with pytest.raises(DataError, match=r"corpus.jsonl.gz.*(cannot be read|repeats)"):
             read_beir(folder)
-
-
-def test_a_split_without_relevant_documents_has_no_triples(make: Maker) -> None:
-    with pytest.raises(DataError, match=r"test.tsv: no query has a relevant document"):
-        list(beir_triples(make(test=HEADER + "q1\td2\t0\n"), "test"))
 
 
 def test_texts_come_one_by_one(make: Maker) -> None:

@@ -49,6 +49,7 @@ def test_ties_are_ordered_by_document_id_and_unknown_words_find_nothing() -> Non
     index = BM25({"b": "one two", "c": "one two", "a": "one two", "d": ""})
 
     assert list(index.search("two", top_k=2)) == ["a", "b"]
+    assert list(index.search("two", top_k=2, larger_ids_first=True)) == ["c", "b"]
     assert index.search("three", top_k=2) == {}
     assert BM25({}).search("one", top_k=2) == {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +17,16 @@ from splade_bench.data.formats import retrieval_dataset
 from splade_bench.data.records import RetrievalDataset, Triple
 from splade_bench.errors import NotFiniteError
 from splade_bench.evaluation import search
-from splade_bench.evaluation.evaluator import Retrieval, _candidate_ranking, _Encoded, evaluate, evaluate_bm25
+from splade_bench.evaluation.evaluator import (
+    Retrieval,
+    VectorStore,
+    _candidate_ranking,
+    _Encoded,
+    evaluate,
+    evaluate_bm25,
+)
 from splade_bench.evaluation.metrics import Ranking
+from splade_bench.evaluation.vector_folder import read_vectors
 from splade_bench.evaluation.vectors import SparseReps
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.presets import build_preset
@@ -86,6 +95,15 @@ def test_figures_do_not_depend_on_the_batch_size(encoder: SpladeEncoder, dataset
     one, many = (evaluate(encoder, dataset, max_length=16, batch_size=size) for size in (1, 50))
 
     assert one == pytest.approx(many)
+
+
+def test_figures_are_the_same_with_vectors_on_the_disk(
+    encoder: SpladeEncoder, dataset: RetrievalDataset, tmp_path: Path
+) -> None:
+    store = VectorStore(folder=tmp_path / "documents", model_name="none")
+
+    assert evaluate(encoder, dataset, max_length=16, store=store) == evaluate(encoder, dataset, max_length=16)
+    assert read_vectors(store.folder).ids == list(dataset.corpus)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
 
 from splade_bench.evaluation import search
-from splade_bench.evaluation.search import top_documents
+from splade_bench.evaluation.search import larger_ids_first, top_documents
 from splade_bench.evaluation.vectors import SparseReps
 
 VOCAB = 64
@@ -26,11 +27,15 @@ def random_sparse(rows: int, *, seed: int, active: float = 0.2, steps: int | Non
     return torch.where(is_active, values, torch.zeros(()))
 
 
-def brute_force(queries: torch.Tensor, documents: torch.Tensor, top_k: int) -> list[tuple[list[float], list[int]]]:
-    """Sorted by score, then by row; scores of 0 are left out."""
+def brute_force(
+    queries: torch.Tensor, documents: torch.Tensor, top_k: int, places: Sequence[int] = range(30)
+) -> list[tuple[list[float], list[int]]]:
+    """Sorted by score, then by place; scores of 0 are left out."""
     found = []
     for scores in (queries.double() @ documents.double().t()).float().tolist():
-        rows = sorted((row for row, score in enumerate(scores) if score > 0), key=lambda row: (-scores[row], row))
+        rows = sorted(
+            (row for row, score in enumerate(scores) if score > 0), key=lambda row: (-scores[row], places[row])
+        )
         found.append(([scores[row] for row in rows[:top_k]], rows[:top_k]))
     return found
 
@@ -58,6 +63,24 @@ def test_results_are_those_of_brute_force(top_k: int, active: float, steps: int 
     assert ([], []) in found  # the zero rows
     if steps and top_k == 40:
         assert any(len(set(scores)) < len(scores) for scores, _ in found)
+
+
+@pytest.mark.usefixtures("block_size")
+@pytest.mark.parametrize("top_k", [1, 5, 40])
+def test_equal_scores_are_cut_by_id_whatever_their_order_in_the_file(top_k: int) -> None:
+    queries = random_sparse(9, seed=0, active=0.6, steps=1)
+    documents = random_sparse(10, seed=1, active=0.6, steps=1).repeat(3, 1)
+    ids = [str(7 * row % 30) for row in range(30)]  # as text: 9, 8, 7, 6, 5, 4, 3, 29, 28, ...
+
+    places = larger_ids_first(ids)
+    best = top_documents(
+        SparseReps.from_dense([queries]), SparseReps.from_dense([documents]), top_k=top_k, places=places
+    )
+
+    assert [ids[row] for row in places.argsort()][:8] == ["9", "8", "7", "6", "5", "4", "3", "29"]
+    found = [(scores.tolist(), rows.tolist()) for scores, rows in best]
+    assert found == brute_force(queries, documents, top_k, places.tolist())
+    assert top_k == 40 or found != brute_force(queries, documents, top_k)
 
 
 @pytest.mark.usefixtures("block_size")
