@@ -21,7 +21,6 @@ from splade_bench.batching.shares import WHOLE, Share
 from splade_bench.config import TrainConfig
 from splade_bench.data.records import IndexedTriples, Triple
 from splade_bench.device.devices import memory_on
-from splade_bench.errors import DataError
 
 # Tokens of synthetic texts with real lengths: queries between these, documents around a median of 75.
 _QUERY_LENGTHS = (4, 20)
@@ -116,8 +115,6 @@ class TripleBatches:
             draw(triple, config.negatives_per_query, random.Random(f"{config.seed}/{epoch}/{row}"))
             for triple, row in zip(triples, rows, strict=True)
         ]
-        if config.needs_teacher:
-            self._require_teacher_scores(triples, rows)
         order = self.share.order([self._characters(*pair) for pair in zip(triples, drawn, strict=True)])
         rows, triples = [rows[place] for place in order], [triples[place] for place in order]
         drawn = [drawn[place] for place in order]
@@ -141,14 +138,6 @@ class TripleBatches:
         """About what a query and its documents cost."""
         longest = _CHARACTERS_PER_TOKEN * self.config.max_length
         return sum(min(len(text), longest) for text in (triple.query, *drawn.documents))
-
-    def _require_teacher_scores(self, triples: Sequence[Triple], rows: Sequence[int]) -> None:
-        for triple, row in zip(triples, rows, strict=True):
-            if not triple.teacher_scores:
-                raise DataError(
-                    f"{self.record_name(row)}: has no teacher scores, which --loss {self.config.loss} needs; add them, "
-                    "or take --loss contrastive"
-                )
 
 
 def batches_per_epoch(triples: Sequence[Triple], config: TrainConfig) -> int:

@@ -7,17 +7,14 @@ A number above 0 means relevant. Each file may be compressed with gzip (``.gz``)
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
 
 import msgspec
 
-from splade_bench.data.raw_records import RawRecords, cannot_be_read, open_data, record_name
+from splade_bench.data.compressed import DAMAGED, damaged, lines_of, opened
+from splade_bench.data.raw_records import RawRecords, record_name
 from splade_bench.data.records import RetrievalDataset
 from splade_bench.data.streamed_texts import StreamedTexts
 from splade_bench.errors import DataError, one_line
@@ -25,9 +22,6 @@ from splade_bench.errors import DataError, one_line
 CORPUS, QUERIES, QRELS = "corpus.jsonl", "queries.jsonl", "qrels"
 _QRELS_HEADER = ["query-id", "corpus-id", "score"]
 _TEXT_FORM = '{"_id": "...", "title": "...", "text": "..."}'
-_GZIP = b"\x1f\x8b"
-# Beside an OSError, what reading a file raises that is cut off or damaged.
-BROKEN_GZIP = (EOFError, zlib.error)
 
 
 class _Text(msgspec.Struct, frozen=True):
@@ -113,8 +107,8 @@ def read_texts(path: Path, *, are_checked: bool = False) -> Iterator[tuple[str, 
                 if not are_checked:
                     seen.add(text_id)
                 yield text_id, text
-        except BROKEN_GZIP as error:
-            raise cannot_be_read(path, error) from error
+        except DAMAGED as error:
+            raise damaged(path, error) from error
     if not are_checked and not seen:
         raise DataError(f"{path}: holds no records")
 
@@ -161,24 +155,6 @@ def _parse_judgement(where: str, number: int, fields: list[str]) -> _Judgement:
         raise DataError(f"{where}: the score {_shown(fields[2])} is not a whole number") from error
 
 
-def lines_of(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of each line that is not blank.
-
-    Raises:
-        DataError: the file cannot be read, or is not UTF-8.
-    """
-    with opened(path) as file:
-        try:
-            for number, line in enumerate(file, 1):
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                if text.strip():
-                    yield number, text
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}:{number}: is not UTF-8; save the file as UTF-8") from error
-        except (OSError, *BROKEN_GZIP) as error:
-            raise cannot_be_read(path, error) from error
-
-
 def _qrels_file(folder: Path, split: str) -> Path:
     path = _find(folder / QRELS / f"{split}.tsv")
     if path is None:
@@ -207,27 +183,6 @@ def _find(path: Path) -> Path | None:
     """The file, or else the same file compressed."""
     compressed = path.with_name(f"{path.name}.gz")
     return next((file for file in (path, compressed) if file.is_file()), None)
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a file, unpacked if it is compressed with gzip.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    file, _ = open_data(path)
-    with file:
-        try:
-            is_compressed = file.read(len(_GZIP)) == _GZIP
-            file.seek(0)
-        except OSError as error:
-            raise cannot_be_read(path, error) from error
-        if is_compressed:
-            with gzip.GzipFile(fileobj=file) as unpacked:
-                yield cast(IO[bytes], unpacked)
-        else:
-            yield file
 
 
 def _shown(text: str) -> str:

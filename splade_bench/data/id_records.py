@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from splade_bench.data.compressed import lines_of
 from splade_bench.data.id_folders import FoundFiles
 from splade_bench.data.placed import PlacedRecord
-from splade_bench.data.texts_by_id import TextsById, id_of, lines_of, objects_of, read_texts
+from splade_bench.data.texts_by_id import TextsById, id_of, objects_of, read_texts
 from splade_bench.errors import DataError, error_line
 
 # Of the negatives that a file names for a query, so many are kept: each of them is written out as a text.

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from splade_bench.data.columns import columns_of, has_ids, is_column, shown_keys
-from splade_bench.data.placed import Lines, PlacedRecord
+from splade_bench.data.compressed import Lines
+from splade_bench.data.placed import PlacedRecord
 from splade_bench.data.raw_records import MAX_RECORD_BYTES
 from splade_bench.errors import DataError, error_line
 

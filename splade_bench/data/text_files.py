@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from splade_bench.data.beir import BROKEN_GZIP, CORPUS, QUERIES, find_file, lines_of, opened, read_texts
+from splade_bench.data.beir import CORPUS, QUERIES, find_file, read_texts
+from splade_bench.data.compressed import lines_of, opened, read_some
 from splade_bench.data.foreign_files import looks_like_json
-from splade_bench.data.raw_records import cannot_be_read
 from splade_bench.errors import DataError
 
 _HEAD_BYTES = 2**12
@@ -30,10 +30,7 @@ def read_text_file(path: Path) -> Iterator[tuple[str, str]]:
         DataError: the file cannot be read, holds no texts, or a line cannot be used.
     """
     with opened(path) as file:
-        try:
-            head = file.read(_HEAD_BYTES)
-        except (OSError, *BROKEN_GZIP) as error:
-            raise cannot_be_read(path, error) from error
+        head = read_some(path, file, _HEAD_BYTES)
     if not _JSON_NAMES.isdisjoint(path.suffixes) or looks_like_json(head):
         yield from read_texts(path)
         return

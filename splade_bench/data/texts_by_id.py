@@ -11,9 +11,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from splade_bench.data.compressed import lines_of
 from splade_bench.data.foreign_files import is_spread_over_lines
-from splade_bench.data.placed import Lines, decompressed
-from splade_bench.data.raw_records import open_data
 from splade_bench.errors import DataError, error_line
 
 _ID_KEYS = ("_id", "qid", "doc_id", "query_id", "docid", "pid", "id")
@@ -74,18 +73,6 @@ class TextsById:
     def close(self) -> None:
         with suppress(sqlite3.Error):
             self._database.close()
-
-
-def lines_of(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of each line of a file, which may be compressed; blank ones are left out.
-
-    Raises:
-        DataError: it cannot be read, or is not UTF-8.
-    """
-    file, _ = open_data(path)
-    with file:
-        lines = Lines(path, decompressed(path, file))
-        yield from ((lines.number, line.rstrip("\r\n")) for line in lines if line.strip())
 
 
 def objects_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

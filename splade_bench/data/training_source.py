@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import IO
 
 from splade_bench.data.arrow_files import hub_folder
-from splade_bench.data.placed import PlacedRecord, decompressed, read_some
+from splade_bench.data.compressed import decompressed, read_some
+from splade_bench.data.placed import PlacedRecord
 from splade_bench.data.raw_records import HEAD_BYTES, cannot_be_read, open_data
 from splade_bench.data.records import sha256_of_texts
 from splade_bench.data.stamps import UNFINISHED, FileStamp, remove_left_behind

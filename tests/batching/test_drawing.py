@@ -96,9 +96,10 @@ def test_a_batch_has_the_targets_of_its_texts(encoder: SpladeEncoder) -> None:
     assert moved.device.type == "meta"
 
 
-def test_a_record_without_teacher_scores_is_named_where_the_loss_needs_them(encoder: SpladeEncoder) -> None:
+def test_missing_teacher_scores_are_an_error_where_the_loss_needs_them(encoder: SpladeEncoder) -> None:
     config = TrainConfig(batch_size=2, max_length=16, loss="kl")
     batches = TripleBatches.for_config([SCORED, triple("b", "x", "y")], encoder.tokenizer, config, encoder.device)
 
-    with pytest.raises(DataError, match=r"^record 2: has no teacher scores, which --loss kl needs"):
-        next(batches.batches(0))
+    (batch,) = batches.batches(0)
+    with pytest.raises(DataError, match=r"^--loss: the training data has no teacher scores; add them"):
+        _ = batch.targets.required_teacher_scores
