@@ -18,17 +18,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Literal, TypeVar
+from typing import IO, Any, Literal, TextIO
 from uuid import uuid4
-
-import msgspec
 
 from splade_bench.errors import DataError
 
 if sys.platform != "win32":
     import fcntl
-
-Kind = TypeVar("Kind")
 
 # 0 where the system cannot refuse to open a link.
 NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)
@@ -44,10 +40,21 @@ def write_whole_file(path: Path, text: str) -> None:
     Raises:
         OSError: it cannot be written.
     """
+    with whole_file(path) as file:
+        file.write(text)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[TextIO]:
+    """A new text file that takes the place of ``path``, as :func:`write_whole_file` does, when the block ends.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     unfinished = _hidden(path, "unfinished")
     try:
         with unfinished.open("x", encoding="utf-8") as file:
-            file.write(text)
+            yield file
             file.flush()
             sync_descriptor(file.fileno())
         unfinished.replace(path)
@@ -174,39 +181,6 @@ def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
             if number == len(lines):  # it does not end in a newline
                 continue
             raise DataError(f"{path}:{number}: is not JSON: {getattr(error, 'msg', error)}") from error
-
-
-def finite_or_none(record: Any) -> Any:
-    """``record`` as JSON has it: a dataclass becomes a dictionary, a number that is not finite None, at any depth."""
-    return json.loads(ascii_json(record), parse_constant=lambda constant: None)
-
-
-def ascii_json(record: Any) -> str:
-    """One line of JSON that another process reads back unchanged, infinite numbers too, whatever its locale."""
-    return json.dumps(msgspec.to_builtins(record))
-
-
-def json_text(record: Any) -> str:
-    """Indented JSON for a file or a terminal; a number that is not finite becomes null."""
-    return msgspec.json.format(msgspec.json.encode(record), indent=2).decode()
-
-
-def encode_line(record: Any) -> str:
-    """A dataclass as one line of strict JSON, without its newline: a number that is not finite becomes null."""
-    return json.dumps(finite_or_none(record), ensure_ascii=False)
-
-
-def parse_record(record: Any, kind: type[Kind]) -> Kind:
-    """Parsed JSON as a ``kind``, which is a dataclass. Fields that it does not have are ignored.
-
-    Raises:
-        ValueError: a field is missing or has another type; the text is one line that names it.
-    """
-    try:
-        return msgspec.convert(record, kind)
-    except msgspec.ValidationError as error:
-        complaint, _, path = str(error).replace(" | ", " or ").replace("`", "").partition(" - at $")
-        raise ValueError(f"{path.lstrip('.')}: {complaint}" if path else complaint) from error
 
 
 def _hidden(path: Path, state: Literal["unfinished", "removed", "replaced"]) -> Path:

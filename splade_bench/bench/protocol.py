@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Literal, get_args
 
 from typing_extensions import Self
 
-from splade_bench.files import ascii_json, parse_record
 from splade_bench.grid.cell import OWN_TRAINER, Cell
+from splade_bench.json_records import ascii_json, parse_record
 from splade_bench.runtime import runtime_environment
 
 EventName = Literal["ready", "progress", "done", "result", "failed", "exit"]

@@ -16,7 +16,7 @@ import tyro
 
 from splade_bench.errors import ConfigError
 from splade_bench.fields import option
-from splade_bench.files import json_text
+from splade_bench.json_records import json_text
 
 Command = TypeVar("Command")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")

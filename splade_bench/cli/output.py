@@ -15,15 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from splade_bench.errors import ConfigError, one_line
-from splade_bench.files import (
-    NO_FOLLOW,
-    json_text,
-    remove_debris,
-    remove_whole,
-    replaced_folder,
-    sync_folder,
-    write_whole_file,
-)
+from splade_bench.files import NO_FOLLOW, remove_debris, remove_whole, replaced_folder, sync_folder, write_whole_file
+from splade_bench.json_records import json_text
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.model_card import CARD_NAME
 from splade_bench.model.sparse_encoder_files import write_sparse_encoder_files

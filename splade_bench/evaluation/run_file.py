@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 
 from splade_bench.errors import ConfigError
 from splade_bench.evaluation.metrics import Ranking
+from splade_bench.files import whole_file
 
 _RUN_NAME = "splade_bench"
 _SPACE = re.compile(r"\s")
@@ -41,19 +41,12 @@ def run_file(path: Path) -> Iterator[Callable[[Ranking], None]]:
     """
     if path.is_dir():
         raise ConfigError(f"--run-file {path}: is a folder; name a file")
-    unfinished = path.with_name(f".{path.name}.unfinished-{uuid4().hex}")
-    try:
-        file = unfinished.open("x", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--run-file {path}: cannot be written: {error.strerror or error}") from error
-    try:
-        with file:
-            yield lambda ranking: file.writelines(run_lines(ranking))
-        unfinished.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            unfinished.unlink()
-        raise
+    with ExitStack() as opened:
+        try:
+            file = opened.enter_context(whole_file(path))
+        except OSError as error:
+            raise ConfigError(f"--run-file {path}: cannot be written: {error.strerror or error}") from error
+        yield lambda ranking: file.writelines(run_lines(ranking))
 
 
 def distinct_scores(documents: Mapping[str, float]) -> dict[str, float]:

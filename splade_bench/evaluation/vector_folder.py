@@ -22,7 +22,8 @@ from splade_bench.batching.prompts import TextKind
 from splade_bench.errors import DataError, error_line
 from splade_bench.evaluation.encoding import Window
 from splade_bench.evaluation.vectors import SparseReps
-from splade_bench.files import json_text, parse_record, replaced_folder
+from splade_bench.files import replaced_folder
+from splade_bench.json_records import json_text, parse_record
 
 MANIFEST = "vectors.json"
 FORMAT_VERSION = 1

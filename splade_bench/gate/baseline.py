@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from splade_bench.errors import DataError, one_line
-from splade_bench.files import parse_record, write_whole_file
+from splade_bench.files import write_whole_file
 from splade_bench.gate.cells import GatedCell, require_possible
+from splade_bench.json_records import parse_record
 from splade_bench.results.figures import GATED
 
 BASELINE_VERSION = 1

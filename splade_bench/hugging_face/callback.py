@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from transformers import TrainerCallback
 
-from splade_bench.files import json_text, write_whole_file
+from splade_bench.files import write_whole_file
+from splade_bench.json_records import json_text
 from splade_bench.measure.device import DeviceMemory, device_memory
 from splade_bench.measure.rss import PeakRss
 

@@ -15,7 +15,7 @@ import transformers
 
 from splade_bench.config import TrainConfig
 from splade_bench.errors import ConfigError, DataError, PlanError, SpladeBenchError, TrainingError, error_line
-from splade_bench.files import ascii_json
+from splade_bench.json_records import ascii_json
 from splade_bench.planner.fit import SearchEnded
 from splade_bench.planner.requests import PlanRequest, make_fit, nothing_fits
 from splade_bench.processes import module_command

@@ -15,8 +15,9 @@ from typing_extensions import NotRequired, Self, TypedDict
 
 from splade_bench.config import MixedPrecision
 from splade_bench.errors import DataError
-from splade_bench.files import append_line, parse_record, read_lines
+from splade_bench.files import append_line, read_lines
 from splade_bench.grid.cell import ARTICLE_TRAINER, OWN_TRAINER, Cell
+from splade_bench.json_records import parse_record
 from splade_bench.results.accelerator import AcceleratorResult
 from splade_bench.results.reliability import ReliabilityResult
 from splade_bench.results.result import SCHEMA_VERSION as SCHEMA_VERSION

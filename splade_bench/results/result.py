@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
-from splade_bench.files import encode_line
+from splade_bench.json_records import encode_line
 
 SCHEMA_VERSION = 1
 # What torch can be asked for, and a float can hold. The gate has a narrower bound.

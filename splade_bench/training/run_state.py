@@ -20,7 +20,7 @@ from torch import Tensor
 
 from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.errors import DataError, error_line
-from splade_bench.files import json_text
+from splade_bench.json_records import json_text
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.loading import load_masked_lm
 from splade_bench.model.rng import RngState

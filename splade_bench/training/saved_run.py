@@ -14,7 +14,7 @@ import torch
 from splade_bench.config import TrainConfig
 from splade_bench.errors import ConfigError, DataError
 from splade_bench.fields import option
-from splade_bench.files import finite_or_none, parse_record
+from splade_bench.json_records import finite_or_none, parse_record
 from splade_bench.memory_modes import MemoryConfig
 from splade_bench.training.state import TrainState
 from splade_bench.training.trainer import Trainer

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from splade_bench.errors import ConfigError
-from splade_bench.files import NO_FOLLOW, encode_line, sync_descriptor
+from splade_bench.files import NO_FOLLOW, sync_descriptor
+from splade_bench.json_records import encode_line
 from splade_bench.training.state import StepLoss, TrainObserver, TrainState
 
 logger = logging.getLogger(__name__)

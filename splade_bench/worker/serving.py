@@ -15,7 +15,7 @@ from splade_bench.bench.protocol import Event, EventName, Request
 from splade_bench.device import heap
 from splade_bench.device.out_of_memory import failed_allocation_bytes, is_out_of_memory
 from splade_bench.errors import NotFiniteError, error_line
-from splade_bench.files import finite_or_none
+from splade_bench.json_records import finite_or_none
 from splade_bench.measure.limits import limit_rss, renew_limit
 from splade_bench.measure.machine import machine_info
 from splade_bench.results.records import Status
