@@ -21,6 +21,7 @@ from splade_bench.config import MIN_MAX_LENGTH
 from splade_bench.data.beir import read_beir
 from splade_bench.data.formats import read_triples, retrieval_dataset
 from splade_bench.data.records import RetrievalDataset
+from splade_bench.data.streamed_texts import SpooledTexts
 from splade_bench.errors import ConfigError
 from splade_bench.evaluation.evaluator import Retrieval, VectorStore, evaluate, evaluate_bm25
 from splade_bench.evaluation.metrics import RUN_DEPTH, Ranking, RetrievalMetric, parse_measures
@@ -166,7 +167,7 @@ def _dataset(command: EvaluateCommand) -> tuple[RetrievalDataset, str]:
     if command.val_file.is_dir():
         split = command.split or _DEFAULT_SPLIT
         return read_beir(command.val_file, split), f"{command.val_file}, {split} split"
-    return retrieval_dataset(read_triples(command.val_file)), str(command.val_file)
+    return retrieval_dataset(read_triples(command.val_file), spooled=SpooledTexts()), str(command.val_file)
 
 
 def _own_documents(command: EvaluateCommand, dataset: RetrievalDataset) -> Mapping[str, Sequence[str]]:

@@ -18,6 +18,7 @@ from typing import Any
 from splade_bench.data.columns import BROKEN_ESCAPE, Draft, draft_of
 from splade_bench.data.raw_records import RawRecord, RawRecords, record_name
 from splade_bench.data.records import RetrievalDataset, Triple
+from splade_bench.data.streamed_texts import SpooledTexts
 from splade_bench.data.training_source import open_source
 from splade_bench.errors import DataError, error_line
 
@@ -116,27 +117,33 @@ def _triple(draft: Draft, are_kept: Sequence[bool]) -> Triple:
     )
 
 
-def retrieval_dataset(triples: Iterable[Triple]) -> RetrievalDataset:
+def retrieval_dataset(triples: Iterable[Triple], *, spooled: SpooledTexts | None = None) -> RetrievalDataset:
     """The unique queries of ``triples``, each to be ranked against all their documents.
 
     A query's candidates are its own positives and negatives (the article's protocol). A query without negatives has
     none. Triples with the same query add to its judgements.
+
+    Memory: the queries, and all documents, unless they are to be ``spooled``.
     """
     query_ids: dict[str, str] = {}
     document_ids: dict[str, str] = {}
     qrels: dict[str, dict[str, int]] = defaultdict(dict)
     candidates: dict[str, dict[str, None]] = defaultdict(dict)  # the inner one is an ordered set
     with_negatives: set[str] = set()
+
+    def id_of(text: str) -> str:
+        return spooled.id_of(text) if spooled else document_ids.setdefault(text, f"d{len(document_ids)}")
+
     for triple in triples:
         query_id = query_ids.setdefault(triple.query, f"q{len(query_ids)}")
         for text in (*triple.positives, *triple.negatives):
-            candidates[query_id][document_ids.setdefault(text, f"d{len(document_ids)}")] = None
-        qrels[query_id] |= {document_ids[text]: 1 for text in triple.positives}
+            candidates[query_id][id_of(text)] = None
+        qrels[query_id] |= {id_of(text): 1 for text in triple.positives}
         if triple.negatives:
             with_negatives.add(query_id)
     return RetrievalDataset(
         queries={query_id: text for text, query_id in query_ids.items()},
-        corpus={document_id: text for text, document_id in document_ids.items()},
+        corpus=spooled.texts() if spooled else {document_id: text for text, document_id in document_ids.items()},
         qrels=dict(qrels),
         candidates={query_id: list(names) for query_id, names in candidates.items() if query_id in with_negatives},
     )
