@@ -117,6 +117,7 @@ MEMORY_MODES: Mapping[str, MemoryConfig] = MappingProxyType(
         ),
     }
 )
+"""The settings of each memory mode, by its name. :func:`memory_mode` also reads names with a technique."""
 DEFAULT_MEMORY_MODE = "memory-efficient"
 
 

@@ -38,7 +38,7 @@ def runtime_environment(environment: Mapping[str, str] | None = None) -> dict[st
 
 
 def prepare_runtime() -> bool:
-    """Add them to this process's environment; False if torch is imported already: then nothing is changed.
+    """Set how threads wait and what oneDNN keeps; False if torch is imported already: then nothing is changed.
 
     Call it first in a program that trains, as the command line does. The suite's own workers are started with these
     variables.

@@ -82,11 +82,11 @@ class LeanSpladeLoss(SpladeLoss):  # type: ignore[misc]
             fix_mmap_threshold(memory.mmap_threshold_bytes)
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> dict[str, Tensor]:
-        """The terms of a batch, by name. Their sum is the loss.
+        """The terms of a batch of N queries, by name, each a scalar []. Their sum is the loss.
 
         Args:
             sentence_features: of the queries, of their positives, and of each column of negatives, as the trainer
-                collects them.
+                collects them: ids and mask [N, L].
             labels: what the ranking loss needs beside vectors.
 
         Raises:

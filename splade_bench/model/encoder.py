@@ -86,9 +86,9 @@ class SpladeEncoder(nn.Module):
         :func:`splade_bench.model.start.apply_start`.
 
         Raises:
-            ConfigError: there is no such model, it has no trained masked-language-model head, it needs its own code,
-                its weights are not finite, its tokenizer is that of another model, its output embeddings cannot be
-                taken out, or it gives a text another vector beside others.
+            ConfigError: the model does not exist, has no trained masked-language-model head, needs its own code, gives
+                a text another vector beside others, or has weights that are not finite, the tokenizer of another
+                model, or output embeddings that cannot be taken out.
         """
         model, tokenizer = load_model(model_name, needs_head=needs_head)
         encoder = proved(cls, model, tokenizer, model_name=model_name)
@@ -98,6 +98,7 @@ class SpladeEncoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self.decoder.weight.device
 
     @property
@@ -107,6 +108,7 @@ class SpladeEncoder(nn.Module):
 
     @property
     def vocab_size(self) -> int:
+        """Entries of a vector, V."""
         return self.decoder.out_features
 
     @property
