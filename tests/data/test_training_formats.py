@@ -155,7 +155,7 @@ def test_what_each_row_of_a_table_lacks_is_said(tmp_path: Path) -> None:
         ("t.tsv", "1\t2\t3\n", r"t.tsv:1: has ids, not texts; give --train-file the folder .* collection.tsv"),
         ("t.tsv", "qid\tpid\n1\t2\n", r"t.tsv:1: has ids, not texts; its keys are: qid, pid"),
         ("t.tsv", "\n", r"t.tsv: holds no records|t.tsv:1: is empty"),
-        ("t.jsonl.gz", gzip.compress(b"x" * 99)[:-9], r"t.jsonl.gz: is compressed and damaged, or cut off"),
+        ("t.jsonl.gz", gzip.compress(b"x" * 99, mtime=0)[:-9], r"t.jsonl.gz: is compressed and damaged, or cut off"),
         ("t.csv.gz", gzip.compress(os.urandom(2**19).hex().encode())[:-9], r"t.csv.gz.*: is compressed and damaged"),
         ("t.csv", "query,positive\nq,p\n".encode("utf-16"), r"t.csv: is UTF-16; save the file as UTF-8"),
         ("t.parquet", b"PAR1 is not one", r"t.parquet: is a Parquet file that cannot be read"),
