@@ -102,6 +102,7 @@ def test_every_call_of_a_foreign_project_is_recorded(checkout: Run) -> None:
     assert "results: memory.jsonl" in checkout.output
 
 
+@pytest.mark.slow
 def test_a_wheel_serves_a_foreign_project_by_its_entry_point(folder: Path, wheel: Path) -> None:
     assert_works(run_pytest(folder, "--import-mode=importlib", environment={"PYTHONPATH": f"{wheel}:{folder}"}))
 
@@ -116,6 +117,7 @@ def test_the_installed_package_serves_a_foreign_project_and_names_its_calls_alik
     assert run.names == checkout.names
 
 
+@pytest.mark.slow
 def test_a_conftest_that_names_the_plugin_loads_it_once(folder: Path, wheel: Path) -> None:
     conftest = folder / "conftest.py"
     conftest.write_text(conftest.read_text() + '\npytest_plugins = ["splade_bench.pytest_plugin"]\n')

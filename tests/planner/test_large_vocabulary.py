@@ -51,7 +51,7 @@ def planned(
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
-@pytest.mark.parametrize("mode", MEMORY_MODES)
+@pytest.mark.parametrize("mode", sorted({*MEMORY_MODES} - {"article"}))  # standard until its fifth batch
 def test_live_bytes_are_as_planned(
     mode: str, device: str, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
