@@ -12,7 +12,7 @@ from typing import Any
 
 import measure
 import pytest
-from measure import PARTS, Part
+from measure import ELSEWHERE, PARTS, Part
 
 from splade_bench.grid.sweep import PROFILES
 
@@ -27,7 +27,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(measure, "FOLDER", tmp_path / "measured")
     monkeypatch.setattr(measure, "REPORTS", tmp_path / "reports")
     (tmp_path / "reports" / "results").mkdir(parents=True)
-    (tmp_path / "reports" / "results" / "old.jsonl").write_text("{}\n")
+    for name in ("old.jsonl", *ELSEWHERE):
+        (tmp_path / "reports" / "results" / name).write_text("{}\n")
     return tmp_path / "measured"
 
 
@@ -53,6 +54,10 @@ def test_each_page_and_log_has_a_part_or_is_written_by_hand() -> None:
     committed = {path.name for path in (ROOT / "reports").iterdir() if path.suffix in (".md", ".log")}
 
     assert {name for part in PARTS for name in part.writes} == committed - BY_HAND
+
+
+def test_results_from_elsewhere_are_committed() -> None:
+    assert {*ELSEWHERE} <= {path.name for path in (ROOT / "reports" / "results").iterdir()}
 
 
 def test_the_pages_take_six_hours_in_parts() -> None:
@@ -89,11 +94,11 @@ def test_the_pages_come_once_all_parts_of_pages_are_measured(folder: Path, runs:
     results = folder.parent / "reports" / "results"
 
     assert measure.main(["head"]) == 0
-    assert [path.name for path in results.iterdir()] == ["old.jsonl"]
+    assert {path.name for path in results.iterdir()} == {"old.jsonl", *ELSEWHERE}
     assert measure.main([]) == 0
 
     of_pages = [part for part in PARTS if part.has_page]
-    assert {path.name for path in results.iterdir()} == {f"{part.name}.jsonl" for part in of_pages}
+    assert {path.name for path in results.iterdir()} == {*ELSEWHERE, *(f"{part.name}.jsonl" for part in of_pages)}
     assert len(runs) == sum(len(part.commands) for part in of_pages) + 1
     assert runs[-1][2:4] == ["splade_bench", "report"]
 
