@@ -77,17 +77,17 @@ def test_the_files_and_profiles_of_a_part_exist(part: Part) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
-def test_each_command_of_a_part_selects_tests(part: Part) -> None:
-    for command in part.commands:
-        collected = subprocess.run(
-            [sys.executable, "-m", "pytest", *shlex.split(command), "--collect-only", "-q", "-p", "no:cacheprovider"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert collected.returncode == 0, collected.stdout
+@pytest.mark.parametrize("command", [one for part in PARTS for one in part.commands if " -k " in one])
+def test_a_command_that_chooses_tests_finds_some(command: str) -> None:
+    collected = subprocess.run(
+        [sys.executable, "-m", "pytest", *shlex.split(command), "--collect-only", "-q", "-p", "no:cacheprovider"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    assert collected.returncode == 0, collected.stdout
 
 
 def test_the_pages_come_once_all_parts_of_pages_are_measured(folder: Path, runs: list[list[str]]) -> None:
