@@ -101,8 +101,8 @@ def architectures() -> Mapping[str, PretrainedConfig]:
     }
 
 
-def try_architecture(name: str, config: PretrainedConfig, folder: Path) -> Tried:
-    """Load a model with this config, whose folder is made, and compare it with the whole model."""
+def load_architecture(name: str, config: PretrainedConfig, folder: Path) -> SpladeEncoder | Tried:
+    """A model with this config, whose folder is made and loaded; or why there is none."""
     class_name = MODEL_FOR_MASKED_LM_MAPPING_NAMES[config.model_type]
     wrap_tokenizer(train_tokenizer([_WORDS], vocab_size=VOCAB_SIZE)).save_pretrained(folder)
     try:
@@ -110,9 +110,16 @@ def try_architecture(name: str, config: PretrainedConfig, folder: Path) -> Tried
     except Exception as error:
         return Tried(name=name, class_name=class_name, refusal=f"transformers cannot make one: {error}")
     try:
-        encoder = SpladeEncoder.from_pretrained(str(folder))
+        return SpladeEncoder.from_pretrained(str(folder))
     except ConfigError as error:
         return Tried(name=name, class_name=class_name, refusal=str(error))
+
+
+def try_architecture(name: str, config: PretrainedConfig, folder: Path) -> Tried:
+    """Load a model with this config, whose folder is made, and compare it with the whole model."""
+    encoder = load_architecture(name, config, folder)
+    if isinstance(encoder, Tried):
+        return encoder
     modes = [replace(MEMORY_MODES["memory-efficient"], mini_batch_size=3)]
     if encoder.body.supports_gradient_checkpointing:
         modes.append(replace(MEMORY_MODES["minimal-memory"], mini_batch_size=3))
@@ -122,7 +129,7 @@ def try_architecture(name: str, config: PretrainedConfig, folder: Path) -> Tried
     encoder = encoder.to(dtype)
     return Tried(
         name=name,
-        class_name=class_name,
+        class_name=MODEL_FOR_MASKED_LM_MAPPING_NAMES[config.model_type],
         checkpointing=len(modes) == 2,
         position_limit=encoder.position_limit,
         dtype=dtype,
