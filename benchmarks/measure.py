@@ -73,7 +73,7 @@ _ONE_TECHNIQUE = ",".join(
     )
 )
 _BY_LENGTH = tuple(
-    f"benchmarks/test_training_cells.py --workload length-{length} --batch-sizes 4 --seeds 1 "
+    f"benchmarks/test_training_cells.py --workload length-{length} --batch-sizes 4 --seeds 1 --rounds 1 "
     "--gradient-accumulation-steps 1 --memory-modes standard,memory-efficient,minimal-memory"
     for length in (64, 128, 256, 512)
 )
@@ -86,7 +86,7 @@ PARTS: Sequence[Part] = (
         minutes=1,
         commands=("benchmarks/test_accelerator.py --profile accelerator",),
     ),
-    Part(name="head", writes=("HEAD.md",), minutes=3, commands=("benchmarks/test_head.py",)),
+    Part(name="head", writes=("HEAD.md",), minutes=5, commands=("benchmarks/test_head.py",)),
     Part(
         name="sweep-tiny",
         writes=("TRADEOFFS.md",),
@@ -99,11 +99,11 @@ PARTS: Sequence[Part] = (
     Part(
         name="sweep-larger",
         writes=("TRADEOFFS.md",),
-        minutes=43,
+        minutes=40,
         commands=(
             _MINI,
-            f"{_MINI} --max-steps 2 --seeds 1 --memory-timeline",
-            f"{_CELLS} --workload base --batch-sizes 4 --gradient-accumulation-steps 4 --seeds 1 "
+            f"{_MINI} --max-steps 2 --seeds 1 --rounds 1 --memory-timeline --memory-passes none",
+            f"{_CELLS} --workload base --batch-sizes 4 --gradient-accumulation-steps 4 --seeds 1 --rounds 1 "
             "--memory-modes standard,article,memory-efficient",
             *_BY_LENGTH,
         ),
@@ -161,7 +161,12 @@ PARTS: Sequence[Part] = (
         commands=("benchmarks/test_planner_limits.py",),
     ),
     Part(name="killed-sweep", writes=("killed-sweep.log",), minutes=10, commands=("benchmarks/test_killed_sweep.py",)),
-    Part(name="gate-alarms", writes=("gate-alarms.log",), minutes=40, commands=("benchmarks/test_gate_alarms.py",)),
+    Part(
+        name="gate-alarms",
+        writes=("gate-alarms.log", "gate-alarms-company.log"),
+        minutes=80,
+        commands=("benchmarks/test_gate_alarms.py",),
+    ),
 )
 
 

@@ -53,7 +53,9 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def test_each_page_and_log_has_a_part_or_is_written_by_hand() -> None:
     committed = {path.name for path in (ROOT / "reports").iterdir() if path.suffix in (".md", ".log")}
 
-    assert {name for part in PARTS for name in part.writes} == committed - BY_HAND
+    written = {name for part in PARTS for name in part.writes}
+    assert committed - written == BY_HAND
+    assert {name for name in written if name.endswith(".md")} <= committed
 
 
 def test_results_from_elsewhere_are_committed() -> None:
