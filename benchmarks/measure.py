@@ -179,7 +179,7 @@ def measure(part: Part, tree: str) -> int:
     """Run a part's commands to their end; the worst exit code. Its results of another source tree go first."""
     if part.results_path.is_file():
         first, _, _ = part.results_path.read_text(encoding="utf-8").partition("\n")
-        if json.loads(first)["source_tree"] != tree:
+        if first and json.loads(first)["source_tree"] != tree:
             part.results_path.unlink()
     part.results_path.parent.mkdir(parents=True, exist_ok=True)
     worst = 0
