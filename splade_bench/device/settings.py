@@ -106,14 +106,15 @@ SETTINGS: Mapping[str, DeviceSettings] = MappingProxyType(
         "mps": DeviceSettings(
             tile_tokens=8192,
             tile_entries=16384,
-            tile_bytes=64 * _MIB,
+            # A buffer of 10 MiB or more would take a heap of 1 GiB from Metal.
+            tile_bytes=8 * _MIB,
             winners_pay_from=0.0,
             head_backward="products",
             may_read=False,
             kept_bytes=384 * _MIB,
             kept_share=0.1,  # the rest of the machine uses the same memory
             vector_bytes=512 * _MIB,
-            least_tokens=1024,
+            least_tokens=512,
             tokens_if_all_kept=16384,
             most_tokens=16384,
             longest_sum=16384,

@@ -100,7 +100,7 @@ def splade_max(
         fused: compute in the kernels of :mod:`splade_bench.model.triton_head`, on CUDA. None: where they can run.
         activation: from the largest logit to the weight.
 
-    Memory: a tile of logits (4 MiB on a CPU, 64 to 128 MiB on an accelerator, or one text's; none in the kernels) and a
+    Memory: a tile of logits (4 MiB on a CPU, 8 MiB on MPS, 128 MiB on CUDA, or one text's; none in the kernels) and a
     copy of ``hidden`` while running; the result, and its winners if they are kept, are kept for backward. Backward adds
     O(N) indices and the gradient of ``weight``, or 1024 rows of it if in place; never [B, L, V]. On an accelerator, it
     has the indices of 2 million entries at a time, or tiles of logits (:mod:`splade_bench.model.winner_gradients`).
