@@ -104,7 +104,7 @@ SETTINGS: Mapping[str, DeviceSettings] = MappingProxyType(
         ),
         # Not measured. The limits follow from known defects (splade_bench/device/mps.py).
         "mps": DeviceSettings(
-            tile_tokens=8192,
+            tile_tokens=2048,
             tile_entries=16384,
             # A buffer of 10 MiB or more would take a heap of 1 GiB from Metal.
             tile_bytes=8 * _MIB,
