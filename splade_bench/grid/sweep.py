@@ -95,8 +95,8 @@ PROFILES: Mapping[str, Sweep] = MappingProxyType(
             max_steps=3,
             memory_passes=("live",),
         ),
-        # Small enough to wait for: every mode at one grid point; gradient accumulation at the same effective batch. In
-        # two rounds, because times are compared.
+        # Small enough to wait for: every mode at one grid point, in two rounds, because their times are compared; then
+        # gradient accumulation at the same effective batch, once.
         "default": Sweep(
             workload="tiny-short",
             batch_sizes=(16,),
@@ -109,7 +109,6 @@ PROFILES: Mapping[str, Sweep] = MappingProxyType(
                 batch_sizes=(4,),
                 gradient_accumulation_steps=(1, 4),
                 memory_modes=("standard", "memory-efficient"),
-                rounds=2,
             ),
         ),
         # Its seeds are its rounds.

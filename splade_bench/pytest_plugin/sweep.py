@@ -51,7 +51,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--profile",
         default="default",
         choices=[*PROFILES, ACCELERATOR],
-        help="smoke, gate: a minute; default: 6; full: hours; accelerator: benchmarks/test_accelerator.py alone, some "
+        help="smoke, gate: a minute; default: 4; full: hours; accelerator: benchmarks/test_accelerator.py alone, some "
         "minutes on a GPU",
     )
     group.addoption(
