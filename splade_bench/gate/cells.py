@@ -68,18 +68,22 @@ def newest_sessions(results: Sequence[Result]) -> list[Result]:
     """The results of one file without those that a later session measured again.
 
     A session that resumes another one counts as that one, and the shards of a sweep count as one. If a session ran a
-    cell again, the last run counts.
+    cell again, the last run counts. If a round of a cell is now in another shard than in an older session, it counts
+    in the newer one only.
     """
     by_name: dict[str | None, list[Result]] = {}
     for result in results:
         by_name.setdefault(gate_name(result), []).append(result)
-    kept = {id(result) for of_name in by_name.values() for result in newest_session(of_name)}
-    last = {_run_key(result): result for result in sorted(results, key=started_at)}
-    return [
-        result
-        for result in results
-        if id(result) in kept and (result is last[_run_key(result)] or getattr(result, "status", None) in SETTLED)
-    ]
+    newest = [result for of_name in by_name.values() for result in newest_session(of_name)]
+    kept = {id(result) for result in newest}
+    last = {_run_key(result): result for result in sorted(newest, key=started_at)}
+
+    def counts(result: Result) -> bool:
+        its_last = last[_run_key(result)]
+        is_settled = getattr(result, "status", None) in SETTLED
+        return result is its_last or (is_settled and result.session == its_last.session)
+
+    return [result for result in results if id(result) in kept and counts(result)]
 
 
 def only_in_earlier_sessions(results: Sequence[Result]) -> list[str]:
@@ -102,8 +106,8 @@ def require_possible(name: str, figure: Figure, value: object) -> None:
 
 
 def _run_key(result: Result) -> tuple[object, ...]:
-    """What distinguishes a run from the others of its session."""
-    return gate_name(result), result.session, getattr(result, "round", None)
+    """What distinguishes a run from the others of the newest session."""
+    return gate_name(result), getattr(result, "round", None)
 
 
 def _combine(name: str, runs: Sequence[Measurement]) -> GatedCell:

@@ -140,6 +140,18 @@ def test_the_rounds_of_a_cell_may_be_in_several_shards() -> None:
     assert only_in_earlier_sessions([old, *rounds, call]) == []
 
 
+def test_a_round_that_is_in_another_shard_now_counts_in_the_newer_session_only() -> None:
+    first, second, again = (
+        make_result(session=session, shard=shard, round=number, started_at=day)
+        for session, shard, number, day in (
+            *(("a", "1/2", 1, "2026-01-01"), ("a", "1/2", 2, "2026-01-02")),
+            ("b", "2/2", 1, "2026-05-01"),
+        )
+    )
+
+    assert newest_sessions([first, second, again]) == [second, again]
+
+
 def test_of_what_a_session_tried_again_the_last_try_counts() -> None:
     bad = make_result(session="a", started_at="2026-01-01", round=1, status="nan")
     killed = make_result(session="a", started_at="2026-01-02", round=2, status="killed")
