@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 
 from splade_bench.errors import one_line
 from splade_bench.gate.cells import GatedCell
+from splade_bench.gate.rules import Rule, rules_for
 
 _CANDIDATES_SHOWN = 3
 
@@ -33,7 +34,8 @@ class _Call:
         return PurePosixPath(self.file).name
 
 
-# What must be equal in both names, and only once on each side, for a call to be the same one; the strictest first.
+# What must be equal in both names, and only once on each side, for a call to be the same one; the strictest first. The
+# figures must agree too: a call's text does not say everything, such as the size of a file.
 _SAME: Sequence[Callable[[_Call], Hashable]] = (
     lambda call: (call.file_name, call.test, call.parameters, call.call),  # another root folder
     lambda call: (call.file, call.test, call.call),  # other names of the parameters
@@ -47,21 +49,39 @@ _LIKE: Sequence[Callable[[_Call], Hashable]] = (
 )
 
 
-def moves(missing: Mapping[str, GatedCell], new: Mapping[str, GatedCell]) -> dict[str, str]:
+def moves(missing: Mapping[str, GatedCell], new: Mapping[str, GatedCell], rules: Sequence[Rule]) -> dict[str, str]:
     """Name in the baseline -> name now, of calls that are the same.
 
     Args:
         missing: cells of the baseline that were not measured under their names.
         new: measured cells that the baseline does not have.
+        rules: what figures of the same call may differ by.
     """
     before, now = _calls(missing), _calls(new)
     found: dict[str, str] = {}
     for key in _SAME:
         old_names, new_names = (_unique(calls, key) for calls in (before, now))
         for same in old_names.keys() & new_names.keys():
-            found[old_names[same]] = new_names[same]
-            del before[old_names[same]], now[new_names[same]]
+            old, name = old_names[same], new_names[same]
+            if _agree(missing[old], new[name], rules_for(rules, old, name)):
+                found[old] = name
+                del before[old], now[name]
     return found
+
+
+def _agree(baseline: GatedCell, current: GatedCell, rules: Sequence[Rule]) -> bool:
+    """Whether figures could be compared, and none is beyond its rule, for worse or for better."""
+    if current.status != "ok":  # without figures; if it did not fail before, it is a regression under its new name
+        return True
+    compared = [
+        rule.is_regression(before, after) or rule.is_improvement(before, after)
+        for rule in rules
+        if (before := baseline.figures.get(rule.figure.name)) is not None
+        and (after := current.figures.get(rule.figure.name)) is not None
+        and not current.failed_pass(rule.figure)
+        and not rule.differing_conditions(baseline.conditions, current.conditions)
+    ]
+    return baseline.status == "ok" and bool(compared) and not any(compared)
 
 
 def hints(name: str, cell: GatedCell, new: Mapping[str, GatedCell]) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from splade_bench.errors import ConfigError
+from splade_bench.results.conditions import Conditions, differences
 from splade_bench.results.figures import GATED, Figure
 from splade_bench.units import parse_bytes
 
@@ -27,9 +28,16 @@ class Rule:
     cells: str = "*"
     """Which cells it is for, as a shell pattern."""
 
-    def fits(self, cell: str) -> bool:
-        """Whether it is for a cell of this name."""
-        return fnmatchcase(cell, self.cells)
+    def fits(self, *names: str) -> bool:
+        """Whether it is for a cell of one of these names: a call that was moved has two."""
+        return any(fnmatchcase(name, self.cells) for name in names)
+
+    def differing_conditions(
+        self, baseline: Conditions, current: Conditions, *, where_known: bool = False
+    ) -> list[str]:
+        """The conditions that differ, so that its figure cannot be compared."""
+        assert self.figure.comparable is not None
+        return differences(self.figure.comparable, baseline, current, where_known=where_known)
 
     def limit(self, baseline: float) -> float:
         """The worst value that is still allowed."""
@@ -91,6 +99,6 @@ DEFAULT_RULES: Sequence[Rule] = tuple(
 )
 
 
-def rules_for(cell: str, rules: Sequence[Rule]) -> list[Rule]:
-    """One rule per figure: of those whose pattern fits the cell, the last one given."""
-    return list({rule.figure.name: rule for rule in rules if rule.fits(cell)}.values())
+def rules_for(rules: Sequence[Rule], *names: str) -> list[Rule]:
+    """One rule per figure: of those whose pattern fits one of a cell's names, the last one given."""
+    return list({rule.figure.name: rule for rule in rules if rule.fits(*names)}.values())

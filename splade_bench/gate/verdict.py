@@ -12,7 +12,7 @@ from splade_bench.gate.cells import GatedCell
 from splade_bench.gate.moves import hints, moves
 from splade_bench.gate.rules import DEFAULT_RULES, Rule, rules_for
 from splade_bench.gate.sensitivity import Sensitivity, sensitivity, sensitivity_line
-from splade_bench.results.conditions import Conditions, differences
+from splade_bench.results.conditions import Conditions
 from splade_bench.results.figures import GATED, Figure, peak_rss_bytes
 from splade_bench.units import format_bytes
 
@@ -56,8 +56,10 @@ class Verdict:
     """New cells, and improvements after which the baseline should be updated."""
     sensitivities: Sequence[Sensitivity] = ()
     """For each figure that was compared, the smallest regression that is noticed."""
+    judged: Sequence[str] = ()
+    """Figures that a rule compared, or that it needs and were lost."""
     unjudged: Sequence[str] = ()
-    """Figures of the baseline that no rule compared."""
+    """Figures of the baseline that no rule judged."""
 
     @property
     def exit_code(self) -> int:
@@ -77,25 +79,27 @@ class Verdict:
 def check(current: Mapping[str, GatedCell], baseline: Mapping[str, GatedCell], rules: Sequence[Rule]) -> Verdict:
     """Compare every cell of the baseline with its current measurement; a call keeps its baseline if it was moved."""
     missing = {name: cell for name, cell in baseline.items() if name not in current}
-    moved = moves(missing, {name: cell for name, cell in current.items() if name not in baseline})
+    moved = moves(missing, {name: cell for name, cell in current.items() if name not in baseline}, rules)
     new = {name: cell for name, cell in current.items() if name not in baseline and name not in moved.values()}
     notes = [f"{one_line(f'{now}: moved, {before} in the baseline')}; {_UPDATE_HINT}" for before, now in moved.items()]
     notes += [f"{one_line(name)}: new, not in the baseline" for name in new]
     unused = [
         f"{one_line(rule.text)}: no cell of the baseline has that figure"
         for rule in (rules if rules is not DEFAULT_RULES else ())  # the defaults apply to whatever has their figures
-        if not any(rule.fits(name) and rule.figure.name in cell.figures for name, cell in baseline.items())
+        if not any(
+            rule.figure.name in cell.figures and rule.fits(name, moved.get(name, name))
+            for name, cell in baseline.items()
+        )
     ]
     judged = [
-        _judge_cell(now, cell, current[now], rules_for(name, rules))
+        _judge_cell(now, cell, current[now], rules_for(rules, name, now))
         if (now := moved.get(name, name)) in current
         else Verdict(regressions=[_missing(name, cell, new)], evaluated=1)
         for name, cell in baseline.items()
     ]
     verdict = _sum([Verdict(notes=notes), *judged, Verdict(not_evaluated=unused)])
-    compared = {one.metric for one in verdict.sensitivities}
     recorded = {metric for cell in baseline.values() for metric in cell.figures}
-    return replace(verdict, unjudged=sorted(recorded - compared))
+    return replace(verdict, unjudged=sorted(recorded.difference(verdict.judged)))
 
 
 def _sum(verdicts: Sequence[Verdict]) -> Verdict:
@@ -105,6 +109,7 @@ def _sum(verdicts: Sequence[Verdict]) -> Verdict:
         not_evaluated=[line for verdict in verdicts for line in verdict.not_evaluated],
         notes=[line for verdict in verdicts for line in verdict.notes],
         sensitivities=[one for verdict in verdicts for one in verdict.sensitivities],
+        judged=list(dict.fromkeys(metric for verdict in verdicts for metric in verdict.judged)),
     )
 
 
@@ -163,7 +168,7 @@ def _judge(name: str, rule: Rule, baseline: GatedCell, current: GatedCell) -> Ve
             return Verdict(not_evaluated=[f"{line}  {rule.text}: {failed}"])
         return Verdict(notes=[] if after is None else [f"{line}  {figure.name}: new, not in the baseline"])
     # A failed pass is a fault on any machine, and the figure of another run does not make up for it.
-    if not failed and (differing := _differences(figure, baseline.conditions, current.conditions)):
+    if not failed and (differing := rule.differing_conditions(baseline.conditions, current.conditions)):
         conditions = one_line(", ".join(differing))
         return Verdict(not_evaluated=[f"{line}  {rule.text}: taken under other conditions: {conditions}"])
     lost = Regression(
@@ -173,13 +178,13 @@ def _judge(name: str, rule: Rule, baseline: GatedCell, current: GatedCell) -> Ve
         current="not measured",
         limit=f"({rule.text} needs it)",
         blame=[failed] if failed else [],
-        reproduce=baseline.reproduce,
+        reproduce=current.reproduce or baseline.reproduce,
     )
     if failed or after is None:
-        return Verdict(regressions=[lost], evaluated=1)
+        return Verdict(regressions=[lost], evaluated=1, judged=[figure.name])
     change = f"{after / before - 1:+.1%}" if before else "was 0"
     found = sensitivity(name, rule, baseline)
-    compared = Verdict(evaluated=1, sensitivities=[found] if found else [])
+    compared = Verdict(evaluated=1, sensitivities=[found] if found else [], judged=[figure.name])
     if rule.is_regression(before, after):
         worse = replace(
             lost,
@@ -187,7 +192,6 @@ def _judge(name: str, rule: Rule, baseline: GatedCell, current: GatedCell) -> Ve
             change=change,
             limit=f"limit {_exact(figure, rule.limit(before))} (rule {rule.text})",
             blame=blame(baseline, current) if figure.unit == "bytes" else (),
-            reproduce=current.reproduce,
         )
         return replace(compared, regressions=[worse])
     improved = f"{line}  {figure.name}: {change}, improved by more than the rule's limit; {_UPDATE_HINT}"
@@ -197,25 +201,22 @@ def _judge(name: str, rule: Rule, baseline: GatedCell, current: GatedCell) -> Ve
 def require_comparable(baseline: Mapping[str, GatedCell], rules: Sequence[Rule], known: Conditions) -> None:
     """Refuse a baseline with which nothing could be compared under these conditions, as far as they are known.
 
+    Patterns of rules are left out: one may fit the new name of a call that was moved.
+
     Raises:
         ConfigError: it names what differs.
     """
     differing: dict[str, None] = {}
-    for name, cell in baseline.items():
-        for rule in rules_for(name, rules):
+    for cell in baseline.values():
+        for rule in rules:
             if rule.figure.name in cell.figures:
-                lines = _differences(rule.figure, cell.conditions, known, where_known=True)
+                lines = rule.differing_conditions(cell.conditions, known, where_known=True)
                 if not lines:
                     return
                 differing |= dict.fromkeys(lines)
     reason = f"cannot be compared on this machine: {one_line(', '.join(differing))}"
     nothing = "has nothing to compare: none of its figures has a rule"
     raise ConfigError(f"--memory-baseline: this baseline {reason if differing else nothing}")
-
-
-def _differences(figure: Figure, baseline: Conditions, current: Conditions, *, where_known: bool = False) -> list[str]:
-    assert figure.comparable is not None
-    return differences(figure.comparable, baseline, current, where_known=where_known)
 
 
 def _exact(figure: Figure, value: float) -> str:

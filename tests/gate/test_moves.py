@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from gated import MACHINE, VERSIONS, cells
@@ -10,22 +11,21 @@ from results import MIB, make_call_result, make_cell_result
 
 from splade_bench.gate.cells import GatedCell
 from splade_bench.gate.rules import parse_rule
-from splade_bench.gate.verdict import check, verdict_lines
+from splade_bench.gate.verdict import check, require_comparable, verdict_lines
 
 RULES = [parse_rule("live_peak_bytes:1%")]
+DIFFERENT = [pytest.param(live_mib, id=f"{live_mib}-MiB") for live_mib in (98, 102)]
 OLD = "tests/memory/test_index.py::TestIt::test_it[small]: build('a: b', 3)"
 
 
-def measured(*names: str, live_mib: int = 100) -> dict[str, GatedCell]:
+def measured(*names: str, live_mib: int = 100, **changes: Any) -> dict[str, GatedCell]:
     """Calls of these names, measured by the tests in them."""
     return cells(
         *(
             make_call_result(
                 name,
                 test_id=name.rpartition(": build(")[0] or name.partition(": ")[0],
-                live_peak_bytes=live_mib * MIB,
-                machine=MACHINE,
-                versions=VERSIONS,
+                **({"live_peak_bytes": live_mib * MIB, "machine": MACHINE, "versions": VERSIONS} | changes),
                 started_at="then",
             )
             for name in names
@@ -33,7 +33,7 @@ def measured(*names: str, live_mib: int = 100) -> dict[str, GatedCell]:
     )
 
 
-@pytest.mark.parametrize(
+under_another_name = pytest.mark.parametrize(
     "now",
     [
         pytest.param("memory/test_index.py::TestIt::test_it[small]: build('a: b', 3)", id="another-root-folder"),
@@ -41,14 +41,79 @@ def measured(*names: str, live_mib: int = 100) -> dict[str, GatedCell]:
         pytest.param("tests/test_other.py::TestIt::test_it[small]: build('a: b', 3)", id="moved-test"),
     ],
 )
+
+
+@under_another_name
 def test_a_call_is_judged_under_its_new_name(now: str) -> None:
     same = check(measured(now), measured(OLD), RULES)
-    worse = check(measured(now, live_mib=102), measured(OLD), RULES)
+    worse = check(measured(now, status="oom"), measured(OLD), RULES)
 
     assert (same.exit_code, same.evaluated) == (0, 1)
     (note,) = same.notes
     assert note.startswith(f"{now}: moved, {OLD} in the baseline; to make this the new baseline")
-    assert [(regression.cell, regression.metric) for regression in worse.regressions] == [(now, "live_peak_bytes")]
+    assert [(regression.cell, regression.current) for regression in worse.regressions] == [(now, "oom")]
+
+
+@under_another_name
+@pytest.mark.parametrize("live_mib", DIFFERENT)
+def test_a_call_with_other_figures_is_another_one(now: str, live_mib: int) -> None:
+    verdict = check(measured(now, live_mib=live_mib), measured(OLD), RULES)
+
+    (regression,) = verdict.regressions
+    assert (regression.cell, regression.current) == (OLD, "missing")
+    assert regression.blame == [f"perhaps renamed: {now} is new"]
+    assert verdict.notes == [f"{now}: new, not in the baseline"]
+
+
+def test_a_parameter_that_sizes_a_file_is_not_a_renamed_one() -> None:
+    old = measured("test_x.py::test_it[10]: index('tmp_path/c')", live_mib=10)
+    old |= measured("test_x.py::test_it[100]: index('tmp_path/c')", live_mib=100)
+    now = measured("test_x.py::test_it[10]: index('tmp_path/c')", live_mib=10)
+    now |= measured("test_x.py::test_it[50]: index('tmp_path/c')", live_mib=50)
+
+    verdict = check(now, old, RULES)
+
+    assert [(one.cell, one.current) for one in verdict.regressions] == [
+        ("test_x.py::test_it[100]: index('tmp_path/c')", "missing")
+    ]
+
+
+@under_another_name
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param({"status": "oom"}, {}, id="ran-out-of-memory"),
+        pytest.param({"machine": {}, "versions": {}}, {}, id="other-conditions"),
+        pytest.param({}, {"live_peak_bytes": None}, id="nothing-to-compare"),
+    ],
+)
+def test_a_call_is_not_moved_if_its_figures_cannot_show_it(
+    now: str, before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    verdict = check(measured(now, **after), measured(OLD, **before), RULES)
+
+    assert [(regression.cell, regression.current) for regression in verdict.regressions] == [(OLD, "missing")]
+
+
+def test_a_moved_call_that_lost_a_figure_is_measured_again_where_it_is_now() -> None:
+    now = "tests/test_other.py::TestIt::test_it[small]: build('a: b', 3)"
+    rules = [*RULES, parse_rule("memray_peak_bytes:1%")]
+
+    (lost,) = check(measured(now), measured(OLD, memray_peak_bytes=5), rules).regressions
+
+    assert (lost.cell, lost.metric, lost.current) == (now, "memray_peak_bytes", "not measured")
+    assert lost.reproduce == "pytest 'tests/test_other.py::TestIt::test_it[small]'"
+
+
+@pytest.mark.parametrize("cells", ["tests/memory/*", "memory/*"])
+def test_a_rule_for_the_old_or_the_new_name_judges_a_moved_call(cells: str) -> None:
+    rules = [parse_rule(f"live_peak_bytes:1%:{cells}")]
+    now = "memory/test_index.py::TestIt::test_it[small]: build('a: b', 3)"
+
+    require_comparable(measured(OLD), rules, {})
+    verdict = check(measured(now), measured(OLD), rules)
+
+    assert (verdict.exit_code, verdict.evaluated, verdict.not_evaluated) == (0, 1, [])
 
 
 def test_a_test_that_measures_several_calls_moves_with_all_of_them() -> None:

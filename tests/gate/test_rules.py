@@ -63,5 +63,5 @@ def test_a_rule_that_cannot_be_read_is_refused(text: str, complaint: str) -> Non
 def test_the_last_rule_that_fits_a_cell_counts() -> None:
     rules = [parse_rule(text) for text in ("peak_rss_bytes:5%", "peak_rss_bytes:20%:base-*", "final_loss:1%:tiny-*")]
 
-    assert [rule.text for rule in rules_for("base-cpu", rules)] == ["peak_rss_bytes:20%:base-*"]
-    assert {rule.text for rule in rules_for("tiny-cpu", rules)} == {"peak_rss_bytes:5%", "final_loss:1%:tiny-*"}
+    assert [rule.text for rule in rules_for(rules, "base-cpu")] == ["peak_rss_bytes:20%:base-*"]
+    assert {rule.text for rule in rules_for(rules, "tiny-cpu")} == {"peak_rss_bytes:5%", "final_loss:1%:tiny-*"}

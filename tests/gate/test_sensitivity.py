@@ -78,3 +78,14 @@ def test_nothing_compared_is_nothing_noticed() -> None:
 
     assert not any("smallest" in line for line in lines)
     assert check(cells(make_result(live_peak_bytes=0)), cells(make_result(live_peak_bytes=0)), DEFAULT_RULES).evaluated
+
+
+@pytest.mark.parametrize("now", [pytest.param(0, id="was-0"), pytest.param(None, id="lost")])
+def test_a_figure_that_was_judged_without_a_share_is_not_said_to_be_unjudged(now: int | None) -> None:
+    rules = [*DEFAULT_RULES, parse_rule("memray_peak_bytes:1MiB")]
+
+    verdict = check(cells(make_result(memray_peak_bytes=now)), cells(make_result(memray_peak_bytes=0)), rules)
+
+    assert "memray_peak_bytes" not in [one.metric for one in verdict.sensitivities]
+    assert verdict.unjudged == []
+    assert verdict_lines(verdict)[-2].endswith("; not judged: times")
