@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -45,25 +45,33 @@ class ProcessTree:
         """Memory now, in bytes; 0 if the process has ended."""
         parents = _descendants(self._pid)
         sizes = {pid: _sizes(pid) for pid in (self._pid, *parents)}
-        counted = [pid for pid in parents if pid in self._earlier and sizes[pid] != sizes[parents[pid]]]
+        counted = [
+            pid
+            for pid, parent in parents.items()
+            if pid in self._earlier and _resident_bytes(sizes[pid]) and sizes[pid] != sizes[parent]
+        ]
         self._earlier = set(parents)
         self.children |= self._earlier
-        resident_bytes = [_resident_bytes(sizes[pid]) for pid in (self._pid, *counted)]
-        if not counted:
-            return resident_bytes[0]
-        size_bytes = max(max(resident_bytes), sum(resident_bytes) - self._shared([self._pid, *counted]))
-        self.peak_with_children_bytes = max(self.peak_with_children_bytes, size_bytes)
-        return size_bytes
+        return self._with(counted, sizes) if counted else _resident_bytes(sizes[self._pid])
 
-    def _shared(self, pids: Sequence[int]) -> int:
-        """How much the sum of their resident memory is too large, because they share pages; 0 if that is not known."""
+    def _with(self, counted: Sequence[int], sizes: Mapping[int, Sequence[int]]) -> int:
+        """Memory of the process and the descendants ``counted``, of these sizes, in bytes."""
+        pids = [self._pid, *counted]
+        resident_bytes = [_resident_bytes(sizes[pid]) for pid in pids]
         if pids != self._counted or time.monotonic() >= self._due_s:
             start_s = time.thread_time()
             excess_bytes = sum(or_none(partial(_excess_bytes, pid)) or 0 for pid in pids)
+            rest_s = _REST * (time.thread_time() - start_s)
+            alone_bytes = resident_bytes[0]
+            resident_bytes = [_resident_bytes(_sizes(pid)) for pid in pids]
+            # One that ended meanwhile no longer shares: what it shared would count again as its own.
+            if not all(resident_bytes):
+                return alone_bytes
             self._shared_bytes = max(0, excess_bytes - self._outside_bytes)
-            self._counted = pids
-            self._due_s = time.monotonic() + _REST * (time.thread_time() - start_s)
-        return self._shared_bytes
+            self._counted, self._due_s = pids, time.monotonic() + rest_s
+        size_bytes = max(max(resident_bytes), sum(resident_bytes) - self._shared_bytes)
+        self.peak_with_children_bytes = max(self.peak_with_children_bytes, size_bytes)
+        return size_bytes
 
 
 def _descendants(pid: int) -> dict[int, int]:

@@ -66,6 +66,29 @@ def test_a_page_that_a_fork_shares_counts_once(system: Callable[..., None]) -> N
     assert tree.read() == 500
 
 
+def test_a_child_that_ends_within_a_reading_changes_nothing(
+    system: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system({}, {ME: 500})
+    tree = ProcessTree(ME)
+    system({CHILD: ME, GRANDCHILD: ME}, {ME: 500, CHILD: 480, GRANDCHILD: 470})
+    tree.read()
+
+    resident = {ME: 500, CHILD: 480, GRANDCHILD: 470}
+    monkeypatch.setattr(process_tree, "_sizes", lambda pid: (1000, resident[pid]))
+
+    def end(pid: int) -> int:  # the sharing is gone as well
+        resident.update({CHILD: 0, GRANDCHILD: 0})
+        return 0
+
+    monkeypatch.setattr(process_tree, "_excess_bytes", end)
+
+    assert (tree.read(), tree.peak_with_children_bytes) == (500, 0)
+
+    system({CHILD: ME, GRANDCHILD: ME}, {ME: 500, CHILD: 480, GRANDCHILD: 0}, {ME: 240, CHILD: 240})
+    assert (tree.read(), tree.peak_with_children_bytes) == (500, 500)
+
+
 def test_a_process_that_has_ended_has_no_memory() -> None:
     ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], check=True, capture_output=True)
 
