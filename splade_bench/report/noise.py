@@ -15,17 +15,22 @@ from splade_bench.results.records import CellResult, Measurement, Result
 Row = TypeVar("Row")
 
 HEADING = "in bad company"
-OTHERS_CORES = 0.1
-"""Cores that other processes may keep busy, besides those that a cell asks for."""
+OTHERS_SHARE = 0.05
+"""Of the logical cores: what other processes may keep busy, besides those that a cell asks for."""
 GEMM_SHARE = 0.85
 """Of the median rate of the same machine and workload: in a quiet campaign, the lowest was 0.88."""
 _LEAST_RATES = 3
+_USUAL_CORES = 2  # if the record does not say it
 
 
 def in_bad_company(results: Sequence[Result]) -> list[Measurement]:
     """The measurements whose times cannot be trusted, as far as their records say."""
     measured = [result for result in results if isinstance(result, Measurement)]
-    slow = {id(run) for group in group_by(measured, _alike).values() for run in _slow(group)}
+    slow = {
+        id(run)
+        for group in group_by([run for run in measured if isinstance(run, CellResult)], _alike).values()
+        for run in _slow(group)
+    }
     return [run for run in measured if id(run) in slow or _disturbed(run)]
 
 
@@ -49,21 +54,22 @@ def noise_note(results: Sequence[Result]) -> list[Text]:
     return [
         Text(
             f"**{count} of {len(results)} results were measured {HEADING}: other processes kept more than "
-            f"{OTHERS_CORES:g} cores busy, or the machine's GEMM rate was less than {GEMM_SHARE:g} of its median. Do "
-            "not trust their times.**"
+            f"{100 * OTHERS_SHARE:g} % of the logical cores busy, or the machine's GEMM rate was less than "
+            f"{GEMM_SHARE:g} of its median. Do not trust their times.**"
         )
     ]
 
 
 def _disturbed(run: Measurement) -> bool:
-    if run.others_cpu_time_s is None or not run.wall_time_s:
-        return False
+    if run.others_cpu_time_s is None or not run.wall_time_s or run.child_processes:
+        return False  # a child that still ran counted as another process
+    allowed = OTHERS_SHARE * (run.machine.get("logical_cores") or _USUAL_CORES)
     expected = run.busy_processes if isinstance(run, CellResult) else 0
     # A tick of the system's clock is no company.
-    return run.others_cpu_time_s > max((expected + OTHERS_CORES) * run.wall_time_s, 0.05)
+    return run.others_cpu_time_s > max((expected + allowed) * run.wall_time_s, 0.05)
 
 
-def _slow(runs: Sequence[Measurement]) -> list[Measurement]:
+def _slow(runs: Sequence[CellResult]) -> list[CellResult]:
     rates = [run.gemm_flops_per_s for run in runs if run.gemm_flops_per_s]
     if len(rates) < _LEAST_RATES:
         return []
@@ -71,9 +77,8 @@ def _slow(runs: Sequence[Measurement]) -> list[Measurement]:
     return [run for run in runs if run.gemm_flops_per_s and run.gemm_flops_per_s < least]
 
 
-def _alike(run: Measurement) -> tuple[object, ...]:
+def _alike(run: CellResult) -> tuple[object, ...]:
     """Equal for runs whose GEMM rates should be equal: machine, threads, and the size of the product."""
     conditions = conditions_of(run)
     machine = (conditions.get("processor"), conditions.get("logical_cores"), conditions.get("threads"))
-    own = (run.workload, run.busy_processes) if isinstance(run, CellResult) else ()
-    return *machine, *own
+    return *machine, run.workload, run.busy_processes

@@ -86,7 +86,7 @@ class Measurement(Result):
     others_cpu_time_s: float | None = None
     """Processor time that all other processes took meanwhile, and the host of a virtual machine."""
     gemm_flops_per_s: float | None = None
-    """Rate of a large product in float32 on the CPU, in the same process right after: equal sizes within a workload."""
+    """Rate of a large product in float32 on the CPU, in a cell's process right after: equal sizes within a workload."""
     major_faults: Int | None = None
     """Pages read from disk during the measured part: swapped out, or of a mapped file."""
     swapped_bytes: Int | None = None

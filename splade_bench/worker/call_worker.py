@@ -21,9 +21,7 @@ from typing import Any
 
 from splade_bench.bench.protocol import CallRequest
 from splade_bench.measure.device import device_memory
-from splade_bench.measure.readings import or_none
 from splade_bench.measure.rss import current_rss_bytes
-from splade_bench.measure.speed import numpy_gemm_flops_per_s
 from splade_bench.measure.usage import children_usage
 from splade_bench.worker.completion import run_to_end
 from splade_bench.worker.probes import Fields, TimePassProbes, heap_fields, live_fields, pinned_fields
@@ -38,7 +36,6 @@ class CallWorker(Worker[CallRequest]):
     def run(self) -> None:
         """Import, call, and send the result."""
         self.phase = "import"
-        self._own_path = [folder for folder in sys.path if folder and Path(folder) != Path.cwd()]
         if self.request.measure == "heap":
             heap_fields(lambda: None)  # imports what memray needs, before the project's modules of the same names
         sys.path[:] = self.request.path
@@ -80,15 +77,7 @@ class CallWorker(Worker[CallRequest]):
             self.measured |= probes.fields()
             self.measured["child_processes"] = int(children_usage() != children_before)  # at least so many
         self.send("done", {})
-        return {"gemm_flops_per_s": self._gemm_flops_per_s()}
-
-    def _gemm_flops_per_s(self) -> float | None:
-        """None if a limit may leave no room for the product, or numpy cannot be imported."""
-        if self.request.memory_limit_bytes:
-            return None
-        # A module of the measured project may have the name of one that numpy imports.
-        sys.path[:] = self._own_path
-        return or_none(numpy_gemm_flops_per_s)
+        return {}
 
 
 def _load_module(request: CallRequest) -> ModuleType:

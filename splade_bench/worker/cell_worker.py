@@ -21,7 +21,6 @@ from splade_bench.device.storages import LiveStorages
 from splade_bench.grid.cell import ARTICLE_TRAINER, OWN_TRAINER
 from splade_bench.measure.device import device_memory
 from splade_bench.measure.rss import current_rss_bytes
-from splade_bench.measure.speed import SIZE
 from splade_bench.memory_modes import MemoryConfig
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.planner.candidates import Candidates
@@ -36,6 +35,8 @@ from splade_bench.worker.cell_builder import CellBuilder, WidestBatch
 from splade_bench.worker.probes import Fields, TimePassProbes, heap_fields, live_fields, pinned_fields
 from splade_bench.worker.serving import Worker, claim_standard_output, limit_process, serve, wait_for_go
 from splade_bench.worker.step_events import StepEvents
+
+_QUICK_GEMM_SIZE = 1024  # some hundredths of a second, where the rate only says whether times can be trusted
 
 
 class CellWorker(Worker[CellRequest]):
@@ -106,7 +107,9 @@ class CellWorker(Worker[CellRequest]):
         self.send("done", self.measured)
         self.phase = "evaluation"
         if not self.request.memory_limit_bytes:  # which may leave no room for it
-            self.measured["gemm_flops_per_s"] = gemm_flops_per_s(*(() if builder.workload.gemm_rate else (SIZE,)))
+            self.measured["gemm_flops_per_s"] = gemm_flops_per_s(
+                *(() if builder.workload.gemm_rate else (_QUICK_GEMM_SIZE,))
+            )
         if not isinstance(trainer, Trainer):
             return {}  # a peer is compared by memory and time only
         if builder.workload.gemm_rate:

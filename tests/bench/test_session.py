@@ -121,25 +121,19 @@ def test_a_call_has_no_input_and_the_same_hashes_as_every_other(tmp_path: Path) 
     assert result.value == ["0", ""]
 
 
-def import_of_its_own(folder: str) -> str:
-    """A project with a module that has the name of one of numpy's needs, and is no such thing."""
-    sys.path.insert(0, folder)
-    return str(__import__("secrets").__file__)
+def leave_little_address_space() -> None:
+    """What the process does after it, such as a matrix product in threads, would kill it."""
+    import resource  # Windows has none
 
 
-def test_the_time_of_a_call_carries_the_speed_and_the_load_of_the_machine(tmp_path: Path) -> None:
-    (tmp_path / "secrets.py").write_text("")
-    (tmp_path / "numpy.py").write_text("raise SystemExit('not numpy')")
-    session = make_session(tmp_path)
+    resource.setrlimit(resource.RLIMIT_AS, (150 * 2**20, -1))
 
-    plain = session.measure_call("a call", call_request(touch_block, 1))
-    shadowed = session.measure_call("another", call_request(import_of_its_own, str(tmp_path)))
-    limited = make_session(tmp_path, memory_limit_bytes=2**30).measure_call("a third", call_request(touch_block, 1))
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not keep to the limit")
+def test_the_time_of_a_call_carries_the_load_of_the_machine_and_nothing_runs_after_it(tmp_path: Path) -> None:
+    result = make_session(tmp_path).measure_call("a call", call_request(leave_little_address_space))
 
-    assert plain.gemm_flops_per_s and plain.gemm_flops_per_s > 1e8
-    assert sys.platform != "linux" or plain.others_cpu_time_s is not None
-    assert (shadowed.status, shadowed.value) == ("ok", str(tmp_path / "secrets.py"))
-    assert (limited.status, limited.gemm_flops_per_s) == ("ok", None)
+    assert (result.status, result.gemm_flops_per_s) == ("ok", None), result.error
+    assert result.others_cpu_time_s is not None
 
 
 def test_a_call_is_recorded_with_its_session_and_test(tmp_path: Path) -> None:

@@ -40,6 +40,28 @@ def test_a_run_beside_other_processes_is_in_bad_company(
     assert in_bad_company([run]) == [run] * marked
 
 
+@pytest.mark.parametrize(
+    ("changes", "marked"),
+    [
+        ({}, True),
+        ({"machine": {**MACHINE, "logical_cores": 64}}, False),
+        ({"machine": {}}, True),
+        ({"child_processes": 2}, False),  # they may be the others
+        ({"child_processes": 0}, True),
+    ],
+)
+def test_a_share_of_the_cores_is_company_unless_the_run_has_children(changes: dict[str, Any], marked: bool) -> None:
+    run = make_call_result(**({"machine": MACHINE, "wall_time_s": 20.0, "others_cpu_time_s": 2.1} | changes))
+
+    assert in_bad_company([run]) == [run] * marked
+
+
+def test_calls_with_other_rates_are_not_compared() -> None:
+    runs = [make_call_result(gemm_flops_per_s=rate) for rate in (100.0, 101.0, 102.0, 50.0)]
+
+    assert in_bad_company(runs) == []
+
+
 def test_a_run_in_a_slow_minute_is_in_bad_company() -> None:
     runs = rated(100.0, 104.0, 84.0, 101.0)
 
