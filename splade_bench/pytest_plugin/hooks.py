@@ -7,6 +7,7 @@ A run without measurements imports only what its options need, and never torch. 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -230,7 +231,10 @@ def _call_text(call: CallRequest, request: pytest.FixtureRequest) -> str:
     if "tmp_path_factory" in request.fixturenames:
         text = text.replace(str(request.getfixturevalue("tmp_path_factory").getbasetemp()), "tmp")
     root = request.config.rootpath
-    return text if root == root.parent else text.replace(f"{root}{os.sep}", "rootdir/")
+    if root == root.parent:
+        return text
+    # Only where a path begins: in another path, the same folders may come again.
+    return re.sub(rf"(?<![^\s'\"=(\[,]){re.escape(f'{root}{os.sep}')}", "rootdir/", text)
 
 
 def shown_path(path: Path, config: pytest.Config) -> str:
