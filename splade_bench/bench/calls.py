@@ -95,13 +95,21 @@ class CallRunner:
 
 
 def _differences(value: Any, pass_values: Mapping[str, Any]) -> dict[str, str] | None:
-    """Memory passes whose call returned another value than the timed one; two fractions, as of seconds, may differ."""
+    """Memory passes whose call returned another value than the timed one; fractions, as of seconds, may differ."""
+    whole = _without_fractions(value)
     others = {
-        name: other
-        for name, other in pass_values.items()
-        if other != value and not (isinstance(other, float) and isinstance(value, float))
+        name: other for name, other in pass_values.items() if other != value and _without_fractions(other) != whole
     }
     return {name: f"returned {_short(other)}, the timed call {_short(value)}" for name, other in others.items()} or None
+
+
+def _without_fractions(value: Any) -> Any:
+    """A JSON value with every fraction replaced by one thing."""
+    if isinstance(value, dict):
+        return {name: _without_fractions(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_without_fractions(part) for part in value]
+    return float if isinstance(value, float) else value
 
 
 def _short(value: Any) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from results import make_call_result, make_cell_result
 
+from splade_bench.bench import calls
 from splade_bench.bench.calls import CallRunner, call_request
 from splade_bench.bench.cells import CellRunner
 from splade_bench.bench.known_blocks import touch_block
@@ -125,8 +126,8 @@ def leave_little_address_space() -> None:
     """What the process does after it, such as a matrix product in threads, would kill it."""
     import resource  # Windows has none
 
-
     resource.setrlimit(resource.RLIMIT_AS, (150 * 2**20, -1))
+
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not keep to the limit")
 def test_the_time_of_a_call_carries_the_load_of_the_machine_and_nothing_runs_after_it(tmp_path: Path) -> None:
@@ -205,12 +206,27 @@ def test_two_fractions_are_no_difference_between_passes(tmp_path: Path) -> None:
 
     result = session.measure_call("a call", call_request(seconds_now))
 
-    assert isinstance(result.value, float)
+    assert isinstance(result.value["times_s"][0], float)
     assert result.pass_differences is None
 
 
-def seconds_now() -> float:
-    return time.time()
+def seconds_now() -> dict[str, object]:
+    return {"times_s": [time.time(), time.time()], "n": 3}
+
+
+@pytest.mark.parametrize(
+    ("value", "other", "differs"),
+    [
+        (1.5, 2.5, False),
+        ({"s": 1.5, "n": [3, 0.5]}, {"s": 2.5, "n": [3, 0.25]}, False),
+        ({"s": 1.5, "n": 3}, {"s": 2.5, "n": 4}, True),
+        ([1.5], [2.5, 3.5], True),
+        ({"s": 1.5}, {"s": None}, True),
+        (1, 1.0, False),
+    ],
+)
+def test_fractions_at_any_depth_may_differ_between_passes(value: object, other: object, differs: bool) -> None:
+    assert bool(calls._differences(value, {"heap": other})) == differs
 
 
 def test_the_line_of_a_call_says_whether_its_child_processes_count(tmp_path: Path) -> None:
