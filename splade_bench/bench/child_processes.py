@@ -46,9 +46,10 @@ class ChildProcesses:
             peak_bytes, source = self._sampler.peak_bytes, f"{_SAMPLED} ({source.removeprefix(NOT_MEASURED)})"
         if self._tree.peak_with_children_bytes:
             peak_bytes = max(peak_bytes or 0, self._tree.peak_with_children_bytes)
-            source = f"{source}; with {_text(count)}, {_SAMPLED}"
+            sampled = len(self._tree.counted)
+            source = f"{source}; with {f'{sampled} of ' * (sampled < count)}{_text(count)}, {_SAMPLED}"
         elif count:
-            source = f"{source}; without {_text(count)}, too short-lived to be sampled"
+            source = f"{source}; without {_text(count)}, whose memory was not sampled"
         return {**measured, "child_processes": count, "peak_rss_bytes": peak_bytes, "peak_rss_source": source}
 
 

@@ -31,13 +31,15 @@ class ProcessTree:
     def __init__(self, pid: int) -> None:
         self.children: set[int] = set()
         """Descendants that were seen in any reading."""
+        self.counted: set[int] = set()
+        """Those whose memory counted in a reading."""
         self.peak_with_children_bytes = 0
         """Largest reading in which a child counted."""
         self._pid = pid
         # What it shares with processes outside the tree is its own as well. With children, that is not known.
         self._outside_bytes = 0 if _descendants(pid) else or_none(lambda: _excess_bytes(pid)) or 0
         self._earlier: set[int] = set()
-        self._counted: Sequence[int] = ()
+        self._shared_by: Sequence[int] = ()
         self._shared_bytes = 0
         self._due_s = 0.0
 
@@ -58,7 +60,7 @@ class ProcessTree:
         """Memory of the process and the descendants ``counted``, of these sizes, in bytes."""
         pids = [self._pid, *counted]
         resident_bytes = [_resident_bytes(sizes[pid]) for pid in pids]
-        if pids != self._counted or time.monotonic() >= self._due_s:
+        if pids != self._shared_by or time.monotonic() >= self._due_s:
             start_s = time.thread_time()
             excess_bytes = sum(or_none(partial(_excess_bytes, pid)) or 0 for pid in pids)
             rest_s = _REST * (time.thread_time() - start_s)
@@ -68,8 +70,9 @@ class ProcessTree:
             if not all(resident_bytes):
                 return alone_bytes
             self._shared_bytes = max(0, excess_bytes - self._outside_bytes)
-            self._counted, self._due_s = pids, time.monotonic() + rest_s
+            self._shared_by, self._due_s = pids, time.monotonic() + rest_s
         size_bytes = max(max(resident_bytes), sum(resident_bytes) - self._shared_bytes)
+        self.counted.update(counted)
         self.peak_with_children_bytes = max(self.peak_with_children_bytes, size_bytes)
         return size_bytes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import time
@@ -70,7 +71,9 @@ def test_case_13_a_pool_counts(method: str) -> None:
     assert 150 < growth_mib(result) < 300  # both, not one
     assert result.child_processes is not None
     assert 2 <= result.child_processes <= 4  # spawn and forkserver have helpers
-    assert result.peak_rss_source == f"VmHWM; with {result.child_processes} child processes, sampled every 10 ms"
+    # A busy machine reads so seldom that some may be missed.
+    counted = rf"VmHWM; with (\d of )?{result.child_processes} child processes, sampled every 10 ms"
+    assert re.fullmatch(counted, result.peak_rss_source or "")
 
 
 @pytest.mark.slow
@@ -120,8 +123,20 @@ def test_children_that_ended_before_they_were_seen_are_on_the_record(ended: Chil
     assert fields == {
         "peak_rss_bytes": 5,
         "child_processes": 1,
-        "peak_rss_source": "VmHWM; without 1 child process, too short-lived to be sampled",
+        "peak_rss_source": "VmHWM; without 1 child process, whose memory was not sampled",
     }
+
+
+def test_the_source_says_how_many_of_the_children_were_sampled(
+    ended: ChildProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def source(children: set[int]) -> str:
+        for name, value in {"children": children, "counted": {1, 2}, "peak_with_children_bytes": 9}.items():
+            monkeypatch.setattr(ended._tree, name, value)
+        return str(ended.counted({"peak_rss_bytes": 5, "peak_rss_source": "VmHWM"})["peak_rss_source"])
+
+    assert source({1, 2}) == "VmHWM; with 2 child processes, sampled every 10 ms"
+    assert source(set(range(1, 517))) == "VmHWM; with 2 of 516 child processes, sampled every 10 ms"
 
 
 def test_without_the_kernels_mark_the_peak_is_sampled() -> None:

@@ -86,7 +86,7 @@ def test_a_child_that_ends_within_a_reading_changes_nothing(
     assert (tree.read(), tree.peak_with_children_bytes) == (500, 0)
 
     system({CHILD: ME, GRANDCHILD: ME}, {ME: 500, CHILD: 480, GRANDCHILD: 0}, {ME: 240, CHILD: 240})
-    assert (tree.read(), tree.peak_with_children_bytes) == (500, 500)
+    assert (tree.read(), tree.peak_with_children_bytes, tree.counted) == (500, 500, {CHILD})
 
 
 def test_a_process_that_has_ended_has_no_memory() -> None:
