@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 _PATIENCE_S = 300.0
@@ -46,7 +48,7 @@ class Launched:
             own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             if slurm:
                 names = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID")
-                own = {"SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": port}
+                own = {"SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": port}  # makes the same port of it
             command = [sys.executable, "-m", "splade_bench", "train", *map(str, [*flags, *more_flags.get(rank, ())])]
             own |= {"OMP_NUM_THREADS": str(threads)} | dict(zip(names, map(str, place), strict=True))
             with log.open("w") as file:
@@ -83,6 +85,9 @@ class Launched:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Below the ports that the system gives to connections: until it is listened on, it stays free."""
+    while True:
+        port = 20000 + secrets.randbelow(10000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
