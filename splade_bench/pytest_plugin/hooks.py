@@ -17,7 +17,6 @@ import pytest
 
 from splade_bench.bench.protocol import DEFAULT_MEMORY_PASSES
 from splade_bench.errors import SpladeBenchError
-from splade_bench.measure.growth import PeakGrowth
 from splade_bench.pytest_plugin.options import check_options, memory_options
 from splade_bench.pytest_plugin.terminal import LiveLine, show_line
 from splade_bench.units import format_bytes, parse_bytes
@@ -123,6 +122,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     limit_bytes = _limit_bytes(item)
     if limit_bytes is None:
         return (yield)
+    from splade_bench.measure.growth import PeakGrowth
+
     peaks = item.stash[_PEAKS]
     with PeakGrowth() as growth:
         result = yield
