@@ -42,6 +42,7 @@ class LaunchedGroup(Group):
         try:
             place = f"env://?rank={launch.rank}&world_size={launch.size}"
             store, *_ = next(rendezvous(place, timeout=timedelta(seconds=timeout_s)))
+            store = PrefixStore(_attempt(), store)
             torch.distributed.init_process_group(
                 _BACKENDS[device_type],
                 store=PrefixStore("group", store),
@@ -50,8 +51,8 @@ class LaunchedGroup(Group):
                 timeout=timedelta(seconds=timeout_s),
             )
         except (RuntimeError, ValueError) as error:
-            where = f"rank {launch.rank} cannot join the others at {launch.host}:{launch.port}"
-            raise ConfigError(f"{where}: {error_line(error)}") from error
+            where = f"{launch.host}:{launch.port}"
+            raise ConfigError(f"cannot join the others at {where}: {error_line(error)}") from error
         self._roll_call = RollCall(PrefixStore("roll call", store), launch.rank, launch.size)
 
     def __enter__(self) -> LaunchedGroup:
@@ -99,11 +100,20 @@ class LaunchedGroup(Group):
             raise self._roll_call.missing(error, self._timeout_s) from error
 
 
+def _attempt() -> str:
+    """What torchrun's next attempt has other than this one. Its store has still what the processes of this one wrote.
+
+    Every machine counts for itself, so it tells attempts apart only if all processes are on one.
+    """
+    on_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
+    return f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0') if on_one_machine else '0'}"
+
+
 def _take_device(launch: Launch) -> None:
     count = torch.cuda.device_count()
     if launch.local_rank >= count:
         raise ConfigError(
-            f"rank {launch.rank} is process {launch.local_rank + 1} on its machine, which has {count} CUDA devices: "
+            f"this is process {launch.local_rank + 1} on its machine, which has {count} CUDA devices: "
             "start at most one process for each"
         )
     torch.cuda.set_device(launch.local_rank)

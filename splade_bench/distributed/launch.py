@@ -40,8 +40,10 @@ def launch_of(environment: Mapping[str, str] = os.environ) -> Launch | None:
         ConfigError: a variable is missing or has no number.
     """
     for size_name, rank_name, local_name in _NAMES:
-        if environment.get(size_name, "1") == "1":
+        if size_name not in environment:
             continue
+        if environment[size_name] == "1":
+            return None  # the launcher nearest to the process counts: srun may start one torchrun on each machine
         size, rank = _number(environment, size_name), _number(environment, rank_name)
         if not 0 <= rank < size:
             raise ConfigError(

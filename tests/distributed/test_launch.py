@@ -27,7 +27,9 @@ SRUN = {
     [
         ({}, None),
         ({"WORLD_SIZE": "1", "RANK": "0"}, None),
+        (SRUN | {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}, None),
         (TORCHRUN, Launch(3, 4, 1, "node7", 29500)),
+        (SRUN | TORCHRUN, Launch(3, 4, 1, "node7", 29500)),
         (SRUN, Launch(5, 8, 2, "gpu003", 21234)),
         (SRUN | {"SLURM_STEP_NODELIST": "a-1,b-2"}, Launch(5, 8, 2, "a-1", 21234)),
         (SRUN | {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1234"}, Launch(5, 8, 2, "10.0.0.1", 1234)),

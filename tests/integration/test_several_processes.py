@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from launched import Launched
@@ -137,6 +138,30 @@ def test_a_rank_that_dies_or_hangs_is_named_and_every_checkpoint_is_sound(
         assert f"rank {rank}" in run.messages(1 - rank).splitlines()[-1]
     for path in output.glob("checkpoint-*"):
         Checkpoint.at(path).verify()
+
+
+def test_torchrun_starts_a_run_again_whose_rank_was_killed(
+    make_flags: Callable[..., list[object]], tmp_path: Path
+) -> None:
+    output, log = tmp_path / "run", tmp_path / "log"
+    flags = make_flags("run", "--max-steps", 40, "--save-steps", 2, "--resume-from-checkpoint", "latest")
+    launch = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "1", "-m", "splade_bench", "train"]
+    command = [sys.executable, "-m", "torch.distributed.run", *launch, *map(str, flags)]
+    with log.open("w") as file:
+        torchrun = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=file, stderr=file)
+    try:
+        while not (output / "checkpoint-2").exists():
+            assert torchrun.poll() is None, log.read_text()
+            time.sleep(0.02)
+        ranks = psutil.Process(torchrun.pid).children(recursive=True)
+        next(process for process in ranks if process.environ().get("RANK") == "1").kill()
+        code = torchrun.wait(3 * PATIENCE_S)
+    finally:
+        torchrun.terminate()  # it ends the ranks too
+
+    assert code == 0, log.read_text()
+    record = record_of(output)
+    assert record["resumed_from_step"] < record["optimizer_steps"] == 40
 
 
 def test_a_signal_stops_all_ranks_and_the_run_goes_on_where_it_was(
