@@ -29,6 +29,8 @@ if sys.platform != "win32":
 # 0 where the system cannot refuse to open a link.
 NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)
 
+# On disk by convention (Filesystem Hierarchy Standard); /tmp is often a file system in memory.
+_DISK_FOLDER = Path("/var/tmp")
 _DEBRIS = re.compile(r"\.(.+)\.(unfinished|removed|replaced)-[0-9a-f]{32}", re.DOTALL)
 
 
@@ -181,6 +183,11 @@ def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
             if number == len(lines):  # it does not end in a newline
                 continue
             raise DataError(f"{path}:{number}: is not JSON: {getattr(error, 'msg', error)}") from error
+
+
+def large_files_folder() -> str:
+    """The system's folder for large temporary files, which are on the disk there, not in memory."""
+    return str(_DISK_FOLDER) if _DISK_FOLDER.is_dir() else tempfile.gettempdir()
 
 
 def _hidden(path: Path, state: Literal["unfinished", "removed", "replaced"]) -> Path:

@@ -16,6 +16,7 @@ from tabulate import tabulate
 from splade_bench.cli.arguments import parse, show
 from splade_bench.cli.flags import Placement
 from splade_bench.cli.progress import memory_line
+from splade_bench.cli.signals import removed_at_the_end
 from splade_bench.cli.sources import from_anywhere, load_corpus, placed_encoder
 from splade_bench.config import MIN_MAX_LENGTH
 from splade_bench.data.beir import read_beir
@@ -28,6 +29,7 @@ from splade_bench.evaluation.metrics import RUN_DEPTH, Ranking, RetrievalMetric,
 from splade_bench.evaluation.own_texts import own_documents
 from splade_bench.evaluation.run_file import run_file
 from splade_bench.fields import require_range
+from splade_bench.files import large_files_folder
 from splade_bench.measure.rss import PeakRss, known_rss_bytes
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.known_words import require_known_words
@@ -54,6 +56,7 @@ class EvaluateCommand:
       0  done
       1  the evaluation failed, such as for vectors that are not finite
       2  usage error or bad file
+      128 + n  ended by signal n, such as 143 for SIGTERM; files that are not complete are removed
     """
 
     model_name: str = _DEFAULT_MODEL
@@ -91,7 +94,8 @@ def run(arguments: Sequence[str]) -> int:
     """Evaluate and print; the exit code."""
     command = parse(EvaluateCommand, arguments, verb="evaluate")
     measures = _checked(command)
-    with run_file(command.run_file) if command.run_file else nullcontext(_ignore) as write_ranking:
+    opened_run = run_file(command.run_file) if command.run_file else nullcontext(_ignore)
+    with removed_at_the_end(), opened_run as write_ranking:
         dataset, corpus_name = _dataset(command)
         own = _own_documents(command, dataset)
         encoder, max_length = _encoder(command, dataset)
@@ -139,11 +143,23 @@ def _checked(command: EvaluateCommand) -> Mapping[str, RetrievalMetric]:
     require_range(command, "batch_size", at_least=1)
     require_range(command, "max_length", at_least=MIN_MAX_LENGTH)
     require_range(command, "top_k", at_least=RUN_DEPTH)
-    if command.vectors is not None and os.path.lexists(command.vectors):
-        raise ConfigError(f"--vectors {command.vectors}: exists already; name a new folder")
+    if command.vectors is not None:
+        _require_new_folder(command.vectors)
     if command.split is not None and not (command.val_file and command.val_file.is_dir()):
         raise ConfigError(f"--split {command.split}: only a BEIR folder has splits; give its folder as --val-file")
     return parse_measures(command.measures)
+
+
+def _require_new_folder(folder: Path) -> None:
+    """Find out before the model is loaded that the vectors cannot be kept there."""
+    if os.path.lexists(folder):
+        raise ConfigError(f"--vectors {folder}: exists already; name a new folder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent):
+            pass
+    except OSError as error:
+        raise ConfigError(f"--vectors {folder}: cannot be written: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -151,11 +167,12 @@ def _vector_store(command: EvaluateCommand) -> Iterator[VectorStore]:
     """A folder for the documents' vectors: the one that is named, or a temporary one."""
     model_name = from_anywhere(command.model_name)
     if command.vectors:
-        command.vectors.parent.mkdir(parents=True, exist_ok=True)
         yield VectorStore(folder=command.vectors, model_name=model_name)
         return
     # Windows cannot delete what is still mapped.
-    with tempfile.TemporaryDirectory(prefix="splade-bench-", ignore_cleanup_errors=True) as temporary:
+    with tempfile.TemporaryDirectory(
+        prefix="splade-bench-", dir=large_files_folder(), ignore_cleanup_errors=True
+    ) as temporary:
         yield VectorStore(folder=Path(temporary) / "documents", model_name=model_name)
 
 

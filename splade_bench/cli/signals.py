@@ -1,11 +1,12 @@
-"""The signals that stop a training in order."""
+"""The signals that stop a training in order, or let an evaluation remove its files."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -16,10 +17,35 @@ logger = logging.getLogger(__name__)
 # Ctrl-C; a scheduler or a container; a closed terminal; the notice of a cluster's scheduler. Windows has only two.
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 _SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+_ENDINGS = tuple(number for number in _SIGNALS if number.name in ("SIGTERM", "SIGHUP"))
 # What a person or a scheduler sends twice to end a process at once. Others come in pairs: a closed terminal sends
 # SIGHUP more than once, and a scheduler one SIGTERM after its notice.
 _ENDS_AT_ONCE = (signal.SIGINT, signal.SIGTERM)
 _REPEATED_AFTER_S = 1.0
+
+
+@contextmanager
+def removed_at_the_end() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block as an error does, so that it removes what it has made.
+
+    After the first of them the others do nothing: a closed terminal sends SIGHUP more than once. A signal that is
+    ignored when the block is entered stays ignored.
+    """
+    before = {number: signal.getsignal(number) for number in _ENDINGS}
+    taken = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+
+    def end(received: int, frame: FrameType | None) -> None:
+        for number in taken:
+            signal.signal(number, signal.SIG_IGN)
+        raise SystemExit(128 + received)
+
+    for number in taken:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, before[number])
 
 
 class StopSignals:

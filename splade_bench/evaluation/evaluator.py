@@ -11,6 +11,7 @@ from pathlib import Path
 from splade_bench.batching.prompts import TextKind
 from splade_bench.data.bm25 import BM25, has_spaced_words
 from splade_bench.data.records import RetrievalDataset
+from splade_bench.errors import ConfigError
 from splade_bench.evaluation.encoding import Window, encode_windows
 from splade_bench.evaluation.metrics import RETRIEVAL_METRICS, RUN_DEPTH, Ranking, RetrievalMetric, evaluate_run
 from splade_bench.evaluation.own_texts import without
@@ -79,7 +80,7 @@ def evaluate(
 
     Raises:
         NotFiniteError: a vector has an entry that is NaN or infinite.
-        OSError: the vectors cannot be written.
+        ConfigError: the vectors cannot be written to ``store``.
     """
     retrieval = retrieval or Retrieval()
     encode = partial(_encode, encoder, max_length=max_length, batch_size=batch_size, on_batch=on_batch)
@@ -187,7 +188,11 @@ def _stored(
         max_length=max_length,
         vocab_size=encoder.vocab_size,
     )
-    write_vectors(store.folder, windows, manifest)
+    try:
+        write_vectors(store.folder, windows, manifest)
+    except OSError as error:
+        reason = f"cannot be written: {error.strerror or error}"
+        raise ConfigError(f"--vectors {store.folder}: {reason}; name a folder elsewhere") from error
     found = read_vectors(store.folder)
     return found.ids, found.reps
 

@@ -6,10 +6,8 @@ A moment is read and written one window at a time: some elements of one paramete
 from __future__ import annotations
 
 import shutil
-import tempfile
 import weakref
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -18,13 +16,12 @@ from torch import Tensor
 from splade_bench.device.devices import device_type
 from splade_bench.device.reads import read_file, reserved_file, write_file
 from splade_bench.errors import ConfigError
+from splade_bench.files import large_files_folder
 from splade_bench.model.rng import random_int16
 from splade_bench.units import format_bytes
 
 # Elements of a window, which takes 2 x 4 MiB in float32.
 WINDOW_ELEMENTS = 2**20
-# On disk by convention (Filesystem Hierarchy Standard); /tmp is often a file system in memory.
-_DISK_FOLDER = Path("/var/tmp")
 
 
 class Moments(Protocol):
@@ -154,7 +151,7 @@ class DiskMoments:
 
 def moments_folder(named: str | None) -> str:
     """The folder of moments on disk: ``named``, or the system's for large temporary files."""
-    return named or (str(_DISK_FOLDER) if _DISK_FOLDER.is_dir() else tempfile.gettempdir())
+    return named or large_files_folder()
 
 
 def require_room(folder: str | None, size_bytes: int) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import signal
+import sys
 import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
@@ -134,6 +137,50 @@ def test_the_vectors_of_documents_are_kept_on_wish_and_can_be_searched(
     assert found == [line.split()[2] for line in run.read_text().splitlines()[: len(found)]]
 
 
+def test_vectors_that_find_no_room_are_one_line(
+    model: Path, collection: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("splade_bench.evaluation.vector_folder._write_header", full)
+    kept = collection / "kept"
+    arguments = ["evaluate", "--model-name", str(model), "--val-file", str(collection), "--device", "cpu"]
+
+    assert main([*arguments, "--vectors", str(kept)]) == 2
+
+    complaint = capsys.readouterr().err.splitlines()[-1]
+    assert f"--vectors {kept}: cannot be written: No space left on device; name a folder elsewhere" in complaint
+    assert not [path for path in collection.iterdir() if "kept" in path.name]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP] if sys.platform != "win32" else [])
+def test_a_signal_leaves_no_vectors(
+    number: signal.Signals, model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Path] = []
+
+    def ended(folder: Path) -> None:
+        seen.extend(temporary.iterdir())
+        signal.raise_signal(number)
+
+    temporary = tmp_path / "large"
+    temporary.mkdir()
+    monkeypatch.setattr("splade_bench.files._DISK_FOLDER", temporary)
+    monkeypatch.setattr("splade_bench.evaluation.evaluator.read_vectors", ended)
+    before = signal.getsignal(number)
+    arguments = ["evaluate", "--model-name", str(model), "--val-file", str(collection), "--device", "cpu"]
+
+    with pytest.raises(SystemExit) as ending:
+        main(arguments)
+
+    assert ending.value.code == 128 + number
+    assert len(seen) == 1
+    assert not [*temporary.iterdir()]
+    assert signal.getsignal(number) is before
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_texts(evaluated: Any, collection: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("splade_bench.evaluation.encoding.WINDOW", 64)
@@ -159,6 +206,7 @@ def test_memory_does_not_grow_with_the_texts(evaluated: Any, collection: Path, m
     ("more", "complaint"),
     [
         (["--vectors", "{collection}"], "exists already; name a new folder"),
+        (["--vectors", "{collection}/corpus.jsonl/kept"], "corpus.jsonl/kept: cannot be written: "),
         (["--split", "valid"], "has no split 'valid'; it has dev, test"),
         (["--measures", "nDGC@10"], "--measures nDGC@10: there is no such measure"),
         (["--top-k", "10"], "--top-k 10: must be at least 100"),
