@@ -179,7 +179,7 @@ class Faults:
     checkpoint, for which the others wait, must take less."""
 
     def __post_init__(self) -> None:
-        require_range(self, "process_timeout_s", at_least=1)
+        require_range(self, "process_timeout_s", at_least=1, at_most=10_000_000)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

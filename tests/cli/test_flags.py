@@ -180,6 +180,7 @@ def test_a_direction_is_given_with_and_without_a_value(flags: str, value: bool |
         ("--save-epochs 0", "--save-epochs 0: must be at least 1"),
         ("--save-total-limit 0", "--save-total-limit 0: must be at least 1"),
         ("--eval-steps 1 --early-stopping-patience 0", "--early-stopping-patience 0: must be at least 1"),
+        ("--process-timeout-s 1e300", "--process-timeout-s 1e+300: must be at most 10000000"),
         ("--early-stopping-min-delta nan", "--early-stopping-min-delta nan: must be at least 0"),
         ("--early-stopping-min-delta inf", "--early-stopping-min-delta inf: must be at most 1.7"),
         ("--on-collapse ignore", "--on-collapse"),
