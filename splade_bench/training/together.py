@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from splade_bench.batching.shares import Share
 from splade_bench.distributed.group import Group, RankError
-from splade_bench.errors import ConfigError
+from splade_bench.errors import ConfigError, error_line
 from splade_bench.objective import Objective
 from splade_bench.training.losses import SpladeLoss
 from splade_bench.training.shared_loss import SharedLoss
@@ -147,10 +147,11 @@ class SeveralProcesses(OneProcess):
             error = raised
         outcomes = self.group.gather([int(error is not None), int(state.stop_requested)])
         failed, stops = map(any, zip(*outcomes, strict=True))
-        if error is not None:
-            raise error
         if failed:
-            raise RankError("rank 0 failed: see its output")
+            lines = self.group.gather_objects(error and error_line(error))
+            if error is None:
+                raise RankError(f"rank 0: {lines[0]}")
+            raise error
         state.stop_requested = stops
 
     def record(self) -> dict[str, int]:
