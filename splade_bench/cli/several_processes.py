@@ -18,11 +18,13 @@ from splade_bench.cli.sources import corpus_of, give_static_queries
 from splade_bench.cli.starting import started_encoder
 from splade_bench.config import TrainConfig
 from splade_bench.data.records import Corpus
+from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.distributed.group import RankError
 from splade_bench.distributed.launch import launch_of
-from splade_bench.errors import ConfigError, SpladeBenchError, error_line
+from splade_bench.errors import ConfigError, SpladeBenchError, TrainingError, error_line
 from splade_bench.measure.machine import source_tree, versions
 from splade_bench.training.checkpoints import Checkpoint
+from splade_bench.training.faults import out_of_memory
 from splade_bench.training.run_state import resume_run
 from splade_bench.training.together import OneProcess, SeveralProcesses
 from splade_bench.training.trainer import Trainer
@@ -65,9 +67,15 @@ def processes_of(command: TrainCommand, arguments: Sequence[str], device: torch.
             processes = SeveralProcesses(group)
             _require_same(processes, command, device)
             yield processes
-    except SpladeBenchError as error:
-        if launch.rank and not isinstance(error, RankError):
-            raise type(error)(f"rank {launch.rank}: {error_line(error)}") from error
+    except Exception as error:
+        if not launch.rank or isinstance(error, RankError):
+            raise
+        line = f"rank {launch.rank}: {error_line(error)}"
+        if isinstance(error, SpladeBenchError):
+            raise type(error)(line) from error
+        if isinstance(error, (OSError, MemoryError, RuntimeError)):  # a full disk, a lost device
+            raise TrainingError(line) from error
+        error.args = (line,)  # an internal error, which is told with its class and place
         raise
 
 
@@ -76,6 +84,7 @@ def follow(command: TrainFlags, processes: SeveralProcesses, device: torch.devic
 
     Raises:
         ConfigError: the data or the weights are not those of rank 0.
+        TrainingError: no memory is left.
         RankError: another process failed.
     """
     begun: Begun = processes.group.gather_objects(None)[0]
@@ -94,7 +103,12 @@ def follow(command: TrainFlags, processes: SeveralProcesses, device: torch.devic
         resume_run(trainer, checkpoint.path)
     with StopSignals() as signals:
         signals.on_first = trainer.request_stop
-        trainer.train()
+        try:
+            trainer.train()
+        except (MemoryError, RuntimeError, OSError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(out_of_memory(trainer, error, "an optimizer step", can_halve=False)) from error
     return signals.exit_code
 
 

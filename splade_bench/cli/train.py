@@ -29,14 +29,12 @@ from splade_bench.evaluation.evaluator import evaluate_bm25
 from splade_bench.measure.machine import taken_on
 from splade_bench.measure.timeline import MemorySampler
 from splade_bench.report.formatting import MISSING
-from splade_bench.training.faults import describe_step
+from splade_bench.training.faults import out_of_memory
 from splade_bench.training.first_vectors import report_first_vectors
 from splade_bench.training.together import OneProcess, SeveralProcesses
 from splade_bench.units import format_seconds
 
 logger = logging.getLogger(__name__)
-
-_LONGEST_REASON = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,7 +133,10 @@ def _train(command: TrainCommand, training: TrainingRun) -> tuple[dict[str, Any]
                 training.train()
             training.save()
     except Exception as error:
-        reason = _out_of_memory(training, error) if is_out_of_memory(error) else error_line(error)
+        reason = error_line(error)
+        if is_out_of_memory(error):
+            phase = progress.phase if trainer.step_batches else "evaluation or saving"
+            reason = out_of_memory(trainer, error, phase, can_halve=command.faults.on_oom != "halve")
         record = _record(training, setup) | {"status": "failed", "stop_reason": reason}
         _write_record(training.output, record)
         if command.json:
@@ -229,20 +230,6 @@ def _setup(training: TrainingRun) -> dict[str, Any]:
         "skipped_reasons": training.corpus.skipped_reasons,
         **taken_on(),
     }
-
-
-def _out_of_memory(training: TrainingRun, error: BaseException) -> str:
-    memory, window = training.encoder.memory, training.trainer.step_batches
-    halve = "" if training.command.faults.on_oom == "halve" else "add --on-oom halve, "
-    advice = (
-        "remove --memory-mode or --head, whichever you gave: the default head never makes all logits"
-        if memory.head == "eager"
-        else f"{halve}run splade-bench fit with these flags and a --budget to find settings that fit, or "
-        "--optimizer-states disk or --activation-checkpointing; in a new run, a smaller --max-length or --batch-size"
-    )
-    phase = training.progress.phase if window else "evaluation or saving"
-    sizes = f" ({describe_step(training.encoder, window)})" if window else ""
-    return f"out of memory during {phase}{sizes}: {error_line(error)[:_LONGEST_REASON]}; {advice}"
 
 
 def _summary(record: Mapping[str, Any], output: OutputFolder) -> str:

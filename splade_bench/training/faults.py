@@ -7,7 +7,7 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from splade_bench.batching.batches import TripleBatch
-from splade_bench.errors import NotFiniteError
+from splade_bench.errors import NotFiniteError, error_line
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.training.gradcache import mini_batch_limit_of
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # Records that an error names.
 _NAMED_RECORDS = 8
+_LONGEST_REASON = 200
 
 
 def half_mini_batch(encoder: SpladeEncoder, batches: Sequence[TripleBatch]) -> int | None:
@@ -52,6 +53,27 @@ def not_finite(trainer: Trainer, name: str, value: float, losses: Sequence[float
     if trainer.loss_scale.adapts:
         advice = "the value is too large for float16: use --mixed-precision bf16 or no"
     return NotFiniteError(f"optimizer step {trainer.state.global_step + 1}: the {name} is {value}{records}; {advice}")
+
+
+def out_of_memory(trainer: Trainer, error: BaseException, phase: str, *, can_halve: bool) -> str:
+    """The line of a training that ran out of memory: where, how large the step was, and what helps.
+
+    Args:
+        trainer: as the error left it.
+        error: of an allocator.
+        phase: what the training did.
+        can_halve: its mini-batches are not halved yet when no memory is left.
+    """
+    memory, window = trainer.encoder.memory, trainer.step_batches
+    halve = "add --on-oom halve, " if can_halve and trainer.processes.size == 1 else ""
+    advice = (
+        "remove --memory-mode or --head, whichever you gave: the default head never makes all logits"
+        if memory.head == "eager"
+        else f"{halve}run splade-bench fit with these flags and a --budget to find settings that fit, or "
+        "--optimizer-states disk or --activation-checkpointing; in a new run, a smaller --max-length or --batch-size"
+    )
+    sizes = f" ({describe_step(trainer.encoder, window)})" if window else ""
+    return f"out of memory during {phase}{sizes}: {error_line(error)[:_LONGEST_REASON]}; {advice}"
 
 
 def describe_step(encoder: SpladeEncoder, batches: Sequence[TripleBatch]) -> str:
