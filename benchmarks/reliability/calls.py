@@ -13,7 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 from reliability.commands import Ended, failure_line
-from splade_bench.cli import evaluate, main, train
+from splade_bench.cli import evaluate, main, starting, train
 
 # Of a call that waits for something, such as the writer of a pipe.
 TIMEOUT_S = 60
@@ -66,13 +66,13 @@ class Judged:
 def accepting_data() -> Iterator[None]:
     """In the block, ``train`` and ``evaluate`` end with :class:`Accepted` when they have read their data."""
 
-    def accept(_: object, corpus: Any, *, seed: int) -> None:
+    def accept(_: object, corpus: Any, **options: Any) -> None:
         raise Accepted(corpus)
 
-    def accept_dataset(triples: Any) -> None:
+    def accept_dataset(triples: Any, **options: Any) -> None:
         raise Accepted([*triples])
 
-    with patch.object(train, "load_encoder", accept), patch.object(evaluate, "retrieval_dataset", accept_dataset):
+    with patch.object(starting, "load_encoder", accept), patch.object(evaluate, "retrieval_dataset", accept_dataset):
         yield
 
 
@@ -83,7 +83,7 @@ def accepting_flags() -> Iterator[None]:
     def accept(*_: object, **__: object) -> None:
         raise Accepted(None)
 
-    with patch.object(train, "load_corpus", accept):
+    with patch.object(train, "corpus_of", accept):
         yield
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from reliability.commands import failure_line, run
 from splade_bench.batching.sources import TripleBatches
-from splade_bench.cli import train
+from splade_bench.cli import starting
 from splade_bench.cli.progress import Progress
 from splade_bench.cli.sources import load_corpus, load_encoder
 from splade_bench.config import TrainConfig
@@ -145,7 +145,7 @@ def _training(model: str, path: Path, folder: Path, steps: int) -> dict[str, flo
 
 def _note_times(path: Path) -> None:
     """From now on the end of the model's loading and the begin of each phase are noted."""
-    on_phase, load = Progress.on_phase, train.load_encoder  # type: ignore[attr-defined]
+    on_phase, load = Progress.on_phase, starting.load_encoder  # type: ignore[attr-defined]
     file = path.open("w", encoding="utf-8", buffering=1)
 
     def note(name: str) -> None:
@@ -161,4 +161,4 @@ def _note_times(path: Path) -> None:
         return encoder
 
     Progress.on_phase = noted_phase  # type: ignore[method-assign]
-    train.load_encoder = noted_load  # type: ignore[attr-defined]
+    starting.load_encoder = noted_load  # type: ignore[attr-defined]

@@ -40,7 +40,7 @@ def run_suite(name: str, folder: Path, site: Path, *arguments: str) -> Run:
     shutil.rmtree(folder / "project")
     lines = [line for line in map(_steady, text.splitlines()) if line]
     if "-n" in arguments:  # two processes: their tests come in any order
-        lines = sorted(line for line in lines if not re.match(r"[.sFxXE]+ +\[|\[gw|bringing up", line))
+        lines = sorted(line for line in lines if not re.match(r"[.sFxXE]+ +\[|\[gw|bringing up|table = ", line))
     return Run(finished.returncode, lines, kept)
 
 
