@@ -13,7 +13,7 @@ from splade_bench.bench.protocol import CallRequest
 from splade_bench.pytest_plugin.hooks import _call_text
 
 pytestmark = pytest.mark.skipif(os.sep != "/", reason="the paths are those of other systems")
-ROOT = "/work/project"
+ROOT = "/home/user/project"
 
 
 @pytest.mark.parametrize(
