@@ -22,12 +22,17 @@ def ascii_json(record: Any) -> str:
 
 def json_text(record: Any) -> str:
     """Indented JSON for a file or a terminal; a number that is not finite becomes null."""
-    return msgspec.json.format(msgspec.json.encode(record), indent=2).decode()
+    return _encodable(json.dumps(finite_or_none(record), indent=2, ensure_ascii=False))
 
 
 def encode_line(record: Any) -> str:
     """A dataclass as one line of strict JSON, without its newline: a number that is not finite becomes null."""
-    return json.dumps(finite_or_none(record), ensure_ascii=False)
+    return _encodable(json.dumps(finite_or_none(record), ensure_ascii=False))
+
+
+def _encodable(text: str) -> str:
+    """The same JSON, with a lone surrogate, which UTF-8 does not have, as its escape."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def parse_record(record: Any, kind: type[Kind]) -> Kind:
