@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,18 @@ def triples() -> list[Triple]:
                 negatives=(f"this function {action} the {wrong}", f"the {wrong} is old"),
             )
         )
+    return made
+
+
+@pytest.fixture(scope="session")
+def scored(triples: Sequence[Triple]) -> list[Triple]:
+    """Triples with a teacher; two of three share their answer with another one."""
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for number, triple in enumerate(triples):
+        answer = triples[number - number % 3].positive if number % 3 < 2 else triple.positive
+        scores = torch.rand(1 + len(triple.negatives), generator=generator).mul(4).tolist()
+        made.append(replace(triple, positive=answer, teacher_scores=tuple(scores)))
     return made
 
 

@@ -52,18 +52,6 @@ def several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_loss, "BLOCK_COLUMNS", 150)
 
 
-@pytest.fixture(scope="module")
-def scored(triples: Sequence[Triple]) -> list[Triple]:
-    """Triples with a teacher; two of three share their answer with another one."""
-    generator = torch.Generator().manual_seed(0)
-    made = []
-    for number, triple in enumerate(triples):
-        answer = triples[number - number % 3].positive if number % 3 < 2 else triple.positive
-        scores = torch.rand(1 + len(triple.negatives), generator=generator).mul(4).tolist()
-        made.append(replace(triple, positive=answer, teacher_scores=tuple(scores)))
-    return made
-
-
 def config_of(name: str, mode: str, **changes: Any) -> TrainConfig:
     weights = {"query_regularizer_weight": 0.1, "document_regularizer_weight": 0.2, "regularizer_warmup_steps": 0}
     memory = replace(MEMORY_MODES[mode], mini_batch_size=4)

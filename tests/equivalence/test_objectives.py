@@ -41,18 +41,6 @@ def config_of(name: str) -> TrainConfig:
 
 
 @pytest.fixture(scope="module")
-def scored(triples: Sequence[Triple]) -> list[Triple]:
-    """Triples with a teacher; two of three share their answer with another one."""
-    generator = torch.Generator().manual_seed(0)
-    made = []
-    for number, triple in enumerate(triples):
-        answer = triples[number - number % 3].positive if number % 3 < 2 else triple.positive
-        scores = torch.rand(1 + len(triple.negatives), generator=generator).mul(4).tolist()
-        made.append(replace(triple, positive=answer, teacher_scores=tuple(scores)))
-    return made
-
-
-@pytest.fixture(scope="module")
 def plain_gradients(tokenizer: Tokenizer, scored: Sequence[Triple]) -> Callable[[str], Gradients]:
     """The gradients of the standard mode, computed once for each objective."""
     encoder = build_preset("toy", tokenizer, seed=0)
