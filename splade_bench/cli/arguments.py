@@ -16,7 +16,7 @@ import tyro
 
 from splade_bench.errors import ConfigError
 from splade_bench.fields import option
-from splade_bench.json_records import json_text
+from splade_bench.json_records import finite_or_none
 
 Command = TypeVar("Command")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -72,7 +72,7 @@ def to_flags(wanted: Any, default: Any) -> Iterator[str]:
 def show(record: Any, text: str, *, as_json: bool) -> None:
     """Print the one JSON object that --json promises, or else the text for people. Nothing if the terminal is gone."""
     # In ASCII: JSON that a console of another encoding would change is not JSON any more.
-    shown = json.dumps(json.loads(json_text(record)), indent=2) if as_json else text
+    shown = json.dumps(finite_or_none(record), indent=2) if as_json else text
     try:
         print(shown, flush=True)
     except OSError as error:
