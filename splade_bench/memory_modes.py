@@ -55,8 +55,9 @@ class MemoryConfig:
     attention_dropout: bool = True
     """Use the model's dropout on attention probabilities.
     With --no-attention-dropout, fused attention can run, but the gradient changes (inexact)."""
-    optimizer_states: Literal["float32", "bfloat16", "disk"] = "float32"
-    """Where AdamW keeps its moments. float32: in memory; bfloat16: in half the memory (inexact); disk: in a file."""
+    optimizer_states: Literal["float32", "bfloat16", "disk", "sharded"] = "float32"
+    """Where AdamW keeps its moments. float32: in memory; bfloat16: in half the memory (inexact); disk: in a file;
+    sharded: in memory, shared out between the processes of a training; in one process this is float32."""
     optimizer_states_dir: str | None = None
     """Folder for the file of --optimizer-states disk: 8 bytes per parameter. None: /var/tmp, or a temporary folder."""
     fused_optimizer: bool = True
@@ -163,6 +164,9 @@ _TECHNIQUES = (
         "optimizer-states-bfloat16", {"optimizer_states": "bfloat16"}, "AdamW's moments in bfloat16.", exact=False
     ),
     Technique("optimizer-states-disk", {"optimizer_states": "disk"}, "AdamW's moments in a file."),
+    Technique(
+        "optimizer-states-sharded", {"optimizer_states": "sharded"}, "AdamW's moments shared out between processes."
+    ),
     Technique("garbage-collection", {"garbage_collection_interval": 5}, "Call gc.collect() every five batches."),
     Technique("heap-trimming", {"trim_heap": True}, "Linux: return free heap pages between mini-batches."),
     Technique("mmap-threshold", {"mmap_threshold_bytes": 4 * 2**20}, "Linux: give back freed tensors from 4 MiB on."),

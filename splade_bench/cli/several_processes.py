@@ -104,7 +104,11 @@ def follow(command: TrainFlags, processes: SeveralProcesses, device: torch.devic
     with StopSignals() as signals:
         signals.on_first = trainer.request_stop
         try:
+            with processes.on_rank_0(trainer.state):
+                pass  # it evaluates, if a run that goes on has not yet
             trainer.train()
+            with processes.on_rank_0(trainer.state):
+                pass  # it saves
         except (MemoryError, RuntimeError, OSError) as error:
             if not is_out_of_memory(error):
                 raise

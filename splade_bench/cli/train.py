@@ -131,7 +131,8 @@ def _train(command: TrainCommand, training: TrainingRun) -> tuple[dict[str, Any]
             signals.on_first = trainer.request_stop
             with sampler or nullcontext():
                 training.train()
-            training.save()
+            with trainer.processes.on_rank_0(trainer.state):
+                training.save()
     except Exception as error:
         reason = error_line(error)
         if is_out_of_memory(error):

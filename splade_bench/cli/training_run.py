@@ -6,7 +6,6 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 from splade_bench.cli.cards import card_of
@@ -28,7 +27,6 @@ from splade_bench.training.early_stopping import BestMetric
 from splade_bench.training.run_state import checkpoint_bytes, model_bytes, resume_run
 from splade_bench.training.saved_run import require_same_run
 from splade_bench.training.saving import CheckpointSaver
-from splade_bench.training.step import StopRequested
 from splade_bench.training.step_log import StepLog
 from splade_bench.training.tensorboard import TensorBoardLog
 from splade_bench.training.together import OneProcess
@@ -101,7 +99,7 @@ class TrainingRun:
         """
         start_s = time.perf_counter()
         try:
-            with suppress(StopRequested):  # the training then ends at its first mini-batch
+            with self.trainer.processes.on_rank_0(self.trainer.state):  # a stop ends the training at its first batch
                 if self.validation and self.resumed_from and self.validation.evaluate_if_due(self.trainer.state):
                     self.saver.save(again=True)  # which evaluation is best may have changed
             if self.best:

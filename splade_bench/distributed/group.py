@@ -21,7 +21,7 @@ class Group(ABC):
     A method raises :class:`RankError` if another process ended or does not answer.
 
     Attributes:
-        exchanged_bytes: what this process sent to the others by :meth:`exchange`.
+        exchanged_bytes: what this process sent to the others by :meth:`exchange` and :meth:`broadcast`.
         reduced_bytes: what it gave to :meth:`add_up`. How often a byte then travels is the library's choice.
     """
 
@@ -48,6 +48,12 @@ class Group(ABC):
         self.reduced_bytes += sum(tensor.nbytes for tensor in tensors)
         self._add_up(tensors)
 
+    def broadcast(self, tensor: Tensor, source: int) -> None:
+        """Replace a tensor, which is contiguous, by that of the process with the rank ``source``."""
+        if self.rank == source:
+            self.exchanged_bytes += (self.size - 1) * tensor.nbytes
+        self._broadcast(tensor, source)
+
     @abstractmethod
     def _exchange(
         self, received: Tensor, sent: Tensor, received_sizes: Sequence[int], sent_sizes: Sequence[int]
@@ -55,6 +61,9 @@ class Group(ABC):
 
     @abstractmethod
     def _add_up(self, tensors: Sequence[Tensor]) -> None: ...
+
+    @abstractmethod
+    def _broadcast(self, tensor: Tensor, source: int) -> None: ...
 
     @abstractmethod
     def gather(self, numbers: Sequence[int]) -> list[list[int]]:

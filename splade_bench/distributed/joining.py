@@ -76,6 +76,10 @@ class LaunchedGroup(Group):
             with self._message():
                 torch.distributed.all_reduce(tensor)
 
+    def _broadcast(self, tensor: Tensor, source: int) -> None:
+        with self._message():
+            torch.distributed.broadcast(tensor, source)
+
     def gather(self, numbers: Sequence[int]) -> list[list[int]]:
         own = torch.tensor(numbers, dtype=torch.int64)
         found = [torch.empty_like(own) for _ in range(self.size)]

@@ -26,3 +26,6 @@ class SimulatedGroup(Group):
 
     def _add_up(self, tensors: Sequence[Tensor]) -> None:
         pass
+
+    def _broadcast(self, tensor: Tensor, source: int) -> None:
+        pass

@@ -27,6 +27,10 @@ WINDOW_ELEMENTS = 2**20
 class Moments(Protocol):
     """A place for the first and second moment of each parameter. Both start as zeros."""
 
+    def own(self, parameter: Tensor) -> slice:
+        """The elements of a parameter whose moments are kept here: all, unless other processes have some."""
+        return slice(0, parameter.numel())
+
     def load(self, parameter: Tensor, window: slice) -> tuple[Tensor, Tensor]:
         """Both moments of a window, in the type and on the device of ``parameter``, valid until the next call."""
 
@@ -39,8 +43,12 @@ class Moments(Protocol):
     def keep(self, parameter: Tensor, row: int, window: slice, moment: Tensor) -> None:
         """Put back what :meth:`kept` returned."""
 
+    def share_updated(self, parameters: Sequence[Tensor]) -> None:
+        """After an optimizer step of these parameters: get the elements that others have updated."""
+        return
 
-class Bfloat16Moments:
+
+class Bfloat16Moments(Moments):
     """Both moments in bfloat16, rounded up or down at random.
 
     Rounding to the nearest would lose most updates: with a decay of 0.999, the second moment changes by less than half
@@ -83,7 +91,7 @@ class Bfloat16Moments:
         return self._moments[parameter]
 
 
-class DiskMoments:
+class DiskMoments(Moments):
     """Both moments in an unnamed file, which the system removes with the process.
 
     Exact. The file is read and written, not mapped: resident pages of a mapping would count as this process's memory.
@@ -172,9 +180,9 @@ def _refusal(folder: str, size_bytes: int, reason: str | None) -> ConfigError:
     )
 
 
-def windows(elements: int) -> list[slice]:
-    """``elements`` cut into windows."""
-    starts = range(0, elements, WINDOW_ELEMENTS)
+def windows(elements: int, start: int = 0) -> list[slice]:
+    """The elements from ``start`` to ``elements`` cut into windows."""
+    starts = range(start, elements, WINDOW_ELEMENTS)
     return [slice(start, min(start + WINDOW_ELEMENTS, elements)) for start in starts]
 
 

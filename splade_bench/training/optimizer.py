@@ -1,9 +1,9 @@
-"""AdamW, with its moments in memory, in half of it, or in a file."""
+"""AdamW, with its moments in memory, in half of it, in a file, or shared out between processes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,17 +14,24 @@ from splade_bench.config import TrainConfig
 from splade_bench.device.planned import once_in_plan
 from splade_bench.training.moments import Bfloat16Moments, DiskMoments, Moments, windows
 
+if TYPE_CHECKING:
+    from splade_bench.training.together import OneProcess
+
 MOMENT_NAMES = ("exp_avg", "exp_avg_sq")
 """The first and the second moment, as torch calls them."""
 
 
 def make_optimizer(
-    parameters: Iterable[Tensor], config: TrainConfig, *, query_weights: Tensor | None = None
+    parameters: Iterable[Tensor],
+    config: TrainConfig,
+    *,
+    query_weights: Tensor | None = None,
+    processes: OneProcess | None = None,
 ) -> Optimizer:
     """The optimizer that ``config`` describes, for those of ``parameters`` that are trained.
 
     Each of its groups has its largest learning rate as ``initial_lr``. ``query_weights``, which are one of
-    ``parameters``, have a group of their own, without weight decay.
+    ``parameters``, have a group of their own, without weight decay. ``processes`` share out moments that are sharded.
 
     Raises:
         ConfigError: there is no room for its states.
@@ -44,6 +51,8 @@ def make_optimizer(
         return WindowedAdamW(groups, DiskMoments(trained, folder=memory.optimizer_states_dir), **options)
     if memory.optimizer_states == "bfloat16":
         return WindowedAdamW(groups, Bfloat16Moments(seed=config.seed), **options)
+    if memory.optimizer_states == "sharded" and processes and (moments := processes.sharded_moments(trained)):
+        return WindowedAdamW(groups, moments, **options)
     return AdamW(groups, **options)
 
 
@@ -65,10 +74,13 @@ class WindowedAdamW(Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient. There is no ``closure`` to call."""
+        updated: list[Tensor] = []
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     self._update(parameter, parameter.grad, lr=group["lr"], weight_decay=group["weight_decay"])
+                    updated.append(parameter)
+        self.moments.share_updated(updated)
 
     def _step_tensor(self, steps_done: float, device: torch.device) -> Tensor:
         """As AdamW keeps it: beside the parameter if it is fused, filled there, because a copy would wait for it."""
@@ -77,7 +89,8 @@ class WindowedAdamW(Optimizer):
     def _update(self, parameter: Tensor, gradient: Tensor, *, lr: float, weight_decay: float) -> None:
         steps_done = self.state[parameter].get("step", 0)
         elements, gradient = parameter.view(-1), gradient.view(-1)
-        for window in once_in_plan(windows(len(elements))):
+        own = self.moments.own(parameter)
+        for window in once_in_plan(windows(own.stop, own.start)):
             first, second = self.moments.load(parameter, window)
             adamw(
                 [elements[window]],
@@ -114,6 +127,12 @@ def kept_moment(optimizer: Optimizer, parameter: Tensor, row: int, window: slice
     return moment.view(-1)[window]
 
 
+def own_windows(optimizer: Optimizer, parameter: Tensor) -> list[slice]:
+    """The windows of a parameter whose moments this process keeps."""
+    own = optimizer.moments.own(parameter) if isinstance(optimizer, WindowedAdamW) else slice(0, parameter.numel())
+    return windows(own.stop, own.start)
+
+
 def restore_steps(optimizer: Optimizer, parameter: Tensor, steps: int) -> None:
     """Make ``parameter`` one that was updated ``steps`` times; :func:`restore_moment` then sets its moments."""
     if isinstance(optimizer, WindowedAdamW):
@@ -126,7 +145,7 @@ def restore_steps(optimizer: Optimizer, parameter: Tensor, steps: int) -> None:
 
 
 def restore_moment(optimizer: Optimizer, parameter: Tensor, row: int, window: slice, moment: Tensor) -> None:
-    """Put back what :func:`kept_moment` returned."""
+    """Put back what :func:`kept_moment` returned, a window of :func:`own_windows`."""
     if isinstance(optimizer, WindowedAdamW):
         optimizer.moments.keep(parameter, row, window, moment)
     else:

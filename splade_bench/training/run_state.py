@@ -30,6 +30,7 @@ from splade_bench.training.optimizer import (
     MOMENT_NAMES,
     WindowedAdamW,
     kept_moment,
+    own_windows,
     restore_moment,
     restore_steps,
     steps_done,
@@ -166,7 +167,7 @@ def _restore_moments(trainer: Trainer, folder: Path, saved: SavedRun) -> None:
                 continue
             restore_steps(trainer.optimizer, parameter, saved.optimizer_steps[name])
             for row, moment_name in enumerate(MOMENT_NAMES):
-                for window in windows(parameter.numel()):
+                for window in own_windows(trainer.optimizer, parameter):
                     moment = moments.window(f"{moment_name}.{name}", window)
                     restore_moment(trainer.optimizer, parameter, row, window, moment)
 

@@ -1,7 +1,7 @@
 """What the training loop does otherwise if several processes train one model; for one process it is nothing.
 
-Every process has all weights, and takes the same optimizer steps with the same gradient. The loss of a batch is
-:class:`splade_bench.training.shared_loss.SharedLoss`.
+Every process has all weights and the same gradient, and has them updated by the same optimizer steps. The loss of a
+batch is :class:`splade_bench.training.shared_loss.SharedLoss`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from torch import Tensor, nn
 
 from splade_bench.batching.shares import Share
 from splade_bench.distributed.group import Group, RankError
-from splade_bench.errors import ConfigError, error_line
+from splade_bench.distributed.weights import in_few_messages
+from splade_bench.errors import ConfigError, TrainingError, error_line
 from splade_bench.objective import Objective
 from splade_bench.training.losses import SpladeLoss
+from splade_bench.training.moments import Moments
+from splade_bench.training.sharded_moments import QUESTION_NUMBERS, ShardedMoments
 from splade_bench.training.shared_loss import SharedLoss
 from splade_bench.training.state import TrainState
 from splade_bench.training.step import StopRequested
 
-# Smaller gradients travel together, in copies of at most so many bytes.
-_BUCKET_BYTES = 4 * 2**20
+_NO_QUESTION = [-1] * QUESTION_NUMBERS
 
 
 class OneProcess:
@@ -61,10 +63,17 @@ class OneProcess:
     def add_up_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Once before each optimizer step: let every process have the sum of all processes' gradients."""
 
+    def sharded_moments(self, parameters: Sequence[Tensor]) -> Moments | None:
+        """A place for the moments of these parameters that all processes share; None if there is one process."""
+        return None
+
     @contextmanager
-    def after_step(self, state: TrainState) -> Iterator[None]:
-        """What observers do after an optimizer step is done inside of this block."""
-        yield
+    def on_rank_0(self, state: TrainState) -> Iterator[None]:
+        """What observers do is done inside of this block, on rank 0 alone: evaluate, save. It may end the run."""
+        try:
+            yield
+        except StopRequested:
+            state.stop_requested = True
 
     def record(self) -> dict[str, int]:
         """How many processes there are, and what this one sent to others so far."""
@@ -84,6 +93,8 @@ class SeveralProcesses(OneProcess):
         self.share = Share(group.rank, group.size)
         self._asked = False
         self._seed = 0
+        self._moments: ShardedMoments | None = None
+        self._others_wait = False
 
     def loss_of(self, objective: Objective) -> SpladeLoss:
         return SharedLoss(objective, self.group)
@@ -126,26 +137,44 @@ class SeveralProcesses(OneProcess):
             if has_gradient:
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.contiguous()
                 gradients.append(parameter.grad)
-        for bucket in _buckets(gradients):
-            if len(bucket) == 1:
-                self.group.add_up([bucket[0].view(-1)])
-                continue
-            together = torch.cat([gradient.view(-1) for gradient in bucket])
-            self.group.add_up([together])
-            for gradient, part in zip(bucket, together.split([one.numel() for one in bucket]), strict=True):
-                gradient.copy_(part.view_as(gradient))
+        for message in in_few_messages(gradients):
+            self.group.add_up([message])
+
+    def sharded_moments(self, parameters: Sequence[Tensor]) -> Moments | None:
+        self._moments = ShardedMoments(parameters, self)
+        return self._moments
+
+    def ask(self, question: Sequence[int]) -> None:
+        """On rank 0: let all others answer a question about moments, while they wait for what it does alone.
+
+        Raises:
+            TrainingError: they do not wait: this process failed during a step, or they did.
+        """
+        if not self._others_wait:
+            raise TrainingError(
+                "the other processes have the rest of its moments (--optimizer-states sharded) and cannot send them now"
+            )
+        self.group.gather([0, 0, *question])
 
     @contextmanager
-    def after_step(self, state: TrainState) -> Iterator[None]:
-        """Only rank 0 has observers. What they decide, all do: go on, stop, or end with their error."""
+    def on_rank_0(self, state: TrainState) -> Iterator[None]:
+        """All processes come here. What rank 0 decides inside, all do: go on, stop, or end with its error.
+
+        Meanwhile the others answer its questions about moments.
+        """
         error: BaseException | None = None
+        self._others_wait = self.rank == 0
         try:
             yield
         except StopRequested:
             state.stop_requested = True
+        except RankError:
+            raise  # there is nobody to tell it
         except Exception as raised:
             error = raised
-        outcomes = self.group.gather([int(error is not None), int(state.stop_requested)])
+        finally:
+            self._others_wait = False
+        outcomes = self._outcomes([int(error is not None), int(state.stop_requested)])
         failed, stops = map(any, zip(*outcomes, strict=True))
         if failed:
             lines = self.group.gather_objects(error and error_line(error))
@@ -153,6 +182,15 @@ class SeveralProcesses(OneProcess):
                 raise RankError(f"rank 0: {lines[0]}")
             raise error
         state.stop_requested = stops
+
+    def _outcomes(self, own: Sequence[int]) -> list[list[int]]:
+        """What each process made of it, once rank 0 has asked all its questions."""
+        while True:
+            found = self.group.gather([*own, *_NO_QUESTION])
+            question = found[0][len(own) :]
+            if question == _NO_QUESTION or self._moments is None:
+                return [numbers[: len(own)] for numbers in found]
+            self._moments.answer(question)
 
     def record(self) -> dict[str, int]:
         group = self.group
@@ -164,19 +202,6 @@ class SeveralProcesses(OneProcess):
 
     def _any(self, flag: bool) -> bool:
         return any(number for (number,) in self.group.gather([int(flag)]))
-
-
-def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """The gradients in order, small ones of one type together."""
-    bucket: list[Tensor] = []
-    for gradient in gradients:
-        size_bytes = gradient.nbytes + sum(one.nbytes for one in bucket)
-        if bucket and (size_bytes > _BUCKET_BYTES or gradient.dtype != bucket[0].dtype):
-            yield bucket
-            bucket = []
-        bucket.append(gradient)
-    if bucket:
-        yield bucket
 
 
 def _checksum(model: nn.Module) -> int:

@@ -86,7 +86,9 @@ class Trainer:
         if encoder.memory.mmap_threshold_bytes:
             fix_mmap_threshold(encoder.memory.mmap_threshold_bytes)
         self.loss_scale = LossScale.for_precision(config.mixed_precision)
-        self.optimizer = make_optimizer(encoder.parameters(), config, query_weights=encoder.query_weights)
+        self.optimizer = make_optimizer(
+            encoder.parameters(), config, query_weights=encoder.query_weights, processes=self.processes
+        )
         self.random_state: RngState | None = None
         """Of torch, after the last complete optimizer step; None before a run that does not resume."""
         self.step_batches: Sequence[TripleBatch] = ()
@@ -184,7 +186,7 @@ class Trainer:
         self.step_batches = ()
         if loss is not None:
             self.losses.append(loss.total)
-            with self.processes.after_step(self.state):
+            with self.processes.on_rank_0(self.state):
                 for observer in self.observers:
                     observer.on_step_end(self.state, loss)
 

@@ -47,6 +47,13 @@ class ThreadGroup(Group):
             total = sum(self.gather_objects(tensor.clone()))
             tensor.copy_(total)
 
+    def _broadcast(self, tensor: Tensor, source: int) -> None:
+        assert tensor.is_contiguous()
+        sent = self.gather_objects(tensor)[source]
+        if self.rank != source:
+            tensor.copy_(sent)
+        self._barrier.wait(_PATIENCE_S)
+
 
 def run_together(size: int, work: Callable[[ThreadGroup], Result]) -> list[Result]:
     """What ``work`` returns for each rank. An error of one ends the others."""
