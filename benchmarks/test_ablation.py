@@ -22,6 +22,8 @@ REFERENCE = "memory-efficient"
 AUTOCAST = {"memory_mode": REFERENCE, "mixed_precision": "bf16"}
 # These have no effect alone: they need mini-batches, or widths that follow the texts.
 NEED_OTHERS = ("smallest-mini-batches", "length-buckets")
+# Of one process: the one that is left out shares moments out between several.
+TECHNIQUES = [name for name in MEMORY_TECHNIQUES if name != "optimizer-states-sharded"]
 # Techniques that change the result of training: each is compared over seeds.
 INEXACT: Sequence[tuple[str, Mapping[str, Any]]] = (
     ("quality", {"memory_mode": f"{REFERENCE}+optimizer-states-bfloat16"}),
@@ -38,15 +40,13 @@ def ablated_modes() -> Iterator[str]:
     """The names of all memory modes to run, each near the one it is compared with."""
     standard, full, minimal = (MEMORY_MODES[name] for name in ("standard", "memory-efficient", "minimal-memory"))
     yield "standard"
-    yield from (
-        f"standard+{name}" for name in MEMORY_TECHNIQUES if not is_on(standard, name) and name not in NEED_OTHERS
-    )
+    yield from (f"standard+{name}" for name in TECHNIQUES if not is_on(standard, name) and name not in NEED_OTHERS)
     yield "memory-efficient"
-    yield from (f"memory-efficient-without-{name}" for name in MEMORY_TECHNIQUES if is_on(full, name))
-    yield from (f"memory-efficient+{name}" for name in MEMORY_TECHNIQUES if not is_on(full, name))
+    yield from (f"memory-efficient-without-{name}" for name in TECHNIQUES if is_on(full, name))
+    yield from (f"memory-efficient+{name}" for name in TECHNIQUES if not is_on(full, name))
     yield "minimal-memory"
     yield from (
-        f"minimal-memory-without-{name}" for name in MEMORY_TECHNIQUES if is_on(minimal, name) and not is_on(full, name)
+        f"minimal-memory-without-{name}" for name in TECHNIQUES if is_on(minimal, name) and not is_on(full, name)
     )
 
 

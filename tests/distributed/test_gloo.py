@@ -43,6 +43,16 @@ def test_a_sum_has_the_same_bits_on_every_rank(elements: int) -> None:
     torch.testing.assert_close(first, sum(torch.randn(elements, generator=seed) for seed in seeds))
 
 
+def test_a_part_of_a_tensor_is_replaced_where_it_is() -> None:
+    def broadcast(group: ProcessGroupGloo, rank: int) -> Tensor:
+        whole = torch.full((9,), float(rank))
+        group.broadcast(whole[3:5], 1).wait()
+        return whole
+
+    for rank, whole in enumerate(in_each(broadcast)):
+        assert whole.tolist() == [rank] * 3 + [1] * 2 + [rank] * 4
+
+
 def test_pieces_of_any_size_arrive_in_the_order_of_ranks() -> None:
     sizes = [[0, 2, 1], [3, 0, 0], [2, 5, 4]]  # from, to
 

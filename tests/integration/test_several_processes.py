@@ -186,6 +186,34 @@ def test_a_signal_stops_all_ranks_and_the_run_goes_on_where_it_was(
     assert record_of(output)["resumed_from_step"] == step
 
 
+def test_sharded_moments_are_saved_at_a_signal_and_lost_with_a_rank(
+    make_flags: Callable[..., list[object]], tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    sharded = ["--optimizer-states", "sharded", "--resume-from-checkpoint", "latest"]
+    flags = make_flags("run", *sharded, "--epochs", 200, "--save-steps", 5, "--process-timeout-s", TIMEOUT_S)
+    with Launched(tmp_path, 2, flags) as run:
+        run.wait_for(output / "checkpoint-5")
+        run.processes[1].terminate()
+        assert run.wait() == [0, 128 + signal.SIGTERM], run.messages(0) + run.messages(1)
+    stopped = record_of(output)["optimizer_steps"]
+    Checkpoint.at(output / f"checkpoint-{stopped}").verify()
+
+    with Launched(tmp_path, 2, flags) as run:
+        run.wait_for(output / f"checkpoint-{stopped + 5 - stopped % 5}")
+        run.processes[1].kill()
+        assert run.processes[0].wait(PATIENCE_S) == 1
+        assert "rank 1 died or does not run" in run.messages(0).splitlines()[-1]
+
+    record = record_of(output)
+    assert (record["resumed_from_step"], record["status"]) == (stopped, "failed")
+    assert not [path for path in output.iterdir() if path.name.startswith(".checkpoint")]
+    steps = [int(path.name.rpartition("-")[2]) for path in output.glob("checkpoint-*")]
+    assert all(step in (stopped, step - step % 5) for step in steps), "none was saved when the rank died"
+    for step in steps:
+        Checkpoint.at(output / f"checkpoint-{step}").verify()
+
+
 def test_srun_starts_a_training_and_ranks_with_other_flags_or_data_are_refused(
     make_flags: Callable[..., list[object]], tmp_path: Path
 ) -> None:
