@@ -1,8 +1,9 @@
 """AdamW's moments shared out between the processes of a training (ZeRO stage 1, Rajbhandari et al., 2020).
 
 Each process keeps the moments of its own elements, updates these, and sends them to the others. torch's
-``ZeroRedundancyOptimizer`` shares out whole parameters, and the token embeddings are most of a small model. It collects
-all moments in one process before they can be saved, and it works in a real process group only, which a plan has not.
+``ZeroRedundancyOptimizer`` gives the same bits, but it shares out whole parameters, and one of them, the token
+embeddings, can be most of a model. It collects all moments in one process before they can be saved. And it works in a
+real process group only, which a plan has not.
 """
 
 from __future__ import annotations

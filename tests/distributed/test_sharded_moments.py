@@ -20,19 +20,25 @@ from splade_bench.config import TrainConfig
 from splade_bench.data.records import Triple
 from splade_bench.device.planned import PlannedAllocator, PlannedDevice
 from splade_bench.device.storages import LiveStorages
+from splade_bench.distributed.group import RankError
 from splade_bench.distributed.simulated import SimulatedGroup
 from splade_bench.errors import TrainingError
 from splade_bench.memory_modes import MEMORY_MODES
 from splade_bench.model import SpladeEncoder
 from splade_bench.model.presets import build_preset
+from splade_bench.planner.candidates import SETTINGS_TO_TRY
 from splade_bench.planner.rehearsal import Lengths, rehearse
 from splade_bench.training import Trainer, moments
+from splade_bench.training.checkpoints import Checkpoint, Checkpoints
 from splade_bench.training.optimizer import WindowedAdamW, make_optimizer
 from splade_bench.training.run_state import resume_run, save_run
-from splade_bench.training.sharded_moments import ShardedMoments
+from splade_bench.training.saving import CheckpointSaver
+from splade_bench.training.sharded_moments import QUESTION_NUMBERS, ShardedMoments
 from splade_bench.training.together import OneProcess, SeveralProcesses
 
 WINDOW = 1000
+# What rank 0 says to the others: whether it failed, whether it stops, and a question.
+MESSAGE = 2 + QUESTION_NUMBERS
 SAVED_STEP, STEPS = 2, 3
 # transformers loads a model with settings of the whole process.
 LOADING = threading.Lock()
@@ -158,6 +164,7 @@ def test_one_process_has_all_moments(encoder: SpladeEncoder, triples: Sequence[T
     plain, alone = (trained(encoder, triples, config_of(states)) for states in ("float32", "sharded"))
 
     assert type(alone.optimizer) is torch.optim.AdamW
+    assert all(change.memory.get("optimizer_states") != "sharded" for change in SETTINGS_TO_TRY), "a fit is of one"
     assert_same(alone, plain)
 
 
@@ -226,6 +233,44 @@ def test_saving_takes_windows_of_the_moments(encoder: SpladeEncoder, triples: Se
 
     assert max(parameter.numel() for parameter in encoder.parameters()) > 16 * WINDOW
     assert saving_bytes("sharded") <= saving_bytes("float32") + 2 * 4 * WINDOW
+
+
+class DiesWhileSaving(SimulatedGroup):
+    """Rank 0 of 2. The other dies when it has answered some questions about an optimizer step after the first."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 2)
+        self.questions_left = 5
+        self.steps_done = 0
+
+    def on_phase(self, phase: str) -> None:
+        pass
+
+    def on_step_end(self, *_: object) -> None:
+        self.steps_done += 1
+
+    def gather(self, numbers: Sequence[int]) -> list[list[int]]:
+        if self.steps_done > 1 and numbers[-QUESTION_NUMBERS:] != [-1] * QUESTION_NUMBERS and len(numbers) == MESSAGE:
+            self.questions_left -= 1
+            if not self.questions_left:
+                raise RankError("rank 1 died")
+        return super().gather(numbers)
+
+
+def test_a_checkpoint_whose_moments_do_not_all_come_is_not_there(
+    encoder: SpladeEncoder, triples: Sequence[Triple], tmp_path: Path
+) -> None:
+    group = DiesWhileSaving()
+    trainer = Trainer(copy.deepcopy(encoder), triples, config_of("sharded"), processes=SeveralProcesses(group))
+    trainer.observers += [group, CheckpointSaver(trainer, Checkpoints(tmp_path), every=1)]
+
+    with pytest.raises(RankError, match="rank 1 died"):
+        trainer.train()
+
+    assert group.questions_left == 0
+    assert trainer.state.global_step == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
+    Checkpoint.at(tmp_path / "checkpoint-1").verify()
 
 
 def test_moments_of_others_are_out_of_reach_while_they_do_not_wait(
