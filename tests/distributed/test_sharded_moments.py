@@ -206,11 +206,10 @@ def moment_bytes(trainer: Trainer) -> int:
     return kept.size_bytes
 
 
-@pytest.mark.parametrize("size", [2, 4])
 def test_a_plan_has_the_moments_of_the_process_with_most_of_them(
-    in_each: Callable[..., list[Trainer]], tokenizer: Tokenizer, size: int
+    in_each: Callable[..., list[Trainer]], tokenizer: Tokenizer
 ) -> None:
-    config = config_of("sharded")
+    size, config = 4, config_of("sharded")
     device = PlannedDevice("cpu", PlannedAllocator())
     lengths = Lengths.full(config).share_of(size)
     peak = rehearse(lambda: build_preset("toy", tokenizer, seed=0), config, lengths, device=device, active_share=0.1)
