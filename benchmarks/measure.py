@@ -2,249 +2,181 @@
 
     python benchmarks/measure.py              # all parts of the pages, then the pages
     python benchmarks/measure.py peers head   # these parts; logs are measured only by name
-    python benchmarks/measure.py --list       # the parts, and which of them this source tree has measured
+    python benchmarks/measure.py --list       # the parts, and which of them are measured
 
-A part that this source tree has measured is not measured again, and of one that was interrupted only the rest is. To
-have it again, delete ``measured/NAME.done`` and its results file. The committed results stay until all parts of the
-pages are measured.
+A part is measured again if the package, the part's own benchmarks or the installed versions have changed since; of one
+that was interrupted only the rest is. To have it again without a change, delete ``measured/NAME.json``. The committed
+results and pages stay until all parts of the pages are measured and the new pages are made.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import importlib.util
 import json
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from parts import EXTRAS, PARTS, Part
 from tabulate import tabulate
 
-from splade_bench.measure.machine import source_tree
+from splade_bench.files import write_whole_file
+from splade_bench.measure.machine import source_tree, versions
 
-ROOT = Path(__file__).parent.parent
-REPORTS = ROOT / "reports"
+BENCHMARKS = Path(__file__).parent
+ROOT = BENCHMARKS.parent
 FOLDER = ROOT / "measured"
 # Committed results that this machine cannot measure; they stay.
 ELSEWHERE = ("accelerator-h100.jsonl",)
-_REPORT = "report --results reports/results --update README.md docs benchmarks"
+# What a page's tables are copied to.
+DOCUMENTS = ("README.md", "docs/*.md", "benchmarks/*.md")
+# They measure nothing. Of the parts, the commands count.
+_NO_BENCHMARKS = ("measure.py", "parts.py", "api_reference.py", "architecture_table.py")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
-    """Commands of pytest, and what of ``reports/`` comes from them."""
-
-    name: str
-    writes: Sequence[str]
-    minutes: int
-    """On two quiet cores."""
-    commands: Sequence[str]
-    """Arguments of pytest. The results file, ``--resume`` and the folder are added."""
-
-    @property
-    def results_path(self) -> Path:
-        return FOLDER / "results" / f"{self.name}.jsonl"
-
-    @property
-    def mark(self) -> Path:
-        """Of a part that was measured: the source tree, and pytest's worst exit code."""
-        return FOLDER / f"{self.name}.done"
-
-    @property
-    def has_page(self) -> bool:
-        return any(name.endswith(".md") for name in self.writes)
+def results_path(part: Part) -> Path:
+    return FOLDER / "results" / f"{part.name}.jsonl"
 
 
-_CELLS = "benchmarks/test_training_cells.py --profile full"
-_MINI = f"{_CELLS} --workload mini --batch-sizes 8 --gradient-accumulation-steps 1"
-_PEERS = "benchmarks/test_peers.py --rounds 3 --cell-timeout 600"
-_ONE_TECHNIQUE = ",".join(
-    f"standard+{name}"
-    for name in (
-        "streaming-head",
-        "dynamic-padding",
-        "gradient-caching",
-        "activation-checkpointing",
-        "no-attention-dropout",
-    )
-)
-_BY_LENGTH = tuple(
-    f"benchmarks/test_training_cells.py --workload length-{length} --batch-sizes 4 --seeds 1 --rounds 1 "
-    "--gradient-accumulation-steps 1 --memory-modes standard,memory-efficient,minimal-memory"
-    for length in (64, 128, 256, 512)
-)
-_RELIABILITY = "benchmarks/test_reliability.py --cell-timeout 7200"
-PARTS: Sequence[Part] = (
-    Part(name="article", writes=("ARTICLE.md",), minutes=1, commands=("benchmarks/test_article_failure.py",)),
-    Part(
-        name="accelerator",
-        writes=("ACCELERATORS.md",),
-        minutes=1,
-        commands=("benchmarks/test_accelerator.py --profile accelerator",),
-    ),
-    Part(name="head", writes=("HEAD.md",), minutes=5, commands=("benchmarks/test_head.py",)),
-    Part(
-        name="sweep-tiny",
-        writes=("TRADEOFFS.md",),
-        minutes=47,
-        commands=(
-            f"{_CELLS} --batch-sizes 4,16 --memory-modes standard,article,memory-efficient",
-            f"{_CELLS} --batch-sizes 16 --gradient-accumulation-steps 1 --memory-modes minimal-memory,{_ONE_TECHNIQUE}",
-        ),
-    ),
-    Part(
-        name="sweep-larger",
-        writes=("TRADEOFFS.md",),
-        minutes=40,
-        commands=(
-            _MINI,
-            f"{_MINI} --max-steps 2 --seeds 1 --rounds 1 --memory-timeline --memory-passes none",
-            f"{_CELLS} --workload base --batch-sizes 4 --gradient-accumulation-steps 4 --seeds 1 --rounds 1 "
-            "--memory-modes standard,article,memory-efficient",
-            *_BY_LENGTH,
-        ),
-    ),
-    Part(name="ablation", writes=("ABLATION.md",), minutes=49, commands=("benchmarks/test_ablation.py --rounds 3",)),
-    Part(name="instruments", writes=("INSTRUMENTS.md",), minutes=29, commands=("benchmarks/test_instruments.py",)),
-    Part(name="planner", writes=("PLANNER.md",), minutes=17, commands=("benchmarks/test_planner_accuracy.py",)),
-    Part(
-        name="company",
-        writes=("COMPANY.md",),
-        minutes=15,
-        commands=("benchmarks/test_company.py --rounds 3 --cell-timeout 60",),
-    ),
-    Part(
-        name="peers-mini",
-        writes=("PEERS.md",),
-        minutes=26,
-        commands=(
-            f'{_PEERS} -k "test_peers and mini-256-real-b8 and 0.0"',
-            f'{_PEERS} --profile smoke -k "test_peers and mini-256-b8 and 0.0"',
-        ),
-    ),
-    Part(
-        name="peers-base",
-        writes=("PEERS.md",),
-        minutes=29,
-        commands=(
-            f'{_PEERS} --profile smoke -k "test_peers and base-256-real-b4 and 0.0"',
-            f'{_PEERS} --profile smoke -k "test_peers and base-512-b2 and 0.0"',
-        ),
-    ),
-    Part(
-        name="reliability-disk",
-        writes=("RELIABILITY.md",),
-        minutes=32,
-        commands=(f'{_RELIABILITY} -k "call_of_the_disk or killed"',),
-    ),
-    Part(
-        name="reliability-soak",
-        writes=("RELIABILITY.md",),
-        minutes=33,
-        commands=(f"{_RELIABILITY} -k does_not_grow",),
-    ),
-    Part(
-        name="reliability-rest",
-        writes=("RELIABILITY.md",),
-        minutes=34,
-        commands=(f'{_RELIABILITY} -k "not call_of_the_disk and not killed and not does_not_grow"',),
-    ),
-    Part(name="fit", writes=("fit.log", "fit-limits.log"), minutes=25, commands=("benchmarks/test_fit.py",)),
-    Part(
-        name="planner-limits",
-        writes=("planner-limits.log",),
-        minutes=10,
-        commands=("benchmarks/test_planner_limits.py",),
-    ),
-    Part(name="killed-sweep", writes=("killed-sweep.log",), minutes=10, commands=("benchmarks/test_killed_sweep.py",)),
-    Part(
-        name="gate-alarms",
-        writes=("gate-alarms.log", "gate-alarms-company.log"),
-        minutes=80,
-        commands=("benchmarks/test_gate_alarms.py",),
-    ),
-)
+def state_path(part: Part) -> Path:
+    """What is measured or begun, as JSON: its :func:`fingerprint`, and pytest's worst exit code or null."""
+    return FOLDER / f"{part.name}.json"
 
 
-def is_measured(part: Part, tree: str) -> bool:
-    """Whether this source tree has measured it, with passing tests or not."""
-    return part.mark.is_file() and part.mark.read_text().split()[0] == tree
+def fingerprint(part: Part) -> str:
+    """A hash of what a part measures: the package, the versions, the commands, and the benchmarks that they run.
+
+    Modules beside the tests count for every part.
+    """
+    own = {shlex.split(command)[0] for command in part.commands}
+    files = {
+        path.relative_to(BENCHMARKS.parent).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in BENCHMARKS.rglob("*.py")
+        if path.name not in _NO_BENCHMARKS
+    }
+    read = {name: digest for name, digest in files.items() if not Path(name).name.startswith("test_") or name in own}
+    facts = [source_tree(), versions(), list(part.commands), read]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def measure(part: Part, tree: str) -> int:
-    """Run a part's commands to their end; the worst exit code. Its results of another source tree go first."""
-    if part.results_path.is_file():
-        first, _, _ = part.results_path.read_text(encoding="utf-8").partition("\n")
-        if first and json.loads(first)["source_tree"] != tree:
-            part.results_path.unlink()
-    part.results_path.parent.mkdir(parents=True, exist_ok=True)
+def exit_code_of(part: Part) -> int | None:
+    """Pytest's worst exit code, if the part is measured as it is now."""
+    state = _state(part)
+    code: int | None = state["exit_code"] if state.get("fingerprint") == fingerprint(part) else None
+    return code
+
+
+def measure(part: Part) -> None:
+    """Run a part's commands to their end. What it measured before a change goes first."""
+    state = {"fingerprint": fingerprint(part), "exit_code": None}
+    if _state(part).get("fingerprint") != state["fingerprint"]:
+        results_path(part).unlink(missing_ok=True)
+    results_path(part).parent.mkdir(parents=True, exist_ok=True)
+    write_whole_file(state_path(part), json.dumps(state))
     worst = 0
     for command in part.commands:
-        shared = ["--memory-results", str(part.results_path), "--resume", "--reports", str(FOLDER / "reports")]
+        shared = ["--memory-results", str(results_path(part)), "--resume", "--reports", str(FOLDER / "reports")]
         ended = subprocess.run([sys.executable, "-m", "pytest", *shlex.split(command), *shared], cwd=ROOT)
         # A test that fails has measured: a figure is not what it should be. Anything else has not.
         if ended.returncode not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             sys.exit(ended.returncode)
         worst = max(worst, ended.returncode)
-    part.mark.write_text(f"{tree} {worst}\n")
-    return worst
+    write_whole_file(state_path(part), json.dumps(state | {"exit_code": worst}))
 
 
 def publish(parts: Sequence[Part]) -> int:
-    """Put what the parts measured in the place of the committed results and logs, and make the pages; an exit code."""
-    committed = REPORTS / "results"
-    if any(part.has_page for part in parts):
-        for path in committed.glob("*.jsonl"):
-            if path.name not in ELSEWHERE:
-                path.unlink()
-    for part in parts:
-        if part.has_page:
-            shutil.copy(part.results_path, committed)
-        for name in part.writes:
-            if not name.endswith(".md"):
-                shutil.copy(FOLDER / "reports" / name, REPORTS)
-    return subprocess.run([sys.executable, "-m", "splade_bench", *_REPORT.split()], cwd=ROOT).returncode
+    """Make the pages from what the parts measured, and put all of it in the place of what is committed; an exit code.
+
+    If the pages cannot be made, what is committed stays as it is.
+    """
+    new = FOLDER / "new"
+    shutil.rmtree(new, ignore_errors=True)
+    results, committed = new / "reports" / "results", ROOT / "reports" / "results"
+    results.mkdir(parents=True)
+    for path in [*(results_path(part) for part in parts if part.has_page), *(committed / name for name in ELSEWHERE)]:
+        shutil.copy(path, results)
+    for name in {name for part in parts for name in part.writes if not name.endswith(".md")}:
+        shutil.copy(FOLDER / "reports" / name, new / "reports")
+    for path in [path for pattern in DOCUMENTS for path in ROOT.glob(pattern)]:
+        copy = new / path.relative_to(ROOT)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(path, copy)
+    report = ["report", "--results", results, "--output", new / "reports"]
+    documents = [new / name for name in dict.fromkeys(pattern.partition("/")[0] for pattern in DOCUMENTS)]
+    command = [sys.executable, "-m", "splade_bench", *map(str, [*report, "--update", *documents])]
+    if code := subprocess.run(command, cwd=ROOT).returncode:
+        return code
+    shutil.copytree(new, ROOT, dirs_exist_ok=True)
+    for path in committed.glob("*.jsonl"):
+        if not (results / path.name).exists():
+            path.unlink()
+    return 0
 
 
-def listing(tree: str) -> str:
+def listing() -> str:
     """The table of parts."""
     rows = [
-        (part.name, ", ".join(part.writes), part.minutes, "yes" if is_measured(part, tree) else "") for part in PARTS
+        (part.name, ", ".join(part.writes), part.minutes, "" if exit_code_of(part) is None else "yes") for part in PARTS
     ]
     return tabulate(rows, headers=("part", "of reports/", "minutes", "measured"), tablefmt="github")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure, and make the pages once all parts of them are measured; the exit code says whether a test failed."""
+    """Measure, and make the pages once all parts of them are measured.
+
+    The exit code is 1 if a test failed, a part was skipped or the pages could not be made, and 130 after Ctrl-C.
+    """
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help="all parts of the pages by default")
     parser.add_argument("--list", action="store_true", help="show the parts")
-    options, tree = parser.parse_args(arguments), source_tree()
+    options = parser.parse_args(arguments)
     if options.list:
-        print(listing(tree))
+        print(listing())
         return 0
     by_name = {part.name: part for part in PARTS}
     if unknown := [name for name in options.parts if name not in by_name]:
         parser.error(f"{unknown[0]}: the parts are {', '.join(by_name)}")
-    of_pages = [part for part in PARTS if part.has_page]
-    chosen = [by_name[name] for name in options.parts] or of_pages
+    try:
+        return _measure_all([by_name[name] for name in options.parts] or [part for part in PARTS if part.has_page])
+    except KeyboardInterrupt:
+        print("interrupted: what is recorded stays, and the same command goes on with the rest")
+        return 130
+
+
+def _measure_all(chosen: Sequence[Part]) -> int:
+    failed = False
     for part in chosen:
-        if not is_measured(part, tree):
+        if exit_code_of(part) is None:
+            if part.extra and not all(map(importlib.util.find_spec, EXTRAS[part.extra])):
+                print(f"{part.name}: skipped; it needs pip install 'splade-bench[{part.extra}]'")
+                failed = True
+                continue
             print(f"{part.name}: about {part.minutes} minutes", flush=True)
-            measure(part, tree)
-    missing = [part.name for part in of_pages if not is_measured(part, tree)]
-    if missing:
+            measure(part)
+    codes = {part.name: exit_code_of(part) for part in PARTS}
+    if missing := [part.name for part in PARTS if part.has_page and codes[part.name] is None]:
         print(f"no pages yet; still to measure: {', '.join(missing)}")
-    elif publish([part for part in PARTS if is_measured(part, tree)]):
-        return 1
-    failed = [part.name for part in chosen if part.mark.read_text().split()[1] != "0"]
-    if failed:
-        print(f"measured, but a test failed: {', '.join(failed)}")
-    return bool(failed)
+    elif publish([part for part in PARTS if codes[part.name] is not None]):
+        print("the pages could not be made; the committed results and pages are as they were")
+        failed = True
+    if not_passed := [part.name for part in chosen if codes[part.name]]:
+        print(f"measured, but a test failed: {', '.join(not_passed)}")
+    return failed or bool(not_passed)
+
+
+def _state(part: Part) -> Mapping[str, Any]:
+    try:
+        state: Mapping[str, Any] = json.loads(state_path(part).read_text())
+    except FileNotFoundError:
+        return {}
+    return state
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ def test_a_signal_stops_a_batch_that_takes_long(campaign: Campaign) -> None:
 @pytest.mark.usefixtures("timed")
 @pytest.mark.parametrize("mode", MEMORY_MODES)
 def test_memory_does_not_grow_in_a_long_training(mode: str, campaign: Campaign) -> None:
-    campaign("soak", "train_long", mode=mode, steps=2000, from_step=200)
+    campaign("soak", "train_long", mode=mode, steps=1000, from_step=200)
 
 
 @pytest.mark.usefixtures("timed")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
+import pkgutil
 import shlex
 import subprocess
 import sys
@@ -12,23 +15,38 @@ from typing import Any
 
 import measure
 import pytest
-from measure import ELSEWHERE, PARTS, Part
+from measure import ELSEWHERE
+from parts import EXTRAS, PARTS, Part
 
+from splade_bench import report
 from splade_bench.grid.sweep import PROFILES
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest brings it
 
 ROOT = Path(__file__).parents[2]
 BY_HAND = {"CASES.md", "GATE.md", "NEGATIVE.md"}
 MAX_MINUTES, MAX_MINUTES_OF_PAGES = 100, 360
+(HEAD,) = (part for part in PARTS if part.name == "head")
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of what is measured; committed results and pages are elsewhere too."""
-    monkeypatch.setattr(measure, "FOLDER", tmp_path / "measured")
-    monkeypatch.setattr(measure, "REPORTS", tmp_path / "reports")
-    (tmp_path / "reports" / "results").mkdir(parents=True)
+    """The folder of what is measured, in a small copy of the repository, with every extra installed."""
+    benchmarks, results = tmp_path / "benchmarks", tmp_path / "reports" / "results"
+    for path in (benchmarks, results, tmp_path / "docs"):
+        path.mkdir(parents=True)
+    for name in ("test_head.py", "test_peers.py", "head_alone.py"):
+        (benchmarks / name).write_text("")
     for name in ("old.jsonl", *ELSEWHERE):
-        (tmp_path / "reports" / "results" / name).write_text("{}\n")
+        (results / name).write_text("{}\n")
+    (tmp_path / "README.md").write_text("old")
+    monkeypatch.setattr(measure, "ROOT", tmp_path)
+    monkeypatch.setattr(measure, "BENCHMARKS", benchmarks)
+    monkeypatch.setattr(measure, "FOLDER", tmp_path / "measured")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     return tmp_path / "measured"
 
 
@@ -42,20 +60,33 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         if "--memory-results" in command:
             path = Path(command[command.index("--memory-results") + 1])
             with path.open("a") as file:
-                file.write(json.dumps({"source_tree": "tree", "command": len(done)}) + "\n")
+                file.write(json.dumps({"command": len(done)}) + "\n")
+        elif "report" in command:
+            readme = Path(next(word for word in command if word.endswith("README.md")))
+            readme.write_text(f"new from {readme.read_text()}")
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(measure, "source_tree", lambda: "tree")
     return done
 
 
 def test_each_page_and_log_has_a_part_or_is_written_by_hand() -> None:
     committed = {path.name for path in (ROOT / "reports").iterdir() if path.suffix in (".md", ".log")}
+    modules = [
+        importlib.import_module(f"{report.__name__}.{found.name}") for found in pkgutil.iter_modules(report.__path__)
+    ]
 
     written = {name for part in PARTS for name in part.writes}
     assert committed - written == BY_HAND
-    assert {name for name in written if name.endswith(".md")} <= committed
+    assert {name for name in written if name.endswith(".md")} == {
+        f"{module.PAGE_NAME}.md" for module in modules if hasattr(module, "PAGE_NAME")
+    }
+
+
+def test_the_extras_of_parts_exist() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+    assert {part.extra for part in PARTS if part.extra} == {*EXTRAS} <= {*settings["project"]["optional-dependencies"]}
 
 
 def test_results_from_elsewhere_are_committed() -> None:
@@ -103,25 +134,82 @@ def test_the_pages_come_once_all_parts_of_pages_are_measured(folder: Path, runs:
     assert {path.name for path in results.iterdir()} == {*ELSEWHERE, *(f"{part.name}.jsonl" for part in of_pages)}
     assert len(runs) == sum(len(part.commands) for part in of_pages) + 1
     assert runs[-1][2:4] == ["splade_bench", "report"]
+    assert (folder.parent / "README.md").read_text() == "new from old"
 
 
-def test_what_another_source_tree_measured_goes_and_the_own_stays(folder: Path, runs: list[list[str]]) -> None:
-    (part,) = (part for part in PARTS if part.name == "head")
-    part.results_path.parent.mkdir(parents=True)
-    part.results_path.write_text('{"source_tree": "older"}\n')
-    part.mark.write_text("older 0\n")
+def test_what_is_committed_stays_if_the_report_fails(
+    folder: Path, runs: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = subprocess.run
 
-    for _ in range(2):
+    def fail_to_report(command: list[str], cwd: Path) -> Any:
+        return subprocess.CompletedProcess(command, 2 * ("report" in command) or run(command, cwd=cwd).returncode)
+
+    monkeypatch.setattr(subprocess, "run", fail_to_report)
+
+    assert measure.main([]) == 1
+
+    results = folder.parent / "reports" / "results"
+    assert {path.name for path in results.iterdir()} == {"old.jsonl", *ELSEWHERE}
+    assert (folder.parent / "README.md").read_text() == "old"
+    assert "are as they were" in capsys.readouterr().out
+
+
+def test_a_part_is_measured_again_if_what_it_measures_has_changed(
+    folder: Path, runs: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured_again() -> bool:
+        before = len(runs)
         assert measure.main(["head"]) == 0
-        assert part.results_path.read_text() == '{"source_tree": "tree", "command": 1}\n'
-    part.mark.unlink()
+        assert len(measure.results_path(HEAD).read_text().splitlines()) == len(HEAD.commands)
+        return len(runs) > before
+
+    assert measured_again()
+    assert not measured_again()
+    (folder.parent / "benchmarks" / "test_peers.py").write_text("another part's")
+    assert not measured_again()
+    for name in ("test_head.py", "head_alone.py"):
+        (folder.parent / "benchmarks" / name).write_text("changed")
+        assert measured_again()
+    for name, value in (("source_tree", "another"), ("versions", {"torch": "another"})):
+        monkeypatch.setattr(measure, name, lambda value=value: value)
+        assert measured_again()
+    measure.state_path(HEAD).unlink()
+    assert measured_again()
+
+
+def test_a_part_that_was_interrupted_keeps_what_it_recorded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, runs: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = subprocess.run
+
+    def interrupted(command: list[str], cwd: Path) -> Any:
+        run(command, cwd=cwd)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "run", interrupted)
+        assert measure.main(["head"]) == 130
+    *_, line = capsys.readouterr().out.splitlines()
+    assert line == "interrupted: what is recorded stays, and the same command goes on with the rest"
+
     assert measure.main(["head"]) == 0
-
-    assert len(runs) == 2
-    assert len(part.results_path.read_text().splitlines()) == 2
+    assert len(measure.results_path(HEAD).read_text().splitlines()) == 1 + len(HEAD.commands)
 
 
-def test_a_failed_test_is_told_and_an_interrupt_is_no_measurement(
+def test_a_part_without_its_extra_is_skipped_and_said_to_be_missing(
+    folder: Path, runs: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "accelerate" else name)
+
+    assert measure.main([]) == 1
+
+    said = capsys.readouterr().out
+    assert "sentence-transformers: skipped; it needs pip install 'splade-bench[sentence-transformers]'" in said
+    assert said.endswith("still to measure: sentence-transformers\n")
+
+
+def test_a_failed_test_is_told_and_an_end_of_pytest_is_no_measurement(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     exits = iter([2, 1])
@@ -129,8 +217,8 @@ def test_a_failed_test_is_told_and_an_interrupt_is_no_measurement(
 
     with pytest.raises(SystemExit, match="2"):
         measure.main(["head"])
-    assert list(folder.glob("*.done")) == []
+    assert measure.exit_code_of(HEAD) is None
     assert measure.main(["head"]) == 1
 
     assert "a test failed: head" in capsys.readouterr().out
-    assert [path.name for path in folder.glob("*.done")] == ["head.done"]
+    assert measure.exit_code_of(HEAD) == 1
