@@ -186,8 +186,22 @@ def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def large_files_folder() -> str:
-    """The system's folder for large temporary files, which are on the disk there, not in memory."""
-    return str(_DISK_FOLDER) if _DISK_FOLDER.is_dir() else tempfile.gettempdir()
+    """The folder for large temporary files: that of the variable TMPDIR, or else the system's on the disk."""
+    is_chosen = bool(os.environ.get("TMPDIR"))
+    return str(_DISK_FOLDER) if _DISK_FOLDER.is_dir() and not is_chosen else tempfile.gettempdir()
+
+
+def not_written(path: Path, error: OSError) -> str:
+    """Why an output cannot be written to ``path``, and what to change, for a message that names its option."""
+    is_of_a_folder = isinstance(error, (FileExistsError, NotADirectoryError))
+    places = (path, *path.parents) if is_of_a_folder else path.parents
+    above = next((place for place in places if os.path.lexists(place)), Path())
+    reason = error.strerror or str(error)
+    if not above.is_dir():
+        reason = f"{above} is not a folder"
+    elif path.parent != above and isinstance(error, FileNotFoundError):
+        reason = f"there is no folder {path.parent}"
+    return f"cannot be written: {reason}; name another place"
 
 
 def _hidden(path: Path, state: Literal["unfinished", "removed", "replaced"]) -> Path:

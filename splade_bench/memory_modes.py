@@ -59,7 +59,8 @@ class MemoryConfig:
     """Where AdamW keeps its moments. float32: in memory; bfloat16: in half the memory (inexact); disk: in a file;
     sharded: in memory, shared out between the processes of a training; in one process this is float32."""
     optimizer_states_dir: str | None = None
-    """Folder for the file of --optimizer-states disk: 8 bytes per parameter. None: /var/tmp, or a temporary folder."""
+    """Folder for the file of --optimizer-states disk: 8 bytes per parameter. None: that of the variable TMPDIR, or
+    /var/tmp."""
     fused_optimizer: bool = True
     """AdamW without temporary copies of the parameters."""
     garbage_collection_interval: int = 0

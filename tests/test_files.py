@@ -16,7 +16,7 @@ import pytest
 from faults import ERRORS, failing_call
 
 from splade_bench import files
-from splade_bench.files import append_line, read_lines, sync_folder, write_whole_file
+from splade_bench.files import append_line, large_files_folder, not_written, read_lines, sync_folder, write_whole_file
 
 WRITERS = 3
 LINES = 40
@@ -187,3 +187,36 @@ def test_on_macos_the_cache_of_the_disk_is_flushed_too(
     sync_folder(tmp_path)
 
     assert done == (["control 51"] if is_supported else ["control 51", "sync"])
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "reason"),
+    [
+        ("file/new", FileExistsError(errno.EEXIST, "File exists"), "{0}/file is not a folder"),
+        ("file/new/er", NotADirectoryError(errno.ENOTDIR, "Not a directory"), "{0}/file is not a folder"),
+        ("file", FileExistsError(errno.EEXIST, "File exists"), "{0}/file is not a folder"),
+        ("no/new", FileNotFoundError(errno.ENOENT, "No such file"), "there is no folder {0}/no"),
+        ("new", PermissionError(errno.EACCES, "Permission denied"), "Permission denied"),
+        ("folder", IsADirectoryError(errno.EISDIR, "Is a directory"), "Is a directory"),
+    ],
+)
+def test_why_a_file_is_not_written_says_what_to_change(name: str, error: OSError, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "folder").mkdir()
+
+    expected = f"cannot be written: {reason.format(tmp_path)}; name another place"
+    assert not_written(tmp_path / name, error) == expected
+
+
+@pytest.mark.parametrize("is_set", [True, False])
+def test_large_temporary_files_are_where_the_user_wants_them_or_on_the_disk(
+    is_set: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, disk = tmp_path / "chosen", tmp_path / "disk"
+    for folder in (chosen, disk):
+        folder.mkdir()
+    monkeypatch.setattr(files, "_DISK_FOLDER", disk)
+    monkeypatch.setattr(files.tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(chosen) if is_set else "")
+
+    assert large_files_folder() == str(chosen if is_set else disk)

@@ -13,14 +13,17 @@ from typing import Any, Literal
 from splade_bench.batching.prompts import TextKind
 from splade_bench.cli.arguments import parse, show
 from splade_bench.cli.flags import Placement
+from splade_bench.cli.places import require_place
+from splade_bench.cli.signals import removed_at_the_end
 from splade_bench.cli.sources import from_anywhere, placed_encoder
 from splade_bench.config import MIN_MAX_LENGTH
 from splade_bench.data.text_files import read_text_file, text_file
 from splade_bench.errors import ConfigError
 from splade_bench.evaluation.encoding import Window, encode_windows
-from splade_bench.evaluation.vector_folder import FORMAT_VERSION, MANIFEST, VectorManifest, write_vectors
+from splade_bench.evaluation.vector_folder import MANIFEST, VectorManifest, write_vectors
 from splade_bench.evaluation.vector_lines import LINE_FORMATS, VECTOR_LINES, write_vector_lines
 from splade_bench.fields import require_range
+from splade_bench.files import not_written
 from splade_bench.measure.rss import PeakRss, known_rss_bytes
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.known_words import require_known_words
@@ -40,6 +43,7 @@ class EncodeCommand:
       0  done
       1  the encoding failed, such as for vectors that are not finite
       2  usage error or bad file
+      128 + n  ended by signal n, such as 143 for SIGTERM; what is not complete is removed
     """
 
     model_name: str
@@ -82,7 +86,11 @@ def run(arguments: Sequence[str]) -> int:
     windows = encode_windows(
         encoder, itertools.chain(sample, texts), command.kind, max_length=max_length, batch_size=command.batch_size
     )
-    rows, active_entries = _write(command, encoder, max_length, windows)
+    try:
+        with removed_at_the_end():
+            rows, active_entries = _write(command, encoder, max_length, windows)
+    except OSError as error:
+        raise ConfigError(f"--output-dir {command.output_dir}: {not_written(command.output_dir, error)}") from error
     peak = peak_rss.read()
     record: dict[str, Any] = {
         "model_name": command.model_name,
@@ -110,7 +118,7 @@ def _require_free(command: EncodeCommand) -> None:
     """
     folder = command.output_dir
     if not os.path.lexists(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        require_place("--output-dir", folder)
         return
     is_empty = folder.is_dir() and not any(folder.iterdir())
     is_ours = folder.is_dir() and any((folder / name).is_file() for name in (MANIFEST, VECTOR_LINES))
@@ -136,13 +144,8 @@ def _write(
             yield window
 
     if command.format == "matrix":
-        manifest = VectorManifest(
-            version=FORMAT_VERSION,
-            kind=command.kind,
-            model_name=from_anywhere(command.model_name),
-            max_length=max_length,
-            vocab_size=encoder.vocab_size,
-        )
+        model_name = from_anywhere(command.model_name)
+        manifest = VectorManifest.of(encoder, command.kind, model_name=model_name, max_length=max_length)
         write_vectors(command.output_dir, counted(), manifest)
     else:
         write_vector_lines(command.output_dir, counted(), LINE_FORMATS[command.format], _entry_names(encoder))

@@ -15,6 +15,7 @@ from tabulate import tabulate
 
 from splade_bench.cli.arguments import parse, show
 from splade_bench.cli.flags import Placement
+from splade_bench.cli.places import require_place
 from splade_bench.cli.progress import memory_line
 from splade_bench.cli.signals import removed_at_the_end
 from splade_bench.cli.sources import from_anywhere, load_corpus, placed_encoder
@@ -154,12 +155,7 @@ def _require_new_folder(folder: Path) -> None:
     """Find out before the model is loaded that the vectors cannot be kept there."""
     if os.path.lexists(folder):
         raise ConfigError(f"--vectors {folder}: exists already; name a new folder")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent):
-            pass
-    except OSError as error:
-        raise ConfigError(f"--vectors {folder}: cannot be written: {error.strerror or error}") from error
+    require_place("--vectors", folder)
 
 
 @contextmanager

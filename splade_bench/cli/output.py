@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from splade_bench.errors import ConfigError, one_line
-from splade_bench.files import NO_FOLLOW, remove_debris, remove_whole, replaced_folder, sync_folder, write_whole_file
+from splade_bench.files import (
+    NO_FOLLOW,
+    not_written,
+    remove_debris,
+    remove_whole,
+    replaced_folder,
+    sync_folder,
+    write_whole_file,
+)
 from splade_bench.json_records import json_text
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.model_card import CARD_NAME
@@ -69,7 +77,7 @@ class OutputFolder:
             with tempfile.TemporaryFile(dir=self.path):
                 pass
         except OSError as error:
-            raise ConfigError(f"--output-dir {self.path}: cannot be written to: {error.strerror}") from error
+            raise ConfigError(f"--output-dir {self.path}: {not_written(self.path, error)}") from error
         with suppress(OSError):  # a folder above may be one that this user cannot read
             sync_folder(self.path.parent)
         if not overwrite and not resuming:

@@ -12,7 +12,9 @@ from splade_bench.cli.arguments import show
 from splade_bench.cli.flags import PlannedFlags
 from splade_bench.cli.planning import plan_request
 from splade_bench.cli.train_command import parse_train_command
+from splade_bench.errors import ConfigError
 from splade_bench.fields import require_range
+from splade_bench.files import not_written
 from splade_bench.planner.plan import MemoryPlan
 from splade_bench.planner.requests import make_plan, sized
 from splade_bench.units import format_bytes
@@ -34,12 +36,14 @@ class PlanCommand(PlannedFlags):
     """
 
     timeline: Path | None = None
-    """Draw the memory of an optimizer step, phase by phase, to this SVG file."""
+    """Draw the memory of an optimizer step, phase by phase, to this SVG file. Its name ends in .svg."""
     processes: int = 1
     """Plan one of so many processes of the training, with the longest texts that it can get of each batch."""
 
     def __post_init__(self) -> None:
         require_range(self, "processes", at_least=1)
+        if self.timeline is not None and self.timeline.suffix != ".svg":
+            raise ConfigError(f"--timeline {self.timeline}: is not the name of an SVG file; let it end in .svg")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -53,7 +57,10 @@ def run(arguments: Sequence[str]) -> int:
     if command.timeline:
         from splade_bench.report.plots import plot_plan  # loads matplotlib, which a training does not
 
-        plot_plan([(stretch.phase, stretch.peak_bytes) for stretch in made.timeline], command.timeline)
+        try:
+            plot_plan([(stretch.phase, stretch.peak_bytes) for stretch in made.timeline], command.timeline)
+        except OSError as error:
+            raise ConfigError(f"--timeline {command.timeline}: {not_written(command.timeline, error)}") from error
     record = made.to_dict() | {
         "data_bytes": request.data_bytes,
         "lengths": command.lengths,

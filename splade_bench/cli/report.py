@@ -13,6 +13,7 @@ import tyro
 
 from splade_bench.cli.arguments import parse, show
 from splade_bench.errors import DataError
+from splade_bench.files import not_written
 from splade_bench.report.document import make_pages, write_pages
 from splade_bench.report.export import to_csv, write_tables
 from splade_bench.report.insertions import update_document
@@ -105,7 +106,7 @@ def _write(flag: str, path: Path, text: str, *, append: bool = False) -> Path:
         with path.open("a" if append else "w", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        raise DataError(f"{flag} {path}: the file cannot be written: {error.strerror}") from error
+        raise DataError(f"{flag} {path}: {not_written(path, error)}") from error
     return path
 
 

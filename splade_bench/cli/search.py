@@ -11,6 +11,7 @@ from pathlib import Path
 
 from splade_bench.cli.arguments import parse
 from splade_bench.cli.flags import Placement
+from splade_bench.cli.signals import removed_at_the_end
 from splade_bench.cli.sources import placed_encoder
 from splade_bench.config import MIN_MAX_LENGTH
 from splade_bench.data.text_files import read_text_file, text_file
@@ -37,6 +38,7 @@ class SearchCommand:
       0  done
       1  the search failed, such as for vectors that are not finite
       2  usage error or bad file
+      128 + n  ended by signal n, such as 143 for SIGTERM; a run file that is not complete is removed
     """
 
     index: Path
@@ -84,7 +86,8 @@ def run(arguments: Sequence[str]) -> int:
             f"--model-name {model_name}: has a vocabulary of {encoder.vocab_size} entries, and the documents of "
             f"{command.index} one of {index.manifest.vocab_size}; name the model that encoded them"
         )
-    with run_file(command.run_file) if command.run_file else nullcontext(_print) as write:
+    opened_run = run_file(command.run_file) if command.run_file else nullcontext(_print)
+    with removed_at_the_end(), opened_run as write:
         for ranking in _rankings(command, encoder, max_length, texts, index):
             write(ranking)
     return 0

@@ -16,8 +16,9 @@ from splade_bench.evaluation.encoding import Window, encode_windows
 from splade_bench.evaluation.metrics import RETRIEVAL_METRICS, RUN_DEPTH, Ranking, RetrievalMetric, evaluate_run
 from splade_bench.evaluation.own_texts import without
 from splade_bench.evaluation.search import larger_ids_first, top_documents
-from splade_bench.evaluation.vector_folder import FORMAT_VERSION, VectorManifest, read_vectors, write_vectors
+from splade_bench.evaluation.vector_folder import VectorManifest, read_vectors, write_vectors
 from splade_bench.evaluation.vectors import SparseReps, SparseRows
+from splade_bench.files import not_written
 from splade_bench.model.encoder import SpladeEncoder
 
 logger = logging.getLogger(__name__)
@@ -181,18 +182,11 @@ def _in_memory(windows: Iterable[Window], encoder: SpladeEncoder) -> tuple[Seque
 def _stored(
     windows: Iterable[Window], store: VectorStore, encoder: SpladeEncoder, kind: TextKind, max_length: int
 ) -> tuple[Sequence[str], SparseReps]:
-    manifest = VectorManifest(
-        version=FORMAT_VERSION,
-        kind=kind,
-        model_name=store.model_name,
-        max_length=max_length,
-        vocab_size=encoder.vocab_size,
-    )
+    manifest = VectorManifest.of(encoder, kind, model_name=store.model_name, max_length=max_length)
     try:
         write_vectors(store.folder, windows, manifest)
     except OSError as error:
-        reason = f"cannot be written: {error.strerror or error}"
-        raise ConfigError(f"--vectors {store.folder}: {reason}; name a folder elsewhere") from error
+        raise ConfigError(f"--vectors {store.folder}: {not_written(store.folder, error)}") from error
     found = read_vectors(store.folder)
     return found.ids, found.reps
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from splade_bench.errors import ConfigError
 from splade_bench.evaluation.metrics import Ranking
-from splade_bench.files import whole_file
+from splade_bench.files import not_written, whole_file
 
 _RUN_NAME = "splade_bench"
 _SPACE = re.compile(r"\s")
@@ -45,7 +45,7 @@ def run_file(path: Path) -> Iterator[Callable[[Ranking], None]]:
         try:
             file = opened.enter_context(whole_file(path))
         except OSError as error:
-            raise ConfigError(f"--run-file {path}: cannot be written: {error.strerror or error}") from error
+            raise ConfigError(f"--run-file {path}: {not_written(path, error)}") from error
         yield lambda ranking: file.writelines(run_lines(ranking))
 
 

@@ -24,6 +24,7 @@ from splade_bench.evaluation.encoding import Window
 from splade_bench.evaluation.vectors import SparseReps
 from splade_bench.files import replaced_folder
 from splade_bench.json_records import json_text, parse_record
+from splade_bench.model.encoder import SpladeEncoder
 
 MANIFEST = "vectors.json"
 FORMAT_VERSION = 1
@@ -43,6 +44,17 @@ class VectorManifest:
     vocab_size: int
     rows: int = 0
     active_entries: int = 0
+
+    @classmethod
+    def of(cls, encoder: SpladeEncoder, kind: TextKind, *, model_name: str, max_length: int) -> VectorManifest:
+        """Of vectors that ``encoder`` makes, before they are counted."""
+        return cls(
+            version=FORMAT_VERSION,
+            kind=kind,
+            model_name=model_name,
+            max_length=max_length,
+            vocab_size=encoder.vocab_size,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from splade_bench.errors import DataError, one_line
-from splade_bench.files import write_whole_file
+from splade_bench.files import not_written, write_whole_file
 from splade_bench.gate.cells import GatedCell, require_possible
 from splade_bench.json_records import parse_record
 from splade_bench.results.figures import GATED
@@ -67,7 +67,7 @@ def write_baseline(path: Path, cells: Mapping[str, GatedCell]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole_file(path, text)
     except OSError as error:
-        raise DataError(f"{path}: the baseline cannot be written: {error.strerror}") from error
+        raise DataError(f"{path}: the baseline {not_written(path, error)}") from error
 
 
 def _parse_cell(where: str, record: Any) -> GatedCell:

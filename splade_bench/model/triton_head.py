@@ -82,11 +82,15 @@ def suits(device: torch.device, dtype: torch.dtype) -> bool:
     )
 
 
+def _is_installed() -> bool:
+    return find_spec("triton") is not None
+
+
 @lru_cache
 def _can_compile() -> bool:
     """Whether Triton is installed, and the C compiler with which it builds what launches a kernel."""
     compilers = [os.environ["CC"]] if os.environ.get("CC") else _COMPILERS
-    return find_spec("triton") is not None and any(shutil.which(name) for name in compilers)
+    return _is_installed() and any(shutil.which(name) for name in compilers)
 
 
 def require_triton(device: torch.device) -> None:
@@ -97,7 +101,7 @@ def require_triton(device: torch.device) -> None:
     """
     if device_type(device) != "cuda":
         raise ConfigError("--head triton needs CUDA; use --head streaming")
-    if planned_device() is None and find_spec("triton") is None:
+    if planned_device() is None and not _is_installed():
         raise ConfigError(
             "--head triton: the package triton is missing; pip install 'splade-bench[triton]', or use --head streaming"
         )

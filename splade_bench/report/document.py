@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from splade_bench.errors import DataError
+from splade_bench.files import not_written
 from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.report import (
     ablation,
@@ -85,7 +86,7 @@ def write_pages(pages: Sequence[Page], folder: Path) -> list[Path]:
                 path.write_text(picture.svg, **_TEXT)
         (folder / WEBPAGE_NAME).write_text(webpage(pages), **_TEXT)
     except OSError as error:
-        raise DataError(f"{folder}: the report cannot be written there: {error.strerror}") from error
+        raise DataError(f"{folder}: the report {not_written(folder, error)}") from error
     return [*(folder / f"{page.name}.md" for page in pages), folder / WEBPAGE_NAME]
 
 

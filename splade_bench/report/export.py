@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from splade_bench.errors import DataError, one_line
+from splade_bench.files import not_written
 from splade_bench.report.page import Page, file_name
 from splade_bench.results.records import Result
 
@@ -52,7 +53,7 @@ def write_tables(pages: Sequence[Page], folder: Path) -> list[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
-        raise DataError(f"--tables {folder}: cannot be written to: {error.strerror}") from error
+        raise DataError(f"--tables {folder}: {not_written(folder, error)}") from error
     return list(written)
 
 

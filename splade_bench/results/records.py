@@ -15,7 +15,7 @@ from typing_extensions import NotRequired, Self, TypedDict
 
 from splade_bench.config import MixedPrecision
 from splade_bench.errors import DataError
-from splade_bench.files import append_line, read_lines
+from splade_bench.files import append_line, not_written, read_lines
 from splade_bench.grid.cell import ARTICLE_TRAINER, OWN_TRAINER, Cell
 from splade_bench.json_records import parse_record
 from splade_bench.results.accelerator import AcceleratorResult
@@ -283,7 +283,7 @@ def append_result(path: Path, result: Result) -> None:
     try:
         append_line(path, result.to_json())
     except OSError as error:
-        raise DataError(f"{path}: a result cannot be written: {error.strerror}") from error
+        raise DataError(f"{path}: a result {not_written(path, error)}") from error
 
 
 def read_results(paths: Iterable[Path]) -> list[Result]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from splade_bench.errors import ConfigError, error_line
+from splade_bench.files import not_written
 from splade_bench.training.state import StepLoss, TrainObserver, TrainState
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class TensorBoardLog(TrainObserver):
             self._write(file_version="brain.Event:2")
             self._write(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START))
         except OSError as error:
-            raise ConfigError(f"--log-dir {log_dir}: cannot be written to: {error.strerror}") from error
+            raise ConfigError(f"--log-dir {log_dir}: {not_written(log_dir, error)}") from error
 
     def on_step_end(self, state: TrainState, loss: StepLoss) -> None:
         scalars = loss.by_name() | {

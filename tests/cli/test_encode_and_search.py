@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import signal
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -167,6 +170,57 @@ def test_an_earlier_folder_is_replaced_only_on_wish_and_only_ours(
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "words"
 
 
+def test_a_full_disk_is_one_line_that_names_the_option(
+    encode: Encode, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("splade_bench.evaluation.vector_folder._write_header", full)
+
+    assert encode(corpus) == 2
+
+    complaint = capsys.readouterr().err.splitlines()[-1]
+    assert f"--output-dir {tmp_path / 'vectors'}: cannot be written: No space left on device; name another" in complaint
+    assert not list(tmp_path.glob("*vectors*"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP] if sys.platform != "win32" else [])
+def test_a_signal_leaves_no_folder(
+    number: signal.Signals, encode: Encode, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Path] = []
+
+    def ended(*_: Any) -> None:
+        seen.extend(tmp_path.glob(".vectors*"))
+        signal.raise_signal(number)
+
+    monkeypatch.setattr("splade_bench.evaluation.vector_folder._write_header", ended)
+
+    with pytest.raises(SystemExit) as ending:
+        encode(corpus)
+
+    assert ending.value.code == 128 + number
+    assert len(seen) == 1
+    assert not list(tmp_path.glob("*vectors*"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
+def test_a_signal_leaves_no_run_file(
+    encode: Encode, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert encode(corpus) == 0
+    monkeypatch.setattr("splade_bench.cli.search.top_documents", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    arguments = ["search", "--index", str(tmp_path / "vectors"), "--query", "a", "--device", "cpu"]
+
+    with pytest.raises(SystemExit) as ending:
+        main([*arguments, "--run-file", str(tmp_path / "run.trec")])
+
+    assert ending.value.code == 128 + signal.SIGTERM
+    assert not list(tmp_path.glob("*run.trec*"))
+
+
 def test_a_broken_line_leaves_no_folder(
     encode: Encode, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,6 +270,8 @@ def test_another_model_name_is_warned_of(
         (["encode", "--input", "x", "--output-dir", "out"], "--model-name"),
         (["encode", "--model-name", "x", "--input", "x", "--output-dir", "out", "--format", "lucene"], "--format"),
         (["encode", "--model-name", "x", "--input", "x", "--output-dir", "out", "--batch-size", "0"], "--batch-size 0"),
+        (["encode", "--model-name", "x", "--input", "x", "--output-dir", f"{__file__}/v"], "--output-dir"),
+        (["encode", "--model-name", "x", "--input", "x", "--output-dir", f"{__file__}/v"], ".py is not a folder; name"),
     ],
 )
 def test_a_usage_error_is_one_line_and_exit_code_two(

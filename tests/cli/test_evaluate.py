@@ -150,7 +150,7 @@ def test_vectors_that_find_no_room_are_one_line(
     assert main([*arguments, "--vectors", str(kept)]) == 2
 
     complaint = capsys.readouterr().err.splitlines()[-1]
-    assert f"--vectors {kept}: cannot be written: No space left on device; name a folder elsewhere" in complaint
+    assert f"--vectors {kept}: cannot be written: No space left on device; name another place" in complaint
     assert not [path for path in collection.iterdir() if "kept" in path.name]
 
 
@@ -167,6 +167,7 @@ def test_a_signal_leaves_no_vectors(
 
     temporary = tmp_path / "large"
     temporary.mkdir()
+    monkeypatch.delenv("TMPDIR", raising=False)
     monkeypatch.setattr("splade_bench.files._DISK_FOLDER", temporary)
     monkeypatch.setattr("splade_bench.evaluation.evaluator.read_vectors", ended)
     before = signal.getsignal(number)
@@ -206,11 +207,14 @@ def test_memory_does_not_grow_with_the_texts(evaluated: Any, collection: Path, m
     ("more", "complaint"),
     [
         (["--vectors", "{collection}"], "exists already; name a new folder"),
-        (["--vectors", "{collection}/corpus.jsonl/kept"], "corpus.jsonl/kept: cannot be written: "),
+        (["--vectors", "{collection}/corpus.jsonl/kept"], "corpus.jsonl is not a folder; name another place"),
         (["--split", "valid"], "has no split 'valid'; it has dev, test"),
         (["--measures", "nDGC@10"], "--measures nDGC@10: there is no such measure"),
         (["--top-k", "10"], "--top-k 10: must be at least 100"),
-        (["--run-file", "nowhere/run.trec"], "--run-file nowhere/run.trec: cannot be written"),
+        (
+            ["--run-file", "nowhere/run.trec"],
+            "--run-file nowhere/run.trec: cannot be written: there is no folder nowhere",
+        ),
         (["--val-file", "file.json", "--split", "dev"], "--split dev: only a BEIR folder has splits"),
     ],
 )

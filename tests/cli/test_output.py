@@ -51,7 +51,7 @@ def output(tmp_path: Path) -> OutputFolder:
 def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
 
-    with pytest.raises(ConfigError, match=r"--output-dir .*file: cannot be written to"):
+    with pytest.raises(ConfigError, match=r"cannot be written: .*file is not a folder; name another"):
         OutputFolder(tmp_path / "file").prepare(overwrite=True)
 
 

@@ -76,6 +76,22 @@ def test_text_for_people(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
     assert picture.read_text(encoding="utf-8").count("<svg") == 1
 
 
+@pytest.mark.parametrize(
+    ("timeline", "complaint"),
+    [
+        (".", "--timeline .: is not the name of an SVG file; let it end in .svg"),
+        ("plan.png", "--timeline plan.png: is not the name of an SVG file"),
+        (f"{__file__}/plan.svg", f"cannot be written: {__file__} is not a folder; name another place"),
+    ],
+)
+def test_a_picture_that_cannot_be_written_is_one_line(
+    timeline: str, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*TOY, "--budget", "8GiB", "--timeline", timeline]) == 2
+
+    assert complaint in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_the_training_data_may_say_how_long_texts_are(capsys: pytest.CaptureFixture[str], train_file: Path) -> None:
     # Padded to the longest text, so that the cut does not matter.
     wide = ("--max-length", "512", "--train-file", str(train_file))

@@ -27,7 +27,7 @@ def test_an_output_folder_that_cannot_be_written_is_found_out_before_training(
     assert main(train_arguments(train_file, tmp_path / "file")) == 2
 
     error = capsys.readouterr().err
-    assert "cannot be written to" in error
+    assert "cannot be written: " in error
     assert "training" not in error
 
 
