@@ -13,8 +13,8 @@ from splade_bench.cli.arguments import show
 from splade_bench.cli.flags import PlannedFlags
 from splade_bench.cli.planning import plan_request
 from splade_bench.cli.train_command import parse_train_command, searched_fields_given, train_arguments
-from splade_bench.planner.fit import Fit, Trial
 from splade_bench.planner.requests import PlanRequest, make_fit, nothing_fits
+from splade_bench.planner.trials import Fit, Trial
 from splade_bench.planner.work import product_flops
 from splade_bench.units import format_bytes, format_seconds
 

@@ -16,9 +16,10 @@ from splade_bench.model.presets import TRAINED_ACTIVE_SHARE, build_preset
 from splade_bench.planner.calibration import calibrated_rates
 from splade_bench.planner.candidates import Candidate, Candidates
 from splade_bench.planner.device_models import device_model
-from splade_bench.planner.fit import Fit, SearchEnded, Trial, fit, kept_free_bytes
+from splade_bench.planner.fit import fit
 from splade_bench.planner.plan import MemoryPlan, plan
 from splade_bench.planner.rehearsal import Lengths
+from splade_bench.planner.trials import Fit, SearchEnded, Trial, kept_free_bytes
 from splade_bench.training.moments import require_room
 from splade_bench.units import format_bytes
 

@@ -16,8 +16,8 @@ import transformers
 from splade_bench.config import TrainConfig
 from splade_bench.errors import ConfigError, DataError, PlanError, SpladeBenchError, TrainingError, error_line
 from splade_bench.json_records import ascii_json
-from splade_bench.planner.fit import SearchEnded
 from splade_bench.planner.requests import PlanRequest, make_fit, nothing_fits
+from splade_bench.planner.trials import SearchEnded
 from splade_bench.processes import module_command
 from splade_bench.units import format_bytes, format_seconds
 

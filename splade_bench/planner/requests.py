@@ -26,11 +26,11 @@ from splade_bench.model.proving import prove_architecture
 from splade_bench.model.start import apply_start, require_active_dims
 from splade_bench.model.static_queries import QUERY_WEIGHTS_NAME
 from splade_bench.planner.candidates import Candidates
-from splade_bench.planner.fit import Fit, SearchEnded
 from splade_bench.planner.fitting import PlannedTraining, TimeLimit, why_nothing_fits
 from splade_bench.planner.plan import MemoryPlan
 from splade_bench.planner.recorded_reads import RecordedReads, knowing
 from splade_bench.planner.rehearsal import Lengths, on_fake_tensors
+from splade_bench.planner.trials import Fit, SearchEnded
 from splade_bench.starts import StartName
 from splade_bench.training.gradcache import sized_for
 from splade_bench.units import format_bytes

@@ -19,12 +19,12 @@ from splade_bench.errors import TrainingError
 from splade_bench.memory_modes import MemoryConfig
 from splade_bench.model.presets import build_preset
 from splade_bench.planner import free_memory
-from splade_bench.planner.fit import SearchEnded
 from splade_bench.planner.fitting import TimeLimit
 from splade_bench.planner.free_memory import optimizer_steps, why_not_to_fit
 from splade_bench.planner.process import Fitted
 from splade_bench.planner.rehearsal import Lengths
 from splade_bench.planner.requests import PlanRequest, sized
+from splade_bench.planner.trials import SearchEnded
 from splade_bench.training.trainer import Trainer
 from splade_bench.units import format_bytes
 

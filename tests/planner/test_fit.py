@@ -14,9 +14,10 @@ from splade_bench.config import TrainConfig
 from splade_bench.errors import ConfigError
 from splade_bench.memory_modes import MemoryConfig, memory_mode
 from splade_bench.planner.candidates import SEARCHED_FIELDS, SETTINGS_TO_TRY, Candidate, Candidates, Change
-from splade_bench.planner.fit import Fit, SearchEnded, Trial, fit
+from splade_bench.planner.fit import fit
 from splade_bench.planner.fitting import PlannedTraining
 from splade_bench.planner.plan import MemoryPlan
+from splade_bench.planner.trials import Fit, SearchEnded, Trial
 
 ASKED = TrainConfig(batch_size=8, max_length=32, negatives_per_query=1)
 MIB = 2**20
