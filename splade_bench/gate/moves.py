@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -15,6 +15,8 @@ from pathlib import PurePosixPath
 from splade_bench.errors import one_line
 from splade_bench.gate.cells import GatedCell
 from splade_bench.gate.rules import Rule, rules_for
+from splade_bench.results.conditions import differences
+from splade_bench.results.figures import GATED
 
 _CANDIDATES_SHOWN = 3
 
@@ -91,9 +93,36 @@ def hints(name: str, cell: GatedCell, new: Mapping[str, GatedCell]) -> list[str]
         return []
     others = _calls(new)
     likest = ([other for other, its in others.items() if key(its) == key(call)] for key in _LIKE)
-    lines = [f"perhaps renamed: {other} is new" for other in next(filter(None, likest), [])]
+    lines = [f"perhaps renamed: {other} is new{_changes(cell, new[other])}" for other in next(filter(None, likest), [])]
     left = len(lines) - _CANDIDATES_SHOWN
     return [*map(one_line, lines[:_CANDIDATES_SHOWN]), *([f"and {left} more"] if left > 0 else [])]
+
+
+def _changes(baseline: GatedCell, current: GatedCell) -> str:
+    """What a missing call and a new one differ in, if they can be compared."""
+    compared = [
+        (figure, baseline.figures[name], current.figures[name])
+        for name, figure in GATED.items()
+        if baseline.figures.get(name) is not None
+        and current.figures.get(name) is not None
+        and figure.comparable is not None
+        and not differences(figure.comparable, baseline.conditions, current.conditions)
+    ]
+    changed = [
+        f"{figure.name} {figure.text(before)} → {figure.text(after)}"
+        + (f" ({after / before - 1:+.1%})" if before else "")
+        for figure, before, after in compared
+        if before != after
+    ]
+    if changed:
+        return f", with {', '.join(changed)}"
+    return ", with the same figures" if compared else ""
+
+
+def names_in(test_ids: Iterable[str], baseline: Mapping[str, GatedCell]) -> list[str]:
+    """How names of calls in these tests begin, and those that the baseline's calls have if they are moved there."""
+    calls = {"", *(call.call for call in _calls(baseline).values())}
+    return [f"{test_id}: {call}" for test_id in test_ids for call in calls]
 
 
 def _calls(cells: Mapping[str, GatedCell]) -> dict[str, _Call]:

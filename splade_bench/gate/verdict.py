@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from splade_bench.errors import ConfigError, one_line
 from splade_bench.gate.baseline import UPDATE_FLAGS
 from splade_bench.gate.cells import GatedCell
-from splade_bench.gate.moves import hints, moves
+from splade_bench.gate.moves import hints, moves, names_in
 from splade_bench.gate.rules import DEFAULT_RULES, Rule, rules_for
 from splade_bench.gate.sensitivity import Sensitivity, sensitivity, sensitivity_line
 from splade_bench.results.conditions import Conditions
@@ -17,6 +17,7 @@ from splade_bench.results.figures import GATED, Figure, peak_rss_bytes
 from splade_bench.units import format_bytes
 
 _SITES_SHOWN = 3
+_UNFIT = "has a name that fits"
 _UPDATE_HINT = f"to make this the new baseline, run with {UPDATE_FLAGS}"
 
 
@@ -84,7 +85,7 @@ def check(current: Mapping[str, GatedCell], baseline: Mapping[str, GatedCell], r
     notes = [f"{one_line(f'{now}: moved, {before} in the baseline')}; {_UPDATE_HINT}" for before, now in moved.items()]
     notes += [f"{one_line(name)}: new, not in the baseline" for name in new]
     unused = [
-        f"{one_line(rule.text)}: no cell of the baseline has that figure"
+        f"{one_line(rule.text)}: no cell of the baseline {'has that figure' if _fits_any(rule, baseline) else _UNFIT}"
         for rule in (rules if rules is not DEFAULT_RULES else ())  # the defaults apply to whatever has their figures
         if not any(
             rule.figure.name in cell.figures and rule.fits(name, moved.get(name, name))
@@ -217,6 +218,25 @@ def require_comparable(baseline: Mapping[str, GatedCell], rules: Sequence[Rule],
     reason = f"cannot be compared on this machine: {one_line(', '.join(differing))}"
     nothing = "has nothing to compare: none of its figures has a rule"
     raise ConfigError(f"--memory-baseline: this baseline {reason if differing else nothing}")
+
+
+def require_cells(baseline: Mapping[str, GatedCell], rules: Sequence[Rule], test_ids: Sequence[str]) -> None:
+    """Refuse a rule that can judge nothing: its CELLS fit no name in the baseline, nor one in these tests.
+
+    Raises:
+        ConfigError: it names the rule, and a name in the baseline.
+    """
+    for rule in rules:
+        if not _fits_any(rule, baseline) and not rule.fits(*names_in(test_ids, baseline)):
+            first, others = next(iter(baseline)), len(baseline) - 1
+            raise ConfigError(
+                f"--memory-fail-on {one_line(rule.text)}: no cell of the baseline {_UNFIT} {rule.cells}; it has "
+                + one_line(f"{first} and {others} more" if others else first)
+            )
+
+
+def _fits_any(rule: Rule, names: Iterable[str]) -> bool:
+    return any(map(rule.fits, names))
 
 
 def _exact(figure: Figure, value: float) -> str:

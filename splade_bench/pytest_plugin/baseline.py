@@ -12,7 +12,7 @@ from splade_bench.errors import SpladeBenchError, one_line
 from splade_bench.gate.baseline import read_baseline, write_baseline
 from splade_bench.gate.cells import GatedCell, gated_cells, newest_sessions
 from splade_bench.gate.rules import DEFAULT_RULES, Rule, parse_rule
-from splade_bench.gate.verdict import check, require_comparable, verdict_lines
+from splade_bench.gate.verdict import check, require_cells, require_comparable, verdict_lines
 from splade_bench.measure.machine import machine_info, versions
 from splade_bench.pytest_plugin.options import MemoryOptions
 from splade_bench.results.conditions import conditions_of
@@ -28,6 +28,18 @@ def require_baseline(options: MemoryOptions) -> None:
     try:
         here = Result(machine=machine_info(), versions=versions())
         require_comparable(*_baseline_and_rules(options), conditions_of(here))
+    except SpladeBenchError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def require_fitting_rules(options: MemoryOptions, test_ids: Sequence[str]) -> None:
+    """Refuse a rule whose CELLS fit no name in the baseline, nor one that a moved call has in these tests.
+
+    Raises:
+        pytest.UsageError: it names the rule.
+    """
+    try:
+        require_cells(*_baseline_and_rules(options), test_ids)
     except SpladeBenchError as error:
         raise pytest.UsageError(str(error)) from error
 

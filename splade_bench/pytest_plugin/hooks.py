@@ -95,10 +95,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Refuse a ``--memory-limit`` below the memory of any call, before the first test runs."""
-    config = session.config
+    """Refuse a rule for no cell, and a ``--memory-limit`` below the memory of any call, before the first test runs."""
+    config, options = session.config, memory_options(session.config)
+    if not config.option.collectonly and options.baseline_path is not None and not options.update_baseline:
+        from splade_bench.pytest_plugin.baseline import require_fitting_rules
+
+        require_fitting_rules(options, [item.nodeid for item in session.items])
     calls = any("measure_memory" in getattr(item, "fixturenames", ()) for item in session.items)
-    if not calls or config.option.collectonly or memory_options(config).limit_bytes is None:
+    if not calls or config.option.collectonly or options.limit_bytes is None:
         return
     from splade_bench.bench.protocol import CallRequest
 

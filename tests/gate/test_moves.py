@@ -9,9 +9,10 @@ import pytest
 from gated import MACHINE, VERSIONS, cells
 from results import MIB, make_call_result, make_cell_result
 
+from splade_bench.errors import ConfigError
 from splade_bench.gate.cells import GatedCell
 from splade_bench.gate.rules import parse_rule
-from splade_bench.gate.verdict import check, require_comparable, verdict_lines
+from splade_bench.gate.verdict import check, require_cells, require_comparable, verdict_lines
 
 RULES = [parse_rule("live_peak_bytes:1%")]
 DIFFERENT = [pytest.param(live_mib, id=f"{live_mib}-MiB") for live_mib in (98, 102)]
@@ -61,7 +62,9 @@ def test_a_call_with_other_figures_is_another_one(now: str, live_mib: int) -> No
 
     (regression,) = verdict.regressions
     assert (regression.cell, regression.current) == (OLD, "missing")
-    assert regression.blame == [f"perhaps renamed: {now} is new"]
+    assert regression.blame == [
+        f"perhaps renamed: {now} is new, with live_peak_bytes 100 MiB → {live_mib} MiB ({live_mib - 100:+.1f}%)"
+    ]
     assert verdict.notes == [f"{now}: new, not in the baseline"]
 
 
@@ -116,6 +119,44 @@ def test_a_rule_for_the_old_or_the_new_name_judges_a_moved_call(cells: str) -> N
     assert (verdict.exit_code, verdict.evaluated, verdict.not_evaluated) == (0, 1, [])
 
 
+def test_a_renamed_test_with_another_figure_says_what_it_became_and_by_how_much() -> None:
+    now = "tests/memory/test_index.py::test_new_name: build('a: b', 3)"
+    elsewhere = {"machine": MACHINE | {"processor": "Other"}, "peak_rss_bytes": 2**30}
+
+    (regression,) = check(
+        measured(now, live_mib=150, **elsewhere), measured(OLD, peak_rss_bytes=2**29), RULES
+    ).regressions
+
+    assert regression.blame == [f"perhaps renamed: {now} is new, with live_peak_bytes 100 MiB → 150 MiB (+50.0%)"]
+
+
+def test_nothing_is_said_of_figures_that_cannot_be_compared() -> None:
+    now = "tests/memory/test_index.py::test_new_name: build('a: b', 3)"
+
+    (regression,) = check(measured(now, live_peak_bytes=None), measured(OLD), RULES).regressions
+
+    assert regression.blame == [f"perhaps renamed: {now} is new"]
+
+
+@pytest.mark.parametrize("cells", ["tests/memory/*", "memory/*", "*", "tests/new.py*", "*build(?a:?b?,?3)"])
+def test_a_rule_that_can_judge_a_call_of_the_baseline_or_a_test_is_taken(cells: str) -> None:
+    ids = ["memory/test_index.py::TestIt::test_it[small]", "tests/new.py::test_it"]
+
+    require_cells(measured(OLD), [parse_rule(f"live_peak_bytes:1%:{cells}")], ids)
+
+
+@pytest.mark.parametrize("cells", ["tests/memroy/*", "memory/*", "bsae-*"])
+def test_a_rule_that_can_judge_nothing_is_refused_with_its_name(cells: str) -> None:
+    rule = f"live_peak_bytes:1%:{cells}"
+
+    with pytest.raises(ConfigError) as refusal:
+        require_cells(measured(OLD), [*RULES, parse_rule(rule)], ["tests/memory/test_index.py::TestIt::test_it[small]"])
+
+    assert str(refusal.value) == (
+        f"--memory-fail-on {rule}: no cell of the baseline has a name that fits {cells}; it has {OLD}"
+    )
+
+
 def test_a_test_that_measures_several_calls_moves_with_all_of_them() -> None:
     old = measured(*(f"a/test_x.py::test_it[{case}]: build({n})" for case, n in (("p", 1), ("p", 2), ("q", 1))))
     now = measured(*(f"b/test_x.py::test_it[{case}]: build({n})" for case, n in (("p", 1), ("p", 2), ("q", 1))))
@@ -139,9 +180,9 @@ def test_what_may_be_another_measurement_is_missing_and_says_what_it_may_have_be
 
     (regression,) = verdict.regressions
     assert (regression.cell, regression.current) == (OLD, "missing")
-    assert regression.blame == [f"perhaps renamed: {name} is new" for name in now]
+    assert regression.blame == [f"perhaps renamed: {name} is new, with the same figures" for name in now]
     assert verdict.notes == [f"{name}: new, not in the baseline" for name in now]
-    assert f"    perhaps renamed: {now[0]} is new" in verdict_lines(verdict)
+    assert f"    perhaps renamed: {now[0]} is new, with the same figures" in verdict_lines(verdict)
 
 
 def test_what_has_nothing_in_common_is_only_missing_and_new() -> None:

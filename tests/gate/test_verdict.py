@@ -225,7 +225,7 @@ def test_a_rule_with_nothing_to_judge_is_listed() -> None:
     assert verdict.exit_code == 0
     assert verdict.not_evaluated == [
         "memray_peak_bytes:1%: no cell of the baseline has that figure",
-        "live_peak_bytes:1%:bsae-*: no cell of the baseline has that figure",
+        "live_peak_bytes:1%:bsae-*: no cell of the baseline has a name that fits",
     ]
 
 

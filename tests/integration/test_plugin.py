@@ -18,7 +18,11 @@ from typing import Any
 
 import psutil
 import pytest
+from results import make_call_result
 
+from splade_bench.gate.baseline import write_baseline
+from splade_bench.gate.cells import gated_cells
+from splade_bench.measure.machine import machine_info, versions
 from splade_bench.pytest_plugin.hooks import cache_folder, open_session
 from splade_bench.pytest_plugin.options import memory_options, require_one_process
 from splade_bench.results.records import CallResult, read_results
@@ -271,6 +275,32 @@ def test_a_run_that_only_collects_needs_no_baseline(project: pytest.Pytester) ->
     finished = run_here(project, *baseline)
     assert finished.ret == pytest.ExitCode.USAGE_ERROR
     assert "with --update-baseline (pytest: --memory-update-baseline)" in finished.stderr.str()
+
+
+def test_a_rule_with_a_typo_in_its_cells_is_refused_before_a_test_runs(project: pytest.Pytester) -> None:
+    call = make_call_result(
+        "tests/test_old.py::test_it: build(3)",
+        test_id="tests/test_old.py::test_it",
+        **{"live_peak_bytes": 2**20, "machine": machine_info(), "versions": versions()},
+    )
+    write_baseline(project.path / "baseline.json", gated_cells([call]))
+    project.makepyfile(test_mine="def test_it(): pass")
+    baseline = ("--memory-baseline", "baseline.json", "--memory-fail-on")
+
+    finished = run_here(project, "test_mine.py", *baseline, "live_peak_bytes:1%:tests/test_odl*")
+    fitting = [
+        run_here(project, "test_mine.py", *baseline, f"live_peak_bytes:1%:{cells}") for cells in ("*old*", "*mine*")
+    ]
+
+    assert finished.ret == pytest.ExitCode.USAGE_ERROR
+    assert (
+        "--memory-fail-on live_peak_bytes:1%:tests/test_odl*: no cell of the baseline has a name that fits "
+        "tests/test_odl*; it has tests/test_old.py::test_it: build(3)"
+    ) in finished.stderr.str()
+    finished.assert_outcomes()
+    for run in fitting:
+        assert run.ret == pytest.ExitCode.TESTS_FAILED  # the baseline's call is missing
+        run.assert_outcomes(passed=1)
 
 
 def test_a_cache_that_cannot_be_written_stops_no_measurement(project: pytest.Pytester) -> None:
