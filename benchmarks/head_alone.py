@@ -15,6 +15,7 @@ from torch import Tensor
 
 from splade_bench.measure.machine import machine_info
 from splade_bench.measure.rss import PeakRss
+from splade_bench.measure.usage import usage_between, usage_now
 from splade_bench.model.head import keeps_winners, splade_max, splade_max_eager
 from splade_bench.model.presets import ALL_ACTIVE_BIAS, bias_for_active_share
 
@@ -23,7 +24,7 @@ ROUNDS = 9
 
 
 def measure_head(head: str, *, hidden_size: int, active_share: float) -> dict[str, Any]:
-    """The measured fields of a :class:`splade_bench.results.records.HeadResult`."""
+    """The measured fields of a :class:`splade_bench.results.head.HeadResult`."""
     hidden, weight, bias, mask = make_inputs(hidden_size, active_share)
     upstream = torch.randn(TEXTS, VOCAB_SIZE)
     # As in an encoder that knows the density of its vectors.
@@ -50,9 +51,11 @@ def measure_head(head: str, *, hidden_size: int, active_share: float) -> dict[st
     product = torch.zeros(VOCAB_SIZE, TEXTS * LENGTH)
     rows, columns = weight.detach(), hidden.detach().reshape(-1, hidden_size).t()
     gemm_times_s, times_s = [], []
+    before, start_s = usage_now(), time.perf_counter()
     for _ in range(ROUNDS + 1):
         gemm_times_s.append(_seconds(lambda: torch.mm(rows, columns, out=product)))
         times_s.append(_seconds(forward_and_backward))
+    wall_time_s = time.perf_counter() - start_s
     return {
         "head": head,
         "hidden_size": hidden_size,
@@ -63,6 +66,8 @@ def measure_head(head: str, *, hidden_size: int, active_share: float) -> dict[st
         "gemm_times_s": gemm_times_s[1:],
         "times_s": times_s[1:],
         "extra_bytes": extra_bytes,
+        "wall_time_s": wall_time_s,
+        "others_cpu_time_s": usage_between(before, usage_now())["others_cpu_time_s"],
         "machine": machine_info() | {"threads": torch.get_num_threads(), "device": "cpu"},
     }
 

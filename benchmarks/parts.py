@@ -148,7 +148,7 @@ PARTS: Sequence[Part] = (
         extra="sentence-transformers",
         commands=("benchmarks/test_sentence_transformers.py --rounds 3",),
     ),
-    Part(name="fit", writes=("fit.log", "fit-limits.log"), minutes=25, commands=("benchmarks/test_fit.py",)),
+    Part(name="fit", writes=("fit.log", "fit-limits.log"), minutes=45, commands=("benchmarks/test_fit.py",)),
     Part(
         name="planner-limits",
         writes=("planner-limits.log",),

@@ -19,7 +19,8 @@ from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.pytest_plugin.sweep import ROUNDS
 from splade_bench.report.readers import median_of
 from splade_bench.results.figures import Reader, added_bytes, step_time_s
-from splade_bench.results.records import CellResult, HeadResult
+from splade_bench.results.head import HeadResult
+from splade_bench.results.records import CellResult
 
 pytestmark = pytest.mark.part("head", minutes=0.15)
 MODES = ("standard", "memory-efficient")

@@ -1,4 +1,4 @@
-"""What `lint-imports` cannot see of the import order: what is imported at run time, and what must not be named."""
+"""What `lint-imports` cannot see: what is imported at run time, and how long files are."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ else:
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "splade_bench"
+MAX_LINES = 300
 
 
 def packages_without_torch() -> list[str]:
@@ -35,3 +36,9 @@ def test_packages_without_torch_do_not_import_it_through_another_library() -> No
 
     assert finished.stdout.strip() == "[]"
     assert {"splade_bench.results.records", "splade_bench.report.document", "splade_bench.bench.cells"} <= set(light)
+
+
+def test_a_file_has_one_role_and_is_short() -> None:
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
+
+    assert [path for path, count in lines.items() if count > MAX_LINES] == []

@@ -28,7 +28,8 @@ from splade_bench.report.page import Page, file_name
 from splade_bench.report.readers import group_by
 from splade_bench.report.webpage import WEBPAGE_NAME, webpage
 from splade_bench.results.accelerator import AcceleratorResult
-from splade_bench.results.records import CallResult, CellResult, HeadResult, Result
+from splade_bench.results.head import HeadResult
+from splade_bench.results.records import CallResult, CellResult, Result
 from splade_bench.results.reliability import ReliabilityResult
 
 # Page -> the function that makes it from the results that it shows.

@@ -6,10 +6,11 @@ import statistics
 from collections.abc import Sequence
 
 from splade_bench.report.formatting import median_and_range, mib, number
+from splade_bench.report.noise import noise_columns
 from splade_bench.report.page import Page, Table, Text
 from splade_bench.report.provenance import measured_on
 from splade_bench.results.conditions import newest_comparable
-from splade_bench.results.records import HeadResult
+from splade_bench.results.head import HeadResult
 from splade_bench.units import as_mib
 
 PAGE_NAME = "HEAD"
@@ -41,14 +42,20 @@ def head_page(results: Sequence[HeadResult]) -> Page:
     results = sorted(results, key=lambda result: result.started_at or "")
     comparable = newest_comparable(results, key=_inputs, run=lambda result: result)
     by_inputs = {(result.head, *_inputs(result)): result for result in comparable}  # the newest of each
-    rows = [_row(result, by_inputs.get(("eager", *_inputs(result)))) for result in by_inputs.values()]
+    newest = [*by_inputs.values()]
+    noise = noise_columns(newest, lambda result: [result])
+    rows = [
+        [*_row(result, by_inputs.get(("eager", *_inputs(result)))), *(text(result) for _, text in noise)]
+        for result in newest
+    ]
     headings = [
         *("H", "active", "head", "time ÷ product", "time limit", "speed-up over eager", "speed-up limit"),
         *("extra, MiB", "extra limit, MiB"),
+        *(heading for heading, _ in noise),
     ]
     return Page(
         PAGE_NAME,
-        [Text(_INTRODUCTION), *measured_on([*by_inputs.values()]), Table(name="head", headings=headings, rows=rows)],
+        [Text(_INTRODUCTION), *measured_on(newest), Table(name="head", headings=headings, rows=rows)],
     )
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from splade_bench.report.formatting import MISSING
 from splade_bench.report.page import Columns, Text
 from splade_bench.report.readers import group_by
 from splade_bench.results.conditions import conditions_of
+from splade_bench.results.head import HeadResult
 from splade_bench.results.records import CellResult, Measurement, Result
 
 Row = TypeVar("Row")
+Timed: TypeAlias = Measurement | HeadResult
 
 HEADING = "in bad company"
 OTHERS_SHARE = 0.05
@@ -23,18 +25,18 @@ _LEAST_RATES = 3
 _USUAL_CORES = 2  # if the record does not say it
 
 
-def in_bad_company(results: Sequence[Result]) -> list[Measurement]:
+def in_bad_company(results: Sequence[Result]) -> list[Timed]:
     """The measurements whose times cannot be trusted, as far as their records say."""
-    measured = [result for result in results if isinstance(result, Measurement)]
+    measured = [result for result in results if isinstance(result, (Measurement, HeadResult))]
     slow = {
         id(run)
-        for group in group_by([run for run in measured if isinstance(run, CellResult)], _alike).values()
+        for group in group_by([run for run in measured if isinstance(run, (CellResult, HeadResult))], _alike).values()
         for run in _slow(group)
     }
     return [run for run in measured if id(run) in slow or _disturbed(run)]
 
 
-def noise_columns(rows: Sequence[Row], runs_of: Callable[[Row], Sequence[Measurement]]) -> Columns[Row]:
+def noise_columns(rows: Sequence[Row], runs_of: Callable[[Row], Sequence[Timed]]) -> Columns[Row]:
     """A column with the number of runs of each row that were measured in bad company; none if none was."""
     marked = {id(run) for run in in_bad_company([run for row in rows for run in runs_of(row)])}
 
@@ -60,8 +62,10 @@ def noise_note(results: Sequence[Result]) -> list[Text]:
     ]
 
 
-def _disturbed(run: Measurement) -> bool:
-    if run.others_cpu_time_s is None or not run.wall_time_s or run.child_processes:
+def _disturbed(run: Timed) -> bool:
+    if run.others_cpu_time_s is None or not run.wall_time_s:
+        return False
+    if isinstance(run, Measurement) and run.child_processes:
         return False  # a child that still ran counted as another process
     allowed = OTHERS_SHARE * (run.machine.get("logical_cores") or _USUAL_CORES)
     expected = run.busy_processes if isinstance(run, CellResult) else 0
@@ -69,7 +73,7 @@ def _disturbed(run: Measurement) -> bool:
     return run.others_cpu_time_s > max((expected + allowed) * run.wall_time_s, 0.05)
 
 
-def _slow(runs: Sequence[CellResult]) -> list[CellResult]:
+def _slow(runs: Sequence[CellResult | HeadResult]) -> list[CellResult | HeadResult]:
     rates = [run.gemm_flops_per_s for run in runs if run.gemm_flops_per_s]
     if len(rates) < _LEAST_RATES:
         return []
@@ -77,8 +81,10 @@ def _slow(runs: Sequence[CellResult]) -> list[CellResult]:
     return [run for run in runs if run.gemm_flops_per_s and run.gemm_flops_per_s < least]
 
 
-def _alike(run: CellResult) -> tuple[object, ...]:
+def _alike(run: CellResult | HeadResult) -> tuple[object, ...]:
     """Equal for runs whose GEMM rates should be equal: machine, threads, and the size of the product."""
     conditions = conditions_of(run)
     machine = (conditions.get("processor"), conditions.get("logical_cores"), conditions.get("threads"))
+    if isinstance(run, HeadResult):
+        return *machine, run.hidden_size
     return *machine, run.workload, run.busy_processes

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal
 
-import msgspec
 from typing_extensions import NotRequired, Self, TypedDict
 
 from splade_bench.config import MixedPrecision
@@ -19,6 +18,7 @@ from splade_bench.files import append_line, not_written, read_lines
 from splade_bench.grid.cell import ARTICLE_TRAINER, OWN_TRAINER, Cell
 from splade_bench.json_records import parse_record
 from splade_bench.results.accelerator import AcceleratorResult
+from splade_bench.results.head import HeadResult
 from splade_bench.results.reliability import ReliabilityResult
 from splade_bench.results.result import SCHEMA_VERSION as SCHEMA_VERSION
 from splade_bench.results.result import Int as Int
@@ -29,7 +29,6 @@ CALIBRATION = "calibration"
 Status = Literal["ok", "oom", "killed", "timeout", "nan", "error"]
 # Another run would end in the same way. A run that was killed, or failed for an unknown reason, is repeated.
 SETTLED: Sequence[Status] = ("ok", "oom", "nan", "timeout")
-Times: TypeAlias = Annotated[list[float], msgspec.Meta(min_length=1)]
 
 
 class AllocationSite(TypedDict):
@@ -202,26 +201,6 @@ class CellResult(Measurement):
     def of_cell(cls, cell: Cell, *, status: Status, **measured: Any) -> Self:
         """The result of ``cell`` with the measured fields."""
         return cls(cell_id=cell.cell_id, **cell.to_dict(), status=status, **measured)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HeadResult(Result):
-    """The head alone, forward and backward, beside the matrix product that it needs."""
-
-    head: str
-    """streaming or eager."""
-    hidden_size: Int
-    active_share: float
-    """Share of the vectors' entries that are active and get a gradient."""
-    texts: Int
-    length: Int
-    vocab_size: Int
-    gemm_times_s: Times
-    """Times of weight @ hidden.T, [V, texts * length], into a warm output, alternating with the head's."""
-    times_s: Times
-    extra_bytes: Int
-    """Peak RSS of one forward and backward pass, without inputs, weights and gradients."""
-    record_type: Literal["head"] = "head"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,7 +22,8 @@ from splade_bench.bench.session import MeasuringSession
 from splade_bench.errors import ConfigError
 from splade_bench.grid.cell import Cell
 from splade_bench.measure.machine import taken_on
-from splade_bench.results.records import CellResult, HeadResult, append_result, read_results
+from splade_bench.results.head import HeadResult
+from splade_bench.results.records import CellResult, append_result, read_results
 
 CELL = Cell(workload="head", device="cpu", batch_size=1, gradient_accumulation_steps=1, memory_mode="standard")
 
@@ -158,6 +159,8 @@ def test_a_head_is_measured_by_an_ordinary_call(tmp_path: Path) -> None:
     assert (result.head, result.hidden_size, len(result.times_s)) == ("streaming", 16, 9)
     assert result.active_share == pytest.approx(0.1, abs=0.002)
     assert result.extra_bytes > 0
+    assert result.wall_time_s and result.wall_time_s >= sum(result.times_s)
+    assert result.others_cpu_time_s is not None and result.others_cpu_time_s >= 0
     assert result.machine["threads"] and result.machine["device"] == "cpu"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from report_results import row_of
@@ -11,20 +12,29 @@ from results import MIB
 from splade_bench.errors import DataError
 from splade_bench.report.document import write_report
 from splade_bench.report.head import head_page, multiples
-from splade_bench.results.records import HeadResult, append_result, read_results
+from splade_bench.results.head import HeadResult
+from splade_bench.results.records import append_result, read_results
 
 
-def make_result(head: str, times_s: list[float], *, hidden_size: int = 768, extra_mib: int = 50) -> HeadResult:
+def make_result(
+    head: str,
+    times_s: list[float],
+    *,
+    hidden_size: int = 768,
+    extra_mib: int = 50,
+    active_share: float = 0.01,
+    **changes: Any,
+) -> HeadResult:
     return HeadResult(
         head=head,
         hidden_size=hidden_size,
-        active_share=0.01,
+        active_share=active_share,
         texts=2,
         length=512,
         vocab_size=30522,
-        gemm_times_s=[0.1, 0.2, 0.3],
         times_s=times_s,
         extra_bytes=extra_mib * MIB,
+        **({"gemm_times_s": [0.1, 0.2, 0.3]} | changes),
     )
 
 
@@ -70,3 +80,22 @@ def test_times_that_are_not_a_list_of_numbers_are_refused_with_their_line(tmp_pa
 
     with pytest.raises(DataError, match=r"results\.jsonl:1: times_s"):
         read_results([path])
+
+
+@pytest.mark.parametrize(
+    ("changes", "marked"),
+    [
+        ({"wall_time_s": 20.0, "others_cpu_time_s": 2.1}, True),
+        ({"wall_time_s": 20.0, "others_cpu_time_s": 1.9}, False),
+        ({"gemm_times_s": [0.3, 0.3, 0.1]}, True),
+        ({"gemm_times_s": [0.22, 0.22, 0.1]}, False),
+        ({}, False),
+    ],
+)
+def test_a_head_that_was_measured_in_bad_company_is_marked(changes: dict[str, Any], marked: bool) -> None:
+    others = [make_result("eager", [1.0], active_share=share) for share in (0.01, 0.1, 1.0)]
+
+    page = head_page([*others, make_result("streaming", [0.25], **changes)])
+
+    row = row_of(page, "head", head="streaming")
+    assert row.get("in bad company") == ("1 of 1" if marked else None)
