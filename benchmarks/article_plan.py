@@ -82,7 +82,7 @@ RUNS: Mapping[str, Callable[[], MemoryPlan]] = {
 
 
 def plan_run(name: str) -> dict[str, Any]:
-    """The measured fields of a :class:`splade_bench.results.records.PlanResult`; ``name`` is a key of :data:`RUNS`."""
+    """The measured fields of a :class:`splade_bench.results.plan.PlanResult`; ``name`` is a key of :data:`RUNS`."""
     planned = RUNS[name]()
     failure = planned.first_failure
     return {

@@ -10,7 +10,7 @@ import pytest
 from splade_bench.bench.protocol import CallRequest
 from splade_bench.bench.session import MeasuringSession
 from splade_bench.report.article import explains
-from splade_bench.results.records import PlanResult
+from splade_bench.results.plan import PlanResult
 
 INTEGER_MASK, FLOAT_MASK = (f"the article's algorithm, mask of {kind}" for kind in ("integers", "floats"))
 MODES = ("standard", "memory-efficient", "minimal-memory")

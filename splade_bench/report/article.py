@@ -12,7 +12,8 @@ from splade_bench.report.provenance import measured_on
 from splade_bench.report.readers import median_of, succeeded
 from splade_bench.results.conditions import newest_comparable
 from splade_bench.results.figures import step_time_s
-from splade_bench.results.records import CellResult, PlanResult
+from splade_bench.results.plan import PlanResult
+from splade_bench.results.records import CellResult
 from splade_bench.units import as_gib, as_mib
 
 PAGE_NAME = "ARTICLE"

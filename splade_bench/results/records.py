@@ -19,6 +19,7 @@ from splade_bench.grid.cell import ARTICLE_TRAINER, OWN_TRAINER, Cell
 from splade_bench.json_records import parse_record
 from splade_bench.results.accelerator import AcceleratorResult
 from splade_bench.results.head import HeadResult
+from splade_bench.results.plan import PlanResult
 from splade_bench.results.reliability import ReliabilityResult
 from splade_bench.results.result import SCHEMA_VERSION as SCHEMA_VERSION
 from splade_bench.results.result import Int as Int
@@ -201,28 +202,6 @@ class CellResult(Measurement):
     def of_cell(cls, cell: Cell, *, status: Status, **measured: Any) -> Self:
         """The result of ``cell`` with the measured fields."""
         return cls(cell_id=cell.cell_id, **cell.to_dict(), status=status, **measured)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlanResult(Result):
-    """A plan of a training run that was not measured."""
-
-    name: str
-    """The memory mode or peer that is planned."""
-    device: str
-    """The kind of the planned device; it need not be here."""
-    batch_size: Int
-    max_length: Int
-    budget_bytes: Int
-    peak_bytes: Int
-    live_peak_bytes: Int
-    failed_operator: str | None = None
-    """The first operator whose result exceeds the budget; null if the plan fits."""
-    failed_phase: str | None = None
-    failed_allocation_bytes: Int | None = None
-    reserved_bytes: Int | None = None
-    """Memory reserved when that allocation failed."""
-    record_type: Literal["plan"] = "plan"
 
 
 # A record without a record_type is a cell's.

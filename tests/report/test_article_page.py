@@ -11,7 +11,8 @@ from splade_bench.errors import DataError
 from splade_bench.report.article import article_page, explains
 from splade_bench.report.document import write_report
 from splade_bench.report.markdown import page_markdown
-from splade_bench.results.records import PlanResult, append_result, read_results
+from splade_bench.results.plan import PlanResult
+from splade_bench.results.records import append_result, read_results
 
 GIB = 2**30
 LOGITS_BYTES = 8 * 512 * 30522 * 4

@@ -18,9 +18,9 @@ from results import make_call_result, make_cell_result
 from splade_bench.errors import DataError
 from splade_bench.results.figures import RECORDED
 from splade_bench.results.head import HeadResult
+from splade_bench.results.plan import PlanResult
 from splade_bench.results.records import (
     CellResult,
-    PlanResult,
     Result,
     append_result,
     read_results,
