@@ -166,6 +166,8 @@ class SyntheticBatches:
     """Pad each group to max_length, or to its longest text."""
     warm_up: bool = False
     """Whether each epoch begins with one more batch, of a single query and a few tokens."""
+    share: Share = WHOLE
+    """Of several processes, which texts this one encodes."""
 
     def batches(self, epoch: int, *, start: int = 0) -> Iterator[TripleBatch]:
         # All are drawn by one generator, the skipped ones too: recorded figures are of these batches.
@@ -185,14 +187,17 @@ class SyntheticBatches:
             yield self._batch([queries, *documents], rng)
 
     def _batch(self, lengths: Sequence[Sequence[int]], rng: random.Random) -> TripleBatch:
-        queries, *documents = (self._texts(group, rng) for group in lengths)
-        return TripleBatch(queries, tuple(documents))
+        order = self.share.order([sum(sizes) for sizes in zip(*lengths, strict=True)])
+        own = order[self.share.of(len(order))]
+        queries, *documents = (self._texts(group, own, rng) for group in lengths)
+        return TripleBatch(queries, tuple(documents), shared_queries=len(order))
 
-    def _texts(self, lengths: Sequence[int], rng: random.Random) -> TextBatch:
+    def _texts(self, lengths: Sequence[int], own: Sequence[int], rng: random.Random) -> TextBatch:
+        """The texts at the places ``own``; all are drawn, so that every process has those of the same batch."""
         # 0-4: special tokens
         sequences = [[rng.randrange(5, self.vocab_size) for _ in range(length)] for length in lengths]
         width = self.max_length if self.padding == "max_length" else None
-        return pad(sequences, pad_token_id=0, width=width)
+        return pad([sequences[place] for place in own], pad_token_id=0, width=width)
 
     def _document_lengths(self, rng: random.Random) -> list[int]:
         if self.lengths == "full":

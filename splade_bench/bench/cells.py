@@ -42,6 +42,7 @@ class CellRunner:
         """Start a worker, which imports and builds the cell; it ends with the block.
 
         Raises:
+            ConfigError: several processes cannot train the cell.
             WorkerError: the weights that the cell needs could not be made, or nothing fits its memory budget.
         """
         try:
@@ -52,6 +53,7 @@ class CellRunner:
 
     @contextmanager
     def _started(self, cell: Cell, progress: CellProgress) -> Iterator[CellRun]:
+        cell.require_trainable()
         workload = WORKLOADS[cell.workload]
         progress.show("prepares its texts")
         prepared = self._prepared(workload)
@@ -71,6 +73,8 @@ class CellRunner:
         )
         wanted = workload.memory_passes
         passes = self.memory_passes if wanted is None else [name for name in MEMORY_PASSES if name in wanted]
+        if cell.processes > 1:  # a plan can be that of one rank; the other passes would measure one process alone
+            passes = [name for name in passes if name == "plan"]
         worker = WorkerProcess(request, timeout_s=self.timeout_s, on_progress=progress.on_step)
         with busy_processes(cell.busy_processes), worker as process:
             yield CellRun(

@@ -58,6 +58,7 @@ class WorkerProcess:
             command=list(command or module_command(request.worker)),
             timeout_s=timeout_s,
             memory_limit_bytes=request.rss_limit_bytes,
+            limits_children=request.has_ranks,
         )
         self._environment = environment or {}
         self._error: WorkerError | None = None
@@ -203,14 +204,15 @@ def _cause_of_death(ended: Exit, launch: LaunchRequest) -> tuple[Status, str]:
     if ended.exit_signal == signal.SIGKILL and ended.oom_kills:
         return "oom", "the kernel's out-of-memory killer ended the process"
     if ended.exit_signal is not None:
-        return "killed", f"ended by signal {_signal_name(ended.exit_signal)}"
+        return "killed", f"ended by signal {signal_name(ended.exit_signal)}"
     if launch.memory_limit_bytes and ended.last_error_line.startswith("MemoryError"):
         return "oom", "ran out of memory, with too little left to report where"
     reason = f": {ended.last_error_line}" if ended.last_error_line else ""
     return "error", f"ended with exit code {ended.exit_code} and no result{reason}"
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
+    """As people know it; its number if it has no name."""
     try:
         return signal.Signals(number).name
     except ValueError:  # real-time signals have no names

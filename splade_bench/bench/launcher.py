@@ -22,6 +22,7 @@ from typing import Literal
 
 from splade_bench.bench.protocol import Event, Message
 from splade_bench.measure.control_group import ControlGroup, visible_oom_kills
+from splade_bench.measure.process_tree import ProcessTree
 from splade_bench.measure.rss import RssReader
 
 # Twice as often, parent and launcher of a cell took 1.3 % of a core.
@@ -41,6 +42,8 @@ class LaunchRequest(Message):
     command: list[str]
     timeout_s: float
     memory_limit_bytes: int | None = None
+    limits_children: bool = False
+    """Whether the limit is one on the memory of the process and its children together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +102,9 @@ class Launcher:
         errors = worker.stderr.fileno()
         os.set_blocking(errors, False)
         sources = [wakeup, errors]
-        memory = RssReader(worker.pid) if self._request.memory_limit_bytes else None
+        memory: RssReader | ProcessTree | None = None
+        if self._request.memory_limit_bytes:
+            memory = (ProcessTree if self._request.limits_children else RssReader)(worker.pid)
         interval_s = _WATCH_INTERVAL_S if memory else _IDLE_INTERVAL_S
         while True:
             left_s = max(0.0, self._deadline_s - time.monotonic()) if self._ended_by is None else interval_s
@@ -115,7 +120,7 @@ class Launcher:
                 return status, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
             self._end_if_due(memory)
 
-    def _end_if_due(self, memory: RssReader | None) -> None:
+    def _end_if_due(self, memory: RssReader | ProcessTree | None) -> None:
         if self._ended_by is not None:
             self._kill_group()
         elif time.monotonic() >= self._deadline_s:

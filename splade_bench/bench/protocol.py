@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -69,6 +70,10 @@ class CellRequest(Message):
     """Settings in place of those of the cell's memory mode: the fields of a MemoryConfig, which fit has chosen."""
     memory_timeline: bool = False
     """Whether the time pass samples resident memory, phase by phase."""
+    rank: int = 0
+    """Of several processes that train the cell. Rank 0 is the worker, and starts the others with requests of theirs."""
+    port: int = 0
+    """Of this machine, where the ranks meet; rank 0 chooses it."""
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -77,7 +82,14 @@ class CellRequest(Message):
         Peers get the one that their users have.
         """
         environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
-        return environment | (runtime_environment() if self.cell.trainer == OWN_TRAINER else {})
+        if self.cell.trainer != OWN_TRAINER:
+            return environment
+        return environment | runtime_environment({**os.environ, "WORLD_SIZE": str(self.cell.processes)})
+
+    @property
+    def has_ranks(self) -> bool:
+        """Whether several processes train the cell: in the time pass, all others have one process."""
+        return self.cell.processes > 1 and self.measure == "time"
 
     @property
     def memory_limit_bytes(self) -> int | None:
@@ -95,6 +107,7 @@ class CallRequest(Message):
     """The first line of a worker's input: measure a call of a function that is at the top of a module."""
 
     worker: ClassVar = "splade_bench.worker.call_worker"
+    has_ranks: ClassVar = False
     # The user's own environment, except for what makes the same call take the same memory.
     environment: ClassVar[Mapping[str, str]] = {"PYTHONHASHSEED": "0"}
 

@@ -178,6 +178,8 @@ class MeasuringSession:
             parts.append(format_seconds(result.wall_time_s))
         if result.peak_rss_bytes is not None:
             parts.append(f"peak {format_bytes(result.peak_rss_bytes)}")
+        if isinstance(result, CellResult) and result.all_ranks_peak_bytes is not None:
+            parts.append(f"(all ranks {format_bytes(result.all_ranks_peak_bytes)})")
         if result.child_processes:
             parts.append(f"({result.peak_rss_source})")
         if isinstance(result, CellResult):

@@ -33,10 +33,7 @@ class LaunchedGroup(Group):
 
     def __init__(self, launch: Launch, device_type: str, *, timeout_s: float) -> None:
         super().__init__(launch.rank, launch.size)
-        if device_type not in _BACKENDS:
-            raise ConfigError(f"--device {device_type}: trains in one process; start it without a launcher")
-        if device_type == "cuda":
-            _take_device(launch)
+        take_device(launch, device_type)
         self._timeout_s = timeout_s
         os.environ |= {"MASTER_ADDR": launch.host, "MASTER_PORT": str(launch.port)}
         try:
@@ -113,7 +110,16 @@ def _attempt() -> str:
     return f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0') if on_one_machine else '0'}"
 
 
-def _take_device(launch: Launch) -> None:
+def take_device(launch: Launch, device_type: str) -> None:
+    """Let this process use the device of its number.
+
+    Raises:
+        ConfigError: there is none, or this kind of device cannot train with several processes.
+    """
+    if device_type not in _BACKENDS:
+        raise ConfigError(f"--device {device_type}: trains in one process; start it without a launcher")
+    if device_type != "cuda":
+        return
     count = torch.cuda.device_count()
     if launch.local_rank >= count:
         raise ConfigError(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
+import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from splade_bench.errors import ConfigError
@@ -15,6 +18,7 @@ _NAMES = (
     ("WORLD_SIZE", "RANK", "LOCAL_RANK"),
     ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID"),
 )
+LOCAL_HOST = "127.0.0.1"
 _FIRST_PORT, _PORTS = 20000, 10000
 # "node[003-007,9]" or "node3,node4" -> the prefix, and the first number in the brackets.
 _FIRST_NODE = re.compile(r"(?P<prefix>[^,\[]+)(?:\[(?P<number>\d+))?")
@@ -31,6 +35,15 @@ class Launch:
     host: str
     """Where rank 0 listens."""
     port: int
+
+
+def free_port() -> int:
+    """A port of this machine for rank 0, below those that the system gives to connections: it stays free until then."""
+    while True:
+        port = _FIRST_PORT + secrets.randbelow(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((LOCAL_HOST, port))
+            return port
 
 
 def launch_of(environment: Mapping[str, str] = os.environ) -> Launch | None:

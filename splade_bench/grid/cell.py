@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from splade_bench.config import DeviceName, MixedPrecision, TrainConfig
+from splade_bench.errors import ConfigError
 from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.memory_modes import memory_mode
 from splade_bench.units import exact_size
@@ -42,6 +43,8 @@ class Cell:
     """What trains: this package, or a peer (which uses the padding and the optimizer of its memory mode)."""
     trainer_size: int | None = None
     """Texts per mini-batch or tokens per chunk, for a peer with such a setting."""
+    processes: int = 1
+    """Processes that train it together; the batch size is that of all of them."""
     busy_processes: int = 0
     """Processes that compute all the time beside the cell, as on a machine in use."""
     round: int = 0
@@ -65,9 +68,26 @@ class Cell:
             parts.append(f"limit{exact_size(self.memory_limit_bytes)}")
         if self.memory_budget_bytes is not None:
             parts.append(f"fit{exact_size(self.memory_budget_bytes)}")
+        if self.processes > 1:
+            parts.append(f"processes{self.processes}")
         if self.busy_processes:
             parts.append(f"busy{self.busy_processes}")
         return "-".join(parts)
+
+    def require_trainable(self) -> None:
+        """Refuse what only one process can do.
+
+        Raises:
+            ConfigError: several processes cannot train this cell.
+        """
+        if self.processes == 1:
+            return
+        if self.device == "mps":
+            raise ConfigError(f"--processes {self.processes}: MPS trains in one process; leave --processes out")
+        if self.trainer != OWN_TRAINER:
+            raise ConfigError(f"processes {self.processes}: the trainer {self.trainer} runs in one process")
+        if self.memory_budget_bytes is not None:
+            raise ConfigError(f"processes {self.processes}: fit chooses settings for one process; give no budget")
 
     @property
     def train_config(self) -> TrainConfig:

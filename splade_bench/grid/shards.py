@@ -75,16 +75,19 @@ def shard_count(shard: str | None) -> str | None:
 
 def compared_with(cell: Cell) -> str:
     """The same for cells that are compared with each other: they differ in memory mode only."""
-    seed_and_round = f"seed{cell.seed}-round{cell.round}"
-    return f"{cell.workload}-{cell.device}-b{cell.batch_size}-a{cell.gradient_accumulation_steps}-{seed_and_round}"
+    point = f"{cell.workload}-{cell.device}-b{cell.batch_size}-a{cell.gradient_accumulation_steps}"
+    return f"{point}-processes{cell.processes}-seed{cell.seed}-round{cell.round}"
 
 
 def expected_s(cell: Cell) -> float:
-    """Roughly how long a cell takes: its process's start, and the products of a step that computes nothing twice."""
+    """Roughly how long a cell takes: its process's start, and the products of a step that computes nothing twice.
+
+    Several processes start one after another, as it were, and compute on the same cores.
+    """
     workload = WORKLOADS[cell.workload]
     preset = MODEL_PRESETS.get(workload.model_name, MODEL_PRESETS["mini"])
     per_step = cell.batch_size * cell.gradient_accumulation_steps
     queries = workload.queries if cell.max_steps is None else cell.max_steps * per_step
     tokens = _TEXTS_PER_QUERY * queries * (workload.max_length if workload.lengths == "full" else _REAL_TOKENS)
     body, head = 12 * preset.hidden_size**2 * preset.layers, preset.hidden_size * preset.vocab_size
-    return _START_S + tokens * (6 * body + 2 * head) / _FLOPS_PER_S
+    return _START_S * cell.processes + tokens * (6 * body + 2 * head) / _FLOPS_PER_S

@@ -29,6 +29,8 @@ class Sweep:
     batch_sizes: Sequence[int] = (8, 16)
     gradient_accumulation_steps: Sequence[int] = (1, 4)
     memory_modes: Sequence[str] = ("standard", "article", "memory-efficient")
+    processes: Sequence[int] = (1,)
+    """How many train a cell together; each cell comes with each of these numbers."""
     max_steps: int | None = None
     seeds: Sequence[int] = (42,)
     rounds: int = 1
@@ -43,7 +45,11 @@ class Sweep:
             raise ConfigError(f"--workload {self.workload}: no such workload; choose from {', '.join(WORKLOADS)}")
         for name in self.memory_modes:
             memory_mode(name, option="--memory-modes")
-        require_range(self, "max_steps", "rounds", "batch_sizes", "gradient_accumulation_steps", at_least=1)
+        require_range(
+            self, "max_steps", "rounds", "batch_sizes", "gradient_accumulation_steps", "processes", at_least=1
+        )
+        for cell in self.cells():
+            cell.require_trainable()
 
     def cells(self) -> Iterator[Cell]:
         """Every combination. Modes come in turn, so that those to compare are measured close in time.
@@ -53,12 +59,14 @@ class Sweep:
         rounds = range(1, self.rounds + 1) if self.rounds > 1 else (0,)
         for turn, (device, round_number, seed) in enumerate(product(self.devices, rounds, self.seeds)):
             modes = self.memory_modes[::-1] if turn % 2 else self.memory_modes
-            for batch_size, accumulation, mode in product(self.batch_sizes, self.gradient_accumulation_steps, modes):
+            points = product(self.batch_sizes, self.gradient_accumulation_steps, self.processes, modes)
+            for batch_size, accumulation, processes, mode in points:
                 yield Cell(
                     workload=self.workload,
                     device=device,
                     batch_size=batch_size,
                     gradient_accumulation_steps=accumulation,
+                    processes=processes,
                     memory_mode=mode,
                     max_steps=self.max_steps,
                     seed=seed,

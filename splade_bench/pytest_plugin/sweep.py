@@ -43,6 +43,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--device", default="cpu", help="cpu, cuda, mps, or several of them with commas")
     group.addoption("--batch-sizes", help="batch sizes, with commas, such as 2,8")
     group.addoption("--gradient-accumulation-steps", help="batches per optimizer step, with commas, such as 1,4")
+    group.addoption(
+        "--processes", help="processes that train a cell together, with commas, such as 1,2: each cell runs with each"
+    )
     group.addoption("--memory-modes", help=f"memory modes, with commas: {', '.join(MEMORY_MODES)}")
     group.addoption("--workload", help=f"one of: {', '.join(WORKLOADS)}")
     group.addoption("--max-steps", type=int, help="optimizer steps of each cell (default: what the workload says)")
@@ -213,7 +216,7 @@ def _read_sweep(config: pytest.Config) -> Sweep:
     }
     if modes := config.getoption("memory_modes"):
         changes["memory_modes"] = modes.split(",")
-    for name in ("batch_sizes", "gradient_accumulation_steps", "seeds"):
+    for name in ("batch_sizes", "gradient_accumulation_steps", "processes", "seeds"):
         if value := config.getoption(name):
             try:
                 changes[name] = [int(part) for part in value.split(",")]

@@ -51,6 +51,7 @@ def grid_points(results: Sequence[CellResult]) -> list[GridPoint]:
             point.first.device,
             point.first.batch_size,
             point.first.gradient_accumulation_steps,
+            point.first.processes,
             modes.index(point.first.memory_mode),
         ),
     )
@@ -88,6 +89,7 @@ _COLUMNS = (
     Column("device", lambda point: point.first.device),
     Column("batch", lambda point: str(point.first.batch_size)),
     Column("accumulation", lambda point: str(point.first.gradient_accumulation_steps)),
+    Column("processes", lambda point: str(point.first.processes), "varies"),
     Column("mode", lambda point: point.first.memory_mode),
     Column("max steps", lambda point: number(point.first.max_steps, "d"), "known"),
     Column("limit, MiB", lambda point: number(in_mib(recorded("memory_limit_bytes"))(point.first), ".0f"), "known"),

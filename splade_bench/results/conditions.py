@@ -26,7 +26,7 @@ _BY_MINOR_VERSION = ("torch", "python", "memray")
 _OF_RUN = ("max_steps", "corpus_sha256")
 _SETTINGS = (
     *("trainer", "trainer_size", "attention_dropout", "mixed_precision"),
-    *("memory_limit_bytes", "memory_budget_bytes", "busy_processes"),
+    *("memory_limit_bytes", "memory_budget_bytes", "processes", "busy_processes"),
 )
 # A baseline file keeps these.
 BASELINE_CONDITIONS = (*_MACHINE, *_BY_MINOR_VERSION, *_OF_RUN)

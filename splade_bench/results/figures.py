@@ -135,6 +135,7 @@ _ROWS = (
     step_time_s,
     peak_rss_bytes,
     added_bytes,
+    Figure("all_ranks_peak_bytes", "peak of all ranks", comparable="same machine", column="known"),
     Figure("sampled_peak_rss_bytes", "sampled", runtime="baseline_rss_bytes", probe=_SAMPLED),
     Figure(
         "pinned_peak_rss_bytes",

@@ -156,8 +156,15 @@ class CellResult(Measurement):
     trainer: str = OWN_TRAINER
     trainer_size: Int | None = None
     memory_budget_bytes: Int | None = None
+    processes: Int = 1
     busy_processes: Int = 0
     round: Int = 0
+    peaks_by_rank: list[Int | None] | None = None
+    """Of several processes, the peak of each rank in bytes: ``device_peak_allocated_bytes`` on an accelerator, else
+    ``peak_rss_bytes``. Times, and all other sizes of memory, are those of rank 0; ``cpu_time_s``, ``major_faults`` and
+    ``swapped_bytes`` are those of all ranks."""
+    all_ranks_peak_bytes: Int | None = None
+    """Their sum. A page of a library that several ranks share counts in each."""
     step_time_s: float | None = None
     """Median seconds per optimizer step, without the first ones that the workload leaves out."""
     step_time_min_s: float | None = None

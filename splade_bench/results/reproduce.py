@@ -26,6 +26,8 @@ def reproduce(run: Measurement) -> str:
         *["--batch-sizes", str(run.batch_size), "--gradient-accumulation-steps", str(run.gradient_accumulation_steps)],
         *["--memory-modes", run.memory_mode, "--seeds", str(run.seed)],
     ]
+    if run.processes > 1:
+        command += ["--processes", str(run.processes)]
     if run.max_steps is not None:
         command += ["--max-steps", str(run.max_steps)]
     if run.memory_limit_bytes is not None:

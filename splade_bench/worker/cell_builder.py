@@ -29,6 +29,7 @@ from splade_bench.model.presets import TRAINED_ACTIVE_SHARE, build_preset, set_a
 from splade_bench.model.start import apply_start
 from splade_bench.starts import CALIBRATION_DOCUMENTS, PACKAGED_MODELS
 from splade_bench.training.state import TrainObserver
+from splade_bench.training.together import OneProcess
 from splade_bench.training.trainer import Trainer
 from splade_bench.training.validation_loss import validation_loss
 from splade_bench.worker.flops import cached_step_flops, direct_step_flops
@@ -42,12 +43,19 @@ class CellBuilder:
         corpus_folder: the prepared corpus; None for synthetic texts.
         model_folder: the weights that every trainer of the workload loads, for a workload with shared weights.
         memory: settings in place of those of the cell's memory mode.
+        processes: those that train the cell together, as this one sees them.
     """
 
     def __init__(
-        self, cell: Cell, corpus_folder: str | None, model_folder: str | None, memory: MemoryConfig | None = None
+        self,
+        cell: Cell,
+        corpus_folder: str | None,
+        model_folder: str | None,
+        memory: MemoryConfig | None = None,
+        processes: OneProcess | None = None,
     ) -> None:
         self.cell = cell
+        self.processes = processes or OneProcess()
         self.model_folder = Path(model_folder) if model_folder else None
         self.config = replace(cell.train_config, memory=memory or cell.train_config.memory)
         self.workload = WORKLOADS[cell.workload]
@@ -117,7 +125,8 @@ class CellBuilder:
         """The cell's trainer with its model and batches."""
         if self.cell.trainer == OWN_TRAINER:
             encoder = self.encoder()
-            return Trainer(encoder, self.source(encoder), self.config, observers=observers)
+            source = self.source(encoder)
+            return Trainer(encoder, source, self.config, observers=observers, processes=self.processes)
         assert self.model_folder is not None
         peer = make_peer(self.cell.trainer, self.cell.trainer_size, self.model_folder, self.config, self.device)
         return PeerTrainer(peer, self._timed_source(), self.config, observers=observers)
@@ -125,16 +134,18 @@ class CellBuilder:
     def source(self, encoder: SpladeEncoder) -> TripleSource:
         """The cell's training batches: the workload's number of queries, sampled by seed."""
         if self.corpus is None:
-            return self._timed_source()
+            return replace(self._timed_source(), share=self.processes.share)
         count = min(self.workload.queries, len(self.corpus.triples))
         triples = random.Random(self.cell.seed).sample(list(self.corpus.triples), count)
-        return TripleBatches.for_config(triples, encoder.tokenizer, self.config, encoder.device, encoder.prompts)
+        share = self.processes.share
+        return TripleBatches.for_config(triples, encoder.tokenizer, self.config, encoder.device, encoder.prompts, share)
 
     def toy(self) -> tuple[SpladeEncoder, TripleSource, TrainConfig]:
         """A tiny run on the cell's path through the code: it loads the kernels and starts the threads."""
         vocab_size = MODEL_PRESETS["toy"].vocab_size
         encoder = build_preset("toy", train_tokenizer((), vocab_size=vocab_size), seed=0).to(self.device)
-        return encoder, self._synthetic(vocab_size, 1, warm_up=False), replace(self.config, max_steps=2)
+        source = replace(self._synthetic(vocab_size, 1, warm_up=False), share=self.processes.share)
+        return encoder, source, replace(self.config, max_steps=2)
 
     def step_flops(self) -> dict[str, int]:
         """Floating-point operations of a step on the last batch that is trained on, by the names of a cell's fields."""

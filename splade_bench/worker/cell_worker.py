@@ -1,8 +1,8 @@
 """Measures a cell inside its own process: ``python -m splade_bench.worker.cell_worker``.
 
 Reads a request, builds the model, sends ``ready``, waits for ``go``, trains (with ``progress`` now and then), sends
-``done``, evaluates, and ends with a ``result``. Only these messages go to standard output; all other prints go to
-standard error.
+``done``, evaluates, and ends with a ``result``. If several processes train the cell, this is the module of all of them
+(:mod:`splade_bench.worker.ranks`). Only these messages go to standard output; all other prints go to standard error.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ from splade_bench.training.state import TrainObserver
 from splade_bench.training.step_clock import StepClock
 from splade_bench.training.trainer import Trainer
 from splade_bench.worker.cell_builder import CellBuilder, WidestBatch
+from splade_bench.worker.peers import PeerTrainer
 from splade_bench.worker.probes import Fields, TimePassProbes, heap_fields, live_fields, pinned_fields
+from splade_bench.worker.ranks import ranks_of
 from splade_bench.worker.serving import Worker, claim_standard_output, limit_process, serve, wait_for_go
 from splade_bench.worker.step_events import StepEvents
 
@@ -44,8 +46,13 @@ class CellWorker(Worker[CellRequest]):
 
     def run(self) -> None:
         """Build, measure, and send the result."""
+        with ranks_of(self.request, self.send) as self._ranks:
+            self._build_and_measure()
+
+    def _build_and_measure(self) -> None:
         memory = MemoryConfig(**self.request.memory) if self.request.memory else None
-        builder = CellBuilder(self.request.cell, self.request.corpus_folder, self.request.model_folder, memory)
+        request, processes = self.request, self._ranks.processes
+        builder = CellBuilder(request.cell, request.corpus_folder, request.model_folder, memory, processes)
         device = builder.device
         self.measured["machine"] |= {
             "threads": torch.get_num_threads(),
@@ -69,13 +76,21 @@ class CellWorker(Worker[CellRequest]):
     def _warm_up(self, builder: CellBuilder) -> None:
         self.phase = "warm-up"
         encoder, source, config = builder.toy()
-        Trainer(encoder, source, config).train()
+        Trainer(encoder, source, config, processes=builder.processes).train()
         del encoder, source  # the toy must be gone before the runtime memory is read
         gc.collect()
         trim_heap()  # holes in the heap would hide part of what is measured
 
     def _time_pass(self, builder: CellBuilder) -> Fields:
-        """Train under the clock and the kernel's high-water mark, then evaluate outside both."""
+        """Train under the clock and the kernel's high-water mark; then rank 0 evaluates outside both."""
+        trainer = self._train(builder)
+        if self.request.rank:
+            return {}
+        self.measured |= self._ranks.fields_of_all(self.measured)
+        self.send("done", self.measured)
+        return self._evaluate(builder, trainer)
+
+    def _train(self, builder: CellBuilder) -> Trainer | PeerTrainer:
         if self.request.cell.trainer not in (OWN_TRAINER, ARTICLE_TRAINER):
             import sentence_transformers  # noqa: F401 - part of that trainer's runtime memory
         device = device_memory(builder.device.type)
@@ -87,9 +102,11 @@ class CellWorker(Worker[CellRequest]):
         probes = TimePassProbes(device, phase=(lambda: clock.phase) if self.request.memory_timeline else None)
         probes.start()
         self.phase = "setup"
-        trainer = builder.trainer([clock, StepEvents(self.send)])
-        self.send("ready", {})
-        wait_for_go()
+        trainer = builder.trainer([clock] if self.request.rank else [clock, StepEvents(self.send)])
+        self._ranks.meet()
+        if not self.request.rank:  # the others wait for it where the training begins
+            self.send("ready", {})
+            wait_for_go()
         try:
             clock.start()
             with probes:
@@ -104,7 +121,9 @@ class CellWorker(Worker[CellRequest]):
             "queries_seen": result.queries_seen,
             "corpus_sha256": builder.corpus.sha256 if builder.corpus else None,
         }
-        self.send("done", self.measured)
+        return trainer
+
+    def _evaluate(self, builder: CellBuilder, trainer: Trainer | PeerTrainer) -> Fields:
         self.phase = "evaluation"
         if not self.request.memory_limit_bytes:  # which may leave no room for it
             self.measured["gemm_flops_per_s"] = gemm_flops_per_s(
@@ -169,8 +188,9 @@ def _planned_training(builder: CellBuilder) -> PlannedTraining:
 
 
 def _widest_lengths(builder: CellBuilder) -> Lengths:
-    """Of the cell's widest batch; its encoder is needed for the tokenizer alone."""
-    return Lengths.widest(builder.source(builder.new_encoder()))
+    """Of the cell's widest batch, or of a rank's share of it; its encoder is needed for the tokenizer alone."""
+    widest = Lengths.widest(builder.source(builder.new_encoder()))
+    return widest.share_of(builder.cell.processes) if builder.cell.processes > 1 else widest
 
 
 def _planned_fields(planned: MemoryPlan) -> Fields:

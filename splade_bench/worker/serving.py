@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from splade_bench.bench.isolate import WorkerError
 from splade_bench.bench.protocol import Event, EventName, Request
 from splade_bench.device import heap
 from splade_bench.device.out_of_memory import failed_allocation_bytes, is_out_of_memory
@@ -44,6 +45,9 @@ def serve(worker: Worker[AnyRequest]) -> int:
     """Run a worker; the exit code is 0 if it sent a result."""
     try:
         worker.run()
+    except WorkerError as error:  # of a process that this one started
+        worker.send("failed", worker.measured | {"phase": worker.phase} | error.values)
+        return 1
     except Exception as error:
         status, message = _diagnose(error)
         failure: dict[str, Any] = {"status": status, "error": message, "phase": worker.phase}

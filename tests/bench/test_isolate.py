@@ -171,6 +171,28 @@ def test_resident_memory_over_the_limit_is_oom_whatever_it_is_made_of() -> None:
     assert "over the limit of 128 MiB" in caught.value.values["error"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit counts what processes share as Linux tells it")
+@pytest.mark.parametrize(("processes", "ends"), [(1, False), (2, True)])
+def test_a_limit_counts_all_processes_of_a_cell(processes: int, ends: bool) -> None:
+    block = "block = bytearray(96 * 2**20)\nimport time\ntime.sleep(3)\n"
+    script = (
+        "import subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {block!r}])\n"
+        f'{block}child.kill()\nprint(\'{{"name": "ready", "values": {{}}}}\', flush=True)\n'
+    )
+    request = replace(REQUEST, cell=replace(CELL, memory_limit_bytes=160 * 2**20, processes=processes))
+
+    with WorkerProcess(request, timeout_s=60, command=(sys.executable, "-c", script)) as process:
+        if not ends:
+            assert process.wait_for("ready") == {}
+            return
+        with pytest.raises(WorkerError) as caught:
+            process.wait_for("ready")
+
+    assert caught.value.values["status"] == "oom"
+    assert "over the limit of 160 MiB" in caught.value.values["error"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the process in /proc")
 def test_a_worker_ends_when_the_process_that_waits_for_it_is_killed() -> None:
     script = """

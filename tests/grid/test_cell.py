@@ -79,6 +79,7 @@ AXES: dict[str, list[Any]] = {
     "attention_dropout": [0.0, 0.1, 0.125],
     "mixed_precision": ["no", "bf16", "fp16"],
     "memory_budget_bytes": [None, 4206 * 2**20],
+    "processes": [1, 2],
     "busy_processes": [0, 1],
     "memory_limit_bytes": [None, 2**30, 2**30 + 1, 10 * 2**30, 10 * 2**30 + 2**25],
 }
@@ -104,6 +105,22 @@ def test_a_budget_and_busy_processes_are_added_to_the_name() -> None:
 
     assert fitted.cell_id == "mini-256-cpu-b8-a1-standard-fit4206MiB"
     assert replace(CELL, busy_processes=2).cell_id == "mini-256-cpu-b8-a1-standard-busy2"
+
+
+def test_the_number_of_processes_is_in_the_name_if_there_are_several() -> None:
+    assert replace(CELL, processes=2).cell_id == "mini-256-cpu-b8-a1-standard-processes2"
+    assert replace(CELL, processes=1).cell_id == "mini-256-cpu-b8-a1-standard"
+
+
+def test_each_cell_of_a_sweep_comes_with_each_number_of_processes() -> None:
+    sweep = PROFILES["default"]
+
+    cells = [*sweep.changed(processes=(1, 2)).cells()]
+
+    assert [cell for cell in cells if cell.processes == 1] == [*sweep.cells()]
+    assert {replace(cell, processes=1) for cell in cells if cell.processes == 2} == {*sweep.cells()}
+    modes = [cell.memory_mode for cell in cells[:8]]
+    assert modes[:4] == modes[4:] == [*MEMORY_MODES], "modes that are compared come in turn"
 
 
 def test_a_seed_or_a_round_is_not_in_the_name() -> None:
@@ -134,6 +151,8 @@ def test_every_profile_is_runnable_and_trains_each_query_once_with_scaled_learni
         ({"batch_sizes": [0]}, "--batch-sizes 0"),
         ({"gradient_accumulation_steps": [1, -1]}, "--gradient-accumulation-steps -1"),
         ({"max_steps": 0}, "--max-steps 0"),
+        ({"processes": [1, 0]}, "--processes 0"),
+        ({"processes": [1, 2], "devices": ["cpu", "mps"]}, "--processes 2: MPS trains in one process"),
     ],
 )
 def test_a_sweep_that_cannot_run_is_refused(changes: dict[str, object], complaint: str) -> None:

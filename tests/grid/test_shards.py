@@ -59,7 +59,8 @@ def test_a_shard_is_read_as_it_is_written() -> None:
 def test_cells_that_differ_in_more_than_their_mode_are_not_compared() -> None:
     assert compared_with(CELL) == compared_with(replace(CELL, memory_mode="article"))
     others = [replace(CELL, seed=7), replace(CELL, round=2), replace(CELL, batch_size=2), replace(CELL, device="cuda")]
-    assert len({compared_with(cell) for cell in (CELL, *others)}) == 5
+    others.append(replace(CELL, processes=2))
+    assert len({compared_with(cell) for cell in (CELL, *others)}) == 6
 
 
 def test_a_cell_of_a_larger_model_is_expected_to_take_longer() -> None:

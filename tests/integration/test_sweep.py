@@ -46,6 +46,9 @@ def test_a_device_that_this_machine_does_not_have_is_a_usage_error(pytester: pyt
         (["--workload", "huge"], "--workload huge: no such workload"),
         (["--memory-modes", "fast"], "--memory-modes fast: no such mode"),
         (["--max-steps", "0"], "--max-steps 0"),
+        (["--processes", "1,two"], "--processes 1,two: write whole numbers"),
+        (["--processes", "0"], "--processes 0"),
+        (["--processes", "2", "--device", "mps"], "--processes 2: MPS trains in one process"),
         (["--resume"], "--resume needs --memory-results FILE"),
         (["--shard", "9/8"], "--shard 9/8: the first number must be from 1 to the second one"),
         (["--shard", "1/500"], "--shard 1/500: there are only"),
@@ -97,6 +100,22 @@ def test_modes_that_are_compared_run_in_rounds(pytester: pytest.Pytester, axes: 
 
     names = [line.split("::")[1] for line in finished.outlines if "::" in line]
     assert names == [f"test_training_cell[tiny-short-cpu-b4-a1-standard{number}]" for number in rounds]
+
+
+def test_each_number_of_processes_makes_a_cell_and_a_part(pytester: pytest.Pytester) -> None:
+    axes = ("--profile", "smoke", "--processes", "1,2", "--collect-only", "-q")
+
+    everything = run_here(pytester, *axes, target=SWEEP).outlines
+    shards = [run_here(pytester, *axes, "--shard", f"{number}/2", target=SWEEP).outlines for number in (1, 2)]
+
+    def cells(lines: list[str]) -> list[str]:
+        return [line.partition("[")[2] for line in lines if "::test_training_cell[" in line]
+
+    assert len(cells(everything)) == 2 * len([name for name in cells(everything) if "-processes2-" in name]) == 8
+    assert sorted(name for lines in shards for name in cells(lines)) == sorted(cells(everything))
+    for lines in shards:  # modes that are compared stay together
+        parts = {name.replace("memory-efficient", "standard") for name in cells(lines)}
+        assert 2 * len(parts) == len(cells(lines))
 
 
 def test_the_limit_of_a_run_is_in_the_names_of_its_cells(pytester: pytest.Pytester) -> None:

@@ -49,6 +49,7 @@ def test_equal_runs_may_be_compared_for_everything(level: Level) -> None:
         ({"memory_limit_bytes": 9}, "memory_limit_bytes None → 9", {"same setup"}),
         ({"memory_budget_bytes": 9}, "memory_budget_bytes None → 9", {"same setup"}),
         ({"busy_processes": 1}, "busy_processes 0 → 1", {"same setup"}),
+        ({"processes": 2}, "processes 1 → 2", {"same setup"}),
         (
             {"machine": {**MACHINE, "huge_pages": "always"}},
             "huge_pages madvise → always",

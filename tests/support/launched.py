@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import secrets
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
+
+from splade_bench.distributed.launch import free_port
 
 _PATIENCE_S = 300.0
 
@@ -40,7 +39,7 @@ class Launched:
         slurm: bool = False,
     ) -> None:
         self._logs = [folder / f"rank-{rank}.log" for rank in range(size)]
-        port = str(_free_port())
+        port = str(free_port())
         self.processes = []
         for rank, log in enumerate(self._logs):
             place = [size, rank, rank]
@@ -82,12 +81,3 @@ class Launched:
     def messages(self, rank: int) -> str:
         """What it has written so far."""
         return self._logs[rank].read_text()
-
-
-def _free_port() -> int:
-    """Below the ports that the system gives to connections: until it is listened on, it stays free."""
-    while True:
-        port = 20000 + secrets.randbelow(10000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
