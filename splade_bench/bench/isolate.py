@@ -200,7 +200,8 @@ def _cause_of_death(ended: Exit, launch: LaunchRequest) -> tuple[Status, str]:
         return "timeout", f"took longer than {launch.timeout_s:g} s"
     if ended.ended_by == "memory-limit":
         assert launch.memory_limit_bytes is not None
-        return "oom", f"its resident memory went over the limit of {format_bytes(launch.memory_limit_bytes)}"
+        whose = "the resident memory of all ranks" if launch.limits_children else "its resident memory"
+        return "oom", f"{whose} went over the limit of {format_bytes(launch.memory_limit_bytes)}"
     if ended.exit_signal == signal.SIGKILL and ended.oom_kills:
         return "oom", "the kernel's out-of-memory killer ended the process"
     if ended.exit_signal is not None:

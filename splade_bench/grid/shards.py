@@ -82,7 +82,7 @@ def compared_with(cell: Cell) -> str:
 def expected_s(cell: Cell) -> float:
     """Roughly how long a cell takes: its process's start, and the products of a step that computes nothing twice.
 
-    Several processes start one after another, as it were, and compute on the same cores.
+    Several processes share the cores: they take longer to start, and compute as fast as one.
     """
     workload = WORKLOADS[cell.workload]
     preset = MODEL_PRESETS.get(workload.model_name, MODEL_PRESETS["mini"])

@@ -27,8 +27,10 @@ def measured_on(results: Sequence[Result]) -> list[Block]:
     machines = group_by(results, machine_line)
     # As many machines of that kind as starts of a system, unless one was restarted in between.
     starts = {line: len({str(run.machine.get("boot")) for run in runs} - {"None"}) for line, runs in machines.items()}
-    # Results without tensors have no number of threads.
-    known = {str(result.machine["threads"]) for result in results if result.machine.get("threads")}
+    # Results without tensors have no number of threads. Several processes have as many as one: each records its own.
+    known = {
+        str(count * getattr(result, "processes", 1)) for result in results if (count := result.machine.get("threads"))
+    }
     threads = sorted(known, key=lambda count: (len(count), count))
     several = "{} ({} such machines, or starts of one)"
     rows = [["machine", several.format(line, count) if count > 1 else line] for line, count in starts.items()]

@@ -190,7 +190,7 @@ def test_a_limit_counts_all_processes_of_a_cell(processes: int, ends: bool) -> N
             process.wait_for("ready")
 
     assert caught.value.values["status"] == "oom"
-    assert "over the limit of 160 MiB" in caught.value.values["error"]
+    assert "the resident memory of all ranks went over the limit of 160 MiB" in caught.value.values["error"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the process in /proc")
