@@ -5,6 +5,7 @@ The others are in the process group of rank 0, so the launcher's deadline, limit
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from splade_bench.bench.protocol import CellRequest, Event, EventName
 from splade_bench.distributed.group import RankError
 from splade_bench.distributed.joining import LaunchedGroup, take_device
 from splade_bench.distributed.launch import LOCAL_HOST, Launch, free_port
+from splade_bench.measure.control_group import visible_oom_kills
 from splade_bench.processes import module_command
 from splade_bench.training.together import OneProcess, SeveralProcesses
 from splade_bench.worker.probes import Fields
@@ -39,6 +41,7 @@ class OtherRanks:
         self._processes: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Self:
+        self._oom_kills_before = visible_oom_kills()
         for request in self._requests:
             command = module_command(request.worker)
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
@@ -97,6 +100,8 @@ class OtherRanks:
             if event.name == "failed":
                 raise WorkerError(**event.values | {"error": f"rank {rank}: {event.values['error']}"})
         code = process.wait()
+        if code == -signal.SIGKILL and visible_oom_kills() > self._oom_kills_before:
+            raise WorkerError(status="oom", error=f"rank {rank}: the kernel's out-of-memory killer ended the process")
         if code < 0:
             raise WorkerError(status="killed", error=f"rank {rank}: ended by signal {signal_name(-code)}")
         raise WorkerError(status="error", error=f"rank {rank}: ended with exit code {code} and no result")

@@ -17,11 +17,12 @@ import pytest
 from splade_bench.bench.calls import CallRunner
 from splade_bench.bench.cells import CellRun, CellRunner
 from splade_bench.bench.isolate import WorkerError
-from splade_bench.bench.protocol import MEMORY_PASSES
+from splade_bench.bench.protocol import MEMORY_PASSES, CellRequest
 from splade_bench.bench.session import MeasuringSession
 from splade_bench.errors import ConfigError
 from splade_bench.grid.cell import Cell
 from splade_bench.results.records import CellResult
+from splade_bench.worker import ranks
 from splade_bench.worker.ranks import of_all_ranks
 
 CELL = Cell(
@@ -156,6 +157,40 @@ def test_only_the_plan_of_the_memory_passes_is_one_of_several_processes(tmp_path
         assert run.memory_passes == ["plan"]
     with runner.start(replace(CELL, processes=1)) as run:
         assert run.memory_passes == MEMORY_PASSES
+
+
+@pytest.mark.parametrize(
+    ("script", "oom_kills", "status", "error"),
+    [
+        ("os.kill(os.getpid(), signal.SIGTERM)", [0, 1], "killed", "rank 1: ended by signal SIGTERM"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", [0, 0], "killed", "rank 1: ended by signal SIGKILL"),
+        (
+            "os.kill(os.getpid(), signal.SIGKILL)",
+            [0, 1],
+            "oom",
+            "rank 1: the kernel's out-of-memory killer ended the process",
+        ),
+        ("sys.exit(3)", [0, 1], "error", "rank 1: ended with exit code 3 and no result"),
+        (
+            """print('{"name": "failed", "values": {"status": "nan", "error": "the loss is not finite"}}')""",
+            [0, 0],
+            "nan",
+            "rank 1: the loss is not finite",
+        ),
+    ],
+)
+def test_a_rank_that_ends_before_it_is_ready_says_why(
+    monkeypatch: pytest.MonkeyPatch, script: str, oom_kills: list[int], status: str, error: str
+) -> None:
+    command = (sys.executable, "-c", f"import os, signal, sys; sys.stdin.readline(); {script}")
+    monkeypatch.setattr(ranks, "module_command", lambda module: command)
+    counts = iter(oom_kills)
+    monkeypatch.setattr(ranks, "visible_oom_kills", lambda: next(counts))
+
+    with ranks.OtherRanks(CellRequest(cell=CELL, measure="time")) as others, pytest.raises(WorkerError) as caught:
+        others.wait_for("ready")
+
+    assert (caught.value.values["status"], caught.value.values["error"]) == (status, error)
 
 
 def fields_of_a_rank(**changes: Any) -> dict[str, Any]:
