@@ -37,7 +37,8 @@ _DEBRIS = re.compile(r"\.(.+)\.(unfinished|removed|replaced)-[0-9a-f]{32}", re.D
 def write_whole_file(path: Path, text: str) -> None:
     """Write a file whole and wait until it is on the disk, or leave the old one as it is.
 
-    A link in its place is replaced itself. Several processes may write one file; the last one stays.
+    A link in its place is replaced itself; a device or a pipe is written to. Several processes may write one file; the
+    last one stays.
 
     Raises:
         OSError: it cannot be written.
@@ -53,6 +54,10 @@ def whole_file(path: Path) -> Iterator[TextIO]:
     Raises:
         OSError: it cannot be written.
     """
+    if _is_written_through(path):
+        with path.open("w", encoding="utf-8") as file:
+            yield file
+        return
     unfinished = _hidden(path, "unfinished")
     try:
         with unfinished.open("x", encoding="utf-8") as file:
@@ -64,6 +69,22 @@ def whole_file(path: Path) -> Iterator[TextIO]:
         _delete(unfinished)
         raise
     sync_folder(path.parent)
+
+
+def _is_written_through(path: Path) -> bool:
+    """Whether a path names a device, a pipe or an open descriptor: a file in its place would break other programs.
+
+    Raises:
+        OSError: it is a descriptor's second name of a file, whose lines would be written over each other.
+    """
+    if not path.is_symlink():
+        return path.exists() and not path.is_file() and not path.is_dir()
+    folder = path.parent.resolve()
+    if folder != Path("/dev") and not folder.is_relative_to("/proc"):
+        return False
+    if path.is_file():
+        raise OSError(errno.EINVAL, "is a second name of an open file; give the file's own name")
+    return True
 
 
 @contextmanager

@@ -133,6 +133,27 @@ def test_a_link_in_the_place_of_a_file_is_replaced_itself(tmp_path: Path) -> Non
     assert not (tmp_path / "record.json").is_symlink()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no pipes with a name")
+def test_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDWR | os.O_NONBLOCK)  # so that no writer waits
+    try:
+        write_whole_file(path, "a run\n")
+
+        assert path.is_fifo()
+        assert os.read(reader, 100) == b"a run\n"
+    finally:
+        os.close(reader)
+    assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="descriptors have names in /proc there")
+def test_the_second_name_of_an_open_file_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "out.txt").open("w") as file, pytest.raises(OSError, match="give the file's own name"):
+        write_whole_file(Path(f"/proc/self/fd/{file.fileno()}"), "a run\n")
+
+
 def test_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "record.json"
     replace = os.replace
