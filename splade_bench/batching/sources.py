@@ -90,8 +90,13 @@ class TripleBatches:
         """The batches of a run with this configuration on this device.
 
         Without ``prompts``, those of the configuration are before the texts.
+
+        Raises:
+            ConfigError: a prompt leaves no room for a text.
         """
         prompts = prompts or Prompts().replaced(config.query_prompt, config.document_prompt)
+        prompts.require_room(tokenizer, "queries", max_length=config.max_length)
+        prompts.require_room(tokenizer, "documents", max_length=config.max_length)
         return cls(triples, tokenizer, replace(config, memory=memory_on(device, config.memory)), prompts, share)
 
     @property

@@ -50,8 +50,10 @@ def encode_windows(
     Memory: a batch, and the texts and sparse vectors of a window.
 
     Raises:
+        ConfigError: the model's prompt leaves no room for a text.
         NotFiniteError: a vector has an entry that is NaN or infinite.
     """
+    encoder.prompts.require_room(encoder.tokenizer, kind, max_length=max_length)
     # A batch of BERT-base takes less than its training took: gradients and moments are freed by now.
     batch_size = batch_size or max(1, min(_MAX_BATCH_SIZE, _MAX_BATCH_TOKENS // max_length))
     rows = SparseRows(encoder.vocab_size)

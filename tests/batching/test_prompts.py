@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,20 @@ def test_an_evaluation_puts_the_prompts_before_its_texts(encoder: SpladeEncoder)
         (window,) = encode_windows(encoder, [("id", text)], kind, max_length=16)  # type: ignore[arg-type]
         with torch.no_grad():
             torch.testing.assert_close(window.reps.dense(0, 1), encoder(batch))
+
+
+@pytest.mark.parametrize(("kind", "flag"), [("queries", "query_prompt"), ("documents", "document_prompt")])
+def test_a_prompt_that_leaves_no_room_for_a_text_is_refused(
+    kind: str, flag: str, encoder: SpladeEncoder, triples: Sequence[Triple]
+) -> None:
+    room = 16 - encoder.tokenizer.num_special_tokens_to_add()
+    for words, complaint in ((room - 1, nullcontext()), (room, pytest.raises(ConfigError, match="--max-length 16: "))):
+        prompt = "opens " * words
+        with complaint:
+            first_texts(encoder, triples, **{flag: prompt})
+        encoder.prompts = Prompts(**{flag.removesuffix("_prompt"): prompt})
+        with complaint:
+            list(encode_windows(encoder, [("id", "a")], kind, max_length=16))  # type: ignore[arg-type]
 
 
 def test_an_evaluation_uses_the_static_weights_of_queries(encoder: SpladeEncoder) -> None:
