@@ -147,8 +147,19 @@ def hub_folder(name: Path) -> Path:
 def _rows(batches: Any, place: str) -> Iterator[PlacedRecord]:
     numbers = count(1)
     for batch in batches:
-        for row in batch.to_pylist():
-            yield PlacedRecord(f"{place}: row {next(numbers)}", row)
+        for row in _rows_of(batch):
+            where = f"{place}: row {next(numbers)}"
+            yield PlacedRecord(where, fault=row) if isinstance(row, str) else PlacedRecord(where, row)
+
+
+def _rows_of(batch: Any) -> list[dict[str, Any] | str]:
+    """The rows of a batch; of one that cannot be read, why."""
+    try:
+        return batch.to_pylist()  # type: ignore[no-any-return]
+    except UnicodeDecodeError as error:
+        if batch.num_rows == 1:
+            return [f"is not UTF-8 ({error.reason}); write its texts as UTF-8"]
+        return [row for number in range(batch.num_rows) for row in _rows_of(batch.slice(number, 1))]
 
 
 def _pyarrow(path: Path, module: str = "") -> Any:

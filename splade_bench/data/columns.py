@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -83,6 +84,15 @@ COLUMNS = (
         form='{"query": "...", "pos": ["..."], "neg": ["..."]}',
     ),
 )
+# A text in these is a list if it is JSON: a cell of a table can hold nothing else, and some tools write Parquet so.
+_LIST_COLUMNS = frozenset(
+    {
+        *("negative_documents", "other_positive_documents", "teacher_scores"),
+        *("negatives", "label", "labels", "score", "scores"),
+        *("pos", "neg", "pos_scores", "neg_scores"),
+    }
+)
+_PRINTED_LIST = re.compile(r"""\[\s*['"].*['"]\s*\]""", re.DOTALL)
 LISTS = "lists"
 LIST_FORM = '["query", "positive", "negative", ...]'
 
@@ -119,7 +129,8 @@ def draft_of(record: Any, wanted: str | None = None) -> Draft:
         form = LIST_FORM if wanted == LISTS else f"{RECORD_FORM} or {LIST_FORM}"
         expected = "array" if wanted == LISTS else "object"
         raise ValueError(f"Expected {expected}, got {json_type(record)}; write each record as {form}")
-    return _draft(record, *_names(tuple(record), wanted))
+    names = _names(tuple(record), wanted)
+    return _draft(record | {name: _list_in(name, record[name]) for name in _LIST_COLUMNS & record.keys()}, *names)
 
 
 def columns_of(keys: tuple[str, ...], wanted: str | None = None) -> Columns:
@@ -194,6 +205,18 @@ def _names(keys: tuple[str, ...], wanted: str | None) -> tuple[Columns, str, str
     (query,) = (name for name in columns.query if name in keys)
     (positive,) = (name for name in columns.positive if name in keys)
     return columns, query, positive, columns.negative_columns(keys)
+
+
+def _list_in(name: str, value: Any) -> Any:
+    """The list that a text holds as JSON; any other value as it is."""
+    if not isinstance(value, str) or not value.startswith("["):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        if _PRINTED_LIST.fullmatch(value):
+            raise ValueError(f"{name} is a list as Python prints it; write it as JSON, with json.dumps") from None
+        return value  # a text that begins with a bracket
 
 
 def _draft(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from splade_bench.data.columns import columns_of, has_ids, is_column, shown_keys
 from splade_bench.data.compressed import Lines
@@ -18,15 +17,6 @@ from splade_bench.errors import DataError, error_line
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][\w-]*")
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
-# A cell of these may hold a list, written as JSON.
-_LIST_COLUMNS = frozenset(
-    {
-        *("negative_documents", "other_positive_documents", "teacher_scores"),
-        *("negatives", "label", "labels", "score", "scores"),
-        *("pos", "neg", "pos_scores", "neg_scores"),
-    }
-)
-
 Row = tuple[int, list[str]]
 """Its first line, counted from 1, and its cells."""
 
@@ -106,21 +96,11 @@ def _named(path: Path, header: Sequence[str], rows: Iterator[Row], wanted: str |
         raise DataError(f"{path}:1: {error}") from error
     for line, cells in rows:
         if len(cells) == len(header):
-            record = {name: _cell(name, text) for name, text in zip(header, cells, strict=True)}
+            # An empty cell: such as the third negative of a row with two.
+            record = {name: text or None for name, text in zip(header, cells, strict=True)}
             yield PlacedRecord(f":{line}", record)
         else:
             yield PlacedRecord(f":{line}", fault=f"has {len(cells)} columns, and the header {len(header)}")
-
-
-def _cell(name: str, text: str) -> Any:
-    if not text:
-        return None  # such as the third negative of a row with two
-    if name in _LIST_COLUMNS and text.startswith("["):
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            pass  # a text that begins with a bracket
-    return text
 
 
 def _listed(row: Row) -> PlacedRecord:

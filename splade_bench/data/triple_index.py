@@ -31,7 +31,7 @@ from splade_bench.errors import DataError, one_line
 logger = logging.getLogger(__name__)
 
 # Raise it if what is checked or written changes: then older indexes are made again.
-INDEX_VERSION = 3
+INDEX_VERSION = 4
 ENTRY = struct.Struct("<QII")
 """Offset of a record in the file, its length in bytes, and the number that names it (``RawRecord.number``)."""
 

@@ -123,6 +123,17 @@ def test_bytes_of_a_column_are_its_text(tmp_path: Path) -> None:
     assert read(tmp_path / "train.parquet") == [Triple(query="how", positive="Pay.")]
 
 
+def test_a_row_that_is_not_utf_8_is_named_and_can_be_left_out(tmp_path: Path) -> None:
+    texts = pyarrow.Array.from_buffers(
+        pyarrow.utf8(), 2, [None, *map(pyarrow.py_buffer, (b"\0\0\0\0\3\0\0\0\7\0\0\0", b"howcaf\xe9"))]
+    )
+    parquet.write_table(pyarrow.table({"query": texts, "positive": ["a", "b"]}), tmp_path / "train.parquet")
+
+    with pytest.raises(DataError, match=r"train\.parquet: row 2: is not UTF-8 .*; write its texts as UTF-8"):
+        read(tmp_path / "train.parquet")
+    assert read(tmp_path / "train.parquet", skip_bad_records=True) == [Triple(query="how", positive="a")]
+
+
 def test_a_file_that_a_data_set_names_but_does_not_have_is_named(tmp_path: Path) -> None:
     saved_dataset(tmp_path / "one", ROWS)
     (tmp_path / "one" / "data-00000-of-00001.arrow").unlink()

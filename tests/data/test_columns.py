@@ -41,6 +41,11 @@ def read(tmp_path: Path, *records: Any, **settings: Any) -> list[Triple]:
             Triple(query="q", positive="p", other_positives=("o",), negatives=("n",), teacher_scores=(3, 2, 1)),
         ),
         (["q", "p", "n"], Triple(query="q", positive="p", negatives=("n",))),
+        (
+            {**PAIR, "negatives": '["n", "m"]', "labels": "[9, 1, 0.5]"},
+            Triple(query="q", positive="p", negatives=("n", "m"), teacher_scores=(9, 1, 0.5)),
+        ),
+        ({**PAIR, "negatives": "[1] a source"}, Triple(query="q", positive="p", negatives=("[1] a source",))),
     ],
 )
 def test_columns_of_other_tools_are_read(tmp_path: Path, record: Any, expected: Triple) -> None:
@@ -111,6 +116,8 @@ def test_scores_of_negatives_that_are_left_out_are_left_out_too(tmp_path: Path) 
         ({**DOCUMENTS, "label": 1}, r"label is one number; give a list of 3 scores"),
         ({"query": "q", "answer": "p", "label": 0}, r"label is 0: these texts do not belong together; leave"),
         ({"query": "q", "pos": ["p"], "neg": ["n"], "pos_scores": [1]}, r"neg_scores has 0 scores; give 1"),
+        ({**PAIR, "negatives": "['n', 'm']"}, r"negatives is a list as Python prints it; write it as JSON, with json"),
+        ({"query": "q", "pos": "['p'\n 'o']"}, r"pos is a list as Python prints it"),
         (["q", "p", 3], r"\[2\]: Expected str, got int; write each record as \["),
         (["q", ""], r"\[1\] is empty"),
     ],
