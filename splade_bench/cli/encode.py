@@ -49,8 +49,8 @@ class EncodeCommand:
     model_name: str
     """A local model folder, or a Hugging Face Hub id."""
     input: Path
-    """A BEIR folder; a file of JSON Lines with _id, title and text; or a file with a text on each line. Files may be
-    compressed with gzip."""
+    """A BEIR folder; a file of JSON Lines with _id, title and text; TSV with an id and a text on each line; or a file
+    with a text on each line. Files may be compressed with gzip."""
     output_dir: Path
     """The folder to write. It is complete, or it is not there."""
     kind: TextKind = "documents"

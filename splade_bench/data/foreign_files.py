@@ -19,6 +19,9 @@ _BEGINNINGS = (
     (b"\x28\xb5\x2f\xfd", "is compressed with zstd; unpack it with unzstd"),
     (b"PK\x03\x04", "is a zip archive; unpack it"),
     *((b"\x80" + bytes([protocol]), PICKLE_ADVICE) for protocol in range(2, 6)),
+    # Where training data may be such a file, it is found out before.
+    (b"PAR1", "is a Parquet file, which is not read here; write it as JSON Lines"),
+    (b"ARROW1", "is an Arrow file, which is not read here; write it as JSON Lines"),
     (b"version https://git-lfs", "is a Git LFS pointer, not the data; fetch the data with git lfs pull"),
     (b"\xff\xfe", "is UTF-16; save the file as UTF-8"),
     (b"\xfe\xff", "is UTF-16; save the file as UTF-8"),

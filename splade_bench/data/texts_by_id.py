@@ -103,7 +103,7 @@ def read_texts(path: Path) -> TextsById:
     """
     texts = TextsById()
     is_table = ".tsv" in path.suffixes
-    for number, text_id, text in _table(path) if is_table else _objects(path):
+    for number, text_id, text in table_texts(path) if is_table else _objects(path):
         texts.add(text_id, number, text)
     if repeated := texts.index():
         text_id, first, second = repeated
@@ -118,7 +118,12 @@ def id_of(value: Any) -> str | None:
     return str(value).strip().encode(errors="replace").decode() or None if is_id else None
 
 
-def _table(path: Path) -> Iterator[tuple[int, str, str]]:
+def table_texts(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Line, id and text of each line of a TSV file.
+
+    Raises:
+        DataError: as :func:`lines_of`, or a line has no tab.
+    """
     for number, line in lines_of(path):
         text_id, tab, text = line.partition("\t")
         if not tab:

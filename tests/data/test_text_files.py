@@ -57,6 +57,33 @@ def test_a_fault_names_its_place(tmp_path: Path, content: bytes, complaint: str)
         list(read_text_file(path))
 
 
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_table_has_an_id_before_each_text(tmp_path: Path, pack: type) -> None:
+    path = tmp_path / "collection.tsv"
+    path.write_bytes(pack(b"7\tone text\n\n8 \ta\ttab \n"))
+
+    assert list(read_text_file(path)) == [("7", "one text"), ("8", "a\ttab")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("t.tsv", b"7\tone\n7\ttwo\n", r"t\.tsv:2: the id '7' repeats; give each line its own"),
+        ("t.tsv", b"7\tone\ntwo\n", r"t\.tsv:2: has no tab; write an id, a tab and a text"),
+        ("t.tsv", b"\n", r"t\.tsv: holds no texts"),
+        ("t.csv.gz", b"id,text\n1,one\n", r"t\.csv\.gz: is CSV, which is not read here; write JSON Lines"),
+        ("t", b"PAR1\x15\x04\x15\x1e", r"t: is a Parquet file, which is not read here; write it as JSON Lines"),
+        ("t", b"\xff\xfeo\0n\0e\0", r"t: is UTF-16; save the file as UTF-8"),
+    ],
+)
+def test_what_is_not_read_says_what_it_is(tmp_path: Path, name: str, content: bytes, complaint: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+
+    with pytest.raises(DataError, match=complaint):
+        list(read_text_file(path))
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere: cannot be read"):
         list(read_text_file(tmp_path / "nowhere"))
