@@ -1,26 +1,25 @@
 """Collections in BEIR's format in, texts and judgements out. Every error names the file and the line.
 
 A folder has ``corpus.jsonl`` (``_id``, ``title``, ``text``), ``queries.jsonl`` (``_id``, ``text``) and, for each split,
-``qrels/SPLIT.tsv``: a header, then a query's id, a document's id and a whole number in each line, separated by tabs.
-A number above 0 means relevant. Each file may be compressed with gzip (``.gz``).
+``qrels/SPLIT.tsv``: a header, then a query's id, a document's id and a whole number in each line, separated by tabs; or
+the four columns of TREC. A number above 0 means relevant. Each file may be compressed with gzip (``.gz``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from splade_bench.data.compressed import DAMAGED, damaged, lines_of, opened
+from splade_bench.data.compressed import DAMAGED, damaged, opened
+from splade_bench.data.judgements import Judgement, read_judgements
 from splade_bench.data.raw_records import RawRecords, record_name
 from splade_bench.data.records import RetrievalDataset
 from splade_bench.data.streamed_texts import StreamedTexts
 from splade_bench.errors import DataError, one_line
 
 CORPUS, QUERIES, QRELS = "corpus.jsonl", "queries.jsonl", "qrels"
-_QRELS_HEADER = ["query-id", "corpus-id", "score"]
 _TEXT_FORM = '{"_id": "...", "title": "...", "text": "..."}'
 
 
@@ -30,14 +29,6 @@ class _Text(msgspec.Struct, frozen=True):
     text: str
     id: str | int = msgspec.field(name="_id")
     title: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Judgement:
-    line: int
-    query_id: str
-    document_id: str
-    relevance: int
 
 
 def is_beir_folder(path: Path) -> bool:
@@ -57,7 +48,7 @@ def read_beir(folder: Path, split: str = "test") -> RetrievalDataset:
             a document that is judged is missing.
     """
     qrels_path = _qrels_file(folder, split)
-    judgements = _read_judgements(qrels_path)
+    judgements = _checked_judgements(qrels_path)
     judged_queries = {judgement.query_id for judgement in judgements}
     queries = {}
     for query_id, text in read_texts(find_file(folder / QUERIES)):
@@ -82,7 +73,7 @@ def read_beir(folder: Path, split: str = "test") -> RetrievalDataset:
                 where = f"{qrels_path}:{judgement.line}"
                 advice = "add it there, or leave the judgement out"
                 raise DataError(f"{where}: judges the {kind} {_shown(text_id)}, which is not in {name}; {advice}")
-        qrels[judgement.query_id][judgement.document_id] = judgement.relevance
+        qrels[judgement.query_id][judgement.document_id] = int(judgement.relevance)
     corpus = StreamedTexts(lambda: read_texts(corpus_path, are_checked=True), documents)
     return RetrievalDataset(queries=queries, corpus=corpus, qrels=qrels)
 
@@ -126,33 +117,24 @@ def _parse_text(where: str, line: bytes) -> tuple[str, str]:
     return str(record.id), f"{record.title or ''} {record.text}".strip()
 
 
-def _read_judgements(path: Path) -> list[_Judgement]:
+def _checked_judgements(path: Path) -> list[Judgement]:
+    """The judgements of a split, each pair of ids once; scores are whole numbers, as graded measures need them."""
     judgements = []
-    first_lines: dict[tuple[str, str], _Judgement] = {}
-    for number, line in lines_of(path):
-        fields = [field.strip() for field in line.split("\t")]
-        if number == 1:
-            if fields != _QRELS_HEADER:
-                raise DataError(f"{path}:1: is not BEIR's header; write {', '.join(_QRELS_HEADER)}, separated by tabs")
-            continue
-        judgement = _parse_judgement(f"{path}:{number}", number, fields)
+    first_lines: dict[tuple[str, str], Judgement] = {}
+    for judgement in read_judgements(path):
+        where = f"{path}:{judgement.line}"
+        if not judgement.relevance.is_integer():
+            raise DataError(f"{where}: the score {judgement.relevance} is not a whole number")
         first = first_lines.setdefault((judgement.query_id, judgement.document_id), judgement)
         if first.relevance != judgement.relevance:
-            raise DataError(f"{path}:{number}: contradicts line {first.line}, which judges the same two ids")
+            raise DataError(f"{where}: contradicts line {first.line}, which judges the same two ids")
         if first is judgement:
             judgements.append(judgement)
     if not judgements:
         raise DataError(f"{path}: holds no judgements")
+    if all(judgement.relevance <= 0 for judgement in judgements):
+        raise DataError(f"{path}: judges no document relevant: every score is 0 or less; above 0 means relevant")
     return judgements
-
-
-def _parse_judgement(where: str, number: int, fields: list[str]) -> _Judgement:
-    if len(fields) != len(_QRELS_HEADER) or not all(fields):
-        raise DataError(f"{where}: must be a query's id, a document's id and a whole number, separated by tabs")
-    try:
-        return _Judgement(number, fields[0], fields[1], int(fields[2]))
-    except ValueError as error:
-        raise DataError(f"{where}: the score {_shown(fields[2])} is not a whole number") from error
 
 
 def _qrels_file(folder: Path, split: str) -> Path:

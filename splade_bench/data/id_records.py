@@ -12,6 +12,7 @@ from typing import Any
 
 from splade_bench.data.compressed import lines_of
 from splade_bench.data.id_folders import FoundFiles
+from splade_bench.data.judgements import read_judgements
 from splade_bench.data.placed import PlacedRecord
 from splade_bench.data.texts_by_id import TextsById, id_of, objects_of, read_texts
 from splade_bench.errors import DataError, error_line
@@ -95,14 +96,7 @@ def _judgements(path: Path) -> Iterator[tuple[int, str, str, float]]:
                 raise DataError(f'{path}:{line}: has not the form {{"qid": 1, "positive_doc_ids": [2]}}')
             yield from ((line, query, str(document), 1.0) for document in ids)
         return
-    for line, text in lines_of(path):
-        cells = text.split("\t") if "\t" in text else text.split()
-        if line == 1 and not _is_number(cells[-1]):
-            continue  # BEIR's header
-        if len(cells) not in (3, 4) or not _is_number(cells[-1]):
-            raise DataError(f"{path}:{line}: is not a judgement; write a query's id, a document's id and a number")
-        # Those of TREC have one more column, between the query and the document, without a meaning.
-        yield line, cells[0].strip(), cells[-2].strip(), float(cells[-1])
+    yield from ((one.line, one.query_id, one.document_id, one.relevance) for one in read_judgements(path))
 
 
 def _table_ids(text: str) -> _Example:
@@ -204,11 +198,3 @@ def _record(example: _Example, queries: TextsById, documents: TextsById, found: 
         "negative_documents": [text_of("document", documents, one, found.documents) for one in example.negatives],
         "teacher_scores": example.scores or None,
     }
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

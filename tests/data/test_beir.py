@@ -82,6 +82,20 @@ def test_windows_line_ends_a_byte_order_mark_blank_lines_and_repeated_judgements
     assert read_beir(make(test=text)).qrels["q1"] == {"d4": 1, "d1": 2, "d2": 0, "5": -1}
 
 
+@pytest.mark.parametrize(
+    "judgements",
+    [
+        "q1\td4\t1\nq1\td1\t2\n",
+        "\nquery-id\tcorpus-id\tscore\nq1\td4\t1.0\nq1\td1\t2.0\n",
+        "q1 0 d4 1\nq1 0 d1 2\n",
+        "q1\tQ0\td4\t1\nq1\tQ0\td1\t2\n",
+    ],
+    ids=["without a header", "a blank line and points", "TREC", "TREC with tabs"],
+)
+def test_judgements_of_other_tools_are_read(judgements: str, make: Maker) -> None:
+    assert read_beir(make(test=judgements)).qrels == {"q1": {"d4": 1, "d1": 2}}
+
+
 def test_another_split_is_read_by_its_name(make: Maker) -> None:
     folder = make(dev=HEADER + "q3\td1\t1\n")
 
@@ -95,9 +109,12 @@ def test_another_split_is_read_by_its_name(make: Maker) -> None:
     [
         ({"test": HEADER + "q1\td9\t1\n"}, r"test.tsv:2: judges the document 'd9', which is not in corpus.jsonl"),
         ({"test": HEADER + "q1\td1\t1\nq9\td1\t1\n"}, r"test.tsv:3: judges the query 'q9', which is not in queries"),
-        ({"test": JUDGEMENTS}, r"test.tsv:1: is not BEIR's header"),
-        ({"test": HEADER + "q1 d1 1\n"}, r"test.tsv:2: must be a query's id, a document's id and a whole number"),
-        ({"test": HEADER + "q1\td1\t0.5\n"}, r"test.tsv:2: the score '0.5' is not a whole number"),
+        ({"test": HEADER + "q1 d1\n"}, r"test.tsv:2: is not a judgement; write a query's id, a document's id and a nu"),
+        ({"test": HEADER + "q1\t\t1\n"}, r"test.tsv:2: is not a judgement"),
+        ({"test": HEADER + "q1\td1\tnan\n"}, r"test.tsv:2: is not a judgement"),
+        ({"test": "q1\t1\n"}, r"test.tsv:1: is not a judgement"),
+        ({"test": HEADER + "q1\td1\t0\nq1\td4\t-1\n"}, r"test.tsv: judges no document relevant: every score is 0 or"),
+        ({"test": HEADER + "q1\td1\t0.5\n"}, r"test.tsv:2: the score 0.5 is not a whole number"),
         ({"test": HEADER + "q1\td1\t1\nq1\td1\t2\n"}, r"test.tsv:3: contradicts line 2"),
         ({"test": HEADER + "\n"}, r"test.tsv: holds no judgements"),
         ({"test": HEADER.encode() + b"\xff\t1\t1\n"}, r"test.tsv:2: is not UTF-8"),
