@@ -82,6 +82,14 @@ class TripleBatch:
         return len(self.queries.lengths)
 
     @property
+    def queries_without_negatives(self) -> int:
+        """Queries of the whole batch for which each of its documents is an answer."""
+        negatives = self.all_queries * len(self.documents) - 1  # all but a query's own positive
+        if self.targets.false_negatives is None:
+            return 0 if negatives else self.all_queries
+        return int((self.targets.false_negatives.sum(1) == negatives).sum())
+
+    @property
     def groups(self) -> tuple[TextBatch, ...]:
         """Queries, positives, k-th negatives."""
         return self.queries, *self.documents

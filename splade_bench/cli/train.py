@@ -30,6 +30,7 @@ from splade_bench.measure.machine import taken_on
 from splade_bench.measure.timeline import MemorySampler
 from splade_bench.report.formatting import MISSING
 from splade_bench.training.faults import out_of_memory
+from splade_bench.training.first_batch import report_first_batch
 from splade_bench.training.first_vectors import report_first_vectors
 from splade_bench.training.together import OneProcess, SeveralProcesses
 from splade_bench.units import format_seconds
@@ -217,6 +218,7 @@ def _setup(training: TrainingRun) -> dict[str, Any]:
     command, encoder, triples = training.command, training.encoder, training.corpus.triples
     first_vectors = None
     if training.resumed_from is None:
+        report_first_batch(training.trainer.source, command.config)
         first_vectors = report_first_vectors(encoder, triples, max_length=command.config.max_length)
     return {
         "model_name": command.model_name,
