@@ -21,7 +21,7 @@ from splade_bench.cli.several_processes import follow, lead, processes_of
 from splade_bench.cli.signals import StopSignals
 from splade_bench.cli.sources import corpus_of, give_static_queries
 from splade_bench.cli.starting import started_encoder
-from splade_bench.cli.train_command import parse_train_command
+from splade_bench.cli.train_command import parse_train_command, refuse_query_learning_rate
 from splade_bench.cli.training_run import TrainingRun
 from splade_bench.device.out_of_memory import is_out_of_memory
 from splade_bench.errors import ConfigError, DataError, TrainingError, error_line
@@ -99,6 +99,8 @@ def _run(command: TrainCommand, arguments: Sequence[str], device: torch.device, 
     lead(command, processes, corpus, checkpoint)
     if command.config.query_encoder == "static" and not checkpoint and encoder.static_queries is None:
         give_static_queries(encoder, corpus)
+    if encoder.static_queries is None and command.config.query_encoder is None:
+        refuse_query_learning_rate(arguments)
     encoder.tokenizer.model_max_length = command.config.max_length
     training = TrainingRun(command, corpus, encoder, output, checkpoint, processes)
     with closing(training):

@@ -80,6 +80,19 @@ def _require_effect(config: TrainConfig, given: Collection[str]) -> None:
             raise ConfigError(f"{option(name)} has no effect without {instead}; remove it, or add {instead}")
 
 
+def refuse_query_learning_rate(arguments: Sequence[str]) -> None:
+    """Refuse the rate of static query weights in the command line of a model that turns out to have none.
+
+    Raises:
+        ConfigError: it is there.
+    """
+    if "query_learning_rate" in given_flags(arguments):
+        raise ConfigError(
+            "--query-learning-rate has no effect: the model has no static weights of queries; remove it, or add "
+            "--query-encoder static"
+        )
+
+
 def train_defaults(
     command: type[_Command],
     model_name: str,

@@ -235,3 +235,14 @@ def test_minilm_trains(arguments: Arguments, output: Path) -> None:
     first = record(output)["first_vectors"]
     assert first["state"] == "healthy"
     assert first["document_active_dims"] == pytest.approx(150, rel=0.1)
+
+
+def test_a_rate_of_query_weights_that_the_model_lacks_is_refused(
+    arguments: Arguments, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rate = ["--query-learning-rate", "0.1"]
+    assert main([*arguments(), *rate]) == 2
+    assert "--query-learning-rate has no effect: the model has no static weights" in capsys.readouterr().err
+
+    assert main([*arguments(), *rate, "--query-encoder", "static"]) == 0
+    assert main([*arguments("--model-name", str(output / "final_model")), *rate, "--output-dir", f"{output}-2"]) == 0
