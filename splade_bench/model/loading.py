@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,13 +26,15 @@ from transformers.utils import logging as transformers_logging
 
 from splade_bench.config import MODEL_PRESETS
 from splade_bench.device.out_of_memory import is_out_of_memory
-from splade_bench.errors import ConfigError, SpladeBenchError
+from splade_bench.errors import ConfigError, SpladeBenchError, error_line
 from splade_bench.model.activations import set_saved_activation
 from splade_bench.model.hub_errors import hub_reason
 from splade_bench.model.model_folder import require_model_folder
 from splade_bench.model.packaged import located
 from splade_bench.model.pooling_module import named_activation, transformer_folder
 from splade_bench.model.weights import first_weight_not_finite
+
+logger = logging.getLogger(__name__)
 
 # A tokenizer that found no vocabulary has its special tokens only.
 _MIN_TOKENS = 16
@@ -84,11 +87,14 @@ def load_masked_lm(model_name: str, *, needs_head: bool = True, **settings: floa
         )
     if loading["missing_keys"] and (needs_head or _lacks_body(model, loading["missing_keys"])):
         raise ConfigError(f"--model-name {model_name}: {_what_is_missing(model, loading)}")
-    if had_own_code and (unknown := _unknown_in_body(model, loading)):
-        raise ConfigError(
-            f"--model-name {model_name}: has weights, such as {unknown}, that transformers' {type(model).__name__} "
-            f"does not have: they are for {_OWN_CODE}; choose another model"
-        )
+    if unknown := _unknown_in_body(model, loading):
+        has = f"--model-name {model_name}: has weights, such as {unknown}, that"
+        if had_own_code:
+            raise ConfigError(
+                f"{has} transformers' {type(model).__name__} does not have: they are for {_OWN_CODE}; choose another "
+                "model"
+            )
+        logger.warning("%s its config.json has no place for; they are left out", has)
     if not_finite := first_weight_not_finite(model):
         raise ConfigError(
             f"--model-name {model_name}: its weight {not_finite} is not finite (NaN or infinity): "
@@ -152,7 +158,7 @@ def load_tokenizer(model_name: str) -> PreTrainedTokenizerBase:
         ConfigError: there is no such tokenizer, or it needs its own code.
     """
     model_name = located(model_name)
-    with _loading(model_name):
+    with _loading(model_name, part="its tokenizer "):
         folder = Path(transformer_folder(model_name))
         # Without them, transformers makes a tokenizer that knows no word.
         if folder.is_dir() and not any(path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)):
@@ -164,21 +170,25 @@ def load_tokenizer(model_name: str) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             str(folder) if folder.is_dir() else model_name, trust_remote_code=False
         )
+    if tokenizer.pad_token is None:
+        # What is padded is not read; but SparseEncoder, which reads what is saved, cannot pad without one.
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token or tokenizer.unk_token
     return tokenizer
 
 
 @contextmanager
-def _loading(model_name: str, config: PretrainedConfig | None = None) -> Iterator[None]:
+def _loading(model_name: str, config: PretrainedConfig | None = None, *, part: str = "") -> Iterator[None]:
     """Refuse a local model that needs its own code; turn what transformers raises into one line with its name.
 
-    With a ``config``, its folder has been looked at, and the class of the model is named too.
+    With a ``config``, its folder has been looked at, and the class of the model is named too. ``part`` is what is
+    loaded, if it is not the model.
     """
     try:
         if config is None:
             require_model_folder(model_name)
         config_path = Path(transformer_folder(model_name)) / "config.json"
         if config_path.is_file():
-            settings = json.loads(config_path.read_text(encoding="utf-8"))
+            settings = _json_of(config_path)
             # transformers would refuse it too, but less clearly.
             if "auto_map" in settings and settings.get("model_type") not in CONFIG_MAPPING:
                 raise ConfigError(f"{config_path}: auto_map names {_OWN_CODE}; choose another model")
@@ -189,8 +199,15 @@ def _loading(model_name: str, config: PretrainedConfig | None = None) -> Iterato
         if is_out_of_memory(error):
             raise
         model_class: Any = MODEL_FOR_MASKED_LM_MAPPING[type(config)] if config else None
-        name = f"{model_class.__name__} " if config else ""
+        name = f"{model_class.__name__} " if config else part
         raise ConfigError(f"--model-name {model_name}: {name}cannot be loaded: {_reason(error)}") from error
+
+
+def _json_of(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: is not JSON: {error_line(error)}; save the model again") from error
 
 
 def _reason(error: Exception) -> str:
@@ -207,7 +224,8 @@ def _reason(error: Exception) -> str:
             "its weights are a pickle with more than tensors in it, which could run code, or a damaged one; "
             "choose another model, or save its weights as model.safetensors"
         )
-    return (text.strip() or type(error).__name__).splitlines()[0]
+    first = (text.strip() or type(error).__name__).splitlines()[0].strip()
+    return " ".join(text.split()) if first.endswith(":") else first
 
 
 @contextmanager

@@ -381,3 +381,44 @@ def test_attention_that_is_code_on_the_hub_is_refused(folder: Path) -> None:
         ConfigError, match="names the attention kernels-community/flash-attn2, which is code on the Hub"
     ):
         SpladeEncoder.from_pretrained(str(folder))
+
+
+def test_a_tokenizer_that_cannot_be_read_is_named(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{")
+    assert refusal(folder).startswith(f"--model-name {folder}: its tokenizer cannot be loaded: ")
+    (folder / "tokenizer.json").unlink()
+    assert "its tokenizer cannot be loaded: Couldn't instantiate the backend tokenizer from one of: (" in refusal(
+        folder
+    )
+
+
+def test_a_config_that_is_not_json_is_named(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+    with pytest.raises(ConfigError, match=r"bert/config\.json: is not JSON: .*; save the model again"):
+        SpladeEncoder.from_pretrained(str(folder))
+
+
+def test_weights_that_the_config_has_no_place_for_are_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    SpladeEncoder.from_pretrained(str(folder))
+    assert not caplog.records
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": config["num_hidden_layers"] - 1}))
+
+    SpladeEncoder.from_pretrained(str(folder))
+
+    assert [record.getMessage() for record in caplog.records if "has no place for; they are left out" in record.message]
+
+
+def test_a_tokenizer_without_padding_gets_some_for_those_who_read_what_is_saved(
+    folder: Path, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    wrapped = wrap(tokenizer)
+    wrapped.pad_token = None
+    wrapped.save_pretrained(folder)
+
+    SpladeEncoder.from_pretrained(str(folder)).save_pretrained(tmp_path / "saved")
+
+    saved = transformers.AutoTokenizer.from_pretrained(str(tmp_path / "saved"))
+    assert saved.pad_token in wrapped.all_special_tokens
+    assert len(saved(["opens", "opens the parser"], padding=True)["input_ids"]) == 2
