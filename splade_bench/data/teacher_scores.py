@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+# Its square is a number of float32, in which losses are computed.
+_LARGEST_SCORE = 1e18
 _JSON_TYPES = {str: "str", bool: "bool", int: "int", float: "float", list: "array", dict: "object", type(None): "null"}
 
 
@@ -64,6 +66,8 @@ def _number(name: str, value: Any) -> float:
         raise ValueError(f"{name}: Expected a number, got {json_type(value)}")
     if not math.isfinite(number):
         raise ValueError(f"{name} is not finite; write a number")
+    if abs(number) > _LARGEST_SCORE:
+        raise ValueError(f"{name} is {number:g}, which is too large to compute with; write a number below 1e18")
     return number
 
 

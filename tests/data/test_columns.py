@@ -110,6 +110,7 @@ def test_scores_of_negatives_that_are_left_out_are_left_out_too(tmp_path: Path) 
         ({**OURS, "teacher_scores": [1, float("nan")]}, r"teacher_scores\[1\] is not finite"),
         ({**OURS, "teacher_scores": [1, float("-inf")]}, r"teacher_scores\[1\] is not finite"),
         ({**OURS, "teacher_scores": [1, 10**400]}, r"teacher_scores\[1\] is not finite"),
+        ({**OURS, "teacher_scores": [1, -1e19]}, r"teacher_scores\[1\] is -1e\+19, which is too large to compute with"),
         ({**OURS, "teacher_scores": [1, "high"]}, r"teacher_scores\[1\]: Expected a number, got str"),
         ({**OURS, "teacher_scores": [1, None]}, r"teacher_scores\[1\]: Expected a number, got null"),
         ({**DOCUMENTS, "label": [1]}, r"label has 1 scores; give 3, one for each document, or 2 margins, one"),
