@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from pathlib import Path
 
@@ -22,7 +23,10 @@ from splade_bench.model import loading
 from splade_bench.model.encoder import SpladeEncoder
 from splade_bench.model.known_words import require_known_words
 from splade_bench.model.presets import build_preset, wrap_tokenizer
+from splade_bench.starts import PACKAGED_MODELS
 from splade_bench.training.checkpoints import MANIFEST, Checkpoint
+
+logger = logging.getLogger(__name__)
 
 
 def load_corpus(
@@ -90,6 +94,9 @@ def load_encoder(model_name: str, corpus: Corpus | None, *, seed: int, needs_hea
         DataError: the folder of the model is a checkpoint that is damaged.
     """
     transformers_logging.disable_progress_bar()
+    if model_name in (*MODEL_PRESETS, *PACKAGED_MODELS) and (Path(model_name) / "config.json").is_file():
+        kind = "a preset with random weights" if model_name in MODEL_PRESETS else "a packaged model"
+        logger.warning("--model-name %s is %s, not the folder here: ./%s names that", model_name, kind, model_name)
     if model_name not in MODEL_PRESETS:
         require_undamaged(model_name)
         encoder = SpladeEncoder.from_pretrained(model_name, needs_head=needs_head)

@@ -69,3 +69,21 @@ def test_a_sound_checkpoint_is_a_model(
 
     assert main([*arguments, *VERBS["evaluate"](str(train_file))]) == 0
     assert json.loads(capsys.readouterr().out)["model_name"] == str(checkpoint.path)
+
+
+def test_a_folder_with_the_name_of_a_preset_is_not_passed_over_in_silence(
+    encoder: SpladeEncoder,
+    train_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    encoder.save_pretrained(tmp_path / "tiny")
+    arguments = ["train", *VERBS["train"](str(train_file)), "--device", "cpu", "--overwrite", "--model-name"]
+
+    assert main([*arguments, "tiny"]) == 0
+    assert "--model-name tiny is a preset with random weights, not the folder here: ./tiny names that" in caplog.text
+    caplog.clear()
+    assert main([*arguments, "./tiny"]) == 0
+    assert "--model-name" not in caplog.text
