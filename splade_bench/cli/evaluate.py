@@ -28,7 +28,7 @@ from splade_bench.errors import ConfigError
 from splade_bench.evaluation.evaluator import Retrieval, VectorStore, evaluate, evaluate_bm25
 from splade_bench.evaluation.metrics import RUN_DEPTH, Ranking, RetrievalMetric, parse_measures
 from splade_bench.evaluation.own_texts import own_documents
-from splade_bench.evaluation.run_file import run_file
+from splade_bench.evaluation.run_file import require_run_ids, run_file
 from splade_bench.fields import require_range
 from splade_bench.files import large_files_folder
 from splade_bench.measure.rss import PeakRss, known_rss_bytes
@@ -98,6 +98,9 @@ def run(arguments: Sequence[str]) -> int:
     opened_run = run_file(command.run_file) if command.run_file else nullcontext(_ignore)
     with removed_at_the_end(), opened_run as write_ranking:
         dataset, corpus_name = _dataset(command)
+        if command.run_file:
+            for texts in (dataset.queries, dataset.corpus):
+                require_run_ids(texts)
         own = _own_documents(command, dataset)
         encoder, max_length = _encoder(command, dataset)
         model_rss_bytes = known_rss_bytes()

@@ -12,13 +12,13 @@ from pathlib import Path
 from splade_bench.cli.arguments import parse
 from splade_bench.cli.flags import Placement
 from splade_bench.cli.signals import removed_at_the_end
-from splade_bench.cli.sources import placed_encoder
+from splade_bench.cli.sources import from_anywhere, placed_encoder
 from splade_bench.config import MIN_MAX_LENGTH
 from splade_bench.data.text_files import read_text_file, text_file
 from splade_bench.errors import ConfigError, DataError
 from splade_bench.evaluation.encoding import encode_windows
 from splade_bench.evaluation.metrics import Ranking
-from splade_bench.evaluation.run_file import run_file, run_lines
+from splade_bench.evaluation.run_file import require_run_ids, run_file, run_lines
 from splade_bench.evaluation.search import larger_ids_first, top_documents
 from splade_bench.evaluation.vector_folder import VectorFolder, read_vectors
 from splade_bench.fields import require_range
@@ -72,7 +72,9 @@ def run(arguments: Sequence[str]) -> int:
         raise DataError(
             f"{command.index}: has vectors of {index.manifest.kind}; encode the documents, and search those"
         )
-    model_name = command.model_name or index.manifest.model_name
+    for ids in ((query_id for query_id, _ in texts), index.ids):
+        require_run_ids(ids)
+    model_name = from_anywhere(command.model_name or index.manifest.model_name)
     if model_name != index.manifest.model_name:
         logger.warning(
             "%s: its documents were encoded by %s; the queries are encoded by %s, which must be the same model",

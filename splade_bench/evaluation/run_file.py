@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -25,11 +25,20 @@ def run_lines(ranking: Ranking) -> Iterator[str]:
     """
     query_id, documents = ranking
     for rank, (document_id, score) in enumerate(distinct_scores(documents).items(), 1):
-        for text_id in (query_id, document_id):
-            if not text_id or _SPACE.search(text_id):
-                raise ConfigError(f"a TREC run cannot have the id {text_id!r}; give ids without spaces")
+        require_run_ids((query_id, document_id))
         # Nine digits are the same float32 again.
         yield f"{query_id} Q0 {document_id} {rank} {score:.9g} {_RUN_NAME}\n"
+
+
+def require_run_ids(text_ids: Iterable[str]) -> None:
+    """Check ids of queries or documents before rankings of them are computed.
+
+    Raises:
+        ConfigError: an id has a space in it, or is empty.
+    """
+    for text_id in text_ids:
+        if not text_id or _SPACE.search(text_id):
+            raise ConfigError(f"a TREC run cannot have the id {text_id!r}; give ids without spaces")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -254,6 +255,34 @@ def test_another_model_name_is_warned_of(
     arguments: list[Any] = ["search", "--index", str(tmp_path / "vectors"), "--query", "who", "--device", "cpu"]
     assert main([*arguments, "--model-name", str(tmp_path / "other")]) == 0
     assert "which must be the same model" in caplog.text
+
+
+def test_the_same_model_by_another_path_is_not_warned_of(
+    encode: Encode,
+    corpus: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encode(corpus)
+    monkeypatch.chdir(tmp_path)
+    name = json.loads((tmp_path / "vectors" / "vectors.json").read_text())["model_name"]
+    relative = os.path.relpath(name, tmp_path)
+
+    arguments = ["search", "--index", "vectors", "--query", "who", "--device", "cpu", "--model-name", relative]
+    assert main(arguments) == 0
+    assert not caplog.text
+
+
+def test_an_id_that_a_run_cannot_have_is_found_out_before_the_model(
+    encode: Encode, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "queries.jsonl").write_text('{"_id": "a b", "text": "who"}\n')
+    encode(corpus)
+
+    arguments = ["search", "--index", str(tmp_path / "vectors"), "--queries", str(tmp_path / "queries.jsonl")]
+    assert main([*arguments, "--model-name", "nowhere"]) == 2
+    assert "a TREC run cannot have the id 'a b'; give ids without spaces" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -228,3 +228,14 @@ def test_a_fault_is_one_line(
     captured = capsys.readouterr()
     assert complaint in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_an_id_that_a_run_cannot_have_is_found_out_before_the_model(
+    collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (collection / "corpus.jsonl").open("a") as file:
+        file.write('{"_id": "a b", "text": "parser"}\n')
+    arguments = ["evaluate", "--model-name", "nowhere", "--val-file", str(collection), "--device", "cpu"]
+
+    assert main([*arguments, "--run-file", str(tmp_path / "run.trec")]) == 2
+    assert "a TREC run cannot have the id 'a b'; give ids without spaces" in capsys.readouterr().err
