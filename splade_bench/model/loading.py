@@ -31,7 +31,7 @@ from splade_bench.model.activations import set_saved_activation
 from splade_bench.model.hub_errors import hub_reason
 from splade_bench.model.model_folder import require_model_folder
 from splade_bench.model.packaged import located
-from splade_bench.model.pooling_module import named_activation, transformer_folder
+from splade_bench.model.pooling_module import named_activation, named_max_length, transformer_folder
 from splade_bench.model.weights import first_weight_not_finite
 
 logger = logging.getLogger(__name__)
@@ -173,6 +173,8 @@ def load_tokenizer(model_name: str) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token is None:
         # What is padded is not read; but SparseEncoder, which reads what is saved, cannot pad without one.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token or tokenizer.unk_token
+    if max_length := named_max_length(model_name):
+        tokenizer.model_max_length = max_length
     return tokenizer
 
 

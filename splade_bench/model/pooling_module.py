@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from splade_bench.config import ActivationName
+from splade_bench.config import MIN_MAX_LENGTH, ActivationName
 from splade_bench.errors import ConfigError
 from splade_bench.model.activations import ACTIVATION_FUNCTIONS
 from splade_bench.model.model_files import file_of_model
 from splade_bench.model.static_queries import QUERY_WEIGHTS_NAME
 
 _MODULES = "modules.json"
+_LENGTH = "sentence_bert_config.json"
 _POOLING = "SpladePooling"
 _TRANSFORMERS = ("Transformer", "MLMTransformer")
 
@@ -71,6 +72,17 @@ def named_activation(model_name: str) -> ActivationName | None:
             "model"
         )
     return ACTIVATION_FUNCTIONS[activation]
+
+
+def named_max_length(model_name: str) -> int | None:
+    """The tokens after which the model's SparseEncoder cuts a text; None if the model names no number.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    settings = _read(transformer_folder(model_name), _LENGTH)
+    length = settings.get("max_seq_length") if isinstance(settings, dict) else None
+    return length if isinstance(length, int) and length >= MIN_MAX_LENGTH else None
 
 
 def _inside(model_name: str) -> str:

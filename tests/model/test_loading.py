@@ -387,9 +387,7 @@ def test_a_tokenizer_that_cannot_be_read_is_named(folder: Path) -> None:
     (folder / "tokenizer.json").write_text("{")
     assert refusal(folder).startswith(f"--model-name {folder}: its tokenizer cannot be loaded: ")
     (folder / "tokenizer.json").unlink()
-    assert "tokenizer cannot be loaded: Couldn't instantiate the backend tokenizer from one of: (" in refusal(
-        folder
-    )
+    assert "tokenizer cannot be loaded: Couldn't instantiate the backend tokenizer from one of: (" in refusal(folder)
 
 
 def test_a_config_that_is_not_json_is_named(folder: Path) -> None:

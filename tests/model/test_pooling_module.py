@@ -50,6 +50,21 @@ def test_a_model_with_the_heads_own_pooling_is_loaded(encoder: SpladeEncoder, pa
     assert len(loaded.tokenizer) == len(encoder.tokenizer)
 
 
+@pytest.mark.parametrize("path", ["", "0_MLMTransformer"])
+@pytest.mark.parametrize(
+    ("content", "length"), [({"max_seq_length": 24}, 24), ({"max_seq_length": None}, 32), ([], 32)]
+)
+def test_a_text_is_cut_where_the_sparse_encoder_cuts_it(
+    encoder: SpladeEncoder, path: str, content: object, length: int, tmp_path: Path
+) -> None:
+    folder = write(tmp_path / "sparse", [TRANSFORMER | {"path": path}, POOLING])
+    encoder.tokenizer.model_max_length = 32
+    encoder.save_pretrained(folder / path)
+    (folder / path / "sentence_bert_config.json").write_text(json.dumps(content))
+
+    assert SpladeEncoder.from_pretrained(str(folder)).max_length == length
+
+
 @pytest.mark.parametrize(("named", "activation"), [("relu", "log1p"), ("log1p_relu", "double-log1p")])
 def test_the_activation_is_that_of_the_pooling(
     encoder: SpladeEncoder, named: str, activation: str, tmp_path: Path
