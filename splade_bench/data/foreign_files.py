@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from splade_bench.data.columns import is_column
-from splade_bench.errors import DataError
+from splade_bench.errors import DataError, one_line
 
 # A pickle can run code when it is read.
 PICKLE_ADVICE = (
@@ -23,11 +23,13 @@ _BEGINNINGS = (
     (b"PAR1", "is a Parquet file, which is not read here; write it as JSON Lines"),
     (b"ARROW1", "is an Arrow file, which is not read here; write it as JSON Lines"),
     (b"version https://git-lfs", "is a Git LFS pointer, not the data; fetch the data with git lfs pull"),
+    (b"\xff\xfe\0\0", "is UTF-32; save the file as UTF-8"),
     (b"\xff\xfe", "is UTF-16; save the file as UTF-8"),
     (b"\xfe\xff", "is UTF-16; save the file as UTF-8"),
 )
 # An object is empty or begins with a key; of a list, each item is a record or a text of one.
 _JSON_BEGINNING = re.compile(rb'\s*(\{\s*(["}]|\Z)|\[\s*(["\[{\]]|\Z))')
+_SHOWN_BYTES = 40
 # A record with such a key is itself one of the records.
 _KEYS_OF_TEXTS = frozenset(("_id", "id", "qid", "doc_id", "text", "title"))
 
@@ -40,6 +42,21 @@ def looks_like_json(head: bytes) -> bool:
 def is_spread_over_lines(line: str) -> bool:
     """Whether a line that is not JSON can be the first one of an object or a list over several lines."""
     return line.strip()[-1:] in tuple("{[,:")
+
+
+def require_known_beginning(path: Path, head: bytes) -> None:
+    """Refuse a file of training data that is no table and whose first two lines do not begin as JSON does.
+
+    Raises:
+        DataError: it is such a file; the message says how it begins, and what would be read.
+    """
+    first, second = _first_lines(head.removeprefix(b"\xef\xbb\xbf"))
+    if first and first[:1] not in b"{[" and second not in (b"{", b"["):
+        begins = one_line(first[:_SHOWN_BYTES].decode(errors="replace"))
+        raise DataError(
+            f"{path}:1: begins with {begins!r}, which is neither JSON nor a table whose columns are known; would be "
+            "read: JSON, JSON Lines, CSV, TSV, Parquet and Arrow files; if it is a table, add --train-format csv or tsv"
+        )
 
 
 def require_text(path: Path, head: bytes) -> None:

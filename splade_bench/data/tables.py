@@ -59,6 +59,8 @@ def table_records(path: Path, file: IO[bytes], separator: str, wanted: str | Non
     if with_header:
         yield from _named(path, [name.strip().lower() for name in first[1]], rows, wanted)
     else:
+        if len(first[1]) == 1 and ";" in first_line:
+            raise DataError(f"{path}:1: has semicolons between its cells; write commas, or tabs in a .tsv file")
         if _are_names(first[1]):
             names = ", ".join(cell.strip() for cell in first[1])
             raise DataError(

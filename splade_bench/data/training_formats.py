@@ -17,7 +17,7 @@ from splade_bench.data.arrow_files import (
     saved_dataset_files,
 )
 from splade_bench.data.columns import COLUMNS, LISTS
-from splade_bench.data.foreign_files import looks_like_json, require_text
+from splade_bench.data.foreign_files import looks_like_json, require_known_beginning, require_text
 from splade_bench.data.id_folders import ID_FOLDERS, find_id_folder
 from splade_bench.data.id_records import id_folder_records
 from splade_bench.data.placed import PlacedRecord
@@ -138,6 +138,8 @@ def file_format(path: Path, head: bytes, wanted: TrainFormat) -> FileFormat:
     found = next(row for row in FILE_FORMATS if row.fits(name, head))
     if found.is_text:
         require_text(path, head)
+    if found.records is None:
+        require_known_beginning(path, head)
     named = _FILE_FORMATS.get(wanted)
     if named and named is not found:
         is_table = found.is_text and named.name in ("csv", "tsv") and not looks_like_json(head)

@@ -120,7 +120,7 @@ def test_a_name_that_does_not_fit_is_refused(examples: Path, name: str, wanted: 
 def test_a_table_may_have_any_name_if_its_format_is_named(copied: Path) -> None:
     path = (copied / "triples.tsv").rename(copied / "triples.jsonl")
 
-    with pytest.raises(DataError, match=r"triples.jsonl:1: is not JSON"):
+    with pytest.raises(DataError, match=r"triples.jsonl:1: begins with .*; if it is a table, add --train-format"):
         read(path)
     assert read(path, train_format="tsv") == EXAMPLES["triples.tsv"]
 
@@ -148,6 +148,7 @@ def test_what_each_row_of_a_table_lacks_is_said(tmp_path: Path) -> None:
             r"t.csv:1: has the columns of splade-bench .* --train-f",
         ),
         ("t.csv", 'query,positive\nq,"p\n', r"t.csv:2: is not a row that can be read: .*; write a quote within"),
+        ("t.csv", "query;positive\nhow?;so\n", r"t.csv:1: has semicolons between its cells; write commas, or tabs in"),
         ("t.csv", "how?\nwhy?\n", r"t.csv:1: has one column; write a query, a positive and any number of negatives"),
         ("t.csv", "how?,so,0.5\n", r"t.csv:1: .* column 3 is a number; begin with a header that names the"),
         ("t.csv", b"query,positive\nq,p\nq,\xff\n", r"t.csv:3: is not UTF-8"),
