@@ -22,6 +22,7 @@ from typing import IO, Any, Literal, TextIO
 from uuid import uuid4
 
 from splade_bench.errors import DataError
+from splade_bench.special_files import is_special
 
 if sys.platform != "win32":
     import fcntl
@@ -54,7 +55,7 @@ def whole_file(path: Path) -> Iterator[TextIO]:
     Raises:
         OSError: it cannot be written.
     """
-    if _is_written_through(path):
+    if is_special(path):
         with path.open("w", encoding="utf-8") as file:
             yield file
         return
@@ -69,22 +70,6 @@ def whole_file(path: Path) -> Iterator[TextIO]:
         _delete(unfinished)
         raise
     sync_folder(path.parent)
-
-
-def _is_written_through(path: Path) -> bool:
-    """Whether a path names a device, a pipe or an open descriptor: a file in its place would break other programs.
-
-    Raises:
-        OSError: it is a descriptor's second name of a file, whose lines would be written over each other.
-    """
-    if not path.is_symlink():
-        return path.exists() and not path.is_file() and not path.is_dir()
-    folder = path.parent.resolve()
-    if folder != Path("/dev") and not folder.is_relative_to("/proc"):
-        return False
-    if path.is_file():
-        raise OSError(errno.EINVAL, "is a second name of an open file; give the file's own name")
-    return True
 
 
 @contextmanager

@@ -138,8 +138,6 @@ def file_format(path: Path, head: bytes, wanted: TrainFormat) -> FileFormat:
     found = next(row for row in FILE_FORMATS if row.fits(name, head))
     if found.is_text:
         require_text(path, head)
-    if found.records is None:
-        require_known_beginning(path, head)
     named = _FILE_FORMATS.get(wanted)
     if named and named is not found:
         is_table = found.is_text and named.name in ("csv", "tsv") and not looks_like_json(head)
@@ -148,6 +146,8 @@ def file_format(path: Path, head: bytes, wanted: TrainFormat) -> FileFormat:
         return named
     if not named and wanted != "auto" and wanted not in COLUMN_FORMATS:
         raise DataError(f"{path}: is {found.what}; --train-format {wanted} reads a folder; leave it out, or name one")
+    if found.records is None:
+        require_known_beginning(path, head)
     return found
 
 
