@@ -101,6 +101,7 @@ def follow(command: TrainFlags, processes: SeveralProcesses, device: torch.devic
     if checkpoint:
         checkpoint.verify()
         resume_run(trainer, checkpoint.path)
+    processes.meet()
     with StopSignals() as signals:
         signals.on_first = trainer.request_stop
         try:

@@ -88,6 +88,8 @@ class TrainingRun:
         if checkpoint:
             resume_run(self.trainer, checkpoint.path, self._inputs)
             logger.info("going on from %s", checkpoint.path)
+        processes.meet()  # the others have read what may be deleted or replaced now, and did not refuse it
+        if checkpoint:
             self._leave_later_checkpoints(step)
         output.begin(overwrite=command.output.overwrite)  # nothing of an earlier run has changed before
 

@@ -40,6 +40,9 @@ class OneProcess:
         """The loss of a batch, given the vectors of this process's texts."""
         return SpladeLoss(objective)
 
+    def meet(self) -> None:
+        """Block until all processes are here."""
+
     def begin_run(self, model: nn.Module, seed: int) -> None:
         """The first optimizer step is next."""
 
@@ -98,6 +101,9 @@ class SeveralProcesses(OneProcess):
 
     def loss_of(self, objective: Objective) -> SpladeLoss:
         return SharedLoss(objective, self.group)
+
+    def meet(self) -> None:
+        self.group.gather([0])
 
     def begin_run(self, model: nn.Module, seed: int) -> None:
         """Refuse to train with other weights than rank 0 has.

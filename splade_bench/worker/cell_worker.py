@@ -103,7 +103,7 @@ class CellWorker(Worker[CellRequest]):
         probes.start()
         self.phase = "setup"
         trainer = builder.trainer([clock] if self.request.rank else [clock, StepEvents(self.send)])
-        self._ranks.meet()
+        self._ranks.processes.meet()
         if not self.request.rank:  # the others wait for it where the training begins
             self.send("ready", {})
             wait_for_go()

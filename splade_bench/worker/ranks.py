@@ -115,11 +115,6 @@ class Ranks:
     others: OtherRanks | None = None
     """Of rank 0, if there are several."""
 
-    def meet(self) -> None:
-        """Block until all ranks are here."""
-        if isinstance(self.processes, SeveralProcesses):
-            self.processes.group.gather([0])
-
     def fields_of_all(self, own: Fields) -> Fields:
         """The fields of rank 0, with what was measured in the others, once they have trained."""
         return of_all_ranks([own, *self.others.wait_for("result")]) if self.others else own

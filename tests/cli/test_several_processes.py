@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +15,25 @@ from splade_bench.cli.several_processes import Begun
 from splade_bench.cli.sources import corpus_of
 from splade_bench.cli.train import TrainCommand
 from splade_bench.cli.train_command import parse_train_command
+from splade_bench.distributed.group import RankError
 from splade_bench.distributed.launch import Launch
 from splade_bench.distributed.simulated import SimulatedGroup
+
+
+class Leader(SimulatedGroup):
+    """Rank 0 of 2. The other ends before it has read its model."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 2)
+
+    def gather(self, numbers: Sequence[int]) -> list[list[int]]:
+        raise RankError("rank 1: it cannot be read")
+
+    def __enter__(self) -> Leader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 class Follower(SimulatedGroup):
@@ -83,3 +101,16 @@ def test_a_failure_names_its_rank(
     complaint = capsys.readouterr().err.splitlines()[-1]
     assert complaint.startswith(f"splade-bench train: {begins}")
     assert complaint.endswith(ends)
+
+
+def test_a_rank_that_cannot_begin_leaves_the_run_that_would_be_overwritten(
+    arguments: Arguments, output: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (output / "checkpoint-4").mkdir(parents=True)
+    monkeypatch.setattr("splade_bench.cli.several_processes.launch_of", lambda: Launch(0, 2, 0, "localhost", 29500))
+    monkeypatch.setattr("splade_bench.distributed.joining.LaunchedGroup", lambda *_, **__: Leader())
+
+    assert main(arguments("--overwrite")) == 1
+
+    assert capsys.readouterr().err.splitlines()[-1] == "splade-bench train: rank 1: it cannot be read"
+    assert (output / "checkpoint-4").is_dir()
