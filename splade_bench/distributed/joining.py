@@ -57,7 +57,8 @@ class LaunchedGroup(Group):
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if error is not None and not isinstance(error, RankError):
-            self._roll_call.leave_fault(error_line(error))
+            ended_early = isinstance(error, SystemExit)  # by a second signal
+            self._roll_call.leave_fault(f"ended with exit code {error}" if ended_early else error_line(error))
         self._roll_call.end()
         if not isinstance(error, RankError):  # it would wait for processes that are gone
             torch.distributed.destroy_process_group()
