@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from splade_bench.config import DeviceName
 from splade_bench.errors import ConfigError
-from splade_bench.fields import require_range
+from splade_bench.fields import option, require_range
 from splade_bench.grid.cell import Cell
 from splade_bench.grid.workloads import WORKLOADS
 from splade_bench.memory_modes import MEMORY_MODES, memory_mode
@@ -48,6 +48,8 @@ class Sweep:
         require_range(
             self, "max_steps", "rounds", "batch_sizes", "gradient_accumulation_steps", "processes", at_least=1
         )
+        for name in ("batch_sizes", "gradient_accumulation_steps", "memory_modes", "processes", "seeds"):
+            _require_different(name, getattr(self, name))
         for cell in self.cells():
             cell.require_trainable()
 
@@ -82,6 +84,13 @@ class Sweep:
         """
         further = None if self.further is None or changes.keys() & _AXES else self.further.changed(**changes)
         return replace(self, **changes, further=further)
+
+
+def _require_different(name: str, values: Sequence[object]) -> None:
+    """Raise a :class:`ConfigError` if an axis has a value twice: its cells would be one cell that runs twice."""
+    for number, value in enumerate(values):
+        if value in values[:number]:
+            raise ConfigError(f"{option(name)}: has {value} twice; name it once, and repeat cells with --rounds")
 
 
 PROFILES: Mapping[str, Sweep] = MappingProxyType(

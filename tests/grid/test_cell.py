@@ -23,6 +23,14 @@ def test_a_sweep_is_every_combination_once() -> None:
     assert len({cell.cell_id for cell in cells}) == len(cells) // 2  # seeds share a grid point
 
 
+@pytest.mark.parametrize(
+    ("axis", "values"), [("processes", (2, 2)), ("memory_modes", ("article", "standard", "article")), ("seeds", (1, 1))]
+)
+def test_an_axis_with_a_value_twice_is_refused(axis: str, values: tuple[Any, ...]) -> None:
+    with pytest.raises(ConfigError, match=f"--{axis.replace('_', '-')}: has {values[-1]} twice"):
+        PROFILES["default"].changed(**{axis: values})
+
+
 def points(sweep: Sweep, mode: str) -> set[tuple[int, int]]:
     return {(cell.batch_size, cell.gradient_accumulation_steps) for cell in sweep.cells() if cell.memory_mode == mode}
 
