@@ -79,7 +79,7 @@ class SharedLoss(SpladeLoss):
         batch = _WholeBatch(self.group, reps, queries)
         slices = [batch.slice_of(reps[:, columns]) for columns in batch.blocks]
         products, active = batch.scores_of(slices)
-        ranking, upstream = self.ranking_with_gradient(products, targets, gradient_scale)
+        ranking, upstream = self.ranking_with_gradient(products, targets, 1.0)
         regularizers = self.regularizers_of(batch.queries, batch.texts - batch.queries)
         values = reps.new_zeros(len(regularizers))
         for number, columns in enumerate(batch.blocks):
@@ -88,12 +88,11 @@ class SharedLoss(SpladeLoss):
             gradient = torch.cat([upstream @ document_reps, upstream.t() @ query_reps])
             for row, (regularizer, rows) in enumerate(regularizers):
                 values[row] += regularizer.value(part[rows], active[rows])
-                regularizer.add_gradient_(
-                    gradient[rows], part[rows], active[rows], scale=gradient_scale * regularizer_scale
-                )
+                regularizer.add_gradient_(gradient[rows], part[rows], active[rows], scale=regularizer_scale)
             del part, query_reps, document_reps
-            # A slice is not needed any more: its gradient takes its place.
-            slices[number] = batch.own_rows_of(gradient, columns.stop - columns.start)
+            # A slice is not needed any more: its gradient takes its place. It is scaled where it arrives, because in a
+            # direct step autograd does so, and a process without texts takes no direct step.
+            slices[number] = batch.own_rows_of(gradient, columns.stop - columns.start).mul_(gradient_scale)
             del gradient
         self.group.add_up([values])
         of_queries, of_documents = regularizer_scale * values

@@ -40,8 +40,8 @@ OBJECTIVES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "static queries": {"query_encoder": "static"},
         "prompts": {"query_prompt": "query: ", "document_prompt": "text: "},
         "two batches a step": {"gradient_accumulation_steps": 2},
-        # Fewer queries than four processes: some have none.
-        "few queries": {"batch_size": 3},
+        # Fewer queries than four processes: some have none, and are in the loss without the step of the mode.
+        "few queries": {"batch_size": 3, "gradient_accumulation_steps": 2},
     }
 )
 
