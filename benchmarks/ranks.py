@@ -92,8 +92,8 @@ def compare_throughput(model: str, *, batch_size: int, pairs: int, steps: int) -
     if not failures:
         one, two = (statistics.median(rates[size]) for size in (1, 2))
         figures = {
-            "queries_by_second_of_one_process": one,
-            "queries_by_second_of_two_processes": two,
+            **_spread("queries_by_second_of_one_process", rates[1]),
+            **_spread("queries_by_second_of_two_processes", rates[2]),
             "two_to_one_share": two / one,
             "exchanged_by_step_bytes": records[2]["exchanged_bytes"] / steps,
             "reduced_by_step_bytes": records[2]["reduced_bytes"] / steps,
@@ -109,6 +109,11 @@ def compare_throughput(model: str, *, batch_size: int, pairs: int, steps: int) -
         "failures": failures,
         "figures": figures,
     }
+
+
+def _spread(name: str, values: Sequence[float]) -> dict[str, float]:
+    """The median, the smallest and the largest value."""
+    return {name: statistics.median(values), f"{name}_min": min(values), f"{name}_max": max(values)}
 
 
 def _records() -> Iterator[dict[str, Any]]:

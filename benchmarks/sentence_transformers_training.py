@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +25,7 @@ from splade_bench.config import MODEL_PRESETS
 from splade_bench.data.wordpiece import SPECIAL_TOKENS
 from splade_bench.hugging_face.callback import MemoryCallback
 from splade_bench.hugging_face.loss import LeanSpladeLoss
+from splade_bench.memory_modes import MEMORY_MODES
 from splade_bench.model.presets import TRAINED_ACTIVE_SHARE, build_preset, set_active_share
 
 LENGTH, QUERIES, COLUMNS = 256, 8, ("query", "positive", "negative")
@@ -32,7 +34,14 @@ _WEIGHTS: dict[str, Any] = {"document_regularizer_weight": 3e-5, "query_regulari
 
 
 def train(
-    loss: str, *, model: str = "mini", dropout: float = 0.0, steps: int = 4, full: bool = True, mini_batch_size: int = 1
+    loss: str,
+    *,
+    model: str = "mini",
+    dropout: float = 0.0,
+    steps: int = 4,
+    full: bool = True,
+    mini_batch_size: int = 1,
+    activation_memory: str = "none",
 ) -> dict[str, Any]:
     """The figures of :class:`MemoryCallback`, and the loss of each optimizer step.
 
@@ -43,6 +52,7 @@ def train(
         steps: optimizer steps, one batch each.
         full: all texts have 256 tokens, or they have 16 to 256.
         mini_batch_size: of CachedSpladeLoss.
+        activation_memory: of LeanSpladeLoss.
     """
     with TemporaryDirectory() as name:
         record = Path(name) / "memory.json"
@@ -67,7 +77,7 @@ def train(
                 seed=1,
             ),
             train_dataset=Dataset.from_dict(columns),
-            loss=_loss(loss, encoder, mini_batch_size),
+            loss=_loss(loss, encoder, mini_batch_size, activation_memory),
             callbacks=[callback],
         )
         trainer.train()
@@ -75,10 +85,11 @@ def train(
         return {**json.loads(record.read_text(encoding="utf-8")), "losses": losses}
 
 
-def _loss(name: str, encoder: SparseEncoder, mini_batch_size: int) -> Any:
+def _loss(name: str, encoder: SparseEncoder, mini_batch_size: int, activation_memory: str) -> Any:
     ranking = SparseMultipleNegativesRankingLoss(encoder)
     if name == "LeanSpladeLoss":
-        return LeanSpladeLoss(encoder, ranking, **_WEIGHTS)
+        memory = replace(MEMORY_MODES["memory-efficient"], activation_memory=activation_memory)
+        return LeanSpladeLoss(encoder, ranking, **_WEIGHTS, memory=memory)
     if name == "CachedSpladeLoss":
         return CachedSpladeLoss(encoder, ranking, **_WEIGHTS, mini_batch_size=mini_batch_size)
     return SpladeLoss(encoder, ranking, **_WEIGHTS)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from splade_bench.cli.arguments import given_flags
 from splade_bench.cli.flags import TrainFlags
 from splade_bench.cli.memory_settings import asks_for_a_fit
 from splade_bench.cli.signals import StopSignals
@@ -40,6 +41,19 @@ class Begun:
     config: TrainConfig
     checkpoint: Path | None
     corpus_sha256: str
+
+
+def refuse_processes_flag(arguments: Sequence[str]) -> None:
+    """Refuse the flag of ``plan`` and of the benchmark in a command line of ``train``, which a launcher starts.
+
+    Raises:
+        ConfigError: it is there.
+    """
+    if "processes" in given_flags(arguments):
+        raise ConfigError(
+            "--processes: a launcher starts the processes of a training; remove it, and write "
+            "torchrun --nproc-per-node N -m splade_bench train (docs/several-processes.md)"
+        )
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from splade_bench.cli.memory_settings import asks_for_a_fit, config_for_free_mem
 from splade_bench.cli.output import OutputFolder
 from splade_bench.cli.progress import memory_line
 from splade_bench.cli.resuming import find_checkpoint, goes_on_in
-from splade_bench.cli.several_processes import follow, lead, processes_of
+from splade_bench.cli.several_processes import follow, lead, processes_of, refuse_processes_flag
 from splade_bench.cli.signals import StopSignals
 from splade_bench.cli.sources import corpus_of, give_static_queries
 from splade_bench.cli.starting import started_encoder
@@ -76,6 +76,7 @@ class TrainCommand(TrainFlags):
 
 def run(arguments: Sequence[str]) -> int:
     """Train, save and evaluate; the exit code. The model is saved before anything else can fail."""
+    refuse_processes_flag(arguments)
     command = parse_train_command(TrainCommand, arguments, verb="train")
     device = command.placement.resolve()
     with processes_of(command, arguments, device) as processes:

@@ -19,8 +19,9 @@ _INTRODUCTION = """\
 `benchmarks/test_several_processes.py`: ranks of one training on one machine, over gloo. How to start them and what they
 send each other: [docs/several-processes.md](../docs/several-processes.md).
 
-A rate is one of queries between the first optimizer step and the last one, the median of all runs. Bytes are those that
-one rank gives to the library: *exchanged* ones go to others, *reduced* ones are added up over all ranks.
+A rate is one of queries between the first optimizer step and the last one: the median of all runs, the lowest and the
+highest. Bytes are those that one rank gives to the library: *exchanged* ones go to others, *reduced* ones are added up
+over all ranks.
 """
 
 

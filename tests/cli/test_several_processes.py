@@ -114,3 +114,11 @@ def test_a_rank_that_cannot_begin_leaves_the_run_that_would_be_overwritten(
 
     assert capsys.readouterr().err.splitlines()[-1] == "splade-bench train: rank 1: it cannot be read"
     assert (output / "checkpoint-4").is_dir()
+
+
+@pytest.mark.parametrize("flag", [["--processes", "2"], ["--processes=2"]])
+def test_the_flag_of_plan_is_refused_with_the_launcher_to_use(
+    flag: Sequence[str], arguments: Arguments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(*flag)) == 2
+    assert "torchrun --nproc-per-node N -m splade_bench train" in capsys.readouterr().err
