@@ -202,18 +202,22 @@ def _cause_of_death(ended: Exit, launch: LaunchRequest) -> tuple[Status, str]:
         assert launch.memory_limit_bytes is not None
         whose = "the resident memory of all ranks" if launch.limits_children else "its resident memory"
         return "oom", f"{whose} went over the limit of {format_bytes(launch.memory_limit_bytes)}"
-    if ended.exit_signal == signal.SIGKILL and ended.oom_kills:
-        return "oom", "the kernel's out-of-memory killer ended the process"
     if ended.exit_signal is not None:
-        return "killed", f"ended by signal {signal_name(ended.exit_signal)}"
+        return killed_by(ended.exit_signal, oom_kills=ended.oom_kills)
     if launch.memory_limit_bytes and ended.last_error_line.startswith("MemoryError"):
         return "oom", "ran out of memory, with too little left to report where"
     reason = f": {ended.last_error_line}" if ended.last_error_line else ""
     return "error", f"ended with exit code {ended.exit_code} and no result{reason}"
 
 
-def signal_name(number: int) -> str:
-    """As people know it; its number if it has no name."""
+def killed_by(number: int, *, oom_kills: int) -> tuple[Status, str]:
+    """What the end of a process by a signal means, if the kernel's out-of-memory killer ended so many meanwhile."""
+    if number == signal.SIGKILL and oom_kills > 0:
+        return "oom", "the kernel's out-of-memory killer ended the process"
+    return "killed", f"ended by signal {_signal_name(number)}"
+
+
+def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:  # real-time signals have no names

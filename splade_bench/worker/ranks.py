@@ -5,7 +5,6 @@ The others are in the process group of rank 0, so the launcher's deadline, limit
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from typing_extensions import Self
 
-from splade_bench.bench.isolate import WorkerError, signal_name
+from splade_bench.bench.isolate import WorkerError, killed_by
 from splade_bench.bench.protocol import CellRequest, Event, EventName
 from splade_bench.distributed.group import RankError
 from splade_bench.distributed.joining import LaunchedGroup, take_device
@@ -100,10 +99,9 @@ class OtherRanks:
             if event.name == "failed":
                 raise WorkerError(**event.values | {"error": f"rank {rank}: {event.values['error']}"})
         code = process.wait()
-        if code == -signal.SIGKILL and visible_oom_kills() > self._oom_kills_before:
-            raise WorkerError(status="oom", error=f"rank {rank}: the kernel's out-of-memory killer ended the process")
         if code < 0:
-            raise WorkerError(status="killed", error=f"rank {rank}: ended by signal {signal_name(-code)}")
+            status, reason = killed_by(-code, oom_kills=visible_oom_kills() - self._oom_kills_before)
+            raise WorkerError(status=status, error=f"rank {rank}: {reason}")
         raise WorkerError(status="error", error=f"rank {rank}: ended with exit code {code} and no result")
 
 
