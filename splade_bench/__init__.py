@@ -7,5 +7,5 @@ from splade_bench.config import TrainConfig
 from splade_bench.errors import SpladeBenchError
 from splade_bench.memory_modes import MEMORY_MODES, MemoryConfig
 
-__version__ = "0.1.0"
+__version__ = "1.0.0rc1"
 __all__ = ["MEMORY_MODES", "MemoryConfig", "SpladeBenchError", "TrainConfig", "__version__"]
