@@ -23,14 +23,15 @@ class IdFolder:
     """A query's relevant documents: a table with a score in its last column, or JSON Lines."""
 
 
+_BEIR = IdFolder(
+    name="beir",
+    what="a BEIR folder",
+    queries=("queries.jsonl",),
+    documents="corpus.jsonl",
+    judgements="qrels/train.tsv",
+)
 ID_FOLDERS = (
-    IdFolder(
-        name="beir",
-        what="a BEIR folder",
-        queries=("queries.jsonl",),
-        documents="corpus.jsonl",
-        judgements="qrels/train.tsv",
-    ),
+    _BEIR,
     IdFolder(
         name="light-splade",
         what="a folder of light-splade",
@@ -98,6 +99,20 @@ def find_id_folder(path: Path, wanted: str | None = None) -> FoundFiles | None:
     return None
 
 
+def find_titles(folder: Path) -> tuple[Path, FoundFiles | None]:
+    """The documents of a BEIR folder, and its files if it also has judgements to train on.
+
+    Raises:
+        DataError: it has no documents.
+    """
+    documents = _only(folder, (_BEIR.documents,))
+    if documents is None:
+        raise DataError(
+            f"{folder}: has no {_BEIR.documents}, whose titles --train-format titles reads; name a BEIR folder"
+        )
+    return documents, find_id_folder(folder, _BEIR.name) if _only(folder, (_BEIR.judgements,)) else None
+
+
 def _only(folder: Path, patterns: Sequence[str]) -> Path | None:
     """The one file of a folder whose name fits."""
     names = [name for pattern in patterns for name in (pattern, f"{pattern}.gz")]
@@ -109,7 +124,8 @@ def _only(folder: Path, patterns: Sequence[str]) -> Path | None:
 
 def _without_examples(folder: Path, kind: IdFolder) -> str:
     others = ", ".join(_TRIPLES[:-1])
+    or_titles = "; or, to train on titles, give --train-format titles" if kind is _BEIR else ""
     return (
         f"{folder}: is {kind.what}, without {kind.judgements}, which says which documents answer a query; or add "
-        f"triples of ids ({others})"
+        f"triples of ids ({others}){or_titles}"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Literal
 
@@ -18,10 +19,11 @@ from splade_bench.data.arrow_files import (
 )
 from splade_bench.data.columns import COLUMNS, LISTS
 from splade_bench.data.foreign_files import looks_like_json, require_known_beginning, require_text
-from splade_bench.data.id_folders import ID_FOLDERS, find_id_folder
+from splade_bench.data.id_folders import ID_FOLDERS, find_id_folder, find_titles
 from splade_bench.data.id_records import id_folder_records
 from splade_bench.data.placed import PlacedRecord
 from splade_bench.data.tables import is_header, table_records
+from splade_bench.data.title_records import title_records
 from splade_bench.errors import DataError
 
 TrainFormat = Literal[
@@ -39,6 +41,7 @@ TrainFormat = Literal[
     "beir",
     "light-splade",
     "ms-marco",
+    "titles",
     "hub",
 ]
 COLUMN_FORMATS = frozenset((LISTS, *(columns.name for columns in COLUMNS)))
@@ -157,6 +160,8 @@ def folder_format(folder: Path, wanted: TrainFormat) -> FolderContent:
     Raises:
         DataError: nothing that is read, or something else than the user named.
     """
+    if wanted == "titles":
+        return _titles(folder)
     is_any = wanted == "auto" or wanted in COLUMN_FORMATS
     if (is_any or wanted == "datasets") and is_saved_dataset(folder):
         files = saved_dataset_files(folder)
@@ -175,3 +180,15 @@ def folder_format(folder: Path, wanted: TrainFormat) -> FolderContent:
         raise DataError(f"{folder}: is a folder; --train-format {wanted} reads a file")
     of_format = "" if is_any else f" of --train-format {wanted}"
     raise DataError(f"{folder}: is a folder without training data{of_format}; would be read: {_FOLDERS}")
+
+
+def _titles(folder: Path) -> FolderContent:
+    """The titles of a BEIR folder as queries, and its judged queries if there are some."""
+    documents, judged = find_titles(folder)
+    sources = [documents, *(path for path in (judged.sources if judged else ()) if path != documents)]
+    names = ", ".join(os.path.relpath(path, folder) for path in sources)
+
+    def records() -> Iterator[PlacedRecord]:
+        return chain(title_records(folder, documents), id_folder_records(judged) if judged else ())
+
+    return FolderContent(f"a BEIR folder, with titles as queries: {names}", records, sources, names_columns=False)
