@@ -91,7 +91,7 @@ PARTS: Sequence[Part] = (
     Part(
         name="minilm",
         writes=("TRADEOFFS.md",),
-        minutes=25,
+        minutes=18,
         extra="minilm",
         commands=("benchmarks/test_minilm.py",),
     ),

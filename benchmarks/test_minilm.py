@@ -1,4 +1,4 @@
-"""What trained weights learn from the embedded corpus: ``minilm``, two epochs, three seeds, beside BM25.
+"""What trained weights learn from the embedded corpus: ``minilm``, one epoch, three seeds, beside BM25.
 
 The cells are in ``reports/TRADEOFFS.md``. ``docs/start.md`` says what the figures mean.
 """
@@ -32,7 +32,7 @@ CELL = Cell(
 
 
 @pytest.mark.takes_long
-@pytest.mark.part(minutes=25)
+@pytest.mark.part(minutes=18)
 @pytest.mark.skipif(find_spec(PACKAGED_MODELS["minilm"].module) is None, reason="the extra [minilm] is not installed")
 def test_minilm_ranks_better_than_bm25(record_cell: Callable[[Cell], CellResult]) -> None:
     results = [record_cell(replace(CELL, seed=seed)) for seed in SEEDS]
