@@ -185,7 +185,7 @@ def folder_format(folder: Path, wanted: TrainFormat) -> FolderContent:
 def _titles(folder: Path) -> FolderContent:
     """The titles of a BEIR folder as queries, and its judged queries if there are some."""
     documents, judged = find_titles(folder)
-    sources = [documents, *(path for path in (judged.sources if judged else ()) if path != documents)]
+    sources = [*dict.fromkeys((documents, *(judged.sources if judged else ())))]
     names = ", ".join(os.path.relpath(path, folder) for path in sources)
 
     def records() -> Iterator[PlacedRecord]:

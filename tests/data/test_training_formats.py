@@ -29,14 +29,8 @@ def test_the_guide_has_a_file_of_each_format(examples: Path) -> None:
 
 
 def test_the_guide_names_each_format() -> None:
-    names = {
-        "auto",
-        "lists",
-        "datasets",
-        "hub",
-        "titles",
-        *(row.name for row in (*FILE_FORMATS, *COLUMNS, *ID_FOLDERS)),
-    }
+    rows = {row.name for row in (*FILE_FORMATS, *COLUMNS, *ID_FOLDERS)}
+    names = {"auto", "lists", "datasets", "hub", "titles", *rows}
     table = re.search(r"(?:^\|.*\|$\n)+", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
 
     assert table
