@@ -18,6 +18,7 @@ from splade_bench.fields import require_range
 
 MAX_COUNT = 2**32 - 1  # more of anything is a mistake; a random generator takes this much as its seed
 RegularizerName = Literal["flops", "l1", "mean-l1"]
+Similarity = Literal["dot", "cosine"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,8 +49,11 @@ class Objective:
     negatives. margin: the article's hinge on each hard negative. margin-mse: squared difference from a teacher's
     margins. kl: divergence from a teacher's softmax over a query's own documents. The last two need teacher scores in
     the training data."""
-    temperature: float = 1.0
-    """contrastive and kl: the model's scores are divided by this before the softmax."""
+    similarity: Similarity | None = None
+    """The score of a query and a document: the dot product of their vectors, or the cosine. It is saved with the model,
+    and evaluate, encode and search use it. None: as the model has it."""
+    temperature: float | None = None
+    """contrastive and kl: the model's scores are divided by this before the softmax. None: 1, or 0.05 for cosines."""
     teacher_temperature: float = 1.0
     """kl: the teacher's scores are divided by this before the softmax."""
     margin: float = 0.2
@@ -83,6 +87,12 @@ class Objective:
     def ranking_weights(self) -> Mapping[str, float]:
         """The weight of each ranking loss in the sum."""
         return _ranking_weights(self.loss)
+
+    @property
+    def softmax_temperature(self) -> float:
+        """The temperature of contrastive and kl."""
+        # sentence-transformers multiplies cosines by 20.
+        return self.temperature or (0.05 if self.similarity == "cosine" else 1.0)
 
     @property
     def needs_negatives(self) -> bool:

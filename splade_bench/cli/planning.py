@@ -16,7 +16,7 @@ from splade_bench.fields import size_bytes
 from splade_bench.measure.control_group import container_limit_bytes
 from splade_bench.measure.machine import total_memory_bytes
 from splade_bench.measure.readings import or_none
-from splade_bench.model.saved_prompts import saved_prompts
+from splade_bench.model.saved_settings import saved_prompts
 from splade_bench.planner.rehearsal import Lengths
 from splade_bench.planner.requests import PlanRequest, data_bytes, require_start
 

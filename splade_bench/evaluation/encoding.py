@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from splade_bench.batching.prompts import TextKind
 from splade_bench.errors import NotFiniteError
@@ -38,6 +39,8 @@ def encode_windows(
     on_batch: Callable[[], None] = lambda: None,
 ) -> Iterator[Window]:
     """Vectors of ``texts``, which are pairs of an id and a text, in windows of 2048 and in their order.
+
+    Scores are their dot products. So if the model's similarity is the cosine, they have length 1.
 
     Args:
         encoder: the model, on its device.
@@ -83,7 +86,7 @@ def _encode_batch(
             f"the vectors of {kind} are not finite (NaN or infinity), so there is nothing to rank: "
             "its training diverged, or its weights are too large; choose another model"
         )
-    rows.extend_dense(vectors)
+    rows.extend_dense(F.normalize(vectors) if encoder.similarity == "cosine" else vectors)
     # Scattered, the entry of a token that a text repeats counts once.
     own_weights = vectors.gather(1, batch.input_ids)
     return int(torch.zeros_like(vectors).scatter(1, batch.input_ids, own_weights).count_nonzero())

@@ -27,10 +27,11 @@ from splade_bench.model.lean import lean_operators
 from splade_bench.model.loading import load_model
 from splade_bench.model.precision import AUTOCAST_DTYPES, wide_dtype
 from splade_bench.model.proving import proved
-from splade_bench.model.saved_prompts import save_prompts, saved_prompts
+from splade_bench.model.saved_settings import save_settings, saved_prompts, saved_similarity
 from splade_bench.model.saving import get_limits, save_model_folder
 from splade_bench.model.static_queries import StaticQueries, save_query_weights
 from splade_bench.model.triton_head import require_triton
+from splade_bench.objective import Similarity
 
 _DEFAULT_MAX_LENGTH = 512
 _POSITION_TABLES = ("position_embeddings", "embed_positions")
@@ -52,6 +53,7 @@ class SpladeEncoder(nn.Module):
     Attributes:
         memory: how forward and backward are computed, as :meth:`configure` set it for this device.
         prompts: texts before queries and documents, for those who tokenize them.
+        similarity: what a query's score with a document is, for those who rank.
         activation: from the largest logit of an entry to its weight. :meth:`configure` changes it.
     """
 
@@ -73,6 +75,7 @@ class SpladeEncoder(nn.Module):
         self.activation = saved_activation(model.config)
         self.static_queries: StaticQueries | None = None
         self.prompts = Prompts()
+        self.similarity: Similarity = "dot"
         # Each call of a tokenizer changes them; they are saved as they were.
         self._tokenizer_limits = get_limits(tokenizer)
         # Outside a Trainer, backward leaves gradients where autograd's callers expect them.
@@ -93,7 +96,7 @@ class SpladeEncoder(nn.Module):
         model, tokenizer = load_model(model_name, needs_head=needs_head)
         encoder = proved(cls, model, tokenizer, model_name=model_name)
         encoder.load_static_queries(model_name)
-        encoder.prompts = saved_prompts(model_name)
+        encoder.prompts, encoder.similarity = saved_prompts(model_name), saved_similarity(model_name)
         return encoder
 
     @property
@@ -278,7 +281,7 @@ class SpladeEncoder(nn.Module):
             save_model_folder(folder, model, self.tokenizer, self._tokenizer_limits, more=self._save_more)
 
     def _save_more(self, folder: Path) -> None:
-        save_prompts(folder, self.prompts)
+        save_settings(folder, self.prompts, self.similarity)
         save_query_weights(folder, self.static_queries)
 
     @contextmanager

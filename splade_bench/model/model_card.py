@@ -24,7 +24,7 @@ tags:
 
 # SPLADE model
 
-It turns a text into a sparse vector over its vocabulary. Two texts match by the dot product of their vectors.
+It turns a text into a sparse vector over its vocabulary. Two texts match by the similarity of their vectors.
 
 ```python
 from sentence_transformers import SparseEncoder

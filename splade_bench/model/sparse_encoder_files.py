@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from splade_bench.model.activations import ACTIVATION_FUNCTIONS
 from splade_bench.model.encoder import SpladeEncoder
+from splade_bench.model.saved_settings import SETTINGS_NAME, settings_of
 from splade_bench.model.saving import TOKENIZER_CONFIG, change_json
 
 logger = logging.getLogger(__name__)
@@ -53,16 +54,10 @@ def write_sparse_encoder_files(folder: Path, encoder: SpladeEncoder) -> None:
         "activation_function": _FUNCTION_OF[encoder.activation],
         "word_embedding_dimension": encoder.vocab_size,
     }
-    model = {
-        "model_type": "SparseEncoder",
-        "similarity_fn_name": "dot",
-        "prompts": {"query": encoder.prompts.query, "document": encoder.prompts.document},
-        "default_prompt_name": None,
-    }
     (folder / _POOLING).mkdir(exist_ok=True)
     _write(folder / _POOLING / "config.json", pooling)
     _write(folder / "sentence_bert_config.json", {"max_seq_length": encoder.max_length, "do_lower_case": False})
-    _write(folder / "config_sentence_transformers.json", model)
+    _write(folder / SETTINGS_NAME, settings_of(encoder.prompts, encoder.similarity))
     if routes:
         _write_static_queries(folder, encoder)
     _write(folder / "modules.json", [_module(0, "", _ROUTER)] if routes else _plain_modules())

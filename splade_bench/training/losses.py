@@ -16,7 +16,7 @@ from splade_bench.batching.batches import Targets
 from splade_bench.device.planned import once_in_plan
 from splade_bench.device.products import scores
 from splade_bench.objective import Objective
-from splade_bench.training.ranking import ranking_loss
+from splade_bench.training.ranking import cosines, ranking_loss
 from splade_bench.training.regularizers import Regularizer
 
 # Of the gradient of vectors that is computed at a time.
@@ -59,7 +59,10 @@ class SpladeLoss:
         regularizer_scale: float = 1.0,
     ) -> LossTerms:
         """Terms for queries [B, V] and documents [B * (1 + K), V]; both regularizers times ``regularizer_scale``."""
-        ranking = ranking_loss(scores(query_reps, document_reps), self.objective, targets)
+        products, squares = scores(query_reps, document_reps), None
+        if self.uses_lengths:
+            squares = torch.cat([squared_lengths(query_reps), squared_lengths(document_reps)])
+        ranking = self._ranking(products, squares, targets)
         return self._terms(ranking, query_reps, document_reps, regularizer_scale)
 
     @torch.no_grad()
@@ -74,8 +77,9 @@ class SpladeLoss:
     ) -> tuple[LossTerms, Tensor]:
         """The same terms, and their gradient with respect to all vectors, without a graph over vectors.
 
-        A ranking loss is a function of the scores alone, so autograd has to know only those. Where a vector's entry is
-        0, the gradient is that of an entry just above 0: the head does not read it.
+        A ranking loss is a function of dot products, and for cosines of the vectors' lengths too. So autograd has to
+        know only those. Where a vector's entry is 0, the gradient is that of an entry just above 0: the head does not
+        read it.
 
         Args:
             reps: vectors of the queries, then of the documents, [N, V].
@@ -88,24 +92,44 @@ class SpladeLoss:
         """
         query_reps, document_reps = reps[:queries], reps[queries:]
         products = scores(query_reps, document_reps)
-        ranking, upstream = self.ranking_with_gradient(products, targets, gradient_scale)
+        squares = squared_lengths(reps) if self.uses_lengths else None
+        ranking, upstream, of_squares = self.ranking_with_gradient(products, squares, targets, gradient_scale)
         gradient = torch.empty_like(reps)
         width = reps.shape[1]
         for start in once_in_plan(range(0, width, _COLUMNS), key=lambda start: min(_COLUMNS, width - start)):
             columns = slice(start, start + _COLUMNS)
             gradient[:queries, columns] = upstream @ document_reps[:, columns]
             gradient[queries:, columns] = upstream.t() @ query_reps[:, columns]
+        if of_squares is not None:
+            gradient.addcmul_(reps, of_squares[:, None], value=2)
         for regularizer, rows in self.regularizers_of(queries, len(document_reps)):
             regularizer.add_gradient_(gradient[rows], reps[rows], scale=gradient_scale * regularizer_scale)
         return self._terms(ranking, query_reps, document_reps, regularizer_scale), gradient
 
+    @property
+    def uses_lengths(self) -> bool:
+        """Whether scores depend on the lengths of vectors, beside their dot products."""
+        return self.objective.similarity == "cosine"
+
     @torch.enable_grad()
-    def ranking_with_gradient(self, products: Tensor, targets: Targets, scale: float) -> tuple[Tensor, Tensor]:
-        """The ranking loss, detached, and its gradient with respect to the scores, times ``scale``."""
-        products = products.requires_grad_()
-        ranking = ranking_loss(products, self.objective, targets)
-        (upstream,) = torch.autograd.grad(ranking * scale, products)
-        return ranking.detach(), upstream
+    def ranking_with_gradient(
+        self, products: Tensor, squares: Tensor | None, targets: Targets, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The ranking loss, detached, and ``scale`` times its gradients with respect to ``products`` and ``squares``.
+
+        Args:
+            products: dot products of queries and documents, [B, D].
+            squares: the squared lengths of all vectors, [B + D]; None if scores do not depend on them.
+            targets: what the data says about the scores.
+            scale: factor of the gradients.
+        """
+        inputs = [tensor.requires_grad_() for tensor in (products, squares) if tensor is not None]
+        ranking = self._ranking(products, squares, targets)
+        upstream, *of_squares = torch.autograd.grad(ranking * scale, inputs)
+        return ranking.detach(), upstream, of_squares[0] if of_squares else None
+
+    def _ranking(self, products: Tensor, squares: Tensor | None, targets: Targets) -> Tensor:
+        return ranking_loss(products if squares is None else cosines(products, squares), self.objective, targets)
 
     def regularizers_of(self, queries: int, documents: int) -> Sequence[tuple[Regularizer, slice]]:
         """Of the queries and of the documents, with the rows that each is about; queries come first."""
@@ -138,6 +162,12 @@ class SpladeLoss:
     def _regularized(self, documents: int, queries: int) -> int:
         """How many documents are regularized; the positives come first."""
         return queries if self.objective.regularized_documents == "positives" else documents
+
+
+def squared_lengths(reps: Tensor) -> Tensor:
+    """Of vectors [N, V]: [N], without a copy of them."""
+    lengths: Tensor = torch.linalg.vector_norm(reps, dim=1)
+    return lengths.square()
 
 
 def _active_dims(reps: Tensor) -> Tensor:

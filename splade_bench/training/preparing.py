@@ -22,6 +22,7 @@ def prepare_model(encoder: SpladeEncoder, config: TrainConfig) -> None:
         ConfigError: the model or its device cannot take one of them.
     """
     encoder.configure(config.memory, mixed_precision=config.mixed_precision, activation=config.activation)
+    encoder.similarity = config.similarity or encoder.similarity
     encoder.prompts = encoder.prompts.replaced(config.query_prompt, config.document_prompt)
     if config.query_encoder == "static" and encoder.static_queries is None:
         encoder.use_static_queries()

@@ -18,6 +18,20 @@ from splade_bench.batching.batches import Targets
 from splade_bench.objective import Objective
 
 _NO_TARGETS = Targets()
+# Below this, a vector's squared length counts as this, so that a zero vector has cosines of 0.
+_SMALLEST_SQUARE = 1e-12
+
+
+def cosines(products: Tensor, squares: Tensor) -> Tensor:
+    """Dot products of vectors -> cosines.
+
+    Args:
+        products: of queries and documents, [B, D].
+        squares: the squared lengths of the queries' vectors, then of the documents', [B + D].
+    """
+    inverse = squares.clamp(min=_SMALLEST_SQUARE).rsqrt()
+    queries = len(products)
+    return products * inverse[:queries, None] * inverse[queries:]
 
 
 def contrastive_loss(products: Tensor, *, false_negatives: Tensor | None = None, temperature: float = 1.0) -> Tensor:
@@ -81,14 +95,14 @@ def own_scores(products: Tensor) -> Tensor:
 _LOSSES: Mapping[str, Callable[[Tensor, Targets, Objective], Tensor]] = MappingProxyType(
     {
         "contrastive": lambda products, targets, objective: contrastive_loss(
-            products, false_negatives=targets.false_negatives, temperature=objective.temperature
+            products, false_negatives=targets.false_negatives, temperature=objective.softmax_temperature
         ),
         "margin": lambda products, targets, objective: margin_loss(products, margin=objective.margin),
         "margin-mse": lambda products, targets, objective: margin_mse_loss(products, targets.required_teacher_scores),
         "kl": lambda products, targets, objective: kl_loss(
             products,
             targets.required_teacher_scores,
-            temperature=objective.temperature,
+            temperature=objective.softmax_temperature,
             teacher_temperature=objective.teacher_temperature,
         ),
     }

@@ -1,8 +1,8 @@
 """The loss of a batch whose texts several processes share: the same numbers and gradients as one process computes.
 
 Each process holds all texts of the batch, but only its slice of the vocabulary. So none holds more than its own
-vectors take. The scores of the slices add up, and so do the regularizers. The ranking loss is a function of the scores;
-each process computes it for itself.
+vectors take. The dot products of the slices add up, and so do squared lengths and regularizers. The ranking loss is a
+function of the first two; each process computes it for itself.
 
 Shapes: n texts of this process, N of all; B queries of all, D documents of all; V vocabulary. Texts of all processes
 are in the order of one batch: queries, positives, k-th negatives, each group by rank.
@@ -20,7 +20,7 @@ from splade_bench.batching.batches import Targets
 from splade_bench.device.products import scores
 from splade_bench.distributed.group import Group
 from splade_bench.distributed.vocabulary import Columns, rows_of_own, slice_of_all
-from splade_bench.training.losses import LossTerms, SpladeLoss
+from splade_bench.training.losses import LossTerms, SpladeLoss, squared_lengths
 
 # Columns that are sent at a time.
 BLOCK_COLUMNS = 4096
@@ -74,18 +74,21 @@ class SharedLoss(SpladeLoss):
             gradient_scale: factor of the gradient.
 
         Memory: as many bytes as ``reps``, and up to four blocks of 4096 columns of them; the scores, [B, D]. Sends the
-        vectors and their gradient once, and twice the scores.
+        vectors and their gradient once, twice the scores, and for cosines twice the lengths.
         """
         batch = _WholeBatch(self.group, reps, queries)
         slices = [batch.slice_of(reps[:, columns]) for columns in batch.blocks]
         products, active = batch.scores_of(slices)
-        ranking, upstream = self.ranking_with_gradient(products, targets, 1.0)
+        squares = batch.squared_lengths_of(slices) if self.uses_lengths else None
+        ranking, upstream, of_squares = self.ranking_with_gradient(products, squares, targets, 1.0)
         regularizers = self.regularizers_of(batch.queries, batch.texts - batch.queries)
         values = reps.new_zeros(len(regularizers))
         for number, columns in enumerate(batch.blocks):
             part = slices[number]
             query_reps, document_reps = part[: batch.queries], part[batch.queries :]
             gradient = torch.cat([upstream @ document_reps, upstream.t() @ query_reps])
+            if of_squares is not None:
+                gradient.addcmul_(part, of_squares[:, None], value=2)
             for row, (regularizer, rows) in enumerate(regularizers):
                 values[row] += regularizer.value(part[rows], active[rows])
                 regularizer.add_gradient_(gradient[rows], part[rows], active[rows], scale=regularizer_scale)
@@ -140,6 +143,13 @@ class _WholeBatch:
         active = active.to(products.dtype)
         self._group.add_up([products, active])
         return products, active
+
+    def squared_lengths_of(self, slices: list[Tensor]) -> Tensor:
+        """The squared length of each text's vector, [N]."""
+        squares = sum(squared_lengths(part) for part in slices)
+        assert isinstance(squares, Tensor)
+        self._group.add_up([squares])
+        return squares
 
     def active_dims(self, active: Tensor) -> tuple[Tensor, Tensor]:
         """Active entries of a query and of a positive, on average."""

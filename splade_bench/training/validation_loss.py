@@ -36,7 +36,9 @@ def validation_loss(
     """
     # Held-out data has no teacher.
     loss = "contrastive" if config.needs_teacher else config.loss
-    fixed = replace(config, batch_size=BATCH_SIZE, negatives_per_query=1, seed=0, loss=loss)
+    fixed = replace(
+        config, batch_size=BATCH_SIZE, negatives_per_query=1, seed=0, loss=loss, similarity=encoder.similarity
+    )
     whole_batches = min(len(triples) // BATCH_SIZE, MAX_BATCHES)
     if not whole_batches:
         return None

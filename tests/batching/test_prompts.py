@@ -15,7 +15,7 @@ from splade_bench.data.records import Triple
 from splade_bench.errors import ConfigError
 from splade_bench.evaluation.encoding import encode_windows
 from splade_bench.model import SpladeEncoder
-from splade_bench.model.saved_prompts import save_prompts, saved_prompts
+from splade_bench.model.saved_settings import save_settings, saved_prompts
 from splade_bench.training import Trainer
 
 GIVEN = {"query_prompt": "who opens ", "document_prompt": "this function "}
@@ -54,7 +54,7 @@ def test_prompts_stay_with_the_model_until_others_are_given(
 
 
 def test_a_model_without_prompts_has_no_file_of_them(tmp_path: Path) -> None:
-    save_prompts(tmp_path, Prompts())
+    save_settings(tmp_path, Prompts(), "dot")
 
     assert [*tmp_path.iterdir()] == []
     assert saved_prompts(str(tmp_path)) == Prompts()

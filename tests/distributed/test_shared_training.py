@@ -29,6 +29,7 @@ from splade_bench.training.together import OneProcess, SeveralProcesses
 OBJECTIVES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "contrastive": {"temperature": 5.0},
+        "cosine": {"similarity": "cosine", "gradient_accumulation_steps": 2},
         "margin": {"loss": "margin", "negatives_per_query": 2},
         "margin-mse": {"loss": "margin-mse", "negatives_per_query": 2},
         "kl": {"loss": "kl", "negatives_per_query": 2, "temperature": 2.0, "teacher_temperature": 0.5},

@@ -22,6 +22,12 @@ from splade_bench.model.presets import build_preset
 OBJECTIVES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "temperature": {"temperature": 5.0},
+        "cosine": {"similarity": "cosine"},
+        "cosine of static queries": {
+            "similarity": "cosine",
+            "query_encoder": "static",
+            "loss": "contrastive+margin-mse",
+        },
         "margin-mse": {"loss": "margin-mse", "negatives_per_query": 2},
         "kl": {"loss": "kl", "negatives_per_query": 2, "temperature": 2.0, "teacher_temperature": 0.5},
         "sum": {"loss": "contrastive+kl+0.05*margin-mse"},

@@ -14,6 +14,7 @@ from sentence_transformers import SparseEncoder
 from sentence_transformers.sparse_encoder.modules import SpladePooling
 
 from splade_bench.cli.output import OutputFolder
+from splade_bench.evaluation.encoding import encode_windows
 from splade_bench.hugging_face.streaming import lean
 from splade_bench.model import SpladeEncoder
 
@@ -42,6 +43,21 @@ def test_it_opens_without_a_warning(
     with encoder.evaluating(), torch.no_grad():
         expected = encoder(encoder.tokenize(TEXTS, max_length=12))
     torch.testing.assert_close(model.encode(TEXTS, convert_to_sparse_tensor=False), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_its_similarity_is_what_an_evaluation_ranks_by(encoder: SpladeEncoder, tmp_path: Path) -> None:
+    encoder.similarity = "cosine"
+    encoder.tokenizer.model_max_length = 12
+    output = OutputFolder(tmp_path)
+    output.save_model(encoder)
+
+    model = SparseEncoder(str(output.model), device="cpu")
+
+    (window,) = encode_windows(encoder, [(text, text) for text in TEXTS], "documents", max_length=12)
+    ranked = window.reps.dense(0, len(TEXTS))
+    assert model.similarity_fn_name == "cosine"
+    found = model.encode(TEXTS, convert_to_sparse_tensor=False)
+    torch.testing.assert_close(model.similarity(found, found), ranked @ ranked.T, rtol=1e-5, atol=1e-5)
 
 
 def test_queries_without_a_model_are_a_route(encoder: SpladeEncoder, tmp_path: Path) -> None:

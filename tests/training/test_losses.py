@@ -72,6 +72,8 @@ def random_targets(queries: int, negatives: int) -> Targets:
     [
         {},
         {"temperature": 0.3},
+        {"similarity": "cosine", "temperature": 0.3},
+        {"similarity": "cosine", "loss": "margin-mse"},
         {"loss": "margin"},
         {"loss": "margin-mse"},
         {"loss": "kl", "temperature": 0.5, "teacher_temperature": 2.0},
