@@ -91,7 +91,7 @@ PARTS: Sequence[Part] = (
     Part(
         name="minilm",
         writes=("TRADEOFFS.md",),
-        minutes=18,
+        minutes=24,
         extra="minilm",
         commands=("benchmarks/test_minilm.py",),
     ),

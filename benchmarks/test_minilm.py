@@ -1,4 +1,4 @@
-"""What trained weights learn from the embedded corpus: ``minilm``, one epoch, three seeds, beside BM25.
+"""What trained weights learn from the embedded corpus: ``minilm``, two epochs, three seeds, beside BM25.
 
 The cells are in ``reports/TRADEOFFS.md``. ``docs/start.md`` says what the figures mean.
 """
@@ -20,10 +20,11 @@ from splade_bench.starts import PACKAGED_MODELS
 
 SEEDS = (1, 2, 3)
 LONGEST_S = 600
+ABOVE_BM25 = 0.10
 CELL = Cell(
     workload="minilm",
     device="cpu",
-    batch_size=32,
+    batch_size=64,
     gradient_accumulation_steps=1,
     memory_mode="memory-efficient",
     # On processors with instructions for bfloat16, a step takes about six tenths of the time.
@@ -32,7 +33,7 @@ CELL = Cell(
 
 
 @pytest.mark.takes_long
-@pytest.mark.part(minutes=18)
+@pytest.mark.part(minutes=24)
 @pytest.mark.skipif(find_spec(PACKAGED_MODELS["minilm"].module) is None, reason="the extra [minilm] is not installed")
 def test_minilm_ranks_better_than_bm25(record_cell: Callable[[Cell], CellResult]) -> None:
     results = [record_cell(replace(CELL, seed=seed)) for seed in SEEDS]
@@ -42,4 +43,4 @@ def test_minilm_ranks_better_than_bm25(record_cell: Callable[[Cell], CellResult]
     assert bm25
     assert [result.error for result in results] == [None] * len(SEEDS)
     assert max(result.wall_time_s or 0.0 for result in results) <= LONGEST_S
-    assert mean(result.figure("mrr@10") or 0.0 for result in results) > (bm25["mrr@10"] or 0.0)
+    assert mean(result.figure("mrr@10") or 0.0 for result in results) >= (bm25["mrr@10"] or 0.0) + ABOVE_BM25

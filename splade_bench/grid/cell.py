@@ -98,7 +98,7 @@ class Cell:
             max_length=workload.max_length,
             batch_size=self.batch_size,
             gradient_accumulation_steps=self.gradient_accumulation_steps,
-            epochs=1,
+            epochs=workload.epochs,
             max_steps=self.max_steps,
             # Adam's square-root scaling rule (Malladi et al., 2022). Without it, a cell with a larger effective batch
             # would take fewer steps at the same rate and learn less: the grid would compare learning rates.
@@ -106,6 +106,7 @@ class Cell:
             mixed_precision=self.mixed_precision,
             seed=self.seed,
             regularized_documents=workload.regularized_documents,
+            similarity=workload.similarity,
             memory=memory_mode(self.memory_mode),
         )
 

@@ -87,7 +87,7 @@ def expected_s(cell: Cell) -> float:
     workload = WORKLOADS[cell.workload]
     preset = MODEL_PRESETS.get(workload.model_name, MODEL_PRESETS["mini"])
     per_step = cell.batch_size * cell.gradient_accumulation_steps
-    queries = workload.queries if cell.max_steps is None else cell.max_steps * per_step
+    queries = workload.epochs * workload.queries if cell.max_steps is None else cell.max_steps * per_step
     tokens = _TEXTS_PER_QUERY * queries * (workload.max_length if workload.lengths == "full" else _REAL_TOKENS)
     body, head = 12 * preset.hidden_size**2 * preset.layers, preset.hidden_size * preset.vocab_size
     return _START_S * cell.processes + tokens * (6 * body + 2 * head) / _FLOPS_PER_S

@@ -94,11 +94,13 @@ class CellBuilder:
     def _started_encoder(self) -> SpladeEncoder:
         """The pretrained model of the workload, which starts as the workload says."""
         assert self.corpus is not None
-        name, start = self.workload.model_name, self.workload.start
-        model = load_masked_lm(name, needs_head=start != "lexical", **self._dropout)
+        workload, length = self.workload, self.config.max_length
+        name = workload.model_name
+        model = load_masked_lm(name, needs_head=workload.start != "lexical", **self._dropout)
         encoder = SpladeEncoder(model, load_tokenizer(name)).to(self.device)
         documents = [triple.positive for triple in at_equal_distances(self.corpus.triples, CALIBRATION_DOCUMENTS)]
-        apply_start(encoder, start, documents, max_length=self.config.max_length)
+        apply_start(encoder, workload.start, documents, max_length=length, active_dims=workload.start_active_dims)
+        encoder.similarity = workload.similarity
         return encoder
 
     @property

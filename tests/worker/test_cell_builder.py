@@ -11,7 +11,8 @@ import torch
 from splade_bench.data.embedded import PreparedCorpus
 from splade_bench.data.records import at_equal_distances
 from splade_bench.grid.cell import Cell
-from splade_bench.starts import PACKAGED_MODELS, START_ACTIVE_DIMS
+from splade_bench.grid.workloads import WORKLOADS
+from splade_bench.starts import PACKAGED_MODELS
 from splade_bench.worker.cell_builder import CellBuilder
 
 
@@ -27,8 +28,9 @@ def test_minilm_starts_from_its_words(cache: Path) -> None:
     assert builder.corpus
     texts = [triple.positive for triple in [*at_equal_distances(builder.corpus.triples, 64)][::8]]
     with encoder.evaluating(), torch.no_grad():
-        active = encoder(encoder.tokenize(texts, max_length=128)).count_nonzero().item()
-    assert active / len(texts) == pytest.approx(START_ACTIVE_DIMS, rel=0.4)
+        active = encoder(encoder.tokenize(texts, max_length=96)).count_nonzero().item()
+    assert active / len(texts) == pytest.approx(WORKLOADS["minilm"].start_active_dims, rel=0.4)
+    assert encoder.similarity == "cosine"
     shapes = [{name: weight.shape for name, weight in one.named_parameters()} for one in (encoder, planned)]
     assert shapes[0] == shapes[1]
     for one in (encoder, planned):
