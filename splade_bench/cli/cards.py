@@ -22,7 +22,7 @@ def card_of(training: TrainingRun, quality: Mapping[str, Any] = MappingProxyType
     known = {
         "model_name": command.model_name,
         "device": training.encoder.device.type,
-        "config": command.config.to_dict(),
+        "config": training.trainer.config.to_dict(),
         "corpus_sha256": training.corpus.sha256,
     }
     return model_card({**training.record(), **known, **quality})

@@ -229,7 +229,7 @@ def _setup(training: TrainingRun) -> dict[str, Any]:
         "start_active_dims": None if command.start == "as-is" else command.start_active_dims,
         "first_vectors": first_vectors,
         "device": training.encoder.device.type,
-        "config": command.config.to_dict(),
+        "config": training.trainer.config.to_dict(),
         "corpus_sha256": training.corpus.sha256,
         "skipped_records": training.corpus.skipped_records,
         "skipped_negatives": training.corpus.skipped_negatives,

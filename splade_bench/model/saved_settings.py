@@ -21,16 +21,29 @@ def saved_prompts(model_name: str) -> Prompts:
     Raises:
         ConfigError: the file cannot be read, or a prompt is not text.
     """
-    return _settings(model_name)[0]
+    path, content = _read(model_name)
+    found = content.get("prompts") or {}
+    if not isinstance(found, dict):
+        raise _unusable(path, "its prompts are not an object")
+    prompts = Prompts(*(found.get(name) or "" for name in ("query", "document")))
+    if not all(isinstance(prompt, str) for prompt in (prompts.query, prompts.document)):
+        raise _unusable(path, "a prompt is not text")
+    return prompts
 
 
 def saved_similarity(model_name: str) -> Similarity:
-    """What scores of a saved model's vectors are; dot products if it does not say.
+    """What scores of a saved model's vectors are; dot products if it does not say, or is not a sparse encoder.
 
     Raises:
         ConfigError: the file cannot be read, or names a similarity that is not computed here.
     """
-    return _settings(model_name)[1]
+    path, content = _read(model_name)
+    # That of a dense encoder is not about the vectors that a head makes of it.
+    of_sparse = content.get("similarity_fn_name") if content.get("model_type") == "SparseEncoder" else None
+    similarity: Similarity = of_sparse or "dot"
+    if similarity not in get_args(Similarity):
+        raise _unusable(path, f"similarity_fn_name is {similarity}, but only dot and cosine are computed here")
+    return similarity
 
 
 def settings_of(prompts: Prompts, similarity: Similarity) -> Mapping[str, Any]:
@@ -52,19 +65,19 @@ def save_settings(folder: Path, prompts: Prompts, similarity: Similarity) -> Non
     (folder / SETTINGS_NAME).write_text(content + "\n", encoding="utf-8")
 
 
-def _settings(model_name: str) -> tuple[Prompts, Similarity]:
+def _read(model_name: str) -> tuple[Path | None, Mapping[str, Any]]:
+    """The file and its content; empty without one."""
     path = file_of_model(model_name, SETTINGS_NAME)
     if path is None:
-        return Prompts(), "dot"
+        return None, {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        found = content.get("prompts") or {}
-        similarity: Similarity = content.get("similarity_fn_name") or "dot"
-        prompts = Prompts(*(found.get(name) or "" for name in ("query", "document")))
-        if not all(isinstance(prompt, str) for prompt in (prompts.query, prompts.document)):
-            raise TypeError("a prompt is not text")
-        if similarity not in get_args(Similarity):
-            raise ValueError(f"similarity_fn_name is {similarity}, but only dot and cosine are computed here")
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{path}: cannot be used: {error}; mend it, or delete it") from error
-    return prompts, similarity
+        if not isinstance(content, dict):
+            raise TypeError("it is not an object")
+    except (OSError, ValueError, TypeError) as error:
+        raise _unusable(path, error) from error
+    return path, content
+
+
+def _unusable(path: Path | None, reason: object) -> ConfigError:
+    return ConfigError(f"{path}: cannot be used: {reason}; mend it, or delete it")

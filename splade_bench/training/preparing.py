@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from splade_bench.config import TrainConfig
 from splade_bench.device import mps
@@ -15,20 +16,22 @@ from splade_bench.training.gradcache import largest_mini_batch
 logger = logging.getLogger(__name__)
 
 
-def prepare_model(encoder: SpladeEncoder, config: TrainConfig) -> None:
-    """Give an encoder the settings of a run.
+def prepare_model(encoder: SpladeEncoder, config: TrainConfig) -> TrainConfig:
+    """Give an encoder the settings of a run; the settings with the similarity and the temperature that it then has.
 
     Raises:
         ConfigError: the model or its device cannot take one of them.
     """
     encoder.configure(config.memory, mixed_precision=config.mixed_precision, activation=config.activation)
-    encoder.similarity = config.similarity or encoder.similarity
+    config = replace(config, similarity=config.similarity or encoder.similarity)
+    encoder.similarity = config.similarity or "dot"
     encoder.prompts = encoder.prompts.replaced(config.query_prompt, config.document_prompt)
     if config.query_encoder == "static" and encoder.static_queries is None:
         encoder.use_static_queries()
     elif config.query_encoder == "model":
         encoder.static_queries = None
     _check_device(encoder, config)
+    return replace(config, temperature=config.softmax_temperature)
 
 
 def _check_device(encoder: SpladeEncoder, config: TrainConfig) -> None:

@@ -75,7 +75,8 @@ def require_same_run(trainer: Trainer, folder: Path, inputs: Mapping[str, str | 
     where = f"--resume-from-checkpoint {folder}"
     now = _flat(finite_or_none(config.to_dict()))  # as JSON has it
     # A setting that an earlier version did not have was what its default is now.
-    before = _flat(finite_or_none(TrainConfig().to_dict())) | _flat(saved.config)
+    earlier = TrainConfig(similarity="dot", temperature=1.0)
+    before = _flat(finite_or_none(earlier.to_dict())) | _flat(saved.config)
     changed = [
         f"{option(name)} was {before.get(name)} and is {now[name]}"
         for name in now

@@ -75,11 +75,10 @@ class Trainer:
     ) -> None:
         self.processes = processes or OneProcess()
         self.encoder = encoder
-        self.config = config
+        self.config = config = prepare_model(encoder, config)
         self.observers = [*observers]
-        prepare_model(encoder, config)
         self.source = source_of(training_data, encoder, config, self.processes.share)
-        self.loss = self.processes.loss_of(replace(config, similarity=encoder.similarity))
+        self.loss = self.processes.loss_of(config)
         self.state = TrainState(steps_of_run(config, self.source.batches_per_epoch), active_share=active_share)
         self.losses: list[float] = []
         self.backward_step: BackwardStep = gradcache_step if encoder.memory.gradient_caching else direct_step

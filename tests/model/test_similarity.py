@@ -17,7 +17,7 @@ from splade_bench.data.records import Triple
 from splade_bench.errors import ConfigError
 from splade_bench.evaluation.encoding import encode_windows
 from splade_bench.model import SpladeEncoder
-from splade_bench.model.saved_settings import SETTINGS_NAME, save_settings, saved_similarity
+from splade_bench.model.saved_settings import SETTINGS_NAME, save_settings, saved_prompts, saved_similarity
 from splade_bench.training import Trainer
 from splade_bench.training.losses import SpladeLoss
 from splade_bench.training.ranking import contrastive_loss, cosines
@@ -106,16 +106,36 @@ def test_the_validation_loss_is_that_of_the_models_similarity(
 
 @pytest.mark.parametrize("name", ["dot", "cosine", None])
 def test_the_similarity_of_a_sparse_encoder_is_read(name: str | None, tmp_path: Path) -> None:
-    (tmp_path / SETTINGS_NAME).write_text(json.dumps({"similarity_fn_name": name}))
+    (tmp_path / SETTINGS_NAME).write_text(json.dumps({"model_type": "SparseEncoder", "similarity_fn_name": name}))
 
     assert saved_similarity(str(tmp_path)) == (name or "dot")
 
 
 def test_a_similarity_that_is_not_computed_here_is_refused(tmp_path: Path) -> None:
-    (tmp_path / SETTINGS_NAME).write_text(json.dumps({"similarity_fn_name": "euclidean"}))
+    (tmp_path / SETTINGS_NAME).write_text(
+        json.dumps({"model_type": "SparseEncoder", "similarity_fn_name": "euclidean"})
+    )
 
     with pytest.raises(ConfigError, match=r"similarity_fn_name is euclidean, but only dot and cosine"):
         saved_similarity(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["cosine", "euclidean"])
+def test_the_similarity_of_a_dense_encoder_is_not_that_of_its_sparse_vectors(name: str, tmp_path: Path) -> None:
+    content = {"model_type": "SentenceTransformer", "similarity_fn_name": name, "prompts": {"query": "frage: "}}
+    (tmp_path / SETTINGS_NAME).write_text(json.dumps(content))
+
+    assert saved_similarity(str(tmp_path)) == "dot"
+    assert saved_prompts(str(tmp_path)) == Prompts("frage: ")
+
+
+def test_the_settings_of_a_run_say_which_scores_it_had(encoder: SpladeEncoder, triples: Sequence[Triple]) -> None:
+    by_default = Trainer(encoder, triples, make_config()).config
+    encoder.similarity = "cosine"
+    as_the_model_has_it = Trainer(encoder, triples, make_config()).config
+
+    assert (by_default.similarity, by_default.temperature) == ("dot", 1.0)
+    assert (as_the_model_has_it.similarity, as_the_model_has_it.temperature) == ("cosine", 0.05)
 
 
 def test_prompts_and_similarity_are_in_one_file(tmp_path: Path) -> None:

@@ -272,7 +272,7 @@ def test_a_setting_that_an_earlier_version_did_not_have_was_its_default(
     path.write_text(json.dumps(state))
 
     assert resumed(make_encoder(), triples, CONFIG, tmp_path / "checkpoint").state.global_step == 2
-    with pytest.raises(ConfigError, match=r"--temperature was None and is 2\.0"):
+    with pytest.raises(ConfigError, match=r"--temperature was 1\.0 and is 2\.0"):
         resumed(make_encoder(), triples, replace(CONFIG, temperature=2.0), tmp_path / "checkpoint")
 
 
