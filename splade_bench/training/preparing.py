@@ -23,15 +23,15 @@ def prepare_model(encoder: SpladeEncoder, config: TrainConfig) -> TrainConfig:
         ConfigError: the model or its device cannot take one of them.
     """
     encoder.configure(config.memory, mixed_precision=config.mixed_precision, activation=config.activation)
-    config = replace(config, similarity=config.similarity or encoder.similarity)
-    encoder.similarity = config.similarity or "dot"
+    encoder.similarity = config.similarity or encoder.similarity
     encoder.prompts = encoder.prompts.replaced(config.query_prompt, config.document_prompt)
     if config.query_encoder == "static" and encoder.static_queries is None:
         encoder.use_static_queries()
     elif config.query_encoder == "model":
         encoder.static_queries = None
     _check_device(encoder, config)
-    return replace(config, temperature=config.softmax_temperature)
+    config = replace(config, similarity=encoder.similarity)
+    return replace(config, temperature=config.softmax_temperature)  # it depends on the similarity
 
 
 def _check_device(encoder: SpladeEncoder, config: TrainConfig) -> None:

@@ -100,7 +100,7 @@ class CellBuilder:
         encoder = SpladeEncoder(model, load_tokenizer(name)).to(self.device)
         documents = [triple.positive for triple in at_equal_distances(self.corpus.triples, CALIBRATION_DOCUMENTS)]
         apply_start(encoder, workload.start, documents, max_length=length, active_dims=workload.start_active_dims)
-        encoder.similarity = workload.similarity
+        encoder.similarity = workload.similarity  # also of the model that is evaluated before any training
         return encoder
 
     @property
