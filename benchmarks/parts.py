@@ -164,6 +164,7 @@ PARTS: Sequence[Part] = (
         commands=("benchmarks/test_planner_limits.py",),
     ),
     Part(name="killed-sweep", writes=("killed-sweep.log",), minutes=10, commands=("benchmarks/test_killed_sweep.py",)),
+    Part(name="worse-branch", writes=("worse-branch.log",), minutes=3, commands=("benchmarks/test_worse_branch.py",)),
     Part(
         name="gate-alarms",
         writes=("gate-alarms.log", "gate-alarms-company.log"),
