@@ -54,7 +54,7 @@ class Event(Message):
 class CellRequest(Message):
     """The first line of a worker's input: measure a cell."""
 
-    worker: ClassVar = "splade_bench.worker.cell_worker"
+    worker: ClassVar[str] = "splade_bench.worker.cell_worker"
 
     cell: Cell
     measure: Literal["time", "heap", "live", "pinned", "plan", "floor", "weights", "fit"]
@@ -106,8 +106,8 @@ class CellRequest(Message):
 class CallRequest(Message):
     """The first line of a worker's input: measure a call of a function that is at the top of a module."""
 
-    worker: ClassVar = "splade_bench.worker.call_worker"
-    has_ranks: ClassVar = False
+    worker: ClassVar[str] = "splade_bench.worker.call_worker"
+    has_ranks: ClassVar[bool] = False
     # The user's own environment, except for what makes the same call take the same memory.
     environment: ClassVar[Mapping[str, str]] = {"PYTHONHASHSEED": "0"}
 
