@@ -181,7 +181,7 @@ def test_a_run_that_cannot_be_deleted_is_not_mixed_with_a_new_one(
     def denied(path: object, *_: object) -> NoReturn:
         raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(os, "rename", denied)
+    monkeypatch.setattr(Path, "rename", denied)  # on Python 3.10 it does not look up os.rename
 
     with pytest.raises(ConfigError, match=r"--overwrite: .*checkpoint-5 cannot be deleted: Permission denied"):
         output.begin(overwrite=True)
